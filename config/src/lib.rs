@@ -1,0 +1,1 @@
+//! The topology: YAML text in, a checked [topology](self) or a list of diagnostics out. No I/O.

@@ -1,0 +1,1 @@
+//! The data mover: everything that touches sockets, files, clocks and processes.

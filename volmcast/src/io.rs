@@ -1,0 +1,101 @@
+//! Tagged requests on the files of one volume, and their completions.
+//!
+//! The machines of this crate never touch a file: they return an [`Io`] with a [`Tag`] and are
+//! later handed the tag back with an [`Outcome`]. Requests may complete in any order. A write is
+//! durable only when a [`Op::Sync`] of the same file, submitted after the write completed, has
+//! itself completed; a failed sync is final (the volume must be re-opened and verified).
+
+use bytes::Bytes;
+
+/// Which file of the volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FileId {
+    /// The volume's content: a sparse raw file or a block device.
+    Base,
+    /// The chunk area of the save volume.
+    Save,
+    /// The mailbox: two alternating slots, the commit point.
+    Mailbox,
+    /// The activity log of the primary: which extents may hold writes that no finished set has.
+    Activity,
+    /// Before images of the pinned states.
+    Snapshots,
+}
+
+/// Names one outstanding request; chosen by the machine that made it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tag(pub u64);
+
+/// One request. Offsets and lengths are bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Io {
+    /// Handed back with the outcome.
+    pub tag: Tag,
+    /// On which file.
+    pub file: FileId,
+    /// What to do.
+    pub op: Op,
+}
+
+/// What to do with the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Read exactly `len` bytes at `offset`.
+    Read {
+        /// First byte.
+        offset: u64,
+        /// How many.
+        len: usize,
+    },
+    /// Write the pieces one after the other, from `offset` on.
+    Write {
+        /// First byte.
+        offset: u64,
+        /// Pieces of the data; several, so that a header and a payload need not be joined.
+        data: Vec<Bytes>,
+    },
+    /// Make the range read as zeroes, giving its space back where the file system can.
+    Zero {
+        /// First byte.
+        offset: u64,
+        /// How many.
+        len: u64,
+    },
+    /// Make every completed write durable (`fdatasync`).
+    Sync,
+}
+
+/// How a request ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The bytes read.
+    Read(Bytes),
+    /// Written, zeroed or synced.
+    Done,
+    /// It failed; nothing may be assumed about the range, or, for a sync, about anything written
+    /// since the last one that succeeded.
+    Failed(IoError),
+}
+
+/// Why a request failed, as far as decisions depend on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IoError {
+    /// No room on the device or in the quota (`ENOSPC`, `EDQUOT`).
+    #[error("no space left")]
+    NoSpace,
+    /// Everything else, with the number the system gave.
+    #[error("input/output error (os error {0})")]
+    Os(i32),
+}
+
+impl Op {
+    /// Bytes this request moves.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Read { len, .. } => *len as u64,
+            Self::Write { data, .. } => data.iter().map(|d| d.len() as u64).sum(),
+            Self::Zero { .. } | Self::Sync => 0,
+        }
+    }
+}

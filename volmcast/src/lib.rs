@@ -1,0 +1,9 @@
+//! The volume layer: from a client's write to a readable replica, without I/O of its own.
+//!
+//! Everything here is a value that is told what happened and says what to do next: it emits tagged
+//! requests on a volume's files ([`io`]) and takes their completions, so that a simulator can
+//! stall, reorder, fail or lose any of them. `FORMAT.md` beside this crate is the specification of
+//! every file of a volume and of which sync orders which.
+
+pub mod io;
+pub mod units;
