@@ -61,6 +61,23 @@ pub enum Op {
         /// How many.
         len: u64,
     },
+    /// Read several ranges; the outcome is their bytes, one after the other.
+    Gather {
+        /// Offset and length of each.
+        ranges: Vec<(u64, usize)>,
+    },
+    /// Write and zero several ranges that do not overlap; no order among them.
+    Scatter {
+        /// Offset and data of each write.
+        writes: Vec<(u64, Bytes)>,
+        /// Offset and length of each range that must read as zeroes.
+        zeroes: Vec<(u64, u64)>,
+    },
+    /// Find the first range at or after `offset` that may hold anything but zeroes.
+    NextData {
+        /// Where to begin looking.
+        offset: u64,
+    },
     /// Make every completed write durable (`fdatasync`).
     Sync,
 }
@@ -72,6 +89,8 @@ pub enum Outcome {
     Read(Bytes),
     /// Written, zeroed or synced.
     Done,
+    /// Answer to [`Op::NextData`]: the bytes `start..end`, or `None` if only zeroes follow.
+    NextData(Option<(u64, u64)>),
     /// It failed; nothing may be assumed about the range, or, for a sync, about anything written
     /// since the last one that succeeded.
     Failed(IoError),
@@ -95,7 +114,9 @@ impl Op {
         match self {
             Self::Read { len, .. } => *len as u64,
             Self::Write { data, .. } => data.iter().map(|d| d.len() as u64).sum(),
-            Self::Zero { .. } | Self::Sync => 0,
+            Self::Gather { ranges } => ranges.iter().map(|(_, len)| *len as u64).sum(),
+            Self::Scatter { writes, .. } => writes.iter().map(|(_, d)| d.len() as u64).sum(),
+            Self::Zero { .. } | Self::NextData { .. } | Self::Sync => 0,
         }
     }
 }

@@ -1,0 +1,434 @@
+//! The mailbox: two alternating slots that are the one commit point of a volume on a node.
+//!
+//! A slot names the valid version of everything else: which part of the save volume is live, which
+//! state is visible and which is merged into the base, where a seed stands, how far each consumer
+//! is, which states are kept. A commit writes the *other* slot and syncs; a crash in between leaves
+//! the one before. Nothing is acknowledged that the newest valid slot does not say.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use rcp::proto::clock::Wall;
+use rcp::proto::ids::{Attempt, Generation, NodeName, SetNumber, VolumeId};
+
+use crate::units::{BlockCount, BlockSize, LogPos};
+
+/// Bytes of one slot in the file; slot 0 at offset 0, slot 1 behind it.
+pub const SLOT_LEN: usize = 64 << 10;
+const MAGIC: [u8; 4] = *b"RCPM";
+const VERSION: u16 = 1;
+const HEAD: usize = 32;
+/// Most consumers, branches and kept states one slot can name; `limits` above it are lower.
+pub const MAX_ENTRIES: usize = 512;
+
+/// One writer's line in a volume's history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Branch {
+    /// Its generation.
+    pub generation: Generation,
+    /// The state it forked from.
+    pub forked_from: SetNumber,
+    /// Who opened it.
+    pub opened_by: NodeName,
+    /// When, by that node's clock.
+    pub opened_at: Wall,
+}
+
+/// How far one consumer (a child, by name) is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConsumerMark {
+    /// The child.
+    pub name: NodeName,
+    /// Everything before this position is durable there.
+    pub acked: LogPos,
+}
+
+/// A seed that is coming in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeedMark {
+    /// State the live stream was joined at.
+    pub from: SetNumber,
+    /// Blocks before this one are in the base, durably.
+    pub next_block: u64,
+    /// Readable once this set is folded in; unknown until the seed's end has come.
+    pub need: Option<SetNumber>,
+}
+
+/// A kept state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeptState {
+    /// Its entry in the snapshot queue; 0 while the base has not reached the state.
+    pub pin: u64,
+    /// The state.
+    pub set: SetNumber,
+}
+
+/// What a slot says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mailbox {
+    /// Rises by one with every commit; the valid slot with the higher number rules.
+    pub sequence: u64,
+    /// The volume this mailbox belongs to.
+    pub volume: VolumeId,
+    /// Block size of the volume.
+    pub block_size: BlockSize,
+    /// Its size.
+    pub blocks: BlockCount,
+    /// Oldest live position of the save volume.
+    pub log_tail: LogPos,
+    /// End of the durable part.
+    pub log_head: LogPos,
+    /// State before the oldest step in the log.
+    pub log_base: SetNumber,
+    /// State that readers see (replica), or newest finished set (primary).
+    pub visible: SetNumber,
+    /// State the base holds in full.
+    pub merged: SetNumber,
+    /// Reads are refused until the visible state has reached this one again (a damaged save volume
+    /// made the node give up steps it had shown).
+    pub hidden_until: SetNumber,
+    /// Attempts at draining a set, counted over restarts.
+    pub attempt: Attempt,
+    /// A seed under way.
+    pub seed: Option<SeedMark>,
+    /// The volume's lines, oldest first; the last is the present one.
+    pub history: Vec<Branch>,
+    /// Consumers that hold the log's tail back.
+    pub consumers: Vec<ConsumerMark>,
+    /// Kept states.
+    pub kept: Vec<KeptState>,
+    /// The node stopped in order: nothing was written since the newest finished set.
+    pub clean: bool,
+}
+
+/// Why a slot, or both, cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MailboxError {
+    /// Not a slot.
+    #[error("no mailbox slot (wrong magic)")]
+    Magic,
+    /// Written by a newer program.
+    #[error("mailbox version {0} is newer than this program; start a newer rcpd")]
+    Version(u16),
+    /// Checksum or a field is wrong.
+    #[error("mailbox slot is damaged ({0})")]
+    Damaged(&'static str),
+    /// A mailbox of another volume.
+    #[error("mailbox of another volume ({0})")]
+    Foreign(VolumeId),
+    /// The state does not fit a slot.
+    #[error("too many {0} for one mailbox slot")]
+    TooMany(&'static str),
+}
+
+impl Mailbox {
+    /// A volume that holds nothing yet.
+    #[must_use]
+    pub fn empty(volume: VolumeId, block_size: BlockSize, blocks: BlockCount) -> Self {
+        Self {
+            sequence: 0,
+            volume,
+            block_size,
+            blocks,
+            log_tail: LogPos(0),
+            log_head: LogPos(0),
+            log_base: SetNumber::ZERO,
+            visible: SetNumber::ZERO,
+            merged: SetNumber::ZERO,
+            hidden_until: SetNumber::ZERO,
+            attempt: Attempt(0),
+            seed: None,
+            history: Vec::new(),
+            consumers: Vec::new(),
+            kept: Vec::new(),
+            clean: false,
+        }
+    }
+
+    /// The generation that is being written, if the history is known.
+    #[must_use]
+    pub fn generation(&self) -> Option<Generation> {
+        self.history.last().map(|b| b.generation)
+    }
+
+    /// Offset in the mailbox file of the slot that a commit with this sequence number writes.
+    #[must_use]
+    pub fn slot_offset(sequence: u64) -> u64 {
+        (sequence % 2) * SLOT_LEN as u64
+    }
+
+    /// The bytes of one slot: as many as needed, at most [`SLOT_LEN`].
+    ///
+    /// # Errors
+    /// [`MailboxError::TooMany`] when a list does not fit.
+    pub fn encode(&self) -> Result<Bytes, MailboxError> {
+        let mut b = BytesMut::with_capacity(1024);
+        b.put_bytes(0, HEAD);
+        b.put_slice(&self.volume.0);
+        b.put_u8(self.block_size.shift());
+        b.put_u8(u8::from(self.clean));
+        b.put_u16_le(0);
+        b.put_u32_le(self.attempt.0);
+        b.put_u64_le(self.blocks.0);
+        b.put_u64_le(self.log_tail.0);
+        b.put_u64_le(self.log_head.0);
+        b.put_u64_le(self.log_base.0);
+        b.put_u64_le(self.visible.0);
+        b.put_u64_le(self.merged.0);
+        b.put_u64_le(self.hidden_until.0);
+        match &self.seed {
+            None => b.put_bytes(0, 32),
+            Some(s) => {
+                b.put_u64_le(if s.need.is_some() { 2 } else { 1 });
+                b.put_u64_le(s.from.0);
+                b.put_u64_le(s.next_block);
+                b.put_u64_le(s.need.map_or(0, |n| n.0));
+            }
+        }
+        put_len(&mut b, self.history.len(), "branches of history")?;
+        for h in &self.history {
+            b.put_u32_le(h.generation.counter);
+            b.put_slice(&h.generation.id);
+            b.put_u64_le(h.forked_from.0);
+            put_name(&mut b, &h.opened_by);
+            b.put_u64_le(h.opened_at.0);
+        }
+        put_len(&mut b, self.consumers.len(), "consumers")?;
+        for c in &self.consumers {
+            put_name(&mut b, &c.name);
+            b.put_u64_le(c.acked.0);
+        }
+        put_len(&mut b, self.kept.len(), "kept states")?;
+        for k in &self.kept {
+            b.put_u64_le(k.pin);
+            b.put_u64_le(k.set.0);
+        }
+        if b.len() > SLOT_LEN {
+            return Err(MailboxError::TooMany("entries"));
+        }
+        let len = u32::try_from(b.len() - HEAD).unwrap_or(u32::MAX);
+        let body_crc = crc32c::crc32c(&b[HEAD..]);
+        b[0..4].copy_from_slice(&MAGIC);
+        b[4..6].copy_from_slice(&VERSION.to_le_bytes());
+        b[8..16].copy_from_slice(&self.sequence.to_le_bytes());
+        b[16..20].copy_from_slice(&len.to_le_bytes());
+        b[20..24].copy_from_slice(&body_crc.to_le_bytes());
+        let crc = crc32c::crc32c(&b[..28]);
+        b[28..32].copy_from_slice(&crc.to_le_bytes());
+        Ok(b.freeze())
+    }
+
+    /// Reads one slot.
+    ///
+    /// # Errors
+    /// [`MailboxError`] says what is wrong with it.
+    pub fn decode(slot: &[u8]) -> Result<Self, MailboxError> {
+        let mut h = slot.get(..HEAD).ok_or(MailboxError::Damaged("length"))?;
+        if h[0..4] != MAGIC {
+            return Err(MailboxError::Magic);
+        }
+        if crc32c::crc32c(&slot[..28]).to_le_bytes() != slot[28..32] {
+            return Err(MailboxError::Damaged("header checksum"));
+        }
+        h.advance(4);
+        let version = h.get_u16_le();
+        if version != VERSION {
+            return Err(MailboxError::Version(version));
+        }
+        if h.get_u16_le() != 0 || slot[24..28] != [0; 4] {
+            return Err(MailboxError::Damaged("reserved field"));
+        }
+        let sequence = h.get_u64_le();
+        let len = h.get_u32_le() as usize;
+        let crc = h.get_u32_le();
+        let body = slot.get(HEAD..HEAD + len).ok_or(MailboxError::Damaged("body length"))?;
+        if crc32c::crc32c(body) != crc {
+            return Err(MailboxError::Damaged("body checksum"));
+        }
+        Self::decode_body(sequence, body).ok_or(MailboxError::Damaged("body"))?
+    }
+
+    fn decode_body(sequence: u64, mut b: &[u8]) -> Option<Result<Self, MailboxError>> {
+        let mut id = [0u8; 16];
+        b.try_copy_to_slice(&mut id).ok()?;
+        let shift = b.try_get_u8().ok()?;
+        let Some(block_size) = BlockSize::from_shift(shift) else {
+            return Some(Err(MailboxError::Damaged("block size")));
+        };
+        let clean = b.try_get_u8().ok()? == 1;
+        b.try_get_u16_le().ok()?;
+        let attempt = Attempt(b.try_get_u32_le().ok()?);
+        let mut u64s = [0u64; 7];
+        for x in &mut u64s {
+            *x = b.try_get_u64_le().ok()?;
+        }
+        let [blocks, tail, head, base, visible, merged, hidden] = u64s;
+        let (kind, from, next_block, need) = (
+            b.try_get_u64_le().ok()?,
+            b.try_get_u64_le().ok()?,
+            b.try_get_u64_le().ok()?,
+            b.try_get_u64_le().ok()?,
+        );
+        let seed = (kind > 0).then(|| SeedMark {
+            from: SetNumber(from),
+            next_block,
+            need: (kind == 2).then_some(SetNumber(need)),
+        });
+        let mut history = Vec::new();
+        for _ in 0..b.try_get_u16_le().ok()? {
+            let counter = b.try_get_u32_le().ok()?;
+            let mut id = [0u8; 16];
+            b.try_copy_to_slice(&mut id).ok()?;
+            history.push(Branch {
+                generation: Generation { counter, id },
+                forked_from: SetNumber(b.try_get_u64_le().ok()?),
+                opened_by: get_name(&mut b)?,
+                opened_at: Wall(b.try_get_u64_le().ok()?),
+            });
+        }
+        let mut consumers = Vec::new();
+        for _ in 0..b.try_get_u16_le().ok()? {
+            let name = get_name(&mut b)?;
+            consumers.push(ConsumerMark { name, acked: LogPos(b.try_get_u64_le().ok()?) });
+        }
+        let mut kept = Vec::new();
+        for _ in 0..b.try_get_u16_le().ok()? {
+            let pin = b.try_get_u64_le().ok()?;
+            kept.push(KeptState { pin, set: SetNumber(b.try_get_u64_le().ok()?) });
+        }
+        if !b.is_empty() || tail > head {
+            return None;
+        }
+        Some(Ok(Self {
+            sequence,
+            volume: VolumeId(id),
+            block_size,
+            blocks: BlockCount(blocks),
+            log_tail: LogPos(tail),
+            log_head: LogPos(head),
+            log_base: SetNumber(base),
+            visible: SetNumber(visible),
+            merged: SetNumber(merged),
+            hidden_until: SetNumber(hidden),
+            attempt,
+            seed,
+            history,
+            consumers,
+            kept,
+            clean,
+        }))
+    }
+
+    /// The ruling slot of a mailbox file: the valid one with the higher sequence number.
+    ///
+    /// # Errors
+    /// The error of the slot that came closest when neither is valid, or [`MailboxError::Foreign`].
+    pub fn choose(file: &[u8], volume: VolumeId) -> Result<Self, MailboxError> {
+        let slot = |i: usize| {
+            let from = (i * SLOT_LEN).min(file.len());
+            Self::decode(&file[from..file.len().min(from + SLOT_LEN)])
+        };
+        let best = match (slot(0), slot(1)) {
+            (Ok(a), Ok(b)) => {
+                if a.sequence > b.sequence {
+                    a
+                } else {
+                    b
+                }
+            }
+            (Ok(a), Err(_)) | (Err(_), Ok(a)) => a,
+            (Err(MailboxError::Magic), Err(e)) | (Err(e), Err(_)) => return Err(e),
+        };
+        if best.volume == volume { Ok(best) } else { Err(MailboxError::Foreign(best.volume)) }
+    }
+}
+
+fn put_len(b: &mut BytesMut, n: usize, what: &'static str) -> Result<(), MailboxError> {
+    if n > MAX_ENTRIES {
+        return Err(MailboxError::TooMany(what));
+    }
+    b.put_u16_le(u16::try_from(n).map_err(|_| MailboxError::TooMany(what))?);
+    Ok(())
+}
+
+fn put_name(b: &mut BytesMut, n: &NodeName) {
+    let s = n.as_str().as_bytes();
+    b.put_u8(u8::try_from(s.len()).unwrap_or(u8::MAX));
+    b.put_slice(s);
+}
+
+fn get_name(b: &mut &[u8]) -> Option<NodeName> {
+    let n = usize::from(b.try_get_u8().ok()?);
+    let (name, rest) = b.split_at_checked(n)?;
+    *b = rest;
+    NodeName::new(std::str::from_utf8(name).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Mailbox {
+        let node = NodeName::new("cel1-ser1").expect("valid");
+        Mailbox {
+            sequence: 5,
+            log_tail: LogPos(64),
+            log_head: LogPos(1 << 40),
+            log_base: SetNumber(3),
+            visible: SetNumber(9),
+            merged: SetNumber(8),
+            attempt: Attempt(2),
+            seed: Some(SeedMark { from: SetNumber(4), next_block: 77, need: Some(SetNumber(6)) }),
+            history: vec![Branch {
+                generation: Generation { counter: 1, id: [0xcd; 16] },
+                forked_from: SetNumber(0),
+                opened_by: node.clone(),
+                opened_at: Wall(1_700_000_000_000_000),
+            }],
+            consumers: vec![ConsumerMark { name: node, acked: LogPos(128) }],
+            kept: vec![KeptState { pin: 1, set: SetNumber(8) }],
+            ..Mailbox::empty(VolumeId([9; 16]), BlockSize::DEFAULT, BlockCount(65536))
+        }
+    }
+
+    fn file(slots: [&Mailbox; 2]) -> Vec<u8> {
+        let mut f = vec![0u8; SLOT_LEN * 2];
+        for m in slots {
+            let at = usize::try_from(Mailbox::slot_offset(m.sequence)).expect("small");
+            let b = m.encode().expect("fits");
+            f[at..at + b.len()].copy_from_slice(&b);
+        }
+        f
+    }
+
+    #[test]
+    fn the_newer_valid_slot_rules() {
+        let (old, new) = (sample(), Mailbox { sequence: 6, ..sample() });
+        let mut f = file([&old, &new]);
+        assert_eq!(Mailbox::choose(&f, new.volume), Ok(new.clone()));
+        let at = usize::try_from(Mailbox::slot_offset(6)).expect("small");
+        f[at + 40] ^= 1; // a torn commit leaves the one before
+        assert_eq!(Mailbox::choose(&f, new.volume), Ok(old));
+        assert_eq!(
+            Mailbox::choose(&f, VolumeId([1; 16])),
+            Err(MailboxError::Foreign(VolumeId([9; 16])))
+        );
+    }
+
+    #[test]
+    fn every_bit_of_a_slot_counts_and_zeroes_are_no_slot() {
+        let m = sample();
+        let good = m.encode().expect("fits");
+        assert_eq!(Mailbox::decode(&good), Ok(m));
+        for bit in 0..good.len() * 8 {
+            let mut b = good.to_vec();
+            b[bit / 8] ^= 1 << (bit % 8);
+            assert!(Mailbox::decode(&b).is_err(), "bit {bit}");
+        }
+        for cut in 0..good.len() {
+            assert!(Mailbox::decode(&good[..cut]).is_err(), "cut at {cut}");
+        }
+        assert_eq!(
+            Mailbox::choose(&vec![0; SLOT_LEN * 2], VolumeId([9; 16])),
+            Err(MailboxError::Magic)
+        );
+    }
+}

@@ -1,0 +1,436 @@
+//! What the save volume holds, in memory: records in order, steps, free room, recent bodies.
+//!
+//! Invariants: `tail <= head`; nothing between the durable tail and the head is ever overwritten;
+//! records are contiguous but for padding at the wrap; a step's chunks come before its set header.
+//! Space is given back record by record from the tail, and may be overwritten only once the mailbox
+//! names the new tail.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use rcp::proto::delta::{ChunkListSum, SetHeader, StepId};
+use rcp::proto::ids::{ChunkNumber, SetNumber, VolumeId};
+
+use super::record::{RecordHeader, RecordKind};
+use super::ring::Ring;
+use crate::units::LogPos;
+
+/// One record in the ring.
+#[derive(Clone, Debug)]
+pub struct RecordMeta {
+    /// Where its header begins.
+    pub pos: LogPos,
+    /// Chunk or set header.
+    pub kind: RecordKind,
+    /// Bytes of body.
+    pub body_len: u32,
+    /// The state its step leads to.
+    pub to: SetNumber,
+    /// Which chunk; the number of chunks for a set header.
+    pub chunk: ChunkNumber,
+    /// The body, while it is recent.
+    pub cached: Option<Bytes>,
+}
+
+impl RecordMeta {
+    /// Position just behind the record.
+    #[must_use]
+    pub fn end(&self) -> LogPos {
+        self.pos.plus(Ring::record_len(u64::from(self.body_len)))
+    }
+}
+
+/// One step (a delta set, usually) in the ring, perhaps still arriving.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// Its identity.
+    pub id: StepId,
+    /// Position of its first record.
+    pub first: LogPos,
+    /// Sum over the chunks that are in the ring.
+    pub sum: ChunkListSum,
+    /// How many chunks are in the ring, counted from 0 without holes.
+    pub chunks: u32,
+    /// Bytes of its records.
+    pub bytes: u64,
+    /// Its set header and the position behind it, once that is in the ring.
+    pub end: Option<(SetHeader, LogPos)>,
+}
+
+/// Where a consumer continues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Located {
+    /// At this position (which may be the head: nothing to send yet).
+    At(LogPos),
+    /// The consumer holds more than this log does.
+    Ahead,
+    /// What it would need next is no longer here.
+    Gone,
+}
+
+/// A record was placed; these writes put it in the file.
+#[derive(Debug)]
+pub struct Appended {
+    /// Where it stands.
+    pub pos: LogPos,
+    /// Position behind it.
+    pub end: LogPos,
+    /// What to tell [`Log::note_written`] when done, the file offset, and the pieces; a pad before
+    /// the wrap is a write of its own.
+    pub writes: Vec<(LogPos, u64, Vec<Bytes>)>,
+}
+
+/// Why a record could not be placed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// Not enough room until consumers advance.
+    #[error("the save volume is full: {need} bytes needed, {free} free")]
+    Full {
+        /// Bytes the record takes, with padding.
+        need: u64,
+        /// Bytes that may be written.
+        free: u64,
+    },
+}
+
+/// The ring's contents.
+#[derive(Debug)]
+pub struct Log {
+    ring: Ring,
+    volume: VolumeId,
+    tail: LogPos,
+    tail_durable: LogPos,
+    head: LogPos,
+    /// State that holds just before the oldest complete step.
+    base: SetNumber,
+    records: VecDeque<RecordMeta>,
+    steps: VecDeque<Step>,
+    /// Appended but not yet written: start → end.
+    unwritten: BTreeMap<LogPos, LogPos>,
+    cached: u64,
+    cache_limit: u64,
+    /// First record (by position) that may still have its body cached.
+    cache_from: LogPos,
+}
+
+impl Log {
+    /// An empty log that continues at `at`, holding nothing after state `base`.
+    #[must_use]
+    pub fn new(ring: Ring, volume: VolumeId, at: LogPos, base: SetNumber, cache_limit: u64) -> Self {
+        Self {
+            ring,
+            volume,
+            tail: at,
+            tail_durable: at,
+            head: at,
+            base,
+            records: VecDeque::new(),
+            steps: VecDeque::new(),
+            unwritten: BTreeMap::new(),
+            cached: 0,
+            cache_limit,
+            cache_from: at,
+        }
+    }
+
+    /// The ring's arithmetic.
+    #[must_use]
+    pub fn ring(&self) -> Ring {
+        self.ring
+    }
+
+    /// Oldest position kept.
+    #[must_use]
+    pub fn tail(&self) -> LogPos {
+        self.tail
+    }
+
+    /// Position of the next record.
+    #[must_use]
+    pub fn head(&self) -> LogPos {
+        self.head
+    }
+
+    /// State before the oldest step that is kept from its beginning.
+    #[must_use]
+    pub fn base(&self) -> SetNumber {
+        self.steps.front().map_or(self.base, |s| s.id.base)
+    }
+
+    /// State that the last complete step leads to.
+    #[must_use]
+    pub fn state(&self) -> SetNumber {
+        self.steps.iter().rev().find(|s| s.end.is_some()).map_or(self.base, |s| s.id.to)
+    }
+
+    /// The step that is still arriving, if any.
+    #[must_use]
+    pub fn open_step(&self) -> Option<&Step> {
+        self.steps.back().filter(|s| s.end.is_none())
+    }
+
+    /// Steps in the ring, oldest first.
+    pub fn steps(&self) -> impl DoubleEndedIterator<Item = &Step> {
+        self.steps.iter()
+    }
+
+    /// Bytes in use, as the ring sees it.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        self.head.since(self.tail_durable)
+    }
+
+    /// Bytes that may be written now.
+    #[must_use]
+    pub fn free(&self) -> u64 {
+        self.ring.capacity() - self.used()
+    }
+
+    /// Bytes that become free once the mailbox names the present tail.
+    #[must_use]
+    pub fn reclaimable(&self) -> u64 {
+        self.tail.since(self.tail_durable)
+    }
+
+    /// Everything before this position has been written to the file (not: synced).
+    #[must_use]
+    pub fn written(&self) -> LogPos {
+        self.unwritten.keys().next().copied().unwrap_or(self.head)
+    }
+
+    /// A record's writes have completed.
+    pub fn note_written(&mut self, pos: LogPos) {
+        self.unwritten.remove(&pos);
+    }
+
+    /// The mailbox now names `tail`: what lies before it may be overwritten.
+    pub fn note_tail_durable(&mut self, tail: LogPos) {
+        self.tail_durable = self.tail_durable.max(tail.min(self.tail));
+    }
+
+    /// Places a record. `cache` keeps its body in memory for consumers near the head.
+    ///
+    /// # Errors
+    /// [`AppendError::Full`] when it would overwrite what is still needed.
+    pub fn append(
+        &mut self,
+        kind: RecordKind,
+        to: SetNumber,
+        chunk: ChunkNumber,
+        body: &Bytes,
+    ) -> Result<Appended, AppendError> {
+        let body_len = u32::try_from(body.len()).unwrap_or(u32::MAX);
+        let len = Ring::record_len(u64::from(body_len));
+        let (pos, pad) = self.ring.place(self.head, len);
+        if pad + len > self.free() {
+            return Err(AppendError::Full { need: pad + len, free: self.free() });
+        }
+        let mut writes = Vec::with_capacity(2);
+        if pad > 0 {
+            let body_len = u32::try_from(pad - super::record::HEADER_LEN as u64).unwrap_or(0);
+            let h = RecordHeader {
+                kind: RecordKind::Pad,
+                body_len,
+                pos: self.head,
+                volume: self.volume,
+                to,
+                chunk,
+            };
+            writes.push((
+                self.head,
+                self.ring.offset(self.head),
+                vec![Bytes::copy_from_slice(&h.encode())],
+            ));
+            self.unwritten.insert(self.head, pos);
+        }
+        let h = RecordHeader { kind, body_len, pos, volume: self.volume, to, chunk };
+        writes.push((
+            pos,
+            self.ring.offset(pos),
+            vec![Bytes::copy_from_slice(&h.encode()), body.clone()],
+        ));
+        let end = pos.plus(len);
+        self.unwritten.insert(pos, end);
+        self.head = end;
+        self.push_record(RecordMeta { pos, kind, body_len, to, chunk, cached: Some(body.clone()) });
+        Ok(Appended { pos, end, writes })
+    }
+
+    fn push_record(&mut self, r: RecordMeta) {
+        if let Some(b) = &r.cached {
+            self.cached += b.len() as u64;
+        }
+        self.records.push_back(r);
+        self.evict();
+    }
+
+    fn evict(&mut self) {
+        if self.cached <= self.cache_limit {
+            return;
+        }
+        let from = self.index_of(self.cache_from);
+        for r in self.records.range_mut(from..) {
+            if self.cached <= self.cache_limit {
+                break;
+            }
+            if let Some(b) = r.cached.take() {
+                self.cached -= b.len() as u64;
+            }
+            self.cache_from = r.end();
+        }
+    }
+
+    /// Enters a chunk into the step it belongs to, opening the step with its first chunk.
+    pub fn enter_chunk(&mut self, pos: LogPos, id: StepId, number: ChunkNumber, crc: u32, bytes: u64) {
+        if self.open_step().is_none_or(|s| s.id != id) {
+            self.steps.push_back(Step {
+                id,
+                first: pos,
+                sum: ChunkListSum::new(),
+                chunks: 0,
+                bytes: 0,
+                end: None,
+            });
+        }
+        if let Some(s) = self.steps.back_mut() {
+            // A number that does not follow leaves the sum short, and the set header will not fit.
+            let _ = s.sum.add(number, crc);
+            s.chunks = s.chunks.max(number.0 + 1);
+            s.bytes += bytes;
+        }
+    }
+
+    /// Closes the open step with its header; a step without chunks is opened and closed at once.
+    pub fn enter_end(&mut self, pos: LogPos, end: LogPos, header: SetHeader) {
+        if self.open_step().is_none_or(|s| s.id != header.step) {
+            self.steps.push_back(Step {
+                id: header.step,
+                first: pos,
+                sum: ChunkListSum::new(),
+                chunks: 0,
+                bytes: 0,
+                end: None,
+            });
+        }
+        if let Some(s) = self.steps.back_mut() {
+            s.bytes += end.since(pos);
+            s.end = Some((header, end));
+        }
+    }
+
+    /// Enters a record found by a scan of the file.
+    pub fn enter_scanned(&mut self, meta: RecordMeta) {
+        self.head = meta.end();
+        self.records.push_back(meta);
+    }
+
+    /// The scan met the end of the file: the next record stands at `pos`.
+    pub fn skip_to(&mut self, pos: LogPos) {
+        self.head = pos;
+    }
+
+    fn index_of(&self, pos: LogPos) -> usize {
+        self.records.partition_point(|r| r.pos < pos)
+    }
+
+    /// The first record at or behind `pos`.
+    #[must_use]
+    pub fn record_from(&self, pos: LogPos) -> Option<&RecordMeta> {
+        self.records.get(self.index_of(pos))
+    }
+
+    /// Records from `pos` on.
+    pub fn records_from(&self, pos: LogPos) -> impl Iterator<Item = &RecordMeta> {
+        self.records.range(self.index_of(pos)..)
+    }
+
+    /// The step that leads to `to`, if it is in the ring.
+    #[must_use]
+    pub fn step_to(&self, to: SetNumber) -> Option<&Step> {
+        self.steps.iter().find(|s| s.id.to == to)
+    }
+
+    /// Where a consumer continues that holds everything up to `state` and, of the step after it,
+    /// the chunks before `next`.
+    #[must_use]
+    pub fn locate(&self, state: SetNumber, next: ChunkNumber) -> Located {
+        let Some(step) = self.steps.iter().find(|s| s.id.base <= state && state < s.id.to) else {
+            return match state.cmp(&self.state()) {
+                std::cmp::Ordering::Equal => Located::At(self.head),
+                std::cmp::Ordering::Greater => Located::Ahead,
+                std::cmp::Ordering::Less => Located::Gone,
+            };
+        };
+        if step.id.base < state && next.0 > 0 {
+            return Located::Gone;
+        }
+        if next.0 > step.chunks {
+            return Located::Ahead;
+        }
+        let found = self
+            .records_from(step.first)
+            .take_while(|r| r.to == step.id.to)
+            .find(|r| r.kind == RecordKind::SetEnd || r.chunk >= next);
+        match found {
+            Some(r) if r.kind == RecordKind::SetEnd || r.chunk == next => Located::At(r.pos),
+            None if next.0 == step.chunks && step.end.is_none() => Located::At(self.head),
+            _ => Located::Gone,
+        }
+    }
+
+    /// Gives back everything before `pos`; the room may be used once the mailbox says so.
+    pub fn trim(&mut self, pos: LogPos) {
+        let pos = pos.min(self.head);
+        while let Some(r) = self.records.front() {
+            if r.end() > pos {
+                break;
+            }
+            if let Some(r) = self.records.pop_front() {
+                self.cached -= r.cached.as_ref().map_or(0, |b| b.len() as u64);
+            }
+        }
+        self.tail = self.records.front().map_or(pos.max(self.tail), |r| r.pos.max(self.tail));
+        while let Some(s) = self.steps.front() {
+            match &s.end {
+                Some((h, end)) if *end <= self.tail => {
+                    self.base = h.step.to;
+                    self.steps.pop_front();
+                }
+                _ => break,
+            }
+        }
+    }
+
+    /// Drops everything and continues with nothing after state `base`. Positions go on rising, so
+    /// that nothing left in the file is ever taken for a live record.
+    pub fn reset(&mut self, base: SetNumber) {
+        self.records.clear();
+        self.steps.clear();
+        self.cached = 0;
+        self.tail = self.head;
+        self.cache_from = self.head;
+        self.base = base;
+    }
+
+    /// Drops the records of the open step (an abandoned attempt) and begins behind them.
+    pub fn abandon_open_step(&mut self) {
+        let Some(first) = self.open_step().map(|s| s.first) else { return };
+        let state = self.state();
+        self.steps.pop_back();
+        while self.records.back().is_some_and(|r| r.pos >= first) {
+            if let Some(r) = self.records.pop_back() {
+                self.cached -= r.cached.as_ref().map_or(0, |b| b.len() as u64);
+            }
+        }
+        if self.records.is_empty() {
+            self.tail = self.head;
+            self.base = state;
+        }
+    }
+
+    /// File offset at which the body of the record at `pos` begins.
+    #[must_use]
+    pub fn body_offset(&self, pos: LogPos) -> u64 {
+        self.ring.offset(pos) + super::record::HEADER_LEN as u64
+    }
+}

@@ -1,0 +1,14 @@
+//! The save volume: a wrap-around log of chunks and set headers (SAVE-01 to SAVE-11).
+//!
+//! A log position never wraps; [`ring`] maps it to the file. [`record`] is the layout of one
+//! record; [`log`] keeps what is in the ring in memory and decides where the next record goes, what
+//! may be overwritten and where a consumer continues. What is durable is decided by the mailbox,
+//! not here.
+
+pub mod log;
+pub mod record;
+pub mod ring;
+
+pub use log::{AppendError, Appended, Log, RecordMeta, Step};
+pub use record::{RecordError, RecordHeader, RecordKind};
+pub use ring::Ring;

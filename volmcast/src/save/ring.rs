@@ -1,0 +1,71 @@
+//! From endless log positions to offsets in the file, and back to nowhere else.
+
+use crate::units::LogPos;
+
+/// Records begin at multiples of this many bytes, so that a pad record always fits.
+pub const ALIGN: u64 = 64;
+
+/// Smallest capacity of a save volume: a few full chunks must fit beside each other.
+pub const MIN_CAPACITY: u64 = 8 << 20;
+
+/// The arithmetic of a ring of fixed capacity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ring {
+    capacity: u64,
+}
+
+impl Ring {
+    /// A ring of `capacity` bytes, rounded down to [`ALIGN`]; `None` below [`MIN_CAPACITY`].
+    #[must_use]
+    pub fn new(capacity: u64) -> Option<Self> {
+        (capacity >= MIN_CAPACITY).then_some(Self { capacity: capacity / ALIGN * ALIGN })
+    }
+
+    /// Bytes the ring holds.
+    #[must_use]
+    pub fn capacity(self) -> u64 {
+        self.capacity
+    }
+
+    /// Offset in the file of a log position.
+    #[must_use]
+    pub fn offset(self, pos: LogPos) -> u64 {
+        pos.0 % self.capacity
+    }
+
+    /// Bytes from `pos` to the end of the file, where a record must not cross.
+    #[must_use]
+    pub fn until_wrap(self, pos: LogPos) -> u64 {
+        self.capacity - self.offset(pos)
+    }
+
+    /// Bytes that a record with `body` bytes of body takes.
+    #[must_use]
+    pub fn record_len(body: u64) -> u64 {
+        (super::record::HEADER_LEN as u64 + body).div_ceil(ALIGN) * ALIGN
+    }
+
+    /// Where a record of `len` bytes goes when the head is at `head`: its position, and the bytes
+    /// of padding before it.
+    #[must_use]
+    pub fn place(self, head: LogPos, len: u64) -> (LogPos, u64) {
+        let room = self.until_wrap(head);
+        if len <= room { (head, 0) } else { (head.plus(room), room) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_never_cross_the_end() {
+        let r = Ring::new(MIN_CAPACITY).expect("large enough");
+        let head = LogPos(MIN_CAPACITY * 3 + MIN_CAPACITY - 128);
+        assert_eq!(r.place(head, 128), (head, 0));
+        let (pos, pad) = r.place(head, 192);
+        assert_eq!((pos, pad), (LogPos(MIN_CAPACITY * 4), 128));
+        assert_eq!(r.offset(pos), 0);
+        assert_eq!(Ring::new(MIN_CAPACITY - 1), None);
+    }
+}

@@ -1,0 +1,320 @@
+//! What readers of a replica see: a state, through the steps that are not yet merged (PLAY-03, 04).
+//!
+//! A complete step becomes visible at once by its [`Layer`], an index from blocks to places in the
+//! save volume, which is consulted before the base. The engine publishes an immutable
+//! [`ViewState`] at every change; a request takes one, resolves its range into [`Piece`]s and reads
+//! them. A [`Pin`] holds one state for a reader: once the base has reached that state, blocks are
+//! kept as before images in the snapshot area before they are overwritten, so that merging never
+//! waits for a reader.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+use rcp::proto::clock::Wall;
+use rcp::proto::delta::{Chunk, ExtentKind, StepId};
+use rcp::proto::ids::SetNumber;
+
+use crate::snapshots::{PinId, PinKind, SnapshotStore};
+use crate::units::{BlockIndex, LogPos};
+
+/// A chunk of a layer, in the save volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerChunk {
+    /// Position of its record.
+    pub pos: LogPos,
+    /// Bytes of the encoded chunk.
+    pub body_len: u32,
+    /// Where the stored payload begins within the encoded chunk.
+    pub payload_at: u32,
+    /// The payload must be decompressed as a whole.
+    pub compressed: bool,
+}
+
+/// Where a run of blocks of a layer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// All zero.
+    Zero,
+    /// In this chunk of the layer, from this byte of the raw payload on.
+    Chunk {
+        /// Index into [`Layer::chunks`].
+        chunk: u32,
+        /// Byte offset in the raw payload.
+        offset: u32,
+    },
+}
+
+/// Consecutive blocks of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// First block.
+    pub block: u64,
+    /// How many.
+    pub count: u32,
+    /// Where they are.
+    pub place: Place,
+}
+
+/// The index of one complete step.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    /// Which step.
+    pub id: StepId,
+    /// Position of its first record: the save volume keeps it while a reader may need it.
+    pub first: LogPos,
+    /// When it was cut.
+    pub cut_time: Wall,
+    /// Its chunks.
+    pub chunks: Vec<LayerChunk>,
+    /// Its blocks, rising.
+    pub runs: Vec<Run>,
+}
+
+impl Layer {
+    /// An empty index, to be filled as chunks arrive.
+    #[must_use]
+    pub fn new(id: StepId, first: LogPos) -> Self {
+        Self { id, first, cut_time: Wall(0), chunks: Vec::new(), runs: Vec::new() }
+    }
+
+    /// Adds a chunk that stands at `pos`.
+    pub fn push(&mut self, pos: LogPos, chunk: &Chunk) {
+        let index = u32::try_from(self.chunks.len()).unwrap_or(u32::MAX);
+        self.chunks.push(LayerChunk {
+            pos,
+            body_len: u32::try_from(chunk.bytes().len()).unwrap_or(u32::MAX),
+            payload_at: u32::try_from(chunk.payload_offset()).unwrap_or(u32::MAX),
+            compressed: chunk.is_compressed(),
+        });
+        for e in chunk.extents() {
+            let place = match e.kind {
+                ExtentKind::Zero => Place::Zero,
+                ExtentKind::Data => Place::Chunk {
+                    chunk: index,
+                    offset: u32::try_from(e.offset).unwrap_or(u32::MAX),
+                },
+            };
+            self.runs.push(Run { block: e.block, count: e.count, place });
+        }
+    }
+
+    /// Sorts the index once all chunks are in.
+    pub fn seal(&mut self, cut_time: Wall) {
+        self.cut_time = cut_time;
+        self.runs.sort_unstable_by_key(|r| r.block);
+        self.runs.shrink_to_fit();
+    }
+
+    /// Blocks in the step.
+    #[must_use]
+    pub fn blocks(&self) -> u64 {
+        self.runs.iter().map(|r| u64::from(r.count)).sum()
+    }
+
+    /// The run that holds `block`, or how many blocks from it on the layer does not have (0: none
+    /// follow).
+    fn find(&self, block: u64) -> Result<&Run, Option<u64>> {
+        let i = self.runs.partition_point(|r| r.block + u64::from(r.count) <= block);
+        match self.runs.get(i) {
+            Some(r) if r.block <= block => Ok(r),
+            Some(r) => Err(Some(r.block - block)),
+            None => Err(None),
+        }
+    }
+}
+
+/// What is visible, and through what.
+#[derive(Debug, Default)]
+pub struct ViewState {
+    /// The state readers see.
+    pub visible: SetNumber,
+    /// When it was cut.
+    pub cut_time: Wall,
+    /// Why reads are refused, if they are.
+    pub refused: Option<String>,
+    /// Visible steps that the base may not hold yet, oldest first.
+    pub layers: Vec<Arc<Layer>>,
+}
+
+/// Where to read a run of blocks from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// Zeroes.
+    Zero,
+    /// The base, unless the pin finds a before image (ask again after reading).
+    Base,
+    /// A chunk in the save volume.
+    Chunk {
+        /// The layer.
+        layer: Arc<Layer>,
+        /// Index of its chunk.
+        chunk: u32,
+        /// Byte offset in the chunk's raw payload.
+        offset: u32,
+    },
+}
+
+/// A run of blocks and where it is.
+#[derive(Clone, Debug)]
+pub struct Piece {
+    /// First block.
+    pub block: BlockIndex,
+    /// How many.
+    pub count: u64,
+    /// Where.
+    pub source: Source,
+}
+
+impl ViewState {
+    /// Splits `count` blocks from `first` into pieces, as of state `at`.
+    #[must_use]
+    pub fn resolve(&self, at: SetNumber, first: BlockIndex, count: u64, shift: u8) -> Vec<Piece> {
+        let mut out = Vec::new();
+        let (mut b, end) = (first.0, first.0 + count);
+        while b < end {
+            let mut left = end - b;
+            let mut source = Source::Base;
+            for layer in self.layers.iter().rev().filter(|l| l.id.to <= at) {
+                match layer.find(b) {
+                    Ok(r) => {
+                        let skip = b - r.block;
+                        left = left.min(u64::from(r.count) - skip);
+                        source = match r.place {
+                            Place::Zero => Source::Zero,
+                            Place::Chunk { chunk, offset } => Source::Chunk {
+                                layer: layer.clone(),
+                                chunk,
+                                offset: offset + u32::try_from(skip << shift).unwrap_or(0),
+                            },
+                        };
+                        break;
+                    }
+                    Err(gap) => left = left.min(gap.unwrap_or(u64::MAX)),
+                }
+            }
+            out.push(Piece { block: BlockIndex(b), count: left, source });
+            b += left;
+        }
+        out
+    }
+}
+
+/// A reader's hold on one state. Dropping it releases the state.
+#[derive(Debug)]
+pub struct Pin {
+    state: SetNumber,
+    /// Entry in the snapshot queue, once the base has reached the state.
+    id: AtomicU64,
+    board: Weak<PinBoard>,
+    store: Arc<SnapshotStore>,
+}
+
+impl Pin {
+    /// The state it holds.
+    #[must_use]
+    pub fn state(&self) -> SetNumber {
+        self.state
+    }
+
+    /// Its entry in the snapshot queue; `None` while the base is behind the state.
+    #[must_use]
+    pub fn entry(&self) -> Option<PinId> {
+        match self.id.load(Ordering::Acquire) {
+            0 => None,
+            n => Some(PinId(n)),
+        }
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        if let Some(id) = self.entry() {
+            self.store.release(id);
+        }
+        if let Some(board) = self.board.upgrade() {
+            board.inner.lock().waiting.retain(|_, v| {
+                v.retain(|w| w.strong_count() > 0);
+                !v.is_empty()
+            });
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Board {
+    view: Arc<ViewState>,
+    merged: SetNumber,
+    /// Pins on states that the base has not reached.
+    waiting: BTreeMap<SetNumber, Vec<Weak<Pin>>>,
+}
+
+/// Where readers and the engine meet: the published view and the pins.
+#[derive(Debug)]
+pub struct PinBoard {
+    inner: Mutex<Board>,
+    store: Arc<SnapshotStore>,
+}
+
+impl PinBoard {
+    /// A board over a snapshot store, with nothing visible.
+    #[must_use]
+    pub fn new(store: Arc<SnapshotStore>) -> Arc<Self> {
+        Arc::new(Self { inner: Mutex::default(), store })
+    }
+
+    /// The snapshot store behind the pins.
+    #[must_use]
+    pub fn store(&self) -> &Arc<SnapshotStore> {
+        &self.store
+    }
+
+    /// The view as of now.
+    #[must_use]
+    pub fn view(&self) -> Arc<ViewState> {
+        self.inner.lock().view.clone()
+    }
+
+    /// Pins the visible state.
+    pub fn pin_visible(self: &Arc<Self>) -> Arc<Pin> {
+        let mut b = self.inner.lock();
+        let state = b.view.visible;
+        let pin = Arc::new(Pin {
+            state,
+            id: AtomicU64::new(0),
+            board: Arc::downgrade(self),
+            store: self.store.clone(),
+        });
+        if b.merged >= state {
+            let id = self.store.pin(state, PinKind::Ephemeral);
+            pin.id.store(id.0, Ordering::Release);
+        } else {
+            b.waiting.entry(state).or_default().push(Arc::downgrade(&pin));
+        }
+        pin
+    }
+
+    /// The engine publishes a new view; the one before is handed back, for its layers' sake.
+    pub fn publish(&self, view: Arc<ViewState>) -> Arc<ViewState> {
+        std::mem::replace(&mut self.inner.lock().view, view)
+    }
+
+    /// The base now holds `merged` in full: pins that waited for it enter the snapshot queue. Must
+    /// be called before any block of a later step is written to the base.
+    pub fn advance(&self, merged: SetNumber) {
+        let mut b = self.inner.lock();
+        b.merged = merged;
+        let later = b.waiting.split_off(&merged.next());
+        // Held until the lock is gone: the last owner of a pin may drop it here, and dropping locks.
+        let mut held = Vec::new();
+        for (state, pins) in std::mem::replace(&mut b.waiting, later) {
+            for pin in pins.iter().filter_map(Weak::upgrade) {
+                let id = self.store.pin(state, PinKind::Ephemeral);
+                pin.id.store(id.0, Ordering::Release);
+                held.push(pin);
+            }
+        }
+        drop(b);
+    }
+}

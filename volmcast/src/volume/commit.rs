@@ -1,0 +1,209 @@
+//! The commit pipeline: one at a time, grouping everything that became due meanwhile.
+//!
+//! ```text
+//! idle ─► sync save volume, base, snapshot area (those that changed) ─► write slot ─► sync slot ─► idle
+//! ```
+//!
+//! Only when the slot is synced do its contents become [`Volume::durable`], and only then is
+//! anything acknowledged, shown to readers, sent (primary) or its room reused. A failed sync ends
+//! the volume: the kernel may have dropped the pages.
+
+use rcp::proto::ids::{ChunkNumber, SetNumber};
+
+use super::desk::{CommitPart, Purpose};
+use super::{Event, Role, Volume};
+use crate::io::{FileId, Op, Outcome};
+use crate::mailbox::{ConsumerMark, KeptState, Mailbox};
+use crate::units::LogPos;
+
+/// What is being committed.
+#[derive(Debug)]
+struct InFlight {
+    mailbox: Mailbox,
+    /// Everything before this log position is in the base once this commit is done.
+    applied: LogPos,
+    syncs: u8,
+}
+
+/// State of the pipeline.
+#[derive(Debug, Default)]
+pub(super) struct Committer {
+    wanted: bool,
+    in_flight: Option<InFlight>,
+    /// The base was written since its last sync.
+    pub(super) base_dirty: bool,
+    /// The snapshot area was written for a durable pin since its last sync.
+    pub(super) snapshots_dirty: bool,
+    /// Durably in the base.
+    pub(super) applied: LogPos,
+    /// Last position told to the parent.
+    told: (SetNumber, ChunkNumber),
+}
+
+impl Committer {
+    /// Something changed that must become durable.
+    pub(super) fn request(&mut self) {
+        self.wanted = true;
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        self.wanted || self.in_flight.is_some()
+    }
+}
+
+impl Volume {
+    pub(super) fn pump_commit(&mut self) {
+        if !self.commit.wanted || self.commit.in_flight.is_some() || self.failed.is_some() {
+            return;
+        }
+        self.commit.wanted = false;
+        let mut m = self.want.clone();
+        m.sequence = self.durable.sequence + 1;
+        m.log_tail = self.log.tail();
+        m.log_head = self.log.written().max(m.log_tail);
+        m.log_base = self.log.base();
+        if let Role::Primary { .. } = self.cfg.role {
+            // A set is finished when its header is in the durable part; the header is appended only
+            // after the base was synced since the cut.
+            m.visible = self
+                .log
+                .steps()
+                .filter(|s| s.end.as_ref().is_some_and(|(_, end)| *end <= m.log_head))
+                .map(|s| s.id.to)
+                .fold(m.visible, SetNumber::max);
+            m.merged = m.visible;
+            self.want.visible = m.visible;
+            self.want.merged = m.merged;
+        }
+        m.consumers = self
+            .consumers
+            .iter()
+            .map(|(name, c)| ConsumerMark { name: name.clone(), acked: c.acked() })
+            .collect();
+        m.kept = self
+            .cfg
+            .snapshots
+            .durable_pins()
+            .into_iter()
+            .map(|(pin, set)| KeptState { pin: pin.0, set })
+            .collect();
+        self.want.clone_from(&m);
+        let mut fl = InFlight { mailbox: m, applied: self.merge.applied_pos(), syncs: 0 };
+        let save = fl.mailbox.log_head > self.durable.log_head;
+        let parts = [
+            (save, CommitPart::SyncSave, FileId::Save),
+            (
+                std::mem::take(&mut self.commit.base_dirty),
+                CommitPart::SyncBase,
+                FileId::Base,
+            ),
+            (
+                std::mem::take(&mut self.commit.snapshots_dirty),
+                CommitPart::SyncSnapshots,
+                FileId::Snapshots,
+            ),
+        ];
+        for (_, part, file) in parts.into_iter().filter(|(due, ..)| *due) {
+            fl.syncs += 1;
+            self.desk.io(Purpose::Commit(part), file, Op::Sync);
+        }
+        let none = fl.syncs == 0;
+        self.commit.in_flight = Some(fl);
+        if none {
+            self.write_slot();
+        }
+    }
+
+    fn write_slot(&mut self) {
+        let Some(fl) = &self.commit.in_flight else { return };
+        let slot = match fl.mailbox.encode() {
+            Ok(b) => b,
+            Err(e) => {
+                self.fail(format!("the mailbox cannot be written: {e}"));
+                return;
+            }
+        };
+        let offset = Mailbox::slot_offset(fl.mailbox.sequence);
+        let op = Op::Write { offset, data: vec![slot] };
+        self.desk.io(Purpose::Commit(CommitPart::WriteSlot), FileId::Mailbox, op);
+    }
+
+    pub(super) fn commit_io_done(&mut self, part: CommitPart, outcome: &Outcome) {
+        if *outcome != Outcome::Done {
+            let what = match part {
+                CommitPart::SyncSave => "sync of the save volume",
+                CommitPart::SyncBase => "sync of the volume's content",
+                CommitPart::SyncSnapshots => "sync of the snapshot area",
+                CommitPart::WriteSlot => "write to the mailbox",
+                CommitPart::SyncSlot => "sync of the mailbox",
+            };
+            self.fail_io(what, outcome);
+            return;
+        }
+        match part {
+            CommitPart::SyncSave | CommitPart::SyncBase | CommitPart::SyncSnapshots => {
+                let Some(fl) = &mut self.commit.in_flight else { return };
+                fl.syncs -= 1;
+                if fl.syncs == 0 {
+                    self.write_slot();
+                }
+            }
+            CommitPart::WriteSlot => {
+                self.desk.io(Purpose::Commit(CommitPart::SyncSlot), FileId::Mailbox, Op::Sync);
+            }
+            CommitPart::SyncSlot => self.committed(),
+        }
+    }
+
+    fn committed(&mut self) {
+        let Some(fl) = self.commit.in_flight.take() else { return };
+        let before = std::mem::replace(&mut self.durable, fl.mailbox);
+        self.commit.applied = self.commit.applied.max(fl.applied);
+        self.log.note_tail_durable(self.durable.log_tail);
+        if self.durable.log_tail > before.log_tail {
+            self.desk.event(Event::Room);
+        }
+        self.tell_saved();
+        if let Role::Primary { .. } = self.cfg.role {
+            self.sets_became_ready(before.visible);
+        } else {
+            self.seed_in_committed(&before);
+            self.view_committed(&before);
+        }
+    }
+
+    /// The position that is durable here: last complete step, next chunk of the one after it.
+    #[must_use]
+    pub fn saved_position(&self) -> (SetNumber, ChunkNumber) {
+        let head = self.durable.log_head;
+        let mut state = self.log.base();
+        let mut next = ChunkNumber(0);
+        for s in self.log.steps() {
+            match &s.end {
+                Some((_, end)) if *end <= head => {
+                    state = s.id.to;
+                    next = ChunkNumber(0);
+                }
+                _ => {
+                    next = self
+                        .log
+                        .records_from(s.first)
+                        .take_while(|r| r.to == s.id.to && r.end() <= head)
+                        .filter(|r| r.kind == crate::save::RecordKind::Chunk)
+                        .last()
+                        .map_or(ChunkNumber(0), |r| ChunkNumber(r.chunk.0 + 1));
+                    break;
+                }
+            }
+        }
+        (state, next)
+    }
+
+    fn tell_saved(&mut self) {
+        let now = self.saved_position();
+        if now != self.commit.told {
+            self.commit.told = now;
+            self.desk.event(Event::Saved { state: now.0, next: now.1 });
+        }
+    }
+}

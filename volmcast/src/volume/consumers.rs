@@ -1,0 +1,404 @@
+//! Children that take the stream from this save volume, each at its own position.
+//!
+//! A consumer holds the log's tail at what is durable at the child. No child waits for another:
+//! when room runs out, the one furthest behind is detached rather than the stream stopped, except
+//! where all are equally slow and the sender above can be slowed instead.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use rcp::proto::ids::{ChunkNumber, NodeName, SetNumber};
+
+use super::desk::Purpose;
+use super::{Event, Role, Volume};
+use crate::io::{FileId, Op, Outcome};
+use crate::save::log::Located;
+use crate::save::{RecordHeader, RecordKind};
+use crate::units::LogPos;
+
+/// One child's place in the log.
+#[derive(Clone, Debug)]
+pub(super) struct Consumer {
+    /// Next record to send.
+    cursor: LogPos,
+    /// Everything before is durable at the child.
+    acked: LogPos,
+    /// A session with the child is up.
+    live: bool,
+    /// The child holds more than we do: nothing is sent until we have passed this state.
+    waiting_for: Option<SetNumber>,
+    /// A record that was read from the file for it.
+    fetched: Option<(LogPos, Bytes)>,
+    /// A read is under way.
+    fetching: bool,
+}
+
+impl Consumer {
+    pub(super) fn acked(&self) -> LogPos {
+        self.acked
+    }
+}
+
+/// All children with a place in the log.
+#[derive(Debug, Default)]
+pub(super) struct Consumers {
+    map: BTreeMap<NodeName, Consumer>,
+}
+
+impl Consumers {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&NodeName, &Consumer)> {
+        self.map.iter()
+    }
+
+    /// As the mailbox had it: nobody is connected yet.
+    pub(super) fn restore(&mut self, name: NodeName, acked: LogPos) {
+        self.map.insert(
+            name,
+            Consumer {
+                cursor: acked,
+                acked,
+                live: false,
+                waiting_for: None,
+                fetched: None,
+                fetching: false,
+            },
+        );
+    }
+
+    pub(super) fn clear(&mut self) -> Vec<NodeName> {
+        std::mem::take(&mut self.map).into_keys().collect()
+    }
+
+    /// The child furthest behind, and how far the next one is ahead of it.
+    fn hindmost(&self) -> Option<(NodeName, LogPos, Option<LogPos>)> {
+        let mut all: Vec<_> = self.map.iter().map(|(n, c)| (c.acked, n)).collect();
+        all.sort();
+        let (pos, name) = all.first()?;
+        Some(((*name).clone(), *pos, all.get(1).map(|(p, _)| *p)))
+    }
+}
+
+/// How a child was taken on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Attached {
+    /// It continues at its position.
+    Resume,
+    /// It holds more than this node does; it waits until this node has passed it.
+    Wait,
+    /// What it needs is not here: it must be seeded, joining the live stream at this state.
+    Seed {
+        /// The state to join at.
+        from: SetNumber,
+        /// Why, in words.
+        reason: String,
+    },
+    /// Neither is possible now; it should ask again later.
+    NotNow {
+        /// Why, in words.
+        reason: String,
+    },
+}
+
+/// A record for a child.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outgoing {
+    /// Chunk or set header.
+    pub kind: RecordKind,
+    /// As it travels.
+    pub body: Bytes,
+    /// The state its step leads to.
+    pub to: SetNumber,
+    /// Which chunk.
+    pub chunk: ChunkNumber,
+}
+
+impl Volume {
+    /// End of what may be sent: at the primary only finished sets, elsewhere all that was appended.
+    fn sendable_end(&self) -> LogPos {
+        if !matches!(self.cfg.role, Role::Primary { .. }) {
+            return self.log.head();
+        }
+        let ready = self.durable.visible;
+        self.log
+            .steps()
+            .rev()
+            .find(|s| s.id.to <= ready)
+            .and_then(|s| s.end.as_ref().map(|(_, end)| *end))
+            .unwrap_or_else(|| self.log.tail())
+    }
+
+    /// A child connected that holds everything up to `state` and, of the step after it, the chunks
+    /// before `next`.
+    pub fn consumer_attach(
+        &mut self,
+        child: &NodeName,
+        state: SetNumber,
+        next: ChunkNumber,
+        seeding_from: Option<u64>,
+    ) -> Attached {
+        if let Some(why) = &self.failed {
+            return Attached::NotNow { reason: why.clone() };
+        }
+        let (cursor, answer) = match self.log.locate(state, next) {
+            Located::At(pos) => (pos, Attached::Resume),
+            Located::Ahead => (self.log.head(), Attached::Wait),
+            Located::Gone => {
+                let reason = format!(
+                    "the save volume begins after set {}, the child is at set {state}",
+                    self.log.base()
+                );
+                return self.attach_for_seed(child, reason);
+            }
+        };
+        // A step whose data never was in the log cannot be passed by sending it.
+        if let Some(s) = self.bitmap_only_between(state, cursor) {
+            let reason =
+                format!("set {s} has no data in the save volume (larger than it, or imported)");
+            return self.attach_for_seed(child, reason);
+        }
+        let waiting_for = (answer == Attached::Wait).then_some(state);
+        self.consumers.map.insert(
+            child.clone(),
+            Consumer {
+                cursor,
+                acked: cursor,
+                live: true,
+                waiting_for,
+                fetched: None,
+                fetching: false,
+            },
+        );
+        if let Some(block) = seeding_from {
+            self.seed_out_begin(child, block, state);
+        } else {
+            self.seed_outs.remove(child);
+        }
+        self.commit.request();
+        self.desk.event(Event::Sendable);
+        self.pump();
+        answer
+    }
+
+    fn bitmap_only_between(&self, state: SetNumber, from: LogPos) -> Option<SetNumber> {
+        self.log
+            .steps()
+            .filter(|s| s.id.to > state && s.first >= from.min(s.first))
+            .find(|s| {
+                s.end.as_ref().is_some_and(|(h, _)| {
+                    h.flags.contains(rcp::proto::delta::SetFlags::BITMAP_ONLY)
+                })
+            })
+            .map(|s| s.id.to)
+    }
+
+    /// Takes a child on at the newest state whose successors are all in the log, to be seeded.
+    fn attach_for_seed(&mut self, child: &NodeName, reason: String) -> Attached {
+        if let Some(why) = self.cannot_seed() {
+            return Attached::NotNow { reason: format!("{reason}; a seed must wait: {why}") };
+        }
+        let from = match self.cfg.role {
+            Role::Primary { .. } => self.durable.visible,
+            _ => self.durable.merged,
+        };
+        let Located::At(cursor) = self.log.locate(from, ChunkNumber(0)) else {
+            return Attached::NotNow {
+                reason: format!("{reason}; set {from} is not in the save volume yet"),
+            };
+        };
+        self.consumers.map.insert(
+            child.clone(),
+            Consumer {
+                cursor,
+                acked: cursor,
+                live: true,
+                waiting_for: None,
+                fetched: None,
+                fetching: false,
+            },
+        );
+        self.seed_out_begin(child, 0, from);
+        self.commit.request();
+        self.desk.event(Event::Sendable);
+        self.pump();
+        Attached::Seed { from, reason }
+    }
+
+    /// The session with a child ended; its place is kept.
+    pub fn consumer_leave(&mut self, child: &NodeName) {
+        if let Some(c) = self.consumers.map.get_mut(child) {
+            c.live = false;
+            c.fetched = None;
+        }
+        self.seed_outs.remove(child);
+    }
+
+    /// The child is no longer one of ours; its place is given up.
+    pub fn consumer_forget(&mut self, child: &NodeName) {
+        self.seed_outs.remove(child);
+        if self.consumers.map.remove(child).is_some() {
+            self.commit.request();
+            self.pump();
+        }
+    }
+
+    /// The child says what is durable with it.
+    pub fn consumer_ack(&mut self, child: &NodeName, state: SetNumber, next: ChunkNumber) {
+        let Located::At(pos) = self.log.locate(state, next) else { return };
+        if let Some(c) = self.consumers.map.get_mut(child)
+            && pos > c.acked
+        {
+            c.acked = pos;
+            self.pump();
+        }
+    }
+
+    /// Takes the next record for a child, if it fits `budget` bytes. `None`: nothing to send now;
+    /// [`Event::Sendable`] says when to ask again.
+    pub fn consumer_next(&mut self, child: &NodeName, budget: u64) -> Option<Outgoing> {
+        let limit = self.sendable_end();
+        let state = self.log.state();
+        let c = self.consumers.map.get_mut(child)?;
+        if let Some(s) = c.waiting_for {
+            if state < s {
+                return None;
+            }
+            c.waiting_for = None;
+            // We have passed what the child held: go on right behind it.
+            if let Located::At(pos) = self.log.locate(s, ChunkNumber(0)) {
+                c.cursor = pos;
+            }
+        }
+        if !c.live || c.cursor >= limit {
+            return None;
+        }
+        let r = self.log.record_from(c.cursor)?;
+        if r.pos >= limit || u64::from(r.body_len) > budget {
+            return None;
+        }
+        let fetched = c.fetched.take_if(|(pos, _)| *pos == r.pos).map(|(_, b)| b);
+        let Some(body) = r.cached.clone().or(fetched) else {
+            if !c.fetching {
+                c.fetching = true;
+                let purpose = Purpose::RecordRead { child: child.clone(), pos: r.pos };
+                let op = Op::Read {
+                    offset: self.log.ring().offset(r.pos),
+                    len: crate::save::record::HEADER_LEN + r.body_len as usize,
+                };
+                self.desk.io(purpose, FileId::Save, op);
+            }
+            return None;
+        };
+        c.cursor = r.end();
+        Some(Outgoing { kind: r.kind, body, to: r.to, chunk: r.chunk })
+    }
+
+    pub(super) fn record_read_done(&mut self, child: &NodeName, pos: LogPos, outcome: Outcome) {
+        let body = match outcome {
+            Outcome::Read(b) => {
+                match RecordHeader::decode(&b, self.cfg.volume, pos) {
+                    Ok(h) => {
+                        let from = crate::save::record::HEADER_LEN;
+                        Some(b.slice(from.min(b.len())..(from + h.body_len as usize).min(b.len())))
+                    }
+                    // Overwritten since: the child was detached meanwhile.
+                    Err(_) if pos < self.log.tail() => None,
+                    Err(e) => {
+                        self.log_damaged(pos, &e.to_string());
+                        return;
+                    }
+                }
+            }
+            other => {
+                self.fail_io("read from the save volume", &other);
+                return;
+            }
+        };
+        if let Some(c) = self.consumers.map.get_mut(child) {
+            c.fetching = false;
+            c.fetched = body.map(|b| (pos, b));
+            self.desk.event(Event::Sendable);
+        }
+    }
+
+    /// A stored body that was read for a child did not verify.
+    pub fn consumer_found_damage(&mut self, what: &str) {
+        self.log_damaged(self.log.tail(), what);
+        self.pump();
+    }
+
+    /// Lowest position that somebody still needs.
+    fn hold(&self) -> LogPos {
+        let children = self.consumers.map.values().map(|c| c.acked).min();
+        let own = self.merge_hold();
+        let drain = match self.cfg.role {
+            Role::Primary { .. } => self.log.open_step().map(|s| s.first),
+            _ => None,
+        };
+        [children, own, drain].into_iter().flatten().min().unwrap_or_else(|| match self.cfg.role {
+            // Only finished sets may be given back.
+            Role::Primary { .. } => self.sendable_end(),
+            _ => LogPos(self.durable.log_head.0),
+        })
+    }
+
+    /// Gives room back when it runs short; detaches the hindmost child when nothing else helps.
+    pub(super) fn make_room(&mut self) {
+        let capacity = self.log.ring().capacity();
+        let short = capacity / 4;
+        if self.log.free() + self.log.reclaimable() >= short {
+            if self.log.free() < short && self.log.reclaimable() > 0 {
+                self.commit.request();
+            }
+            return;
+        }
+        for _ in 0..=self.consumers.map.len() {
+            let hold = self.hold();
+            // Old sets stay as long as there is room: give back no more than half.
+            let target = LogPos(self.log.head().0.saturating_sub(capacity / 2));
+            if hold > self.log.tail() {
+                self.log.trim(hold.min(target.max(self.log.tail().plus(1))));
+                self.commit.request();
+            }
+            if self.log.free() + self.log.reclaimable() >= short {
+                return;
+            }
+            if !self.detach_hindmost() {
+                return;
+            }
+        }
+    }
+
+    fn detach_hindmost(&mut self) -> bool {
+        let Some((name, pos, second)) = self.consumers.hindmost() else { return false };
+        // It must be the child that holds the room, not our own playback or an unfinished set.
+        if pos > self.log.tail().plus(1) && self.hold() < pos {
+            return false;
+        }
+        if self.hold() < pos {
+            return false;
+        }
+        let capacity = self.log.ring().capacity();
+        let live = self.consumers.map.get(&name).is_some_and(|c| c.live);
+        let far = second.is_none_or(|s| s.since(pos) > capacity / 2);
+        let upstream_can_wait = !matches!(self.cfg.role, Role::Primary { .. });
+        if live && upstream_can_wait && !(second.is_some() && far) {
+            return false;
+        }
+        let reason = format!(
+            "detached: the save volume ({capacity} bytes) is full and {name} is {} bytes behind; \
+             it will be brought back by a seed",
+            self.log.head().since(pos)
+        );
+        self.consumers.map.remove(&name);
+        self.seed_outs.remove(&name);
+        self.commit.request();
+        self.desk.event(Event::Detached { child: name, reason });
+        true
+    }
+
+    /// Bytes between a child's durable position and the head, for status.
+    #[must_use]
+    pub fn consumer_behind(&self, child: &NodeName) -> Option<u64> {
+        self.consumers.map.get(child).map(|c| self.sendable_end().since(c.acked))
+    }
+}

@@ -1,0 +1,149 @@
+//! The outgoing side: tags, requests, computations and events that wait to be picked up.
+
+use std::collections::{HashMap, VecDeque};
+
+use bytes::Bytes;
+use rcp::proto::clock::{Mono, Wall};
+use rcp::proto::delta::{Chunk, ChunkDraft, Compression, DeltaError};
+use rcp::proto::ids::{ChunkNumber, NodeName, SetNumber};
+
+use super::Event;
+use crate::io::{FileId, Io, Op, Outcome, Tag};
+use crate::units::{BlockCount, BlockIndex, LogPos};
+
+/// A computation without I/O that is too long for the owner's thread.
+#[derive(Clone, Debug)]
+pub enum Work {
+    /// Build, compress and checksum a chunk.
+    Encode(Box<ChunkDraft>, Compression),
+    /// Check a stored or received chunk and unpack its payload.
+    Open(Bytes),
+}
+
+/// What a computation gave.
+#[derive(Debug)]
+pub enum WorkDone {
+    /// The chunk.
+    Encoded(Result<Chunk, DeltaError>),
+    /// The chunk and its raw payload.
+    Opened(Result<(Chunk, Bytes), DeltaError>),
+}
+
+impl Work {
+    /// Does the computation here and now.
+    #[must_use]
+    pub fn run(self) -> WorkDone {
+        match self {
+            Self::Encode(draft, compression) => WorkDone::Encoded(draft.encode(compression)),
+            Self::Open(bytes) => WorkDone::Opened(Chunk::parse(bytes).and_then(|c| {
+                let payload = c.payload()?;
+                Ok((c, payload))
+            })),
+        }
+    }
+}
+
+/// A stage of a commit that waits for the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CommitPart {
+    SyncSave,
+    SyncBase,
+    SyncSnapshots,
+    WriteSlot,
+    SyncSlot,
+}
+
+/// A stage of one chunk's way into the base.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MergeStep {
+    /// The record is being read from the save volume.
+    Body,
+    /// Block's present content is being read, to be kept.
+    BeforeImage { block: u64 },
+    /// A before image or its entry is being written.
+    SaveImage,
+    /// The snapshot area is being synced.
+    SyncImages,
+    /// The base is being written.
+    Base,
+}
+
+/// A stage of an incoming seed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SeedStep {
+    /// The old content is being dropped.
+    Clear,
+    /// An extent is being written.
+    Base,
+}
+
+/// Why a request or computation was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    LogWrite { pos: LogPos },
+    Commit(CommitPart),
+    DrainRead { runs: Vec<(BlockIndex, BlockCount)> },
+    DrainSync,
+    Encode { number: ChunkNumber },
+    RecordRead { child: NodeName, pos: LogPos },
+    Merge { job: u64, step: MergeStep },
+    Open { job: u64 },
+    SeedIn(SeedStep),
+    SeedOpen,
+    SeedOutMap { child: NodeName },
+    SeedOutRead { child: NodeName, first: u64 },
+    SeedEncode { child: NodeName, next_block: u64, view: SetNumber },
+}
+
+/// Everything on its way out.
+#[derive(Debug, Default)]
+pub(super) struct Desk {
+    next_tag: u64,
+    pub(super) purposes: HashMap<Tag, Purpose>,
+    pub(super) ios: VecDeque<Io>,
+    pub(super) works: VecDeque<(Tag, Work)>,
+    pub(super) events: VecDeque<Event>,
+    pub(super) now: Mono,
+    pub(super) wall: Wall,
+}
+
+impl Desk {
+    fn tag(&mut self, purpose: Purpose) -> Tag {
+        self.next_tag += 1;
+        let tag = Tag(self.next_tag);
+        self.purposes.insert(tag, purpose);
+        tag
+    }
+
+    pub(super) fn io(&mut self, purpose: Purpose, file: FileId, op: Op) {
+        let tag = self.tag(purpose);
+        self.ios.push_back(Io { tag, file, op });
+    }
+
+    pub(super) fn work(&mut self, purpose: Purpose, work: Work) {
+        let tag = self.tag(purpose);
+        self.works.push_back((tag, work));
+    }
+
+    pub(super) fn event(&mut self, event: Event) {
+        // These two only say "look again": one waiting is as good as many.
+        if matches!(event, Event::Sendable | Event::Room) && self.events.contains(&event) {
+            return;
+        }
+        self.events.push_back(event);
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.purposes.is_empty() && self.ios.is_empty() && self.works.is_empty()
+    }
+}
+
+/// For messages: what kind of outcome it was.
+pub(super) fn outcome_name(o: &Outcome) -> &'static str {
+    match o {
+        Outcome::Read(_) => "read",
+        Outcome::Done => "completion",
+        Outcome::NextData(_) => "map",
+        Outcome::Failed(_) => "failure",
+    }
+}

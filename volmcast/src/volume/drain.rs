@@ -1,0 +1,593 @@
+//! Making delta sets at the primary (F10, CAP-05 to CAP-12).
+//!
+//! ```text
+//! Idle ──trigger or demand──► Barrier ──quiet──► cut ──► Draining ──all taken, base synced──► Idle
+//!   ▲                            │ nothing changed                        │ larger than the
+//!   └────────────────────────────┘                                        ▼ save volume
+//!                                                            set without data (BITMAP_ONLY)
+//! ```
+//!
+//! The pause is the time between closing the gate and the cut: it waits for writes in flight and
+//! does no I/O of its own. Copies that writers had to keep are taken first; runs of the old table
+//! are read optimistically and claimed afterwards. The base is synced once after the cut, beside
+//! the copying, because a set may leave only when the primary itself could not lose it.
+
+use std::collections::BTreeMap;
+
+use bytes::{Bytes, BytesMut};
+use rcp::proto::clock::{Mono, Wall};
+use rcp::proto::delta::{
+    Chunk, ChunkDraft, ChunkFlags, DeltaError, Extent, SetFlags, SetHeader, StepId,
+};
+use rcp::proto::ids::{Attempt, ChunkNumber, Generation, SetNumber};
+
+use super::desk::{Purpose, Work};
+use super::{CutPolicy, Event, Role, Volume};
+use crate::capture::{Capture, Cause, CutError, Notice, Policy, Triggers};
+use crate::io::{FileId, Op, Outcome};
+use crate::save::RecordKind;
+use crate::snapshots::PinKind;
+use crate::units::{BlockCount, BlockIndex};
+
+/// Gathered reads and encodings under way at once.
+const PIPELINE: usize = 3;
+/// Longest run list of one gathered read.
+const MAX_RUNS: usize = 1024;
+
+#[derive(Debug, Default)]
+enum Phase {
+    #[default]
+    Idle,
+    Barrier,
+    Draining(Box<Set>),
+}
+
+/// The set being drained.
+#[derive(Debug)]
+struct Set {
+    id: StepId,
+    cut_time: Wall,
+    began: Mono,
+    /// Where the next run is looked for.
+    from: BlockIndex,
+    reads: usize,
+    encodes: usize,
+    /// Pieces for the next chunk.
+    pieces: Vec<(u64, Bytes)>,
+    piece_bytes: u64,
+    next_number: u32,
+    encoded: BTreeMap<u32, Chunk>,
+    appended: u32,
+    blocks: u64,
+    sync: Sync,
+    /// The data does not fit the save volume: only the number and the fact remain.
+    without_data: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sync {
+    Running,
+    Done,
+}
+
+/// The primary's set maker.
+#[derive(Debug, Default)]
+pub(super) struct Drain {
+    triggers: Option<Triggers>,
+    phase: Phase,
+    /// Somebody waits for the answer to a demanded cut.
+    demanded: bool,
+    /// The set whose completion is that answer.
+    answer: Option<SetNumber>,
+    /// Keep the state of the next cut.
+    keep: bool,
+    last_cut: Wall,
+    /// Longest pause so far, for status.
+    gate_closed_at: Option<Mono>,
+    pub(super) longest_pause: std::time::Duration,
+    deadline: Option<Mono>,
+    stopped: bool,
+}
+
+impl Drain {
+    pub(super) fn new(policy: CutPolicy, now: Mono, last_cut: Wall) -> Self {
+        let policy = Policy { hwm_bytes: policy.hwm, timeout: policy.timeout };
+        Self { triggers: Some(Triggers::new(policy, now)), last_cut, ..Self::default() }
+    }
+
+    pub(super) fn timeout(&self) -> Option<Mono> {
+        self.deadline
+    }
+
+    /// Number of the set being drained.
+    pub(super) fn draining(&self) -> Option<SetNumber> {
+        match &self.phase {
+            Phase::Draining(s) => Some(s.id.to),
+            _ => None,
+        }
+    }
+}
+
+impl Volume {
+    /// Opens a generation: this node is the volume's writer from the present state on.
+    pub fn open_generation(&mut self, generation: Generation, at: Wall) {
+        self.want.history.push(crate::mailbox::Branch {
+            generation,
+            forked_from: self.want.visible,
+            opened_by: self.cfg.node.clone(),
+            opened_at: at,
+        });
+        self.commit.request();
+        self.pump();
+    }
+
+    /// Takes over the history a sender told.
+    pub fn adopt_history(&mut self, history: Vec<crate::mailbox::Branch>) {
+        if self.want.history != history {
+            self.want.history = history;
+            self.commit.request();
+            self.pump();
+        }
+    }
+
+    /// Asks for a cut now (CAP-13); [`Event::CutDone`] answers. With `keep` the state stays
+    /// readable at the primary until it is released.
+    pub fn demand_cut(&mut self, keep: bool) {
+        self.drain.demanded = true;
+        self.drain.keep |= keep;
+        if let Some(t) = &mut self.drain.triggers {
+            t.demand();
+        }
+        self.pump();
+    }
+
+    /// Changes when sets are made (CAP-13).
+    pub fn set_cut_policy(&mut self, policy: CutPolicy) {
+        if let Some(t) = &mut self.drain.triggers {
+            t.set_policy(Policy { hwm_bytes: policy.hwm, timeout: policy.timeout });
+        }
+        if let Some(c) = self.capture() {
+            c.tell_dirty_above(policy.hwm);
+        }
+        self.pump();
+    }
+
+    /// Stops or resumes making sets; marks are kept meanwhile.
+    pub fn set_cutting(&mut self, on: bool) {
+        self.drain.stopped = !on;
+        self.pump();
+    }
+
+    /// The capture tables noticed something.
+    pub fn notice(&mut self, now: Mono, wall: Wall, notice: Notice) {
+        self.desk.now = self.desk.now.max(now);
+        self.desk.wall = wall;
+        if notice == Notice::Spoiled {
+            let why = "the volume's content could not be read to complete a delta set";
+            self.stalled = Some(why.to_owned());
+        }
+        self.pump();
+    }
+
+    /// The set that a write of this moment belongs to.
+    pub(super) fn open_set(&self) -> SetNumber {
+        self.drain.draining().unwrap_or(self.want.visible).next()
+    }
+
+    pub(super) fn pump_drain(&mut self) {
+        let Role::Primary { capture, .. } = &self.cfg.role else { return };
+        let capture = capture.clone();
+        self.drain.deadline = None;
+        for _ in 0..4 {
+            match &self.drain.phase {
+                Phase::Idle => {
+                    if !self.idle_step(&capture) {
+                        return;
+                    }
+                }
+                Phase::Barrier => {
+                    if !self.try_cut(&capture) {
+                        return;
+                    }
+                }
+                Phase::Draining(_) => {
+                    self.drain_step(&capture);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Decides whether a cut is due. True if the phase changed.
+    fn idle_step(&mut self, capture: &Capture) -> bool {
+        let Some(t) = &mut self.drain.triggers else { return false };
+        // A set that is finished but not committed yet still counts as being drained.
+        let settled = self.want.visible == self.durable.visible && self.log.open_step().is_none();
+        let committed = self.log.state() == self.durable.visible;
+        let dirty = capture.dirty_bytes();
+        let due = t.due(self.desk.now, dirty, settled && committed);
+        match due {
+            Some(Cause::HighWater | Cause::Timeout) if self.drain.stopped => false,
+            None => {
+                self.drain.deadline = Some(t.deadline()).filter(|_| settled && committed);
+                false
+            }
+            Some(_) if dirty == 0 => {
+                // No change, no set: the present state is current as of now.
+                t.rearm(self.desk.now);
+                self.drain.deadline = Some(t.deadline());
+                if std::mem::take(&mut self.drain.demanded) {
+                    let state = self.durable.visible;
+                    if std::mem::take(&mut self.drain.keep) {
+                        self.cfg.snapshots.pin(state, PinKind::Durable);
+                        self.commit.request();
+                    }
+                    self.cut_answered(state, false);
+                }
+                false
+            }
+            Some(_) => {
+                self.drain.gate_closed_at = Some(self.desk.now);
+                capture.close_gate();
+                self.drain.phase = Phase::Barrier;
+                true
+            }
+        }
+    }
+
+    fn try_cut(&mut self, capture: &Capture) -> bool {
+        let Some(generation) = self.want.generation() else {
+            capture.open_gate();
+            self.fail("the volume has no history: it was never opened for writing".to_owned());
+            return false;
+        };
+        if !capture.is_quiet() {
+            // Notice::Quiet comes when the last write in flight ends.
+            self.drain.deadline = Some(Mono(self.desk.now.0 + 1_000));
+            return false;
+        }
+        let set = self.want.visible.next();
+        let pin = (self.drain.keep)
+            .then(|| self.cfg.snapshots.pin(set, PinKind::Durable));
+        let info = match capture.cut() {
+            Ok(info) => info,
+            Err(e) => {
+                if let Some(pin) = pin {
+                    self.cfg.snapshots.release(pin);
+                }
+                match e {
+                    CutError::NotQuiet => {
+                        self.drain.deadline = Some(Mono(self.desk.now.0 + 1_000));
+                    }
+                    CutError::Open | CutError::NotDrained => {
+                        capture.open_gate();
+                        self.drain.phase = Phase::Idle;
+                        self.drain.deadline = Some(Mono(self.desk.now.0 + 10_000));
+                    }
+                }
+                return false;
+            }
+        };
+        self.drain.keep = false;
+        if std::mem::take(&mut self.drain.demanded) {
+            self.drain.answer = Some(set);
+        }
+        if let Some(at) = self.drain.gate_closed_at.take() {
+            self.drain.longest_pause = self.drain.longest_pause.max(self.desk.now.since(at));
+        }
+        self.want.attempt = Attempt(self.want.attempt.0.wrapping_add(1));
+        let cut_time = Wall(self.desk.wall.0.max(self.drain.last_cut.0 + 1));
+        self.drain.last_cut = cut_time;
+        if let Some(t) = &mut self.drain.triggers {
+            t.rearm(self.desk.now);
+        }
+        let id = StepId {
+            volume: self.cfg.volume,
+            generation,
+            base: self.want.visible,
+            to: set,
+            attempt: self.want.attempt,
+        };
+        self.history_table.cut(set, cut_time, info.blocks.0);
+        self.desk.io(Purpose::DrainSync, FileId::Base, Op::Sync);
+        self.drain.phase = Phase::Draining(Box::new(Set {
+            id,
+            cut_time,
+            began: self.desk.now,
+            from: BlockIndex(0),
+            reads: 0,
+            encodes: 0,
+            pieces: Vec::new(),
+            piece_bytes: 0,
+            next_number: 0,
+            encoded: BTreeMap::new(),
+            appended: 0,
+            blocks: 0,
+            sync: Sync::Running,
+            without_data: false,
+        }));
+        true
+    }
+
+    fn drain_step(&mut self, capture: &Capture) {
+        self.append_encoded();
+        if let Phase::Draining(set) = &mut self.drain.phase {
+            if set.without_data {
+                // Only the tables are emptied: the next set begins clean.
+                let all = BlockCount(self.cfg.blocks.0);
+                set.blocks += capture
+                    .take_read(BlockIndex(0), all)
+                    .iter()
+                    .map(|(_, n)| n.0)
+                    .sum::<u64>();
+                set.blocks += capture.take_held(u64::MAX).len() as u64;
+                set.pieces.clear();
+                set.piece_bytes = 0;
+                set.encoded.clear();
+            }
+        }
+        let (bs, chunk) = (self.cfg.block_size, self.cfg.chunk_bytes.max(self.cfg.block_size.bytes()));
+        while let Phase::Draining(set) = &mut self.drain.phase {
+            if set.without_data || set.reads + set.encodes + set.encoded.len() >= PIPELINE {
+                break;
+            }
+            let held = capture.take_held(chunk - set.piece_bytes.min(chunk - bs.bytes()));
+            for (b, data) in held {
+                set.piece_bytes += data.len() as u64;
+                set.pieces.push((b.0, data));
+            }
+            if set.piece_bytes >= chunk {
+                self.encode_pieces();
+                continue;
+            }
+            let mut runs = Vec::new();
+            let mut room = (chunk - set.piece_bytes) >> bs.shift();
+            while room > 0 && runs.len() < MAX_RUNS {
+                let Some((first, n)) = capture.next_run(set.from, BlockCount(room)) else { break };
+                set.from = BlockIndex(first.0 + n.0);
+                room -= n.0;
+                runs.push((first, n));
+            }
+            if runs.is_empty() {
+                break;
+            }
+            set.reads += 1;
+            let ranges = runs
+                .iter()
+                .map(|(b, n)| (bs.offset(*b), usize::try_from(n.0 << bs.shift()).unwrap_or(0)))
+                .collect();
+            self.desk.io(Purpose::DrainRead { runs }, FileId::Base, Op::Gather { ranges });
+        }
+        self.finish_set(capture);
+    }
+
+    pub(super) fn drain_read_done(&mut self, runs: &[(BlockIndex, BlockCount)], outcome: Outcome) {
+        let Some(capture) = self.capture().cloned() else { return };
+        let bs = self.cfg.block_size;
+        let Phase::Draining(set) = &mut self.drain.phase else { return };
+        set.reads -= 1;
+        let data = match outcome {
+            Outcome::Read(b) => b,
+            other => {
+                self.fail_io("read from the volume's content", &other);
+                return;
+            }
+        };
+        let mut at = 0usize;
+        for (first, n) in runs {
+            let len = usize::try_from(n.0 << bs.shift()).unwrap_or(0);
+            for (b, k) in capture.take_read(*first, *n) {
+                let skip = usize::try_from((b.0 - first.0) << bs.shift()).unwrap_or(0);
+                let take = usize::try_from(k.0 << bs.shift()).unwrap_or(0);
+                let Some(_) = data.get(at + skip..at + skip + take) else {
+                    self.fail("internal: a gathered read came short".to_owned());
+                    return;
+                };
+                set.pieces.push((b.0, data.slice(at + skip..at + skip + take)));
+                set.piece_bytes += take as u64;
+            }
+            at += len;
+        }
+        if set.piece_bytes >= self.cfg.chunk_bytes / 2 {
+            self.encode_pieces();
+        }
+    }
+
+    /// Turns the gathered pieces into a chunk.
+    fn encode_pieces(&mut self) {
+        let bs = self.cfg.block_size;
+        let Phase::Draining(set) = &mut self.drain.phase else { return };
+        let mut pieces = std::mem::take(&mut set.pieces);
+        set.piece_bytes = 0;
+        pieces.sort_unstable_by_key(|(b, _)| *b);
+        let draft = draft(set.id, ChunkNumber(set.next_number), ChunkFlags::NONE, bs.shift(), &pieces);
+        set.blocks += draft.extents.iter().map(|e| u64::from(e.count)).sum::<u64>();
+        let number = ChunkNumber(set.next_number);
+        set.next_number += 1;
+        set.encodes += 1;
+        let work = Work::Encode(Box::new(draft), self.cfg.compression);
+        self.desk.work(Purpose::Encode { number }, work);
+    }
+
+    pub(super) fn drain_encoded(&mut self, number: ChunkNumber, chunk: Result<Chunk, DeltaError>) {
+        let Phase::Draining(set) = &mut self.drain.phase else { return };
+        set.encodes -= 1;
+        match chunk {
+            Ok(c) => {
+                set.encoded.insert(number.0, c);
+            }
+            Err(e) => self.fail(format!("internal: a chunk could not be built: {e}")),
+        }
+    }
+
+    /// Appends encoded chunks in their order, as far as there is room.
+    fn append_encoded(&mut self) {
+        loop {
+            let Phase::Draining(set) = &mut self.drain.phase else { return };
+            let Some(chunk) = set.encoded.get(&set.appended).cloned() else { return };
+            let (id, n) = (set.id, ChunkNumber(set.appended));
+            let Some((pos, end)) = self.append(RecordKind::Chunk, id.to, n, chunk.bytes()) else {
+                self.no_room_for_set();
+                return;
+            };
+            self.log.enter_chunk(pos, id, n, chunk.body_crc(), end.since(pos));
+            self.commit.request();
+            if let Phase::Draining(set) = &mut self.drain.phase {
+                set.encoded.remove(&n.0);
+                set.appended += 1;
+            }
+        }
+    }
+
+    /// The save volume is full in the middle of a set. If nothing but the set itself is in it, it
+    /// can never fit.
+    fn no_room_for_set(&mut self) {
+        self.make_room();
+        let only_this = self.log.open_step().is_some_and(|s| s.first <= self.log.tail());
+        if !only_this || self.log.reclaimable() > 0 {
+            return;
+        }
+        let Phase::Draining(set) = &mut self.drain.phase else { return };
+        set.without_data = true;
+        let (to, capacity) = (set.id.to, self.log.ring().capacity());
+        self.log.abandon_open_step();
+        self.commit.request();
+        self.stalled = Some(format!(
+            "set {to} is larger than the save volume ({capacity} bytes): replicas get over it by a \
+             seed; enlarge `save` or lower `hwm`"
+        ));
+    }
+
+    pub(super) fn drain_synced(&mut self, outcome: &Outcome) {
+        if *outcome != Outcome::Done {
+            self.fail_io("sync of the volume's content", outcome);
+            return;
+        }
+        if let Phase::Draining(set) = &mut self.drain.phase {
+            set.sync = Sync::Done;
+        }
+    }
+
+    fn finish_set(&mut self, capture: &Capture) {
+        let Phase::Draining(set) = &mut self.drain.phase else { return };
+        if set.reads + set.encodes > 0 || !set.encoded.is_empty() || !capture.drained() {
+            return;
+        }
+        if !set.pieces.is_empty() {
+            self.encode_pieces();
+            return;
+        }
+        if set.sync != Sync::Done {
+            return;
+        }
+        let (id, count, without_data) = (set.id, set.appended, set.without_data);
+        let sum = self.log.open_step().map_or(0, |s| s.sum.crc());
+        let mut flags = SetFlags::DIGEST_ABSENT;
+        if without_data {
+            flags = flags.with(SetFlags::BITMAP_ONLY);
+        }
+        let header = SetHeader {
+            step: id,
+            chunk_count: if without_data { 0 } else { count },
+            block_count: set.blocks,
+            volume_blocks: self.cfg.blocks.0,
+            block_shift: self.cfg.block_size.shift(),
+            cut_time: set.cut_time,
+            flags,
+            digest: [0; 32],
+            chunk_list_crc: if without_data { 0 } else { sum },
+        };
+        let took = self.desk.now.since(set.began);
+        let n = ChunkNumber(header.chunk_count);
+        let Some((pos, end)) = self.append(RecordKind::SetEnd, id.to, n, &header.to_bytes()) else {
+            self.make_room();
+            return;
+        };
+        self.history_table.drained(id.to, header.block_count, took);
+        if !without_data {
+            self.stalled = None;
+        }
+        self.log.enter_end(pos, end, header);
+        self.drain.phase = Phase::Idle;
+        self.commit.request();
+    }
+
+    /// A commit was done: tell of the sets that are finished now.
+    pub(super) fn sets_became_ready(&mut self, before: SetNumber) {
+        let after = self.durable.visible;
+        if after == before {
+            return;
+        }
+        let ready: Vec<_> = self
+            .log
+            .steps()
+            .filter(|s| s.id.to > before && s.id.to <= after)
+            .filter_map(|s| s.end.as_ref().map(|(h, _)| h.clone()))
+            .collect();
+        for h in ready {
+            if h.flags.contains(SetFlags::BITMAP_ONLY) {
+                for child in self.consumers.clear() {
+                    self.seed_outs.remove(&child);
+                    let reason =
+                        format!("set {} is larger than the save volume: a seed follows", h.step.to);
+                    self.desk.event(Event::Detached { child, reason });
+                }
+                self.commit.request();
+            }
+            self.desk.event(Event::SetReady {
+                set: h.step.to,
+                blocks: h.block_count,
+                cut_time: h.cut_time,
+            });
+        }
+        self.desk.event(Event::Sendable);
+        if self.drain.answer.take_if(|set| *set <= after).is_some() {
+            self.cut_answered(after, true);
+        }
+    }
+
+    fn cut_answered(&mut self, state: SetNumber, fresh: bool) {
+        self.desk.event(Event::CutDone { state, fresh });
+        self.seed_outs_cut(state);
+    }
+}
+
+/// A chunk from pieces in rising block order: all-zero blocks become zero extents.
+pub(super) fn draft(
+    step: StepId,
+    number: ChunkNumber,
+    flags: ChunkFlags,
+    shift: u8,
+    pieces: &[(u64, Bytes)],
+) -> ChunkDraft {
+    let size = 1usize << shift;
+    let mut extents: Vec<Extent> = Vec::new();
+    let mut payload = BytesMut::with_capacity(pieces.iter().map(|(_, d)| d.len()).sum());
+    for (first, data) in pieces {
+        for (i, block) in data.chunks(size).enumerate() {
+            let b = first + i as u64;
+            let zero = is_zero(block);
+            let next = if zero { Extent::zero(b, 1) } else { Extent::data(b, 1) };
+            if !zero {
+                payload.extend_from_slice(block);
+            }
+            match extents.last_mut() {
+                Some(e) if e.kind == next.kind && e.end() == b => e.count += 1,
+                _ => extents.push(next),
+            }
+        }
+    }
+    ChunkDraft {
+        step,
+        number,
+        block_size_shift: shift,
+        flags,
+        extents,
+        payload: payload.freeze(),
+    }
+}
+
+fn is_zero(block: &[u8]) -> bool {
+    const ZERO: [u8; 4096] = [0; 4096];
+    block.chunks(ZERO.len()).all(|c| c == &ZERO[..c.len()])
+}

@@ -1,0 +1,329 @@
+//! From the save volume into the base (PLAY-03, PLAY-09), and the folding of live sets under a
+//! seed.
+//!
+//! Records are walked in log order. Chunks of one step are disjoint and may be written at the same
+//! time; a step begins only when the one before is written in full, and when the pins on the state
+//! between them have entered the snapshot queue. Before a block is overwritten, its content is kept
+//! for the youngest pin that lacks it. Everything is idempotent: after a crash the walk starts
+//! again at the durable position.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rcp::proto::clock::Mono;
+use rcp::proto::delta::{Chunk, DeltaError, ExtentKind};
+use rcp::proto::ids::SetNumber;
+
+use super::desk::{MergeStep, Purpose, Work};
+use super::{Role, Volume};
+use crate::io::{FileId, IoError, Op, Outcome};
+use crate::save::{RecordHeader, RecordKind};
+use crate::snapshots::Reserved;
+use crate::units::{BlockCount, BlockIndex, LogPos};
+
+/// Chunks of one step that are written at the same time.
+const PARALLEL: usize = 4;
+/// How long to wait before trying again after the disk was full.
+const FULL_RETRY: Duration = Duration::from_secs(1);
+
+/// One chunk on its way into the base.
+#[derive(Debug)]
+struct Job {
+    pos: LogPos,
+    to: SetNumber,
+    /// Requests that must complete before the next stage.
+    pending: usize,
+    chunk: Option<(Chunk, Bytes)>,
+    /// Blocks whose before image is not in the snapshot area yet.
+    images: Vec<BlockIndex>,
+    /// Images written but not entered in the index yet.
+    written: Vec<(Reserved, u32)>,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Body,
+    Images,
+    SyncImages,
+    Base,
+}
+
+/// The walk.
+#[derive(Debug, Default)]
+pub(super) struct Merge {
+    next: LogPos,
+    /// State up to which the base is written in full (not: durably).
+    applied: SetNumber,
+    jobs: BTreeMap<u64, Job>,
+    last_job: u64,
+    retry_at: Option<Mono>,
+}
+
+impl Merge {
+    pub(super) fn start(&mut self, next: LogPos, applied: SetNumber) {
+        *self = Self { next, applied, last_job: self.last_job, ..Self::default() };
+    }
+
+    /// Everything before this position is written to the base.
+    pub(super) fn applied_pos(&self) -> LogPos {
+        self.jobs.values().map(|j| j.pos).min().unwrap_or(self.next).min(self.next)
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.jobs.is_empty()
+    }
+
+    pub(super) fn timeout(&self) -> Option<Mono> {
+        self.retry_at
+    }
+}
+
+impl Volume {
+    fn has_base(&self) -> bool {
+        matches!(self.cfg.role, Role::Replica { .. })
+    }
+
+    /// Position from which our own playback still needs records.
+    pub(super) fn merge_hold(&mut self) -> Option<LogPos> {
+        if !self.has_base() {
+            return None;
+        }
+        let readers = if self.durable.seed.is_some() { None } else { self.playback.reader_hold() };
+        let own = self.commit.applied.min(self.merge.applied_pos());
+        Some(readers.map_or(own, |r| r.min(own)))
+    }
+
+    pub(super) fn pump_merge(&mut self) {
+        if !self.has_base() || self.merge.retry_at.is_some_and(|t| self.desk.now < t) {
+            return;
+        }
+        if self.merge.retry_at.take().is_some() {
+            self.stalled = None;
+        }
+        let hidden = self.durable.seed.is_some();
+        let limit = if hidden {
+            self.durable.log_head
+        } else {
+            match self.playback.end_of(self.durable.visible) {
+                Some(end) => end,
+                None => return,
+            }
+        };
+        let parallel = if hidden { 1 } else { PARALLEL };
+        while self.merge.jobs.len() < parallel && !self.seed_in_writing() {
+            let Some(r) = self.log.record_from(self.merge.next) else { break };
+            if r.end() > limit {
+                break;
+            }
+            let (pos, end, to, kind) = (r.pos, r.end(), r.to, r.kind);
+            if kind == RecordKind::SetEnd {
+                if !self.merge.jobs.is_empty() {
+                    break;
+                }
+                self.merge.next = end;
+                self.step_applied(to);
+                continue;
+            }
+            // The first chunk of a step waits for the step before it.
+            if self.merge.jobs.values().any(|j| j.to != to) {
+                break;
+            }
+            let cached = r.cached.clone();
+            let len = r.body_len as usize;
+            self.merge.next = end;
+            self.merge.last_job += 1;
+            let job = self.merge.last_job;
+            self.merge.jobs.insert(
+                job,
+                Job {
+                    pos,
+                    to,
+                    pending: 0,
+                    chunk: None,
+                    images: Vec::new(),
+                    written: Vec::new(),
+                    stage: Stage::Body,
+                },
+            );
+            if let Some(body) = cached {
+                self.desk.work(Purpose::Open { job }, Work::Open(body));
+            } else {
+                let offset = self.log.ring().offset(pos);
+                let op = Op::Read { offset, len: crate::save::record::HEADER_LEN + len };
+                let purpose = Purpose::Merge { job, step: MergeStep::Body };
+                self.desk.io(purpose, FileId::Save, op);
+            }
+        }
+    }
+
+    fn step_applied(&mut self, to: SetNumber) {
+        self.merge.applied = to;
+        self.want.merged = to;
+        self.commit.base_dirty = true;
+        self.commit.request();
+        if self.durable.seed.is_none() {
+            self.board.advance(to);
+        }
+    }
+
+    pub(super) fn merge_io_done(&mut self, id: u64, step: MergeStep, outcome: Outcome) {
+        match (step, outcome) {
+            (MergeStep::Body, Outcome::Read(b)) => self.merge_body(id, &b),
+            (MergeStep::BeforeImage { block }, Outcome::Read(b)) => {
+                self.merge_image(id, BlockIndex(block), b);
+            }
+            (MergeStep::Base, Outcome::Failed(IoError::NoSpace)) => self.merge_full(),
+            (MergeStep::SaveImage | MergeStep::SyncImages | MergeStep::Base, Outcome::Done) => {
+                self.merge_part_done(id);
+            }
+            (_, other) => {
+                let what = match step {
+                    MergeStep::Body => "read from the save volume",
+                    MergeStep::BeforeImage { .. } => "read from the volume's content",
+                    MergeStep::SaveImage => "write to the snapshot area",
+                    MergeStep::SyncImages => "sync of the snapshot area",
+                    MergeStep::Base => "write to the volume's content",
+                };
+                self.fail_io(what, &other);
+            }
+        }
+    }
+
+    fn merge_body(&mut self, id: u64, b: &Bytes) {
+        let Some(job) = self.merge.jobs.get(&id) else { return };
+        let pos = job.pos;
+        match RecordHeader::decode(b, self.cfg.volume, pos) {
+            Ok(h) => {
+                let from = crate::save::record::HEADER_LEN;
+                let body = b.slice(from..(from + h.body_len as usize).min(b.len()));
+                self.desk.work(Purpose::Open { job: id }, Work::Open(body));
+            }
+            Err(e) => self.log_damaged(pos, &e.to_string()),
+        }
+    }
+
+    pub(super) fn merge_opened(&mut self, id: u64, opened: Result<(Chunk, Bytes), DeltaError>) {
+        let Some(job) = self.merge.jobs.get_mut(&id) else { return };
+        match opened {
+            Ok((chunk, payload)) => {
+                let store = &self.cfg.snapshots;
+                let hidden = self.durable.seed.is_some();
+                if hidden {
+                    if let Some(seed) = &mut self.seed_in {
+                        for e in chunk.extents() {
+                            seed.touch(e.block, e.count);
+                        }
+                    }
+                } else {
+                    for e in chunk.extents() {
+                        job.images.extend(
+                            store
+                                .needs_copy(BlockIndex(e.block), BlockCount(u64::from(e.count))),
+                        );
+                    }
+                }
+                job.chunk = Some((chunk, payload));
+                self.merge_images(id);
+            }
+            Err(e) => {
+                let pos = job.pos;
+                self.log_damaged(pos, &e.to_string());
+            }
+        }
+    }
+
+    fn merge_images(&mut self, id: u64) {
+        let bs = self.cfg.block_size;
+        let Some(job) = self.merge.jobs.get_mut(&id) else { return };
+        if job.images.is_empty() {
+            self.merge_base(id);
+            return;
+        }
+        job.stage = Stage::Images;
+        job.pending = job.images.len();
+        for b in std::mem::take(&mut job.images) {
+            let purpose = Purpose::Merge { job: id, step: MergeStep::BeforeImage { block: b.0 } };
+            let len = usize::try_from(bs.bytes()).unwrap_or(0);
+            let op = Op::Read { offset: bs.offset(b), len };
+            self.desk.io(purpose, FileId::Base, op);
+        }
+    }
+
+    fn merge_image(&mut self, id: u64, block: BlockIndex, data: Bytes) {
+        let Some(job) = self.merge.jobs.get_mut(&id) else { return };
+        let crc = crc32c::crc32c(&data);
+        match self.cfg.snapshots.reserve(block) {
+            Some(r) => {
+                let entry = self.cfg.snapshots.encode_entry(&r, crc);
+                let purpose = Purpose::Merge { job: id, step: MergeStep::SaveImage };
+                let op = Op::Write { offset: r.data_offset, data: vec![data] };
+                self.desk.io(purpose.clone(), FileId::Snapshots, op);
+                let op = Op::Write { offset: r.entry_offset, data: vec![entry] };
+                self.desk.io(purpose, FileId::Snapshots, op);
+                job.pending += 1;
+                job.written.push((r, crc));
+            }
+            // Nobody needs it any more, or there was no room and the pin is broken.
+            None => self.merge_part_done(id),
+        }
+    }
+
+    fn merge_part_done(&mut self, id: u64) {
+        let Some(job) = self.merge.jobs.get_mut(&id) else { return };
+        job.pending = job.pending.saturating_sub(1);
+        if job.pending > 0 {
+            return;
+        }
+        match job.stage {
+            Stage::Body => {}
+            Stage::Images if job.written.iter().any(|(r, _)| r.durable) => {
+                job.stage = Stage::SyncImages;
+                job.pending = 1;
+                let purpose = Purpose::Merge { job: id, step: MergeStep::SyncImages };
+                self.desk.io(purpose, FileId::Snapshots, Op::Sync);
+            }
+            Stage::Images | Stage::SyncImages => {
+                for (r, crc) in std::mem::take(&mut job.written) {
+                    self.cfg.snapshots.commit_copy(&r, crc);
+                }
+                self.merge_base(id);
+            }
+            Stage::Base => {
+                self.merge.jobs.remove(&id);
+            }
+        }
+    }
+
+    fn merge_base(&mut self, id: u64) {
+        let bs = self.cfg.block_size;
+        let Some(job) = self.merge.jobs.get_mut(&id) else { return };
+        job.stage = Stage::Base;
+        let Some((chunk, payload)) = job.chunk.take() else { return };
+        self.commit.base_dirty = true;
+        let (mut writes, mut zeroes) = (Vec::new(), Vec::new());
+        for e in chunk.extents() {
+            let offset = bs.offset(BlockIndex(e.block));
+            match e.kind {
+                ExtentKind::Zero => zeroes.push((offset, u64::from(e.count) << bs.shift())),
+                ExtentKind::Data => writes.push((offset, payload.slice(e.range()))),
+            }
+        }
+        job.pending = 1;
+        let purpose = Purpose::Merge { job: id, step: MergeStep::Base };
+        self.desk.io(purpose, FileId::Base, Op::Scatter { writes, zeroes });
+    }
+
+    /// The disk below the replica is full: keep everything, say so, try again.
+    fn merge_full(&mut self) {
+        let back = self.merge.applied_pos();
+        self.merge.start(back, self.merge.applied);
+        self.merge.retry_at = Some(self.desk.now.after(FULL_RETRY));
+        self.stalled = Some(
+            "playback stopped: no space left for the volume's content; free space on its file \
+             system and it goes on by itself"
+                .to_owned(),
+        );
+    }
+}

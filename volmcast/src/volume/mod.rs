@@ -1,0 +1,397 @@
+//! One volume on one node, as a value.
+//!
+//! [`Volume`] is told what happened (a request completed, a chunk came, a child acknowledged, time
+//! passed) and answers with requests on files ([`Volume::poll_io`]), computations
+//! ([`Volume::poll_work`]) and [`Event`]s. It owns the save volume's index, the commit pipeline,
+//! and, by role, the drain (primary) or the merge (replica). Nothing here blocks, sleeps, reads a
+//! clock or touches a file.
+//!
+//! ```text
+//! primary:  writes ─ capture ─ cut ─ drain ─► log ─ commit ─► consumers (children)
+//! replica:  intake ─► log ─ commit ─► visible (layers) ─ merge ─► base
+//!                       └─► consumers (children), cut-through
+//! relay:    intake ─► log ─► consumers
+//! ```
+
+mod commit;
+mod consumers;
+mod desk;
+mod drain;
+mod intake;
+mod merge;
+mod playback;
+mod recover;
+mod seed_in;
+mod seed_out;
+mod status;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rcp::proto::clock::{Mono, Wall};
+use rcp::proto::delta::{Chunk, Compression};
+use rcp::proto::ids::{ChunkNumber, NodeName, SetNumber, VolumeId};
+
+use crate::capture::Capture;
+use crate::io::{Io, Outcome, Tag};
+use crate::mailbox::Mailbox;
+use crate::save::Log;
+use crate::snapshots::SnapshotStore;
+use crate::units::{BlockCount, BlockSize};
+use crate::view::PinBoard;
+
+pub use consumers::{Attached, Outgoing};
+pub use desk::{Work, WorkDone};
+pub use intake::IntakeError;
+pub use recover::{RecoverError, ReadFile};
+pub use status::{SetRow, VolumeStatus};
+
+use commit::Committer;
+use consumers::Consumers;
+use desk::{Desk, Purpose};
+use drain::Drain;
+use intake::Intake;
+use merge::Merge;
+use playback::Playback;
+use seed_in::SeedIn;
+use seed_out::SeedOuts;
+
+/// When a new delta set is made (CAP-05).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CutPolicy {
+    /// Modified bytes beyond which a set is made.
+    pub hwm: u64,
+    /// Time after the last cut beyond which a set is made.
+    pub timeout: Duration,
+}
+
+/// When complete steps become visible (PLAY-06, 07).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlaybackPolicy {
+    /// Stored bytes from which on a group is played at once.
+    pub hwm: u64,
+    /// Time for which steps are gathered into a group; zero plays each step as it comes.
+    pub timeout: Duration,
+}
+
+/// What this node does with the volume.
+#[derive(Clone, Debug)]
+pub enum Role {
+    /// It owns the writable copy.
+    Primary {
+        /// Where writers mark what they change.
+        capture: Arc<Capture>,
+        /// When sets are made.
+        policy: CutPolicy,
+    },
+    /// It keeps a readable copy, and passes the stream on to its children if it has any.
+    Replica {
+        /// When steps are played.
+        policy: PlaybackPolicy,
+    },
+    /// It only passes the stream on.
+    Relay,
+}
+
+/// What a volume is and what it may use.
+#[derive(Clone, Debug)]
+pub struct VolumeConfig {
+    /// Which volume.
+    pub volume: VolumeId,
+    /// This node's name: it is written into the history it opens.
+    pub node: NodeName,
+    /// Block size.
+    pub block_size: BlockSize,
+    /// Size.
+    pub blocks: BlockCount,
+    /// Capacity of the chunk area, in bytes.
+    pub save_capacity: u64,
+    /// Bytes of recent chunks kept in memory for children near the head.
+    pub cache: u64,
+    /// Payload bytes of one chunk.
+    pub chunk_bytes: u64,
+    /// Most bytes a receiver grants ahead of what is durable.
+    pub window: u64,
+    /// Whether payloads are compressed.
+    pub compression: Compression,
+    /// Before images of pinned states.
+    pub snapshots: Arc<SnapshotStore>,
+    /// Role and its policy.
+    pub role: Role,
+}
+
+/// What happened that the node, a peer or an operator should know.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// Everything up to `state`, and the chunks before `next` of the step after it, is durable.
+    Saved {
+        /// Last complete step.
+        state: SetNumber,
+        /// First chunk of the following step that is not durable.
+        next: ChunkNumber,
+    },
+    /// A set is finished and may leave (primary).
+    SetReady {
+        /// Its number.
+        set: SetNumber,
+        /// Blocks in it.
+        blocks: u64,
+        /// When it was cut.
+        cut_time: Wall,
+    },
+    /// The cut that was demanded led to this state; `fresh` is false when nothing had changed.
+    CutDone {
+        /// Newest state.
+        state: SetNumber,
+        /// A new set was made.
+        fresh: bool,
+    },
+    /// Readers now see this state.
+    Visible {
+        /// The state.
+        state: SetNumber,
+    },
+    /// A consumer has something to send (records appended, read or acknowledged room).
+    Sendable,
+    /// An extent of a seed is ready for a child.
+    SeedChunk {
+        /// The child.
+        child: NodeName,
+        /// First block behind it.
+        next_block: u64,
+        /// Newest state its content may include.
+        view: SetNumber,
+        /// The extent.
+        chunk: Chunk,
+    },
+    /// A child's seed is complete once it has folded `need`.
+    SeedEnd {
+        /// The child.
+        child: NodeName,
+        /// The set.
+        need: SetNumber,
+    },
+    /// An incoming seed is durable up to this block.
+    SeedSaved {
+        /// First block not yet durable.
+        next_block: u64,
+    },
+    /// Room was freed: more credit may be granted.
+    Room,
+    /// A consumer was detached because the save volume was full; it will need another way back.
+    Detached {
+        /// The child.
+        child: NodeName,
+        /// Why, in words.
+        reason: String,
+    },
+    /// The replica cannot go on from what it is sent: it needs a seed.
+    NeedsSeed {
+        /// Why, in words.
+        reason: String,
+    },
+    /// Stored data turned out damaged; what was done about it.
+    Damage {
+        /// In words, naming the place.
+        text: String,
+    },
+    /// The volume has stopped; nothing more is acknowledged until it is opened again.
+    Failed {
+        /// In words, with the remedy.
+        text: String,
+    },
+}
+
+/// One volume on one node.
+#[derive(Debug)]
+pub struct Volume {
+    cfg: VolumeConfig,
+    desk: Desk,
+    log: Log,
+    /// What the newest valid slot says.
+    durable: Mailbox,
+    /// What the next commit will say.
+    want: Mailbox,
+    commit: Committer,
+    consumers: Consumers,
+    intake: Intake,
+    playback: Playback,
+    merge: Merge,
+    drain: Drain,
+    seed_in: Option<SeedIn>,
+    seed_outs: SeedOuts,
+    board: Arc<PinBoard>,
+    history_table: status::SetTable,
+    failed: Option<String>,
+    /// The volume works, but not all of it: why, in words.
+    stalled: Option<String>,
+}
+
+impl Volume {
+    /// What this volume is.
+    #[must_use]
+    pub fn config(&self) -> &VolumeConfig {
+        &self.cfg
+    }
+
+    /// What is durable.
+    #[must_use]
+    pub fn durable(&self) -> &Mailbox {
+        &self.durable
+    }
+
+    /// Where readers find the published view.
+    #[must_use]
+    pub fn board(&self) -> &Arc<PinBoard> {
+        &self.board
+    }
+
+    /// The capture tables, at the primary.
+    #[must_use]
+    pub fn capture(&self) -> Option<&Arc<Capture>> {
+        match &self.cfg.role {
+            Role::Primary { capture, .. } => Some(capture),
+            _ => None,
+        }
+    }
+
+    /// Why the volume stopped, if it did.
+    #[must_use]
+    pub fn failure(&self) -> Option<&str> {
+        self.failed.as_deref()
+    }
+
+    /// The next request on a file.
+    pub fn poll_io(&mut self) -> Option<Io> {
+        self.desk.ios.pop_front()
+    }
+
+    /// The next computation; its result goes to [`Volume::work_done`].
+    pub fn poll_work(&mut self) -> Option<(Tag, Work)> {
+        self.desk.works.pop_front()
+    }
+
+    /// What happened.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.desk.events.pop_front()
+    }
+
+    /// Nothing is under way: no request, no computation, no commit that is due.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.desk.is_idle() && !self.commit.is_busy()
+    }
+
+    /// When [`Volume::timer`] wants to be called next.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Mono> {
+        [self.playback.timeout(), self.drain.timeout(), self.merge.timeout()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Time has passed.
+    pub fn timer(&mut self, now: Mono, wall: Wall) {
+        self.desk.now = now;
+        self.desk.wall = wall;
+        self.pump();
+    }
+
+    /// A request completed.
+    pub fn io_done(&mut self, now: Mono, tag: Tag, outcome: Outcome) {
+        self.desk.now = self.desk.now.max(now);
+        let Some(purpose) = self.desk.purposes.remove(&tag) else { return };
+        if self.failed.is_some() {
+            return;
+        }
+        match purpose {
+            Purpose::LogWrite { pos } => match outcome {
+                Outcome::Done => self.log.note_written(pos),
+                other => self.fail_io("write to the save volume", &other),
+            },
+            Purpose::Commit(part) => self.commit_io_done(part, &outcome),
+            Purpose::DrainRead { runs } => self.drain_read_done(&runs, outcome),
+            Purpose::DrainSync => self.drain_synced(&outcome),
+            Purpose::RecordRead { child, pos } => self.record_read_done(&child, pos, outcome),
+            Purpose::Merge { job, step } => self.merge_io_done(job, step, outcome),
+            Purpose::SeedIn(step) => self.seed_in_io_done(step, &outcome),
+            Purpose::SeedOutMap { child } => self.seed_out_mapped(&child, outcome),
+            Purpose::SeedOutRead { child, first } => self.seed_out_read(&child, first, outcome),
+            Purpose::Encode { .. } | Purpose::SeedEncode { .. } | Purpose::Open { .. }
+            | Purpose::SeedOpen => {}
+        }
+        self.pump();
+    }
+
+    /// A computation finished.
+    pub fn work_done(&mut self, now: Mono, tag: Tag, done: WorkDone) {
+        self.desk.now = self.desk.now.max(now);
+        let Some(purpose) = self.desk.purposes.remove(&tag) else { return };
+        if self.failed.is_some() {
+            return;
+        }
+        match (purpose, done) {
+            (Purpose::Encode { number }, WorkDone::Encoded(chunk)) => {
+                self.drain_encoded(number, chunk);
+            }
+            (Purpose::SeedEncode { child, next_block, view }, WorkDone::Encoded(chunk)) => {
+                self.seed_out_encoded(child, next_block, view, chunk);
+            }
+            (Purpose::Open { job }, WorkDone::Opened(opened)) => self.merge_opened(job, opened),
+            (Purpose::SeedOpen, WorkDone::Opened(opened)) => self.seed_in_opened(opened),
+            (p, _) => self.fail(format!("internal: result of the wrong kind for {p:?}")),
+        }
+        self.pump();
+    }
+
+    /// Lets every machine take the steps that have become possible. Cheap when nothing has.
+    fn pump(&mut self) {
+        if self.failed.is_some() {
+            return;
+        }
+        self.pump_drain();
+        self.pump_seed_in();
+        self.pump_playback();
+        self.pump_merge();
+        self.pump_seed_outs();
+        self.make_room();
+        self.pump_commit();
+    }
+
+    fn fail(&mut self, text: String) {
+        if self.failed.is_none() {
+            self.desk.event(Event::Failed { text: text.clone() });
+            self.failed = Some(text);
+            self.publish_view();
+        }
+    }
+
+    fn fail_io(&mut self, what: &str, outcome: &Outcome) {
+        let why = match outcome {
+            Outcome::Failed(e) => e.to_string(),
+            other => format!("unexpected {}", desk::outcome_name(other)),
+        };
+        self.fail(format!(
+            "{what} failed: {why}; nothing more is acknowledged for this volume until rcpd is \
+             restarted on a healthy disk"
+        ));
+    }
+
+    /// Appends a record and asks for its writes; `false` when the save volume has no room.
+    fn append(
+        &mut self,
+        kind: crate::save::RecordKind,
+        to: SetNumber,
+        chunk: ChunkNumber,
+        body: &Bytes,
+    ) -> Option<(crate::units::LogPos, crate::units::LogPos)> {
+        let a = self.log.append(kind, to, chunk, body).ok()?;
+        for (key, offset, data) in a.writes {
+            let op = crate::io::Op::Write { offset, data };
+            self.desk.io(Purpose::LogWrite { pos: key }, crate::io::FileId::Save, op);
+        }
+        Some((a.pos, a.end))
+    }
+}

@@ -1,0 +1,204 @@
+//! From complete steps to visible states (PLAY): grouping, publication, hiding.
+//!
+//! A step is shown when it is durable, whole and due by the replica's own policy; the commit that
+//! says so comes first, then readers see it. Views that were replaced are remembered until their
+//! last request has ended, because their layers' records must not be overwritten before.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use rcp::proto::clock::{Mono, Wall};
+use rcp::proto::ids::SetNumber;
+
+use super::{Event, PlaybackPolicy, Role, Volume};
+use crate::mailbox::Mailbox;
+use crate::units::LogPos;
+use crate::view::{Layer, ViewState};
+
+/// Complete steps on their way to readers.
+#[derive(Debug, Default)]
+pub(super) struct Playback {
+    /// Whole steps that the base may not hold, oldest first, each with the end of its records.
+    layers: VecDeque<(Arc<Layer>, LogPos)>,
+    /// When the oldest step that is not visible was completed.
+    gathering_since: Option<Mono>,
+    due_at: Option<Mono>,
+    /// Replaced views that requests may still hold.
+    retired: Vec<Arc<ViewState>>,
+    /// The newest cut time that was shown.
+    cut_time: Wall,
+    policy_override: Option<PlaybackPolicy>,
+}
+
+impl Playback {
+    pub(super) fn complete(&mut self, layer: Layer, end: LogPos) {
+        self.layers.push_back((Arc::new(layer), end));
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.layers.clear();
+        self.gathering_since = None;
+        self.due_at = None;
+    }
+
+    pub(super) fn timeout(&self) -> Option<Mono> {
+        self.due_at
+    }
+
+    pub(super) fn set_policy(&mut self, p: PlaybackPolicy) {
+        self.policy_override = Some(p);
+    }
+
+    /// End of the records up to the state that may be merged into the base.
+    pub(super) fn end_of(&self, visible: SetNumber) -> Option<LogPos> {
+        self.layers.iter().rev().find(|(l, _)| l.id.to <= visible).map(|(_, end)| *end)
+    }
+
+    /// First record that a request in progress may still read.
+    pub(super) fn reader_hold(&mut self) -> Option<LogPos> {
+        self.retired.retain(|v| Arc::strong_count(v) > 1);
+        let old = self.retired.iter().flat_map(|v| v.layers.iter()).map(|l| l.first).min();
+        let new = self.layers.front().map(|(l, _)| l.first);
+        [old, new].into_iter().flatten().min()
+    }
+
+    /// Blocks and sets between the visible state and the newest whole step, for status.
+    pub(super) fn unmerged(&self) -> usize {
+        self.layers.len()
+    }
+}
+
+impl Volume {
+    fn playback_policy(&self) -> Option<PlaybackPolicy> {
+        match self.cfg.role {
+            Role::Replica { policy } => Some(self.playback.policy_override.unwrap_or(policy)),
+            _ => None,
+        }
+    }
+
+    /// Changes when steps are played (CAP-13 at a secondary).
+    pub fn set_playback_policy(&mut self, policy: PlaybackPolicy) {
+        self.playback.set_policy(policy);
+        self.pump();
+    }
+
+    pub(super) fn pump_playback(&mut self) {
+        let Some(policy) = self.playback_policy() else { return };
+        self.playback.due_at = None;
+        if self.seed_in.is_some() || self.durable.seed.is_some() {
+            return;
+        }
+        let head = self.durable.log_head;
+        let shown = self.want.visible;
+        let ready = self
+            .playback
+            .layers
+            .iter()
+            .filter(|(l, end)| l.id.to > shown && *end <= head)
+            .map(|(l, end)| (l.id.to, end.since(l.first)));
+        let (mut newest, mut bytes) = (None, 0);
+        for (to, len) in ready {
+            newest = Some(to);
+            bytes += len;
+        }
+        let Some(newest) = newest else {
+            self.playback.gathering_since = None;
+            return;
+        };
+        let since = *self.playback.gathering_since.get_or_insert(self.desk.now);
+        let due = since.after(policy.timeout);
+        let tight = self.log.free() < self.log.ring().capacity() / 3;
+        if self.desk.now >= due || bytes >= policy.hwm || tight {
+            self.want.visible = newest;
+            if newest >= self.want.hidden_until {
+                self.want.hidden_until = SetNumber::ZERO;
+            }
+            self.playback.gathering_since = None;
+            self.commit.request();
+        } else {
+            self.playback.due_at = Some(due);
+        }
+    }
+
+    /// A commit was done: show what it says.
+    pub(super) fn view_committed(&mut self, before: &Mailbox) {
+        if !matches!(self.cfg.role, Role::Replica { .. }) {
+            return;
+        }
+        let merged = self.durable.merged;
+        let dropped = self.playback.layers.iter().take_while(|(l, _)| l.id.to <= merged).count();
+        let advanced = self.durable.visible > before.visible;
+        if advanced {
+            let (from, to) = (before.visible, self.durable.visible);
+            self.history_table.played(from, to, self.desk.wall);
+        }
+        if advanced
+            || dropped > 0
+            || before.hidden_until != self.durable.hidden_until
+            || before.seed != self.durable.seed
+        {
+            self.playback.layers.drain(..dropped);
+            self.publish_view();
+        }
+        if advanced || (before.seed.is_some() && self.durable.seed.is_none()) {
+            self.desk.event(Event::Visible { state: self.durable.visible });
+        }
+    }
+
+    /// Why reads of the replica are refused, if they are.
+    #[must_use]
+    pub fn refusal(&self) -> Option<String> {
+        if let Some(f) = &self.failed {
+            return Some(f.clone());
+        }
+        match self.cfg.role {
+            Role::Relay => return Some("this node only forwards; it keeps no replica".to_owned()),
+            Role::Primary { .. } => return None,
+            Role::Replica { .. } => {}
+        }
+        if let Some(s) = self.durable.seed {
+            let total = self.durable.blocks.0.max(1);
+            let percent = s.next_block.saturating_mul(100) / total;
+            return Some(match s.need {
+                None => format!("being seeded: {percent}% of the volume has come"),
+                Some(n) => format!(
+                    "being seeded: all blocks have come, waiting for set {n} (holds set {})",
+                    self.durable.merged
+                ),
+            });
+        }
+        if self.durable.hidden_until > self.durable.visible {
+            return Some(format!(
+                "damage in the save volume: sets up to {} are fetched again from the parent \
+                 (holds set {})",
+                self.durable.hidden_until, self.durable.visible
+            ));
+        }
+        None
+    }
+
+    /// Publishes what readers see now.
+    pub(super) fn publish_view(&mut self) {
+        let visible = self.durable.visible;
+        let layers: Vec<_> = self
+            .playback
+            .layers
+            .iter()
+            .filter(|(l, _)| l.id.to <= visible)
+            .map(|(l, _)| l.clone())
+            .collect();
+        if let Some(l) = layers.last() {
+            self.playback.cut_time = l.cut_time;
+        }
+        let view = Arc::new(ViewState {
+            visible,
+            cut_time: self.playback.cut_time,
+            refused: self.refusal(),
+            layers,
+        });
+        let old = self.board.publish(view);
+        if !old.layers.is_empty() {
+            self.playback.retired.push(old);
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! Opening a volume: what the files say is true, before anybody is let in (CAP-15).
+//!
+//! The mailbox decides. The durable part of the save volume is scanned header by header; records
+//! beyond it are dropped, and damage inside it is named: a replica gives up the steps it cannot
+//! read and fetches them again from its parent (hidden until it has reached what it had shown), a
+//! primary gives up its old sets, so that children behind them are seeded.
+
+use bytes::Bytes;
+use rcp::proto::clock::{Mono, Wall};
+use rcp::proto::delta::{CHUNK_HEADER_LEN, Chunk, ChunkHeader, DeltaError, SetHeader};
+use rcp::proto::ids::{ChunkNumber, SetNumber};
+
+use super::commit::Committer;
+use super::consumers::Consumers;
+use super::desk::Desk;
+use super::drain::Drain;
+use super::intake::Intake;
+use super::merge::Merge;
+use super::playback::Playback;
+use super::seed_out::SeedOuts;
+use super::status::SetTable;
+use super::{Event, Role, Volume, VolumeConfig};
+use crate::io::{FileId, IoError};
+use crate::mailbox::{Mailbox, MailboxError, SLOT_LEN};
+use crate::save::record::HEADER_LEN;
+use crate::save::{Log, RecordHeader, RecordKind, RecordMeta, Ring};
+use crate::units::LogPos;
+use crate::view::{Layer, PinBoard};
+
+/// Reads a file of the volume while it is being opened; a range beyond its end reads as zeroes.
+pub type ReadFile<'a> = &'a mut dyn FnMut(FileId, u64, usize) -> Result<Bytes, IoError>;
+
+/// Why a volume cannot be opened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecoverError {
+    /// Its files cannot be read.
+    #[error("{file:?} of volume {volume} cannot be read: {source}")]
+    Io {
+        /// Which file.
+        file: FileId,
+        /// Which volume.
+        volume: rcp::proto::ids::VolumeId,
+        /// Why.
+        source: IoError,
+    },
+    /// Neither mailbox slot is valid.
+    #[error("the mailbox of volume {volume} cannot be used: {source}")]
+    Mailbox {
+        /// Which volume.
+        volume: rcp::proto::ids::VolumeId,
+        /// Why.
+        source: MailboxError,
+    },
+    /// The configured save volume is too small.
+    #[error("a save volume of {0} bytes is too small: at least 8 MiB are needed")]
+    TooSmall(u64),
+    /// The save volume was resized while it holds data.
+    #[error(
+        "the save volume is configured with {configured} bytes but holds a log of {found} bytes; \
+         set `save` back, or let every child catch up and recreate the volume's save area"
+    )]
+    Resized {
+        /// From the topology.
+        configured: u64,
+        /// From the file.
+        found: u64,
+    },
+}
+
+impl Volume {
+    /// Creates the value for a volume that holds nothing yet.
+    ///
+    /// # Errors
+    /// [`RecoverError::TooSmall`].
+    pub fn create(cfg: VolumeConfig, now: Mono, wall: Wall) -> Result<Self, RecoverError> {
+        let m = Mailbox::empty(cfg.volume, cfg.block_size, cfg.blocks);
+        Self::assemble(cfg, m, now, wall)
+    }
+
+    /// Opens a volume from its files.
+    ///
+    /// # Errors
+    /// [`RecoverError`] names what is wrong and what to do.
+    pub fn open(
+        cfg: VolumeConfig,
+        now: Mono,
+        wall: Wall,
+        read: ReadFile<'_>,
+    ) -> Result<Self, RecoverError> {
+        let io = |file| {
+            let volume = cfg.volume;
+            move |source| RecoverError::Io { file, volume, source }
+        };
+        let slots = read(FileId::Mailbox, 0, 2 * SLOT_LEN).map_err(io(FileId::Mailbox))?;
+        let m = Mailbox::choose(&slots, cfg.volume)
+            .map_err(|source| RecoverError::Mailbox { volume: cfg.volume, source })?;
+        let (tail, head) = (m.log_tail, m.log_head);
+        let mut v = Self::assemble(cfg, m, now, wall)?;
+        if let Err(text) = v.scan(tail, head, read) {
+            v.log_damaged(tail, &text);
+        }
+        v.settle();
+        Ok(v)
+    }
+
+    fn assemble(
+        cfg: VolumeConfig,
+        m: Mailbox,
+        now: Mono,
+        wall: Wall,
+    ) -> Result<Self, RecoverError> {
+        let ring =
+            Ring::new(cfg.save_capacity).ok_or(RecoverError::TooSmall(cfg.save_capacity))?;
+        let drain = match &cfg.role {
+            Role::Primary { capture, policy } => {
+                capture.tell_dirty_above(policy.hwm);
+                Drain::new(*policy, now, wall)
+            }
+            _ => Drain::default(),
+        };
+        let mut consumers = Consumers::default();
+        for c in &m.consumers {
+            consumers.restore(c.name.clone(), c.acked.max(m.log_tail));
+        }
+        let mut merge = Merge::default();
+        merge.start(m.log_tail, m.merged);
+        let board = PinBoard::new(cfg.snapshots.clone());
+        Ok(Self {
+            log: Log::new(ring, cfg.volume, m.log_tail, m.log_base, cfg.cache),
+            desk: Desk { now, wall, ..Desk::default() },
+            want: m.clone(),
+            durable: m,
+            commit: Committer::default(),
+            consumers,
+            intake: Intake::default(),
+            playback: Playback::default(),
+            merge,
+            drain,
+            seed_in: None,
+            seed_outs: SeedOuts::default(),
+            board,
+            history_table: SetTable::default(),
+            failed: None,
+            stalled: None,
+            cfg,
+        })
+    }
+
+    /// Enters the records between `tail` and `head`.
+    fn scan(&mut self, tail: LogPos, head: LogPos, read: ReadFile<'_>) -> Result<(), String> {
+        let ring = self.log.ring();
+        let mut pos = tail;
+        while pos < head {
+            let at = ring.offset(pos);
+            let b = read(FileId::Save, at, HEADER_LEN).map_err(|e| e.to_string())?;
+            let h = RecordHeader::decode(&b, self.cfg.volume, pos)
+                .map_err(|e| format!("at position {pos}: {e}"))?;
+            if h.kind == RecordKind::Pad {
+                pos = pos.plus(ring.until_wrap(pos));
+                self.log.skip_to(pos);
+                continue;
+            }
+            let meta = RecordMeta {
+                pos,
+                kind: h.kind,
+                body_len: h.body_len,
+                to: h.to,
+                chunk: h.chunk,
+                cached: None,
+            };
+            let end = meta.end();
+            if end > head || end.since(pos) > ring.until_wrap(pos) {
+                return Err(format!("at position {pos}: the record is longer than the log"));
+            }
+            let body_at = at + HEADER_LEN as u64;
+            self.log.enter_scanned(meta);
+            if h.kind == RecordKind::SetEnd {
+                let b = read(FileId::Save, body_at, h.body_len as usize)
+                    .map_err(|e| e.to_string())?;
+                let header = SetHeader::parse(&b)
+                    .map_err(|e| format!("at position {pos}: set header: {e}"))?;
+                self.scanned_end(pos, end, header);
+            } else if self.indexes(h.to) {
+                let b = read(FileId::Save, body_at, h.body_len as usize)
+                    .map_err(|e| e.to_string())?;
+                let chunk = Chunk::parse(b).map_err(|e| damaged_chunk(&h, &e))?;
+                self.scanned_header(pos, end, chunk.header());
+                self.intake
+                    .building
+                    .get_or_insert_with(|| Layer::new(chunk.step(), pos))
+                    .push(pos, &chunk);
+            } else {
+                let b = read(FileId::Save, body_at, CHUNK_HEADER_LEN).map_err(|e| e.to_string())?;
+                let header = ChunkHeader::parse(&b).map_err(|e| damaged_chunk(&h, &e))?;
+                self.scanned_header(pos, end, &header);
+            }
+            pos = end;
+        }
+        Ok(())
+    }
+
+    /// Readers will need the blocks of this step: its chunks are opened, not only listed.
+    fn indexes(&self, to: SetNumber) -> bool {
+        matches!(self.cfg.role, Role::Replica { .. }) && to > self.durable.merged
+    }
+
+    fn scanned_header(&mut self, pos: LogPos, end: LogPos, chunk: &ChunkHeader) {
+        if self.log.open_step().is_none() && chunk.number.0 > 0 {
+            self.intake.partial = true;
+        }
+        self.log.enter_chunk(pos, chunk.step, chunk.number, chunk.body_crc, end.since(pos));
+    }
+
+    fn scanned_end(&mut self, pos: LogPos, end: LogPos, header: SetHeader) {
+        let (id, cut_time) = (header.step, header.cut_time);
+        self.intake.partial = false;
+        self.history_table.arrived(&header);
+        self.log.enter_end(pos, end, header);
+        if self.indexes(id.to) {
+            let mut layer = self.intake.building.take().unwrap_or_else(|| Layer::new(id, pos));
+            layer.seal(cut_time);
+            self.playback.complete(layer, end);
+        }
+    }
+
+    /// Brings the value to where it can go on.
+    fn settle(&mut self) {
+        match self.cfg.role {
+            Role::Primary { .. } => {
+                // An unfinished set is abandoned: its blocks are still marked in the activity log.
+                self.log.abandon_open_step();
+            }
+            Role::Replica { .. } => {
+                if self.durable.seed.is_none() {
+                    let merged = self.durable.merged;
+                    let next = self
+                        .log
+                        .steps()
+                        .rev()
+                        .find(|s| s.id.to <= merged)
+                        .and_then(|s| s.end.as_ref().map(|(_, end)| *end))
+                        .unwrap_or_else(|| self.log.tail());
+                    self.merge.start(next, merged);
+                    self.board.advance(merged);
+                } else {
+                    self.merge.start(self.log.tail(), self.durable.merged);
+                }
+            }
+            Role::Relay => {}
+        }
+        self.commit.applied = self.merge.applied_pos();
+        self.publish_view();
+    }
+
+    /// Stored records are damaged: gives up the log and goes on without it.
+    pub(super) fn log_damaged(&mut self, pos: LogPos, what: &str) {
+        let children = self.consumers.clear();
+        let text = match self.cfg.role {
+            Role::Primary { .. } => {
+                self.log.reset(self.want.visible);
+                format!(
+                    "the save volume is damaged ({what}, tail {pos}); its old sets were given up, \
+                     the volume itself is whole; children that lack them are seeded"
+                )
+            }
+            _ => {
+                let shown = self.want.visible.max(self.want.hidden_until);
+                let keep = self.want.merged;
+                self.log.reset(keep);
+                self.intake.building = None;
+                self.intake.partial = false;
+                self.playback.clear();
+                self.merge.start(self.log.head(), keep);
+                if shown > keep {
+                    self.want.hidden_until = shown;
+                    self.want.visible = keep;
+                }
+                format!(
+                    "the save volume is damaged ({what}, tail {pos}); sets after {keep} are \
+                     fetched again from the parent, reads are refused until set {shown} is back"
+                )
+            }
+        };
+        for child in children {
+            let reason = "the parent's save volume was damaged".to_owned();
+            self.seed_outs.remove(&child);
+            self.desk.event(Event::Detached { child, reason });
+        }
+        self.stalled = Some(text.clone());
+        self.desk.event(Event::Damage { text });
+        self.commit.request();
+    }
+
+    /// The state that is held in full, for a sender: last complete step and the next chunk of the
+    /// step after it.
+    #[must_use]
+    pub fn position(&self) -> (SetNumber, ChunkNumber) {
+        (self.log.state(), ChunkNumber(self.log.open_step().map_or(0, |s| s.chunks)))
+    }
+
+    /// Oldest state from which a child can be resumed, and the newest that is held.
+    #[must_use]
+    pub fn log_range(&self) -> (SetNumber, SetNumber) {
+        (self.log.base(), self.log.state())
+    }
+}
+
+fn damaged_chunk(h: &RecordHeader, e: &DeltaError) -> String {
+    format!("at position {}: chunk {} of set {}: {e}", h.pos, h.chunk, h.to)
+}

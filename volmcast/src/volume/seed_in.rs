@@ -1,0 +1,293 @@
+//! Receiving a seed: the whole content, while live sets go on (COPY-10, 11; F11).
+//!
+//! The sender reads its *present* content; the live stream is joined at `from` and every live set
+//! is folded into the hidden base as it becomes durable. A block that a set has written is never
+//! overwritten by an extent that comes later. Once all blocks have come and the set `need` is
+//! folded in, the base is exactly that state and becomes visible. Nothing depends on the size of
+//! the save volume, so a seed always ends. See `docs/seed.md` for why this is right.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use rcp::proto::delta::{Chunk, DeltaError, ExtentKind};
+use rcp::proto::ids::SetNumber;
+
+use super::desk::{Purpose, SeedStep, Work};
+use super::{Event, Volume};
+use crate::bitmap::BlockSet;
+use crate::io::{FileId, Op, Outcome};
+use crate::mailbox::{Mailbox, SeedMark};
+use crate::units::{BlockCount, BlockIndex};
+
+/// Bytes of extents that may be under way to a receiver.
+pub const SEED_WINDOW: u64 = 8 << 20;
+/// Bytes of extents after which progress is made durable.
+const COMMIT_EVERY: u64 = 16 << 20;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The mark that hides the replica is on its way to disk.
+    Marking,
+    /// The old content is being dropped.
+    Clearing,
+    /// Extents are welcome.
+    Open,
+}
+
+/// A seed under way.
+#[derive(Debug)]
+pub(super) struct SeedIn {
+    phase: Phase,
+    queue: VecDeque<(u64, Bytes)>,
+    /// An extent is being opened or written.
+    busy: Option<u64>,
+    /// Blocks that live sets have written in this session.
+    touched: BlockSet,
+    received: u64,
+    since_commit: u64,
+    /// Written but not durable.
+    next_block: u64,
+    told: u64,
+    need: Option<SetNumber>,
+}
+
+impl SeedIn {
+    fn new(phase: Phase, next_block: u64, need: Option<SetNumber>) -> Self {
+        Self {
+            phase,
+            queue: VecDeque::new(),
+            busy: None,
+            touched: BlockSet::new(),
+            received: 0,
+            since_commit: 0,
+            next_block,
+            told: next_block,
+            need,
+        }
+    }
+
+    pub(super) fn touch(&mut self, block: u64, count: u32) {
+        self.touched.insert_range(BlockIndex(block), BlockCount(u64::from(count)));
+    }
+}
+
+impl Volume {
+    /// A seed begins: the live stream joins at `from`, everything held before is given up.
+    pub fn seed_begin(&mut self, from: SetNumber) {
+        self.log.reset(from);
+        self.intake.building = None;
+        self.intake.partial = false;
+        self.playback.clear();
+        self.merge.start(self.log.head(), from);
+        self.want.merged = from;
+        self.want.visible = self.want.visible.min(from);
+        self.want.seed = Some(SeedMark { from, next_block: 0, need: None });
+        self.seed_in = Some(SeedIn::new(Phase::Marking, 0, None));
+        self.commit.request();
+        self.pump();
+    }
+
+    /// Goes on with a seed after a restart or reconnect.
+    pub fn seed_resume(&mut self) {
+        if let Some(mark) = self.durable.seed {
+            let phase =
+                if mark.next_block == 0 && mark.need.is_none() { Phase::Marking } else { Phase::Open };
+            let touched = self.seed_in.take().map(|s| s.touched).unwrap_or_default();
+            let mut s = SeedIn::new(phase, mark.next_block, mark.need);
+            s.touched = touched;
+            self.seed_in = Some(s);
+            self.commit.request();
+            self.pump();
+        }
+    }
+
+    /// Where a seed stands: first block wanted, and the state up to which the base may already
+    /// hold live sets. `None` when the volume is not being seeded.
+    #[must_use]
+    pub fn seed_position(&self) -> Option<(u64, SetNumber)> {
+        let mark = self.durable.seed?;
+        let folded = self.log.open_step().map_or(self.log.state(), |s| s.id.to);
+        Some((mark.next_block, folded))
+    }
+
+    /// Total bytes of extents the sender may have sent in this session.
+    #[must_use]
+    pub fn seed_credit(&self) -> u64 {
+        match &self.seed_in {
+            Some(s) if s.phase == Phase::Open => {
+                let waiting: u64 = s.queue.iter().map(|(_, b)| b.len() as u64).sum();
+                s.received + SEED_WINDOW.saturating_sub(waiting)
+            }
+            _ => 0,
+        }
+    }
+
+    /// An extent came; behind it the sender goes on at `next_block`.
+    pub fn receive_seed(&mut self, next_block: u64, chunk: &Chunk) {
+        if let Some(s) = &mut self.seed_in {
+            s.received += chunk.bytes().len() as u64;
+            s.queue.push_back((next_block, chunk.bytes().clone()));
+            self.pump();
+        }
+    }
+
+    /// All extents have been sent; the base is whole once `need` is folded in.
+    pub fn receive_seed_end(&mut self, need: SetNumber) {
+        if let Some(s) = &mut self.seed_in {
+            s.need = Some(need);
+            self.pump();
+        }
+    }
+
+    /// The base is being written by the seed: live sets wait their turn.
+    pub(super) fn seed_in_writing(&self) -> bool {
+        self.seed_in.as_ref().is_some_and(|s| s.busy.is_some() || s.phase == Phase::Clearing)
+    }
+
+    pub(super) fn pump_seed_in(&mut self) {
+        let Some(s) = &mut self.seed_in else { return };
+        if s.phase == Phase::Marking && self.durable.seed.is_some() && self.merge.is_idle() {
+            s.phase = Phase::Clearing;
+            let len = self.cfg.block_size.offset(BlockIndex(self.cfg.blocks.0));
+            self.desk.io(
+                Purpose::SeedIn(SeedStep::Clear),
+                FileId::Base,
+                Op::Zero { offset: 0, len },
+            );
+            return;
+        }
+        if s.phase != Phase::Open || s.busy.is_some() || !self.merge.is_idle() {
+            return;
+        }
+        if let Some((next, body)) = s.queue.pop_front() {
+            s.busy = Some(next);
+            s.since_commit += body.len() as u64;
+            self.desk.work(Purpose::SeedOpen, Work::Open(body));
+            return;
+        }
+        let Some(need) = s.need else { return };
+        let Some(mark) = self.want.seed else { return };
+        if mark.need.is_none() {
+            self.want.seed =
+                Some(SeedMark { next_block: s.next_block, need: Some(need), ..mark });
+            self.commit.base_dirty = true;
+            self.commit.request();
+        }
+        // Whole: every set up to the newest complete one that is folded in belongs to the state.
+        let between_sets = self.log.open_step().is_none_or(|o| o.first >= self.merge.applied_pos());
+        if self.want.merged >= need && between_sets && self.want.seed.is_some() {
+            self.want.seed = None;
+            self.want.visible = self.want.merged;
+            self.want.hidden_until = SetNumber::ZERO;
+            self.commit.base_dirty = true;
+            self.commit.request();
+        }
+    }
+
+    pub(super) fn seed_in_opened(&mut self, opened: Result<(Chunk, Bytes), DeltaError>) {
+        let bs = self.cfg.block_size;
+        let Some(s) = &mut self.seed_in else { return };
+        let (chunk, payload) = match opened {
+            Ok(x) => x,
+            Err(e) => {
+                let reason = format!("an extent of the seed is damaged: {e}");
+                self.desk.event(Event::NeedsSeed { reason });
+                return;
+            }
+        };
+        let mut writes = Vec::new();
+        // Zeroes need no write: the base was cleared before the first extent, and what a set has
+        // written since is newer.
+        for e in chunk.extents().filter(|e| e.kind == ExtentKind::Data) {
+            for (first, count) in untouched(&s.touched, e.block, u64::from(e.count)) {
+                let from = e.range().start
+                    + usize::try_from((first - e.block) << bs.shift()).unwrap_or(usize::MAX);
+                let len = usize::try_from(count << bs.shift()).unwrap_or(0);
+                writes.push((bs.offset(BlockIndex(first)), payload.slice(from..from + len)));
+            }
+        }
+        if writes.is_empty() {
+            self.seed_extent_written();
+        } else {
+            let op = Op::Scatter { writes, zeroes: Vec::new() };
+            self.desk.io(Purpose::SeedIn(SeedStep::Base), FileId::Base, op);
+        }
+    }
+
+    pub(super) fn seed_in_io_done(&mut self, step: SeedStep, outcome: &Outcome) {
+        if *outcome != Outcome::Done {
+            let what = match step {
+                SeedStep::Clear => "clearing the volume's content",
+                SeedStep::Base => "write to the volume's content",
+            };
+            self.fail_io(what, outcome);
+            return;
+        }
+        match step {
+            SeedStep::Clear => {
+                let Some(s) = &mut self.seed_in else { return };
+                s.phase = Phase::Open;
+                self.desk.event(Event::SeedSaved { next_block: 0 });
+            }
+            SeedStep::Base => {
+                self.seed_extent_written();
+            }
+        }
+    }
+
+    fn seed_extent_written(&mut self) {
+        let Some(s) = &mut self.seed_in else { return };
+        if let Some(next) = s.busy.take() {
+            s.next_block = next;
+        }
+        self.commit.base_dirty = true;
+        let progressed = s.since_commit >= COMMIT_EVERY;
+        if let Some(mark) = &mut self.want.seed {
+            mark.next_block = s.next_block;
+        }
+        if progressed {
+            s.since_commit = 0;
+            self.commit.request();
+        }
+        self.desk.event(Event::Room);
+    }
+
+    pub(super) fn seed_in_committed(&mut self, before: &Mailbox) {
+        match (before.seed, self.durable.seed) {
+            (Some(_), None) => {
+                self.seed_in = None;
+                self.board.advance(self.durable.merged);
+            }
+            (_, Some(mark)) => {
+                if let Some(s) = &mut self.seed_in
+                    && mark.next_block > s.told
+                {
+                    s.told = mark.next_block;
+                    self.desk.event(Event::SeedSaved { next_block: mark.next_block });
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The parts of `count` blocks from `first` that are not in `touched`.
+fn untouched(touched: &BlockSet, first: u64, count: u64) -> Vec<(u64, u64)> {
+    let mut out = Vec::new();
+    let (mut at, end) = (first, first + count);
+    while at < end {
+        match touched.next_run(BlockIndex(at), BlockCount(end - at)) {
+            Some((first, count)) if first.0 < end => {
+                if first.0 > at {
+                    out.push((at, first.0 - at));
+                }
+                at = first.0 + count.0;
+            }
+            _ => {
+                out.push((at, end - at));
+                break;
+            }
+        }
+    }
+    out
+}

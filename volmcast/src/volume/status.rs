@@ -1,0 +1,154 @@
+//! What an operator is told about a volume: numbers, the delta-set table, a state in words.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use rcp::proto::clock::Wall;
+use rcp::proto::delta::SetHeader;
+use rcp::proto::ids::SetNumber;
+
+use super::{Role, Volume};
+
+/// Rows kept of the delta-set table.
+const ROWS: usize = 256;
+
+/// One row of the delta-set table (digest 3.2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetRow {
+    /// Set number.
+    pub set: SetNumber,
+    /// When it was cut at the source.
+    pub cut_time: Wall,
+    /// How long making it took; unknown at a replica.
+    pub made_in: Option<Duration>,
+    /// Blocks in it.
+    pub blocks: u64,
+    /// When a group that begins with this set was played, and how many sets it has.
+    pub played: Option<(Wall, u64)>,
+}
+
+/// The newest rows.
+#[derive(Debug, Default)]
+pub(super) struct SetTable {
+    rows: VecDeque<SetRow>,
+}
+
+impl SetTable {
+    fn push(&mut self, row: SetRow) {
+        if self.rows.len() >= ROWS {
+            self.rows.pop_front();
+        }
+        self.rows.push_back(row);
+    }
+
+    pub(super) fn cut(&mut self, set: SetNumber, cut_time: Wall, blocks: u64) {
+        self.push(SetRow { set, cut_time, made_in: None, blocks, played: None });
+    }
+
+    pub(super) fn drained(&mut self, set: SetNumber, blocks: u64, took: Duration) {
+        if let Some(r) = self.rows.iter_mut().rev().find(|r| r.set == set) {
+            r.made_in = Some(took);
+            r.blocks = blocks;
+        }
+    }
+
+    pub(super) fn arrived(&mut self, h: &SetHeader) {
+        self.push(SetRow {
+            set: h.step.to,
+            cut_time: h.cut_time,
+            made_in: None,
+            blocks: h.block_count,
+            played: None,
+        });
+    }
+
+    /// The sets after `from` up to `to` became visible together; told on the lowest row.
+    pub(super) fn played(&mut self, from: SetNumber, to: SetNumber, at: Wall) {
+        let group = self.rows.iter().filter(|r| r.set > from && r.set <= to).count() as u64;
+        if let Some(r) = self.rows.iter_mut().find(|r| r.set > from && r.set <= to) {
+            r.played = Some((at, group));
+        }
+    }
+
+    fn cut_time(&self, set: SetNumber) -> Option<Wall> {
+        self.rows.iter().rev().find(|r| r.set <= set).map(|r| r.cut_time)
+    }
+}
+
+/// A volume at one moment.
+#[derive(Clone, Debug)]
+pub struct VolumeStatus {
+    /// `primary`, `replica` or `relay`.
+    pub role: &'static str,
+    /// In words.
+    pub state: String,
+    /// Why it cannot advance or be read, if so.
+    pub reason: Option<String>,
+    /// Newest finished set (primary) or visible state (replica).
+    pub visible: SetNumber,
+    /// Newest complete set in the save volume.
+    pub saved: SetNumber,
+    /// State the base holds in full.
+    pub merged: SetNumber,
+    /// Cut time of the visible state, if known.
+    pub visible_cut_time: Option<Wall>,
+    /// Bytes of the save volume in use.
+    pub save_used: u64,
+    /// Its capacity.
+    pub save_capacity: u64,
+    /// Write position in it.
+    pub save_position: u64,
+    /// Bytes modified since the last cut (primary).
+    pub dirty_bytes: u64,
+    /// Longest pause of writers by a cut.
+    pub longest_pause: Duration,
+    /// Newest rows first.
+    pub sets: Vec<SetRow>,
+}
+
+impl Volume {
+    /// The volume as of now.
+    #[must_use]
+    pub fn status(&self) -> VolumeStatus {
+        let role = match self.cfg.role {
+            Role::Primary { .. } => "primary",
+            Role::Replica { .. } => "replica",
+            Role::Relay => "relay",
+        };
+        let visible = match self.cfg.role {
+            Role::Relay => self.saved_position().0,
+            _ => self.durable.visible,
+        };
+        let saved = self.saved_position().0;
+        let reason = self.refusal().filter(|_| role != "relay").or_else(|| self.stalled.clone());
+        let state = match (&self.failed, role) {
+            (Some(_), _) => "failed".to_owned(),
+            (None, "primary") => match self.drain.draining() {
+                Some(set) => format!("writable, making set {set}"),
+                None => "writable".to_owned(),
+            },
+            (None, "relay") => "forwarding".to_owned(),
+            _ if self.durable.seed.is_some() => "seeding".to_owned(),
+            _ if self.durable.hidden_until > visible => "fetching again".to_owned(),
+            _ if self.playback.unmerged() > 0 => {
+                format!("readable, {} sets to merge", self.playback.unmerged())
+            }
+            _ => "readable".to_owned(),
+        };
+        VolumeStatus {
+            role,
+            state,
+            reason,
+            visible,
+            saved,
+            merged: self.durable.merged,
+            visible_cut_time: self.history_table.cut_time(visible),
+            save_used: self.log.used(),
+            save_capacity: self.log.ring().capacity(),
+            save_position: self.log.ring().offset(self.log.head()),
+            dirty_bytes: self.capture().map_or(0, |c| c.dirty_bytes()),
+            longest_pause: self.drain.longest_pause,
+            sets: self.history_table.rows.iter().rev().cloned().collect(),
+        }
+    }
+}
