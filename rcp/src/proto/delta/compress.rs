@@ -3,6 +3,7 @@
 //! Contexts are kept per thread: making one costs more than compressing a small payload.
 
 use std::cell::RefCell;
+use std::io::Cursor;
 
 use bytes::Bytes;
 use zstd::bulk::{Compressor, Decompressor};
@@ -38,9 +39,9 @@ fn worth(raw: usize) -> usize {
     raw - raw.div_ceil(16)
 }
 
-/// Compresses `raw` into the tail of `out` from `head` on. Gives the compressed length, or `None`
-/// (and an `out` of unspecified length) if it does not pay.
-pub(super) fn append(raw: &[u8], out: &mut Vec<u8>, head: usize) -> Option<usize> {
+/// Compresses `raw` onto the end of `out`, within its capacity. Gives the compressed length, or
+/// `None` (and `out` unchanged) if it does not pay.
+pub(super) fn append(raw: &[u8], out: &mut Vec<u8>) -> Option<usize> {
     if raw.is_empty() {
         return None;
     }
@@ -52,9 +53,15 @@ pub(super) fn append(raw: &[u8], out: &mut Vec<u8>, head: usize) -> Option<usize
         if raw.len() > NO_SAMPLE && !sample_shrinks(c, raw) {
             return None;
         }
-        out.resize(head + worth(raw.len()), 0);
+        let head = out.len();
+        let mut tail = Cursor::new(std::mem::take(out));
+        tail.set_position(u64::try_from(head).unwrap_or(0));
         // an error means that the result does not fit, that is, does not pay
-        c.compress_to_buffer(raw, &mut out[head..]).ok().filter(|n| *n > 0)
+        let packed = c.compress_to_buffer(raw, &mut tail).ok();
+        *out = tail.into_inner();
+        let packed = packed.filter(|n| *n > 0 && *n <= worth(raw.len()));
+        out.truncate(head + packed.unwrap_or(0));
+        packed
     })
 }
 

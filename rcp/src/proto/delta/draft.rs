@@ -43,18 +43,16 @@ impl ChunkDraft {
         }
         let packed = match compress {
             Compression::Never => None,
-            Compression::WherePays => compress::append(&self.payload, &mut out, head),
+            Compression::WherePays => compress::append(&self.payload, &mut out),
         };
         let mut flags = self.flags;
         if flags.contains(ChunkFlags::ZSTD) {
             return Err(DeltaError::Flags(flags.bits()));
         }
-        if let Some(n) = packed {
+        if packed.is_some() {
             flags = flags.with(ChunkFlags::ZSTD);
-            out.truncate(head + n);
             out.shrink_to_fit();
         } else {
-            out.truncate(head);
             out.extend_from_slice(&self.payload);
         }
         let len32 = |n: usize| u32::try_from(n).map_err(|_| DeltaError::Field("length"));
