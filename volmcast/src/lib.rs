@@ -5,5 +5,10 @@
 //! stall, reorder, fail or lose any of them. `FORMAT.md` beside this crate is the specification of
 //! every file of a volume and of which sync orders which.
 
+pub mod activity;
+pub mod bitmap;
+pub mod capture;
 pub mod io;
+pub mod snapshots;
+pub mod sync;
 pub mod units;

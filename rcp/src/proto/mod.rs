@@ -1,4 +1,11 @@
 //! The protocol without I/O: every decision that two data movers must agree on.
+//!
+//! Bytes come in, values and bytes go out; time and randomness are arguments. `PROTOCOL.md` says
+//! the same to the byte.
 
 pub mod clock;
+pub mod delta;
+pub mod frame;
 pub mod ids;
+pub mod limits;
+mod wire;
