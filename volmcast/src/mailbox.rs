@@ -7,6 +7,7 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use rcp::proto::clock::Wall;
+pub use rcp::proto::frame::Branch;
 use rcp::proto::ids::{Attempt, Generation, NodeName, SetNumber, VolumeId};
 
 use crate::units::{BlockCount, BlockSize, LogPos};
@@ -18,19 +19,6 @@ const VERSION: u16 = 1;
 const HEAD: usize = 32;
 /// Most consumers, branches and kept states one slot can name; `limits` above it are lower.
 pub const MAX_ENTRIES: usize = 512;
-
-/// One writer's line in a volume's history.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Branch {
-    /// Its generation.
-    pub generation: Generation,
-    /// The state it forked from.
-    pub forked_from: SetNumber,
-    /// Who opened it.
-    pub opened_by: NodeName,
-    /// When, by that node's clock.
-    pub opened_at: Wall,
-}
 
 /// How far one consumer (a child, by name) is.
 #[derive(Clone, Debug, PartialEq, Eq)]

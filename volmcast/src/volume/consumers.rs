@@ -327,7 +327,7 @@ impl Volume {
     }
 
     /// Lowest position that somebody still needs.
-    fn hold(&self) -> LogPos {
+    fn hold(&mut self) -> LogPos {
         let children = self.consumers.map.values().map(|c| c.acked).min();
         let own = self.merge_hold();
         let drain = match self.cfg.role {

@@ -98,7 +98,7 @@ pub(super) enum Purpose {
 /// Everything on its way out.
 #[derive(Debug, Default)]
 pub(super) struct Desk {
-    next_tag: u64,
+    pub(super) next_tag: u64,
     pub(super) purposes: HashMap<Tag, Purpose>,
     pub(super) ios: VecDeque<Io>,
     pub(super) works: VecDeque<(Tag, Work)>,

@@ -7,8 +7,9 @@
 
 use bytes::Bytes;
 use rcp::proto::clock::{Mono, Wall};
-use rcp::proto::delta::{CHUNK_HEADER_LEN, Chunk, ChunkHeader, DeltaError, SetHeader};
+use rcp::proto::delta::{Chunk, ChunkHeader, DeltaError, SetHeader};
 use rcp::proto::ids::{ChunkNumber, SetNumber};
+use rcp::proto::limits::CHUNK_HEADER_LEN;
 
 use super::commit::Committer;
 use super::consumers::Consumers;

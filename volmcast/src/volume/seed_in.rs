@@ -20,7 +20,7 @@ use crate::mailbox::{Mailbox, SeedMark};
 use crate::units::{BlockCount, BlockIndex};
 
 /// Bytes of extents that may be under way to a receiver.
-pub const SEED_WINDOW: u64 = 8 << 20;
+const SEED_WINDOW: u64 = 8 << 20;
 /// Bytes of extents after which progress is made durable.
 const COMMIT_EVERY: u64 = 16 << 20;
 

@@ -1,0 +1,337 @@
+//! What a data mover can be asked: one set of verbs for the Unix socket, HTTP and the commands.
+//!
+//! [`NodeApi`] is implemented by the running node; `http` serves it and `cli` speaks to it. The
+//! types are what travels as JSON; times are microseconds since 1970, sizes are bytes.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use serde::{Deserialize, Serialize};
+
+/// An answer that comes later.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, ApiError>> + Send + 'a>>;
+
+/// Why a request was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{text}")]
+pub struct ApiError {
+    /// For programs.
+    pub kind: ApiErrorKind,
+    /// For people: names the thing and the remedy.
+    pub text: String,
+}
+
+/// Kinds of refusal; each has one HTTP status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ApiErrorKind {
+    /// No such volume, group, node or state (404).
+    NotFound,
+    /// The request makes no sense (400).
+    BadRequest,
+    /// It makes sense, but not now or not here (409).
+    Conflict,
+    /// The node or volume cannot serve it at present (503).
+    Unavailable,
+    /// Something broke (500).
+    Internal,
+}
+
+impl ApiError {
+    /// A refusal of `kind`.
+    #[must_use]
+    pub fn new(kind: ApiErrorKind, text: impl Into<String>) -> Self {
+        Self { kind, text: text.into() }
+    }
+}
+
+/// The whole node at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Its name.
+    pub node: String,
+    /// When this was true.
+    pub at_us: u64,
+    /// When the process started.
+    pub started_us: u64,
+    /// Program version.
+    pub version: String,
+    /// Shared RCP and HTTP address it listens on.
+    pub listen: String,
+    /// NBD URIs, without the export name.
+    pub nbd: Vec<String>,
+    /// Groups it is in.
+    pub groups: Vec<GroupStatus>,
+    /// Volumes it holds or forwards.
+    pub volumes: Vec<VolumeInfo>,
+}
+
+/// One group as this node sees it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GroupStatus {
+    /// Its name.
+    pub group: String,
+    /// `primary`, `forwarder`, `leaf` or `relay` (a forwarder without replica).
+    pub role: String,
+    /// The node that feeds it, if one is connected or expected.
+    pub parent: Option<LinkStatus>,
+    /// Next hops.
+    pub children: Vec<LinkStatus>,
+    /// Revision of the stored routing table.
+    pub route_revision: u64,
+    /// Routes below, as far as they are known: node → next hops.
+    pub routes: std::collections::BTreeMap<String, Vec<String>>,
+    /// How the stored routes differ from the topology file, in words; empty if they do not.
+    pub drift: Vec<String>,
+}
+
+/// One neighbour.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LinkStatus {
+    /// Its name.
+    pub node: String,
+    /// Its address.
+    pub addr: String,
+    /// `connected`, `connecting`, `waiting`, `refused`.
+    pub state: String,
+    /// Why it is not connected, in words.
+    pub reason: Option<String>,
+    /// When it was connected or lost.
+    pub since_us: u64,
+    /// Bytes of chunks and set headers sent to it (child) or received from it (parent).
+    pub bytes: u64,
+    /// How often the session was set up.
+    pub sessions: u64,
+}
+
+/// One volume on this node.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct VolumeInfo {
+    /// Its label.
+    pub label: String,
+    /// Its UUID.
+    pub id: String,
+    /// Its group.
+    pub group: String,
+    /// `primary`, `replica` or `relay`.
+    pub role: String,
+    /// State in words: `writable`, `readable`, `seeding`, `forwarding`, `failed` …
+    pub state: String,
+    /// Why it cannot advance or be read, in words.
+    pub reason: Option<String>,
+    /// Size in bytes.
+    pub size: u64,
+    /// Block size in bytes.
+    pub block_size: u64,
+    /// `COUNTER-ID` of the generation, abbreviated.
+    pub generation: String,
+    /// State id of the newest visible state, in full (the ETag).
+    pub state_id: String,
+    /// Newest finished set (primary) or visible set (replica).
+    pub current_set: u64,
+    /// Newest set that is complete in the save volume.
+    pub saved_set: u64,
+    /// Set that the content holds in full.
+    pub merged_set: u64,
+    /// Newest set the sender is known to have.
+    pub newest_known_set: u64,
+    /// Cut time of the visible state.
+    pub current_cut_us: Option<u64>,
+    /// Seconds by which the visible state is older than what the primary has; `None`: unknown.
+    pub lag_seconds: Option<f64>,
+    /// Bytes known to be on their way (in save volumes above or here, not yet visible).
+    pub lag_bytes: u64,
+    /// Sets known but not visible.
+    pub outstanding_sets: u64,
+    /// Bytes of the save volume in use.
+    pub save_used: u64,
+    /// Its capacity.
+    pub save_capacity: u64,
+    /// Write position in it.
+    pub save_position: u64,
+    /// Seconds until it is full at the present rate, if it is filling.
+    pub save_full_in_seconds: Option<f64>,
+    /// Bytes modified since the last cut (primary).
+    pub dirty_bytes: u64,
+    /// Blocks per second sent, now and on average.
+    pub transfer_rate: (f64, f64),
+    /// Longest pause of writers by a cut, in microseconds.
+    pub longest_pause_us: u64,
+    /// States that are kept and can be opened as `LABEL@STATE`.
+    pub kept: Vec<u64>,
+    /// Children that take this volume from here.
+    pub children: Vec<ChildProgress>,
+    /// The subtree below, summed up.
+    pub subtree: Option<SubtreeStatus>,
+    /// The delta-set table, newest first.
+    pub sets: Vec<SetInfo>,
+}
+
+/// How far a child is with one volume.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ChildProgress {
+    /// The child.
+    pub node: String,
+    /// `resuming`, `streaming`, `waiting`, `seeding`, `detached`, `offline`.
+    pub state: String,
+    /// Why, in words.
+    pub reason: Option<String>,
+    /// Last set durable at the child.
+    pub saved_set: u64,
+    /// Bytes of the save volume it still has to acknowledge.
+    pub behind_bytes: u64,
+    /// Percent of a seed sent.
+    pub seed_percent: Option<f64>,
+}
+
+/// What is known of the subtree below a node.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SubtreeStatus {
+    /// Nodes with a replica.
+    pub nodes: u32,
+    /// Oldest and newest visible set.
+    pub played: (u64, u64),
+    /// Oldest saved set.
+    pub saved_min: u64,
+    /// Visible set → number of replicas.
+    pub by_state: Vec<(u64, u32)>,
+    /// The leaves furthest behind: name, set, lag in seconds, words.
+    pub worst: Vec<(String, u64, f64, String)>,
+}
+
+/// A row of the delta-set table.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SetInfo {
+    /// Set number.
+    pub set: u64,
+    /// When it was cut at the source.
+    pub created_us: u64,
+    /// Seconds it took to make; unknown at a replica.
+    pub made_in: Option<f64>,
+    /// Blocks in it.
+    pub blocks: u64,
+    /// When the playback group that begins with it was played.
+    pub played_us: Option<u64>,
+    /// Sets in that group.
+    pub group: Option<u64>,
+}
+
+/// Answer to a demanded cut.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CutInfo {
+    /// The state.
+    pub set: u64,
+    /// Its id in full.
+    pub state_id: String,
+    /// A new set was made; false if nothing had changed.
+    pub fresh: bool,
+}
+
+/// What a volume is to be.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VolumeSpec {
+    /// Its label.
+    pub label: String,
+    /// Its group.
+    pub group: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// Block size in bytes.
+    pub block_size: Option<u64>,
+    /// Backing file or block device; default: a sparse file in the data folder.
+    pub backing: Option<String>,
+    /// Capacity of the save volume in bytes.
+    pub save: Option<u64>,
+    /// The backing file already holds content that must become the first state.
+    pub import: bool,
+}
+
+/// A change of policy; `None` leaves a value as it is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PolicyChange {
+    /// High-water mark in bytes.
+    pub hwm: Option<u64>,
+    /// Timeout in milliseconds.
+    pub timeout_ms: Option<u64>,
+    /// Replication persists over a restart.
+    pub persistent: Option<bool>,
+}
+
+/// A line of a group's routing table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RouteEntry {
+    /// The group.
+    pub group: String,
+    /// The node the line belongs to.
+    pub node: String,
+    /// Its next hops.
+    pub next_hops: Vec<String>,
+}
+
+/// The routing table of a node.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RouteTable {
+    /// Rises with every change.
+    pub revision: u64,
+    /// This node's own lines first, then those known from below.
+    pub entries: Vec<RouteEntry>,
+}
+
+/// Bytes of one state of a volume, for HTTP.
+pub trait StateReader: Send + Sync {
+    /// Size in bytes.
+    fn size(&self) -> u64;
+    /// State id in full: the ETag. `None` for a primary's live content, which has no fixed state.
+    fn state_id(&self) -> Option<String>;
+    /// Reads exactly `buf.len()` bytes. May block: call it off the async threads.
+    ///
+    /// # Errors
+    /// When the state can no longer be read, or the disk fails.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), ApiError>;
+}
+
+/// The verbs of a running node.
+pub trait NodeApi: Send + Sync + 'static {
+    /// Everything at once.
+    fn status(&self) -> Answer<'_, NodeStatus>;
+    /// Ready to serve: recovery is done, listeners are up. The text says what is missing.
+    fn ready(&self) -> Result<(), String>;
+    /// Cuts a set now; with `keep` the state stays readable at the primary.
+    fn cut<'a>(&'a self, volume: &'a str, keep: bool) -> Answer<'a, CutInfo>;
+    /// Keeps a visible or future state readable as `LABEL@STATE`.
+    fn keep<'a>(&'a self, volume: &'a str, set: u64) -> Answer<'a, ()>;
+    /// Gives a kept state up.
+    fn release<'a>(&'a self, volume: &'a str, set: u64) -> Answer<'a, ()>;
+    /// Opens a state for reading: the present one, or `state` (a set number or a full state id).
+    fn open_state<'a>(
+        &'a self,
+        volume: &'a str,
+        state: Option<&'a str>,
+    ) -> Answer<'a, std::sync::Arc<dyn StateReader>>;
+    /// Creates or imports a volume at the primary of its group.
+    fn volume_create(&self, spec: VolumeSpec) -> Answer<'_, VolumeInfo>;
+    /// Grows a volume; shrinking needs `shrink`.
+    fn volume_resize<'a>(&'a self, volume: &'a str, size: u64, shrink: bool) -> Answer<'a, ()>;
+    /// Changes a volume's label.
+    fn volume_rename<'a>(&'a self, volume: &'a str, label: &'a str) -> Answer<'a, ()>;
+    /// Removes a volume and, unless it is an outside file or device, its content.
+    fn volume_delete<'a>(&'a self, volume: &'a str) -> Answer<'a, ()>;
+    /// Makes and sends delta sets (true), or only marks changes (false).
+    fn replicate<'a>(&'a self, volume: &'a str, on: bool) -> Answer<'a, ()>;
+    /// Brings a child back by a new seed.
+    fn seed<'a>(&'a self, volume: &'a str, child: &'a str) -> Answer<'a, ()>;
+    /// Changes when sets are made or played.
+    fn policy<'a>(&'a self, volume: &'a str, change: PolicyChange) -> Answer<'a, ()>;
+    /// The routing table, of one group if named.
+    fn routes<'a>(&'a self, group: Option<&'a str>) -> Answer<'a, RouteTable>;
+    /// Adds a next hop: probed, stored and live when this returns.
+    fn route_add<'a>(&'a self, group: &'a str, next_hop: &'a str) -> Answer<'a, RouteTable>;
+    /// Removes one next hop, or all of a group, or all.
+    fn route_delete<'a>(
+        &'a self,
+        group: Option<&'a str>,
+        next_hop: Option<&'a str>,
+    ) -> Answer<'a, RouteTable>;
+    /// Ends the process in order.
+    fn shutdown(&self);
+}
