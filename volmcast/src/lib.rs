@@ -12,6 +12,7 @@ pub mod io;
 pub mod mailbox;
 pub mod save;
 pub mod snapshots;
+pub mod storage;
 pub mod sync;
 pub mod units;
 pub mod view;

@@ -1,0 +1,206 @@
+//! Who a volume folder belongs to, and where its content lies: a small text file beside the data.
+//!
+//! ```text
+//! rcp-volume 1
+//! volume 6f1c…
+//! label vol1
+//! group g1
+//! node cel1-ser1
+//! role primary
+//! block-shift 12
+//! blocks 65536
+//! save 67108864
+//! snapshots 1073741824
+//! base /dev/vg0/vol1          (only when the base lies outside the folder)
+//! crc32c 1a2b3c4d
+//! ```
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use rcp::proto::ids::{GroupName, Label, NodeName, VolumeId};
+
+use super::{StorageError, at, sync_folder};
+use crate::units::{BlockCount, BlockSize};
+
+/// Name of the file.
+pub const FILE: &str = "identity";
+const FIRST_LINE: &str = "rcp-volume 1";
+
+/// What the file says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Which volume.
+    pub volume: VolumeId,
+    /// Its label.
+    pub label: Label,
+    /// Its group.
+    pub group: GroupName,
+    /// The node whose data this is.
+    pub node: NodeName,
+    /// `primary`, `replica` or `relay`.
+    pub role: String,
+    /// Block size.
+    pub block_size: BlockSize,
+    /// Size.
+    pub blocks: BlockCount,
+    /// Capacity of the save area in bytes.
+    pub save: u64,
+    /// Size of the snapshot area in bytes.
+    pub snapshots: u64,
+    /// Content outside the folder.
+    pub base: Option<PathBuf>,
+}
+
+/// Why the file cannot be believed.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// Not such a file, or damaged.
+    #[error(
+        "{path} is damaged or not written by this program ({what}); restore it from a backup, or \
+         move the folder away and let the volume be seeded again", path = path.display()
+    )]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// Another node's data.
+    #[error(
+        "{path} belongs to node {found}, this is node {expected}: start that node, or give this \
+         one a data folder of its own", path = path.display()
+    )]
+    OtherNode {
+        /// Which file.
+        path: PathBuf,
+        /// Whose it is.
+        found: NodeName,
+        /// Who asked.
+        expected: NodeName,
+    },
+}
+
+impl Identity {
+    /// Path of the base.
+    #[must_use]
+    pub fn base_path(&self, folder: &Path) -> PathBuf {
+        self.base.clone().unwrap_or_else(|| folder.join("base"))
+    }
+
+    fn text(&self) -> String {
+        let mut t = format!(
+            "{FIRST_LINE}\nvolume {}\nlabel {}\ngroup {}\nnode {}\nrole {}\nblock-shift {}\n\
+             blocks {}\nsave {}\nsnapshots {}\n",
+            self.volume,
+            self.label,
+            self.group,
+            self.node,
+            self.role,
+            self.block_size.shift(),
+            self.blocks.0,
+            self.save,
+            self.snapshots
+        );
+        if let Some(b) = &self.base {
+            let _ = writeln!(t, "base {}", b.display());
+        }
+        let crc = crc32c::crc32c(t.as_bytes());
+        let _ = writeln!(t, "crc32c {crc:08x}");
+        t
+    }
+
+    /// Writes the file so that a crash leaves the old or the new one.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`].
+    pub fn store(&self, folder: &Path) -> Result<(), StorageError> {
+        let (tmp, path) = (folder.join("identity.new"), folder.join(FILE));
+        std::fs::write(&tmp, self.text()).map_err(at(&tmp))?;
+        std::fs::File::open(&tmp).and_then(|f| f.sync_all()).map_err(at(&tmp))?;
+        std::fs::rename(&tmp, &path).map_err(at(&path))?;
+        sync_folder(folder)
+    }
+
+    /// Reads the file of `folder`, which must belong to `node`.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub fn load(folder: &Path, node: &NodeName) -> Result<Self, StorageError> {
+        let path = folder.join(FILE);
+        let text = std::fs::read_to_string(&path).map_err(at(&path))?;
+        let damaged = |what| IdentityError::Damaged { path: path.clone(), what };
+        let (body, crc) = text
+            .trim_end()
+            .rsplit_once('\n')
+            .and_then(|(b, last)| Some((format!("{b}\n"), last.strip_prefix("crc32c ")?)))
+            .ok_or_else(|| damaged("no checksum line"))?;
+        if u32::from_str_radix(crc, 16) != Ok(crc32c::crc32c(body.as_bytes())) {
+            return Err(damaged("checksum").into());
+        }
+        if body.lines().next() != Some(FIRST_LINE) {
+            return Err(damaged("first line").into());
+        }
+        let field = |name: &'static str| {
+            body.lines()
+                .find_map(|l| l.strip_prefix(name)?.strip_prefix(' '))
+                .ok_or_else(|| damaged(name))
+        };
+        let number = |name| field(name)?.parse::<u64>().map_err(|_| damaged(name));
+        let shift = number("block-shift")?;
+        let id = Self {
+            volume: field("volume")?.parse().map_err(|_| damaged("volume"))?,
+            label: field("label")?.parse().map_err(|_| damaged("label"))?,
+            group: field("group")?.parse().map_err(|_| damaged("group"))?,
+            node: field("node")?.parse().map_err(|_| damaged("node"))?,
+            role: field("role")?.to_owned(),
+            block_size: u8::try_from(shift)
+                .ok()
+                .and_then(BlockSize::from_shift)
+                .ok_or_else(|| damaged("block-shift"))?,
+            blocks: BlockCount(number("blocks")?),
+            save: number("save")?,
+            snapshots: number("snapshots")?,
+            base: field("base").ok().map(PathBuf::from),
+        };
+        if id.node == *node {
+            Ok(id)
+        } else {
+            Err(IdentityError::OtherNode { path, found: id.node, expected: node.clone() }.into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn survives_and_notices_damage_and_strangers() {
+        let dir = tempfile::tempdir().expect("temp");
+        let node = NodeName::new("cel1-ser1").expect("valid");
+        let id = Identity {
+            volume: VolumeId([3; 16]),
+            label: Label::new("vol1").expect("valid"),
+            group: GroupName::new("g1").expect("valid"),
+            node: node.clone(),
+            role: "primary".to_owned(),
+            block_size: BlockSize::DEFAULT,
+            blocks: BlockCount(65536),
+            save: 64 << 20,
+            snapshots: 1 << 30,
+            base: Some("/some where/x.raw".into()),
+        };
+        id.store(dir.path()).expect("store");
+        assert_eq!(Identity::load(dir.path(), &node).expect("load"), id);
+        let other = NodeName::new("cel9-ser9").expect("valid");
+        let e = Identity::load(dir.path(), &other).expect_err("stranger").to_string();
+        assert!(e.contains("belongs to node cel1-ser1"), "{e}");
+        let path = dir.path().join(FILE);
+        let mut bytes = std::fs::read(&path).expect("read");
+        bytes[40] ^= 4;
+        std::fs::write(&path, bytes).expect("write");
+        let e = Identity::load(dir.path(), &node).expect_err("damage").to_string();
+        assert!(e.contains("checksum"), "{e}");
+    }
+}

@@ -1,0 +1,359 @@
+//! The thin part: requests of the machines, run on real files. Blocking; called from threads that
+//! may block.
+//!
+//! A volume's folder holds one file per [`FileId`] and `identity`; the base may lie elsewhere (an
+//! outside file or a block device). The base is locked exclusively while it is open (OFD lock), and
+//! the identity written beside it says whose content it is, so that a file changed or swapped
+//! behind our back is noticed.
+
+mod identity;
+
+use std::fs::{File, OpenOptions};
+use std::io::{Error, ErrorKind};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use bytes::{Bytes, BytesMut};
+use rustix::fs::{FallocateFlags, FlockOperation, SeekFrom};
+
+use crate::io::{FileId, Io, IoError, Op, Outcome};
+
+pub use identity::{Identity, IdentityError};
+
+/// Why a volume's files cannot be opened; names the file and the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// The system refused.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: Error,
+    },
+    /// Somebody else has it.
+    #[error(
+        "{path} is in use by another process; a volume is opened by one node at a time: stop the \
+         other one first", path = .0.display()
+    )]
+    Locked(PathBuf),
+    /// It is not what it was.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The backing file is shorter than the volume.
+    #[error(
+        "{path} has {found} bytes but the volume has {expected}: the backing file was truncated \
+         behind our back; restore it, or delete the volume here and let it be seeded again",
+        path = path.display()
+    )]
+    Short {
+        /// Which file.
+        path: PathBuf,
+        /// Its size.
+        found: u64,
+        /// What it must have.
+        expected: u64,
+    },
+}
+
+fn at(path: &Path) -> impl FnOnce(Error) -> StorageError + '_ {
+    move |source| StorageError::Io { path: path.to_owned(), source }
+}
+
+/// The open files of one volume.
+#[derive(Debug)]
+pub struct Files {
+    folder: PathBuf,
+    base: File,
+    save: File,
+    mailbox: File,
+    activity: File,
+    snapshots: File,
+    /// The base is a block device: holes cannot be found by seeking.
+    device: bool,
+}
+
+/// How large the areas of a volume are, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// The volume itself.
+    pub base: u64,
+    /// Chunk area of the save volume; preallocated.
+    pub save: u64,
+    /// Snapshot area; sparse.
+    pub snapshots: u64,
+}
+
+impl Files {
+    /// Creates a volume's folder and files. `backing` names an outside file or device that is the
+    /// base; an existing one keeps its content.
+    ///
+    /// # Errors
+    /// [`StorageError`]; what was made is left for a second try.
+    pub fn create(
+        folder: &Path,
+        identity: &Identity,
+        sizes: Sizes,
+    ) -> Result<Self, StorageError> {
+        std::fs::create_dir_all(folder).map_err(at(folder))?;
+        let base = identity.base_path(folder);
+        let f = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&base)
+            .map_err(at(&base))?;
+        if !is_device(&f) {
+            let len = f.metadata().map_err(at(&base))?.len();
+            if len < sizes.base {
+                f.set_len(sizes.base).map_err(at(&base))?;
+            }
+        }
+        for (name, len, preallocate) in [
+            ("save", sizes.save, true),
+            ("mailbox", 2 * crate::mailbox::SLOT_LEN as u64, false),
+            ("activity", 0, false),
+            ("snapshots", sizes.snapshots, false),
+        ] {
+            let path = folder.join(name);
+            let f = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path)
+                .map_err(at(&path))?;
+            if len > 0 && f.metadata().map_err(at(&path))?.len() < len {
+                f.set_len(len).map_err(at(&path))?;
+                if preallocate {
+                    preallocate_range(&f, len).map_err(at(&path))?;
+                }
+            }
+            f.sync_all().map_err(at(&path))?;
+        }
+        identity.store(folder)?;
+        sync_folder(folder)?;
+        Self::open(folder, identity, sizes.base)
+    }
+
+    /// Opens a volume's files and locks the base.
+    ///
+    /// # Errors
+    /// [`StorageError`] names the file and what to do.
+    pub fn open(folder: &Path, identity: &Identity, base_len: u64) -> Result<Self, StorageError> {
+        let open = |path: &Path| {
+            OpenOptions::new().read(true).write(true).open(path).map_err(at(path))
+        };
+        let path = identity.base_path(folder);
+        let base = open(&path)?;
+        match rustix::fs::flock(&base, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(StorageError::Locked(path)),
+            Err(e) => return Err(StorageError::Io { path, source: e.into() }),
+        }
+        let device = is_device(&base);
+        if !device {
+            let found = base.metadata().map_err(at(&path))?.len();
+            if found < base_len {
+                return Err(StorageError::Short { path, found, expected: base_len });
+            }
+        }
+        Ok(Self {
+            base,
+            device,
+            save: open(&folder.join("save"))?,
+            mailbox: open(&folder.join("mailbox"))?,
+            activity: open(&folder.join("activity"))?,
+            snapshots: open(&folder.join("snapshots"))?,
+            folder: folder.to_owned(),
+        })
+    }
+
+    /// The volume's folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// One of the files.
+    #[must_use]
+    pub fn file(&self, id: FileId) -> &File {
+        match id {
+            FileId::Base => &self.base,
+            FileId::Save => &self.save,
+            FileId::Mailbox => &self.mailbox,
+            FileId::Activity => &self.activity,
+            FileId::Snapshots => &self.snapshots,
+        }
+    }
+
+    /// Size of the save area as it is on disk.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn save_len(&self) -> Result<u64, Error> {
+        Ok(self.save.metadata()?.len())
+    }
+
+    /// Reads a range, with zeroes beyond the end of the file.
+    ///
+    /// # Errors
+    /// [`IoError`].
+    pub fn read(&self, id: FileId, offset: u64, len: usize) -> Result<Bytes, IoError> {
+        let mut buf = BytesMut::zeroed(len);
+        read_full(self.file(id), offset, &mut buf).map_err(|e| io_error(&e))?;
+        Ok(buf.freeze())
+    }
+
+    /// Carries a request out.
+    #[must_use]
+    pub fn perform(&self, io: &Io) -> Outcome {
+        match self.run(io.file, &io.op) {
+            Ok(o) => o,
+            Err(e) => Outcome::Failed(io_error(&e)),
+        }
+    }
+
+    fn run(&self, id: FileId, op: &Op) -> Result<Outcome, Error> {
+        let f = self.file(id);
+        match op {
+            Op::Read { offset, len } => {
+                let mut buf = BytesMut::zeroed(*len);
+                read_full(f, *offset, &mut buf)?;
+                Ok(Outcome::Read(buf.freeze()))
+            }
+            Op::Gather { ranges } => {
+                let total = ranges.iter().map(|(_, len)| len).sum();
+                let mut buf = BytesMut::zeroed(total);
+                let mut rest = &mut buf[..];
+                for (offset, len) in ranges {
+                    let (now, later) = rest.split_at_mut(*len);
+                    read_full(f, *offset, now)?;
+                    rest = later;
+                }
+                Ok(Outcome::Read(buf.freeze()))
+            }
+            Op::Write { offset, data } => {
+                let mut offset = *offset;
+                for d in data {
+                    f.write_all_at(d, offset)?;
+                    offset += d.len() as u64;
+                }
+                Ok(Outcome::Done)
+            }
+            Op::Scatter { writes, zeroes } => {
+                for (offset, len) in zeroes {
+                    zero_range(f, *offset, *len)?;
+                }
+                for (offset, d) in writes {
+                    f.write_all_at(d, *offset)?;
+                }
+                Ok(Outcome::Done)
+            }
+            Op::Zero { offset, len } => {
+                zero_range(f, *offset, *len)?;
+                Ok(Outcome::Done)
+            }
+            Op::NextData { offset } => self.next_data(f, *offset),
+            Op::Sync => {
+                f.sync_data()?;
+                Ok(Outcome::Done)
+            }
+        }
+    }
+
+    fn next_data(&self, f: &File, offset: u64) -> Result<Outcome, Error> {
+        if self.device {
+            let end = rustix::fs::seek(f, SeekFrom::End(0))?;
+            return Ok(Outcome::NextData((offset < end).then_some((offset, end))));
+        }
+        let start = match rustix::fs::seek(f, SeekFrom::Data(offset)) {
+            Ok(s) => s,
+            Err(rustix::io::Errno::NXIO) => return Ok(Outcome::NextData(None)),
+            Err(e) => return Err(e.into()),
+        };
+        let end = rustix::fs::seek(f, SeekFrom::Hole(start))?;
+        Ok(Outcome::NextData(Some((start, end))))
+    }
+}
+
+/// Reads `buf.len()` bytes at `offset`; zeroes beyond the end of the file.
+///
+/// # Errors
+/// The system's.
+pub fn read_full(f: &File, mut offset: u64, mut buf: &mut [u8]) -> Result<(), Error> {
+    while !buf.is_empty() {
+        match f.read_at(buf, offset) {
+            Ok(0) => {
+                buf.fill(0);
+                return Ok(());
+            }
+            Ok(n) => {
+                buf = &mut buf[n..];
+                offset += n as u64;
+            }
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+/// Makes a range read as zeroes: gives its space back where possible, else writes zeroes.
+///
+/// # Errors
+/// The system's.
+pub fn zero_range(f: &File, offset: u64, len: u64) -> Result<(), Error> {
+    if len == 0 {
+        return Ok(());
+    }
+    let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    match rustix::fs::fallocate(f, punch, offset, len) {
+        Ok(()) => return Ok(()),
+        Err(
+            rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NODEV | rustix::io::Errno::INVAL,
+        ) => {}
+        Err(e) => return Err(e.into()),
+    }
+    const ZERO: [u8; 64 << 10] = [0; 64 << 10];
+    let (mut offset, end) = (offset, offset + len);
+    while offset < end {
+        let n = usize::try_from(end - offset).unwrap_or(usize::MAX).min(ZERO.len());
+        f.write_all_at(&ZERO[..n], offset)?;
+        offset += n as u64;
+    }
+    Ok(())
+}
+
+/// Allocated and written once: overwriting such a file syncs several times faster than growing it.
+fn preallocate_range(f: &File, len: u64) -> Result<(), Error> {
+    match rustix::fs::fallocate(f, FallocateFlags::empty(), 0, len) {
+        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn is_device(f: &File) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    f.metadata().is_ok_and(|m| m.file_type().is_block_device())
+}
+
+/// Makes new names in a folder durable.
+///
+/// # Errors
+/// [`StorageError::Io`].
+pub fn sync_folder(folder: &Path) -> Result<(), StorageError> {
+    File::open(folder).and_then(|d| d.sync_all()).map_err(at(folder))
+}
+
+/// The part of a system error that decisions depend on.
+#[must_use]
+pub fn io_error(e: &Error) -> IoError {
+    match e.raw_os_error() {
+        Some(n) if n == rustix::io::Errno::NOSPC.raw_os_error() => IoError::NoSpace,
+        Some(n) if n == rustix::io::Errno::DQUOT.raw_os_error() => IoError::NoSpace,
+        Some(n) => IoError::Os(n),
+        None => IoError::Os(rustix::io::Errno::IO.raw_os_error()),
+    }
+}
