@@ -88,7 +88,15 @@ pub(crate) fn read(tree: Tree, report: &mut Report) -> RawTopology {
         report,
     );
     let version = top.text("version", report);
+    let at_nodes = top.place("nodes");
     let nodes = top.map("nodes", report);
+    if let (true, true, Some(at)) = (nodes.is_empty(), report.is_empty(), at_nodes) {
+        report.add(|| {
+            Problem::new(&at, "the topology has no nodes")
+                .label("nothing is written here")
+                .hint(example("nodes"))
+        });
+    }
     let groups = top.map("groups", report);
     let defaults = top.map("defaults", report);
     let known = &["save", "memory", "snapshot_area"];
@@ -139,11 +147,11 @@ fn group(name: Text, tree: Tree, report: &mut Report) -> RawGroup {
             .collect(),
         volumes: volumes.into_iter().map(|(label, tree)| volume(label, tree, report)).collect(),
         policy: read_policy(policy, &what, report),
-        playback: read_playback(playback, &format!("`playback` of {what}"), false, report),
+        playback: read_playback(playback, &format!("the playback of {what}"), false, report),
         overrides: overrides
             .into_iter()
             .map(|(node, tree)| {
-                let owner = format!("`overrides` of {} in {what}", shown(&node.value));
+                let owner = format!("the override of {} in {what}", shown(&node.value));
                 let entries = entries(tree, &owner, report);
                 (node, read_playback(entries, &owner, true, report))
             })
@@ -184,7 +192,7 @@ fn volume(label: Text, tree: Tree, report: &mut Report) -> RawVolume {
 
 fn read_policy(entries: Vec<(Text, Tree)>, what: &str, report: &mut Report) -> RawPolicy {
     let known = &["hwm", "timeout", "on_full", "persistent"];
-    let mut f = Fields::of(entries, &format!("`policy` of {what}"), known, report);
+    let mut f = Fields::of(entries, &format!("the policy of {what}"), known, report);
     RawPolicy {
         hwm: f.text("hwm", report),
         timeout: f.text("timeout", report),
@@ -291,6 +299,11 @@ impl Fields {
     fn take(&mut self, name: &str) -> Option<(Text, Tree)> {
         let at = self.entries.iter().position(|(k, _)| k.value == name)?;
         Some(self.entries.swap_remove(at))
+    }
+
+    /// Where the name of a field stands, if it is there.
+    fn place(&self, name: &str) -> Option<Span> {
+        self.entries.iter().find(|(k, _)| k.value == name).map(|(k, _)| k.span.clone())
     }
 
     fn text(&mut self, name: &str, report: &mut Report) -> Option<Text> {
@@ -422,7 +435,7 @@ fn example(field: &str) -> String {
         "save" => "save: 1GiB",
         "memory" => "memory: 256MiB",
         "snapshot_area" => "snapshot_area: 1GiB",
-        "backing" => "backing: /dev/vg0/vol1, or backing: {cel1-ser1: /dev/vg0/vol1}",
+        "backing" => "backing: {cel1-ser1: /dev/vg0/vol1}",
         "policy" => "policy: {hwm: 64MiB, timeout: 600s}",
         "playback" => "playback: {timeout: 0s, hwm: 64MiB}",
         "overrides" => "overrides: {cel3-ser1: {timeout: 20min}}",

@@ -13,9 +13,16 @@ pub(crate) fn closest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
     }
     let mut best = (word.len() / 3).clamp(1, 3);
     let mut found: Vec<&str> = Vec::new();
+    // `hwm_mb` for `hwm`: far off by letters, but one begins with the other
+    let mut begins: Vec<&str> = Vec::new();
     for name in known {
         let other: Vec<char> = name.chars().flat_map(char::to_lowercase).collect();
         if other.len().abs_diff(word.len()) > best {
+            if word.len().min(other.len()) >= 3
+                && (word.starts_with(&other) || other.starts_with(&word))
+            {
+                begins.push(name);
+            }
             continue;
         }
         let d = distance(&word, &other);
@@ -26,6 +33,9 @@ pub(crate) fn closest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
             best = d;
             found.push(name);
         }
+    }
+    if found.is_empty() {
+        found = begins;
     }
     found.truncate(3);
     found
@@ -88,6 +98,7 @@ mod tests {
         assert_eq!(closest("listn", known), ["listen"]);
         assert_eq!(closest("LISTEN", known), ["listen"]);
         assert_eq!(closest("dtaa", known), ["data"]);
+        assert_eq!(closest("memory_mb", known), ["memory"]);
         assert!(closest("zebra", known).is_empty());
         assert!(closest("", known).is_empty());
         assert_eq!(closest("cel2-ser1", ["cel1-ser1", "cel3-ser1", "x"]).len(), 2);

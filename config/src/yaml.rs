@@ -329,7 +329,9 @@ fn syntax(text: &str, error: &ScanError) -> Problem {
             "lines of one mapping begin in the same column, and each is `name: value`"
         }
         _ if text.get(at..at + 1) == Some("\t") => "indent with spaces, never with tabs",
-        _ => "look at this line and the one before it: indentation, colon, quotation marks",
+        _ => {
+            "look at this line and the one before it: indentation, quotation marks, a space after each colon"
+        }
     };
     problem.label("reading stopped here").hint(hint)
 }

@@ -101,8 +101,8 @@ fn group<'f>(
     let tree = routes::check(raw, &title, primary.as_ref(), names, report);
     let members = Members { group: &title, names, tree: &tree };
     let volumes = volumes::volumes(raw, primary.as_ref(), &members, defaults, labels, report);
-    let policy = volumes::policy(&raw.policy, report);
-    let playback = volumes::playback(&raw.playback, report);
+    let policy = volumes::policy(&raw.policy, &title, report);
+    let playback = volumes::playback(&raw.playback, &title, report);
     let overrides = volumes::overrides(raw, &members, report);
     let forward_only = forward_only(raw, primary.as_ref(), &members, report);
     Some(GroupPlan {
@@ -131,7 +131,7 @@ fn forward_only(
         let problem = |message: String| Problem::new(&text.span, message);
         if Some(&node) == primary {
             report.add(|| {
-                problem(format!("{node} is the primary of group {title} and keeps the volumes"))
+                problem(format!("`{node}` is the primary of group {title} and keeps the volumes"))
                     .label("cannot be `forward_only`")
                     .hint("remove it from `forward_only`")
             });
@@ -157,12 +157,14 @@ pub(crate) struct Names {
     known: BTreeSet<NodeName>,
     /// Names that are not well formed: reported where they are declared, and nowhere else.
     broken: BTreeSet<String>,
+    /// There are none at all, which was reported: nothing more is said about any name.
+    none: bool,
 }
 
 impl Names {
     /// The node of this name; an unknown one is reported. `place` says who speaks of it.
     fn resolve(&self, text: &Text, place: &str, report: &mut Report) -> Option<NodeName> {
-        if self.broken.contains(&text.value) {
+        if self.none || self.broken.contains(&text.value) {
             return None;
         }
         if let Some(name) = NodeName::new(&text.value).ok().filter(|n| self.known.contains(n)) {

@@ -5,6 +5,7 @@
 //! loopback address is one host). Only such nodes can collide on an NBD port or a data folder:
 //! `/var/lib/rcpd` on each of twenty machines is no mistake.
 
+use super::values::Field;
 use super::{Names, bad_name, values};
 use crate::address::{Host, HostPort};
 use crate::diagnostics::{Problem, Report, Span};
@@ -22,7 +23,7 @@ pub(super) fn check(
     memory: u64,
     report: &mut Report,
 ) -> (Names, BTreeMap<NodeName, NodePlan>) {
-    let mut names = Names { known: BTreeSet::new(), broken: BTreeSet::new() };
+    let mut names = Names { known: BTreeSet::new(), broken: BTreeSet::new(), none: raw.is_empty() };
     let mut plans = BTreeMap::new();
     let mut taken = Taken::default();
     for node in raw {
@@ -46,18 +47,21 @@ fn check_one<'f>(
     taken: &mut Taken<'f>,
     report: &mut Report,
 ) -> Option<NodePlan> {
-    let insecure = values::boolean(raw.insecure_plaintext.as_ref(), "insecure_plaintext", report);
+    let owner = format!("node `{name}`");
+    let field = |name| Field::new(name, &owner);
+    let insecure =
+        values::boolean(raw.insecure_plaintext.as_ref(), field("insecure_plaintext"), report);
     // a misspelt `true` is one error, not one for every listener as well
     let may_listen = insecure.unwrap_or(raw.insecure_plaintext.is_some());
-    let listen = address(raw.listen.as_ref(), "listen", report);
-    let dialled = address(raw.address.as_ref(), "address", report);
-    let nbd = address(raw.nbd.as_ref(), "nbd", report);
-    for (found, field) in [(&listen, "listen"), (&nbd, "nbd")] {
+    let listen = address(raw.listen.as_ref(), field("listen"), report);
+    let dialled = address(raw.address.as_ref(), field("address"), report);
+    let nbd = address(raw.nbd.as_ref(), field("nbd"), report);
+    for (found, which) in [(&listen, "listen"), (&nbd, "nbd")] {
         if let Some((addr, text)) = found
             && !addr.is_loopback()
             && !may_listen
         {
-            report.add(|| exposed(&name, addr, text, field));
+            report.add(|| exposed(&name, addr, text, which));
         }
     }
     let dialled = match (dialled, &listen, &raw.address) {
@@ -87,13 +91,13 @@ fn check_one<'f>(
         (None, Some(found), None) => Some(found.clone()),
         _ => None,
     };
-    let data = values::path(raw.data.as_ref(), "data", report);
+    let data = values::path(raw.data.as_ref(), field("data"), report);
     taken.claim(&name, listen.as_ref(), dialled.as_ref(), nbd.as_ref(), &data, raw, report);
     let memory = match &raw.memory {
         None => memory,
         text => values::size(
             text.as_ref(),
-            "memory",
+            field("memory"),
             (MIN_MEMORY, MAX_MEMORY),
             "a node needs that much to move data",
             report,
@@ -112,7 +116,7 @@ fn check_one<'f>(
 
 fn address<'f>(
     text: Option<&'f Text>,
-    field: &str,
+    field: Field<'_>,
     report: &mut Report,
 ) -> Option<(HostPort, &'f Text)> {
     let text = text?;

@@ -9,15 +9,35 @@ use crate::yaml::Text;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// A field and whose it is, as errors name it.
+#[derive(Clone, Copy)]
+pub(super) struct Field<'a> {
+    name: &'a str,
+    owner: &'a str,
+}
+
+impl<'a> Field<'a> {
+    /// `owner` with its kind: "node `a`".
+    pub(super) fn new(name: &'a str, owner: &'a str) -> Self {
+        Self { name, owner }
+    }
+}
+
+impl std::fmt::Display for Field<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "`{}` of {}", self.name, self.owner)
+    }
+}
+
 /// A value that its parser refused.
-pub(super) fn refused(text: &Text, field: &str, error: ValueError) -> Problem {
-    Problem::new(&text.span, format!("`{field}`: {}", error.message)).hint(error.hint)
+pub(super) fn refused(text: &Text, field: Field<'_>, error: ValueError) -> Problem {
+    Problem::new(&text.span, format!("{field}: {}", error.message)).hint(error.hint)
 }
 
 /// A size within limits, both included; `why` explains the lower one.
 pub(super) fn size(
     text: Option<&Text>,
-    field: &str,
+    field: Field<'_>,
     (min, max): (u64, u64),
     why: &str,
     report: &mut Report,
@@ -30,16 +50,13 @@ pub(super) fn size(
                 let (word, limit) = if n < min { ("at least", min) } else { ("at most", max) };
                 let limit = format_size(limit);
                 let value = shown(&text.value);
-                Problem::new(
-                    &text.span,
-                    format!("`{field}` must be {word} {limit}; {value} is not"),
-                )
-                .label(format!("{word} {limit}"))
-                .hint(if n < min && !why.is_empty() {
-                    format!("{why}: write `{field}: {limit}` or more")
-                } else {
-                    format!("write a size from {} to {}", format_size(min), format_size(max))
-                })
+                Problem::new(&text.span, format!("{field} must be {word} {limit}; {value} is not"))
+                    .label(format!("{word} {limit}"))
+                    .hint(if n < min && !why.is_empty() {
+                        format!("{why}: write `{}: {limit}` or more", field.name)
+                    } else {
+                        format!("write a size from {} to {}", format_size(min), format_size(max))
+                    })
             });
             None
         }
@@ -53,7 +70,7 @@ pub(super) fn size(
 /// A duration within limits, both included.
 pub(super) fn duration(
     text: Option<&Text>,
-    field: &str,
+    field: Field<'_>,
     (min, max): (Duration, Duration),
     report: &mut Report,
 ) -> Option<Duration> {
@@ -65,16 +82,13 @@ pub(super) fn duration(
                 let (word, limit) = if d < min { ("at least", min) } else { ("at most", max) };
                 let limit = format_duration(limit);
                 let value = shown(&text.value);
-                Problem::new(
-                    &text.span,
-                    format!("`{field}` must be {word} {limit}; {value} is not"),
-                )
-                .label(format!("{word} {limit}"))
-                .hint(format!(
-                    "write a duration from {} to {}",
-                    format_duration(min),
-                    format_duration(max)
-                ))
+                Problem::new(&text.span, format!("{field} must be {word} {limit}; {value} is not"))
+                    .label(format!("{word} {limit}"))
+                    .hint(format!(
+                        "write a duration from {} to {}",
+                        format_duration(min),
+                        format_duration(max)
+                    ))
             });
             None
         }
@@ -86,7 +100,7 @@ pub(super) fn duration(
 }
 
 /// `true` or `false`, and nothing else.
-pub(super) fn boolean(text: Option<&Text>, field: &str, report: &mut Report) -> Option<bool> {
+pub(super) fn boolean(text: Option<&Text>, field: Field<'_>, report: &mut Report) -> Option<bool> {
     let text = text?;
     match text.value.as_str() {
         "true" => Some(true),
@@ -98,14 +112,11 @@ pub(super) fn boolean(text: Option<&Text>, field: &str, report: &mut Report) -> 
                 near => suggest::closest(near, ["true", "false"]).first().copied().unwrap_or(""),
             };
             report.add(|| {
-                Problem::new(
-                    &text.span,
-                    format!("`{field}` is true or false, not {}", shown(other)),
-                )
-                .hint(match meant {
-                    "" => format!("write `{field}: true` or `{field}: false`"),
-                    meant => format!("write `{field}: {meant}`"),
-                })
+                Problem::new(&text.span, format!("{field} is true or false, not {}", shown(other)))
+                    .hint(match meant {
+                        "" => format!("write `{0}: true` or `{0}: false`", field.name),
+                        meant => format!("write `{}: {meant}`", field.name),
+                    })
             });
             None
         }
@@ -113,7 +124,7 @@ pub(super) fn boolean(text: Option<&Text>, field: &str, report: &mut Report) -> 
 }
 
 /// A path: not empty, not too long, without control characters.
-pub(super) fn path(text: Option<&Text>, field: &str, report: &mut Report) -> Option<PathBuf> {
+pub(super) fn path(text: Option<&Text>, field: Field<'_>, report: &mut Report) -> Option<PathBuf> {
     let text = text?;
     let what = if text.value.is_empty() {
         "is empty"
@@ -125,7 +136,7 @@ pub(super) fn path(text: Option<&Text>, field: &str, report: &mut Report) -> Opt
         return Some(PathBuf::from(&text.value));
     };
     report.add(|| {
-        Problem::new(&text.span, format!("`{field}`: the path {what}"))
+        Problem::new(&text.span, format!("{field}: the path {what}"))
             .hint(format!("write a path of at most {MAX_PATH} bytes"))
     });
     None

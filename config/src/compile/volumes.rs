@@ -1,5 +1,6 @@
 //! Volumes, policies and what single nodes do differently: sizes, durations, labels.
 
+use super::values::Field;
 use super::{Members, bad_name, values};
 use crate::diagnostics::{Problem, Report, Span};
 use crate::limits::{self, MAX_BLOCKS};
@@ -28,20 +29,27 @@ pub(super) struct Defaults {
 
 impl Defaults {
     pub(super) fn read(raw: &RawTopology, report: &mut Report) -> Self {
+        let field = |name| Field::new(name, "`defaults`");
         let memory = (limits::MIN_MEMORY, limits::MAX_MEMORY);
         Self {
-            memory: values::size(raw.memory.as_ref(), "memory", memory, "", report)
-                .unwrap_or(limits::DEFAULT_MEMORY),
-            save: values::size(raw.save.as_ref(), "save", SAVE, WHY_SAVE, report)
+            memory: values::size(
+                raw.memory.as_ref(),
+                field("memory"),
+                memory,
+                "a node needs that much to move data",
+                report,
+            )
+            .unwrap_or(limits::DEFAULT_MEMORY),
+            save: values::size(raw.save.as_ref(), field("save"), SAVE, WHY_SAVE, report)
                 .unwrap_or(limits::DEFAULT_SAVE),
-            snapshot_area: area(raw.snapshot_area.as_ref(), report)
+            snapshot_area: area(raw.snapshot_area.as_ref(), field("snapshot_area"), report)
                 .unwrap_or(limits::DEFAULT_SNAPSHOT_AREA),
         }
     }
 }
 
-fn area(text: Option<&Text>, report: &mut Report) -> Option<u64> {
-    values::size(text, "snapshot_area", AREA, "it holds whole blocks", report)
+fn area(text: Option<&Text>, field: Field<'_>, report: &mut Report) -> Option<u64> {
+    values::size(text, field, AREA, "it holds whole blocks", report)
 }
 
 /// The volumes of a group, by label. `labels` knows those of the groups before.
@@ -70,13 +78,15 @@ pub(super) fn volumes<'f>(
             continue;
         }
         labels.insert(label.clone(), &raw.label);
+        let owner = format!("volume `{label}`");
+        let field = |name| Field::new(name, &owner);
         let block_size = match &raw.block_size {
             None => Some(limits::DEFAULT_BLOCK),
-            Some(text) => block_size(text, report),
+            Some(text) => block_size(text, field("block_size"), report),
         };
-        let size = raw.size.as_ref().and_then(|text| size(text, block_size, report));
-        let save = values::size(raw.save.as_ref(), "save", SAVE, WHY_SAVE, report);
-        let snapshot_area = area(raw.snapshot_area.as_ref(), report);
+        let size = raw.size.as_ref().and_then(|text| size(text, field("size"), block_size, report));
+        let save = values::size(raw.save.as_ref(), field("save"), SAVE, WHY_SAVE, report);
+        let snapshot_area = area(raw.snapshot_area.as_ref(), field("snapshot_area"), report);
         let backing = backing(raw, primary, members, &mut paths, report);
         let (Some(size), Some(block_size)) = (size, block_size) else { continue };
         out.push(VolumePlan {
@@ -92,9 +102,9 @@ pub(super) fn volumes<'f>(
     out
 }
 
-fn block_size(text: &Text, report: &mut Report) -> Option<u64> {
+fn block_size(text: &Text, field: Field<'_>, report: &mut Report) -> Option<u64> {
     let limits = (limits::MIN_BLOCK, limits::MAX_BLOCK);
-    let n = values::size(Some(text), "block_size", limits, "", report)?;
+    let n = values::size(Some(text), field, limits, "it is a power of two", report)?;
     if n.is_power_of_two() {
         return Some(n);
     }
@@ -103,15 +113,15 @@ fn block_size(text: &Text, report: &mut Report) -> Option<u64> {
             (format_size(n.next_power_of_two() / 2), format_size(n.next_power_of_two()));
         Problem::new(
             &text.span,
-            format!("`block_size` must be a power of two; {} is not", shown(&text.value)),
+            format!("{field} must be a power of two; {} is not", shown(&text.value)),
         )
         .hint(format!("write {below} or {above}"))
     });
     None
 }
 
-fn size(text: &Text, block: Option<u64>, report: &mut Report) -> Option<u64> {
-    let n = values::size(Some(text), "size", (1, limits::MAX_VOLUME), "", report)?;
+fn size(text: &Text, field: Field<'_>, block: Option<u64>, report: &mut Report) -> Option<u64> {
+    let n = values::size(Some(text), field, (1, limits::MAX_VOLUME), "", report)?;
     let block = block?;
     let value = shown(&text.value);
     if !n.is_multiple_of(block) {
@@ -124,7 +134,7 @@ fn size(text: &Text, block: Option<u64>, report: &mut Report) -> Option<u64> {
             Problem::new(
                 &text.span,
                 format!(
-                    "`size`: {value} is not a multiple of the block size, {}",
+                    "{field}: {value} is not a multiple of the block size, {}",
                     format_size(block)
                 ),
             )
@@ -138,7 +148,7 @@ fn size(text: &Text, block: Option<u64>, report: &mut Report) -> Option<u64> {
             let need = format_size((n / MAX_BLOCKS).next_power_of_two());
             Problem::new(
                 &text.span,
-                format!("`size`: {value} has too many blocks of {}", format_size(block)),
+                format!("{field}: {value} has too many blocks of {}", format_size(block)),
             )
             .label(format!("at most {most} with this block size"))
             .hint(format!("write `block_size: {need}`, or a smaller size"))
@@ -166,9 +176,12 @@ fn backing<'f>(
             }
         }
     }
+    let owner = format!("volume {}", shown(&raw.label.value));
     let mut out = BTreeMap::new();
     for (node, text) in found {
-        let Some(path) = values::path(Some(text), "backing", report) else { continue };
+        let Some(path) = values::path(Some(text), Field::new("backing", &owner), report) else {
+            continue;
+        };
         if let Some(first) = taken.insert((node.clone(), path.clone()), &text.span) {
             report.add(|| {
                 Problem::new(
@@ -186,17 +199,20 @@ fn backing<'f>(
 }
 
 /// The primary's policy.
-pub(super) fn policy(raw: &RawPolicy, report: &mut Report) -> Policy {
+pub(super) fn policy(raw: &RawPolicy, group: &str, report: &mut Report) -> Policy {
+    let owner = format!("the policy of group {group}");
+    let field = |name| Field::new(name, &owner);
     let times = (limits::MIN_TIMEOUT, limits::MAX_TIMEOUT);
     if let Some(text) = &raw.on_full {
         on_full(text, report);
     }
     Policy {
-        hwm: hwm(raw.hwm.as_ref(), report).unwrap_or(limits::DEFAULT_HWM),
-        timeout: values::duration(raw.timeout.as_ref(), "timeout", times, report)
+        hwm: hwm(raw.hwm.as_ref(), field("hwm"), report).unwrap_or(limits::DEFAULT_HWM),
+        timeout: values::duration(raw.timeout.as_ref(), field("timeout"), times, report)
             .unwrap_or(limits::DEFAULT_TIMEOUT),
         on_full: OnFull::Detach,
-        persistent: values::boolean(raw.persistent.as_ref(), "persistent", report).unwrap_or(true),
+        persistent: values::boolean(raw.persistent.as_ref(), field("persistent"), report)
+            .unwrap_or(true),
     }
 }
 
@@ -215,19 +231,26 @@ fn on_full(text: &Text, report: &mut Report) {
     }
 }
 
-fn hwm(text: Option<&Text>, report: &mut Report) -> Option<u64> {
-    values::size(text, "hwm", HWM, "smaller sets cost more than they carry", report)
+fn hwm(text: Option<&Text>, field: Field<'_>, report: &mut Report) -> Option<u64> {
+    values::size(text, field, HWM, "smaller sets cost more than they carry", report)
 }
 
-fn playback_timeout(text: Option<&Text>, report: &mut Report) -> Option<Duration> {
-    values::duration(text, "timeout", (Duration::ZERO, limits::MAX_TIMEOUT), report)
+fn playback_timeout(
+    text: Option<&Text>,
+    field: Field<'_>,
+    report: &mut Report,
+) -> Option<Duration> {
+    values::duration(text, field, (Duration::ZERO, limits::MAX_TIMEOUT), report)
 }
 
 /// The playback of a group's replicas.
-pub(super) fn playback(raw: &RawPlayback, report: &mut Report) -> Playback {
+pub(super) fn playback(raw: &RawPlayback, group: &str, report: &mut Report) -> Playback {
+    let owner = format!("the playback of group {group}");
+    let field = |name| Field::new(name, &owner);
     Playback {
-        timeout: playback_timeout(raw.timeout.as_ref(), report).unwrap_or(Duration::ZERO),
-        hwm: hwm(raw.hwm.as_ref(), report).unwrap_or(limits::DEFAULT_HWM),
+        timeout: playback_timeout(raw.timeout.as_ref(), field("timeout"), report)
+            .unwrap_or(Duration::ZERO),
+        hwm: hwm(raw.hwm.as_ref(), field("hwm"), report).unwrap_or(limits::DEFAULT_HWM),
     }
 }
 
@@ -240,10 +263,12 @@ pub(super) fn overrides(
     let mut out = BTreeMap::new();
     for (name, raw) in &raw.overrides {
         let node = members.resolve(name, "`overrides`", report);
+        let owner = format!("the override of {} in group {}", shown(&name.value), members.group);
+        let field = |name| Field::new(name, &owner);
         let own = Override {
-            timeout: playback_timeout(raw.timeout.as_ref(), report),
-            hwm: hwm(raw.hwm.as_ref(), report),
-            save: values::size(raw.save.as_ref(), "save", SAVE, WHY_SAVE, report),
+            timeout: playback_timeout(raw.timeout.as_ref(), field("timeout"), report),
+            hwm: hwm(raw.hwm.as_ref(), field("hwm"), report),
+            save: values::size(raw.save.as_ref(), field("save"), SAVE, WHY_SAVE, report),
         };
         if let Some(node) = node.filter(|_| own != Override::default()) {
             out.insert(node, own);
