@@ -262,7 +262,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_line_panics_and_good_ones_print_back(line in "(cell?1-ser2: )?(rcproute )?(add|display|delete|.)( group=[a-z]{1,3})?( nexthop=[a-z1-9-]{1,9})?.?") {
+        fn no_line_panics_and_good_ones_print_back(
+            before in "(cell?1-ser2: )?(rcproute )?",
+            after in "(add|display|delete|.)( group=[a-z]{1,3})?( nexthop=[a-z1-9-]{1,9})?.?",
+        ) {
+            let line = before + &after;
             if let Ok(c) = line.parse::<RouteCommand>() {
                 prop_assert_eq!(c.to_string().parse(), Ok(c));
             }

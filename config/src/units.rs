@@ -232,7 +232,8 @@ mod tests {
 
         #[test]
         fn durations_round_trip(ms in 0u64..400 * 86_400_000, nanos in 0u32..1_000_000) {
-            for d in [Duration::from_millis(ms), Duration::from_millis(ms) + Duration::from_nanos(nanos.into())] {
+            let whole = Duration::from_millis(ms);
+            for d in [whole, whole + Duration::from_nanos(nanos.into())] {
                 prop_assert_eq!(parse_duration(&format_duration(d)), Ok(d));
             }
         }

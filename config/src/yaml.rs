@@ -329,9 +329,7 @@ fn syntax(text: &str, error: &ScanError) -> Problem {
             "lines of one mapping begin in the same column, and each is `name: value`"
         }
         _ if text.get(at..at + 1) == Some("\t") => "indent with spaces, never with tabs",
-        _ => {
-            "look at this line and the one before it: indentation, quotation marks, a space after each colon"
-        }
+        _ => "look here and at the line before: indentation, quotation marks, a space after colons",
     };
     problem.label("reading stopped here").hint(hint)
 }

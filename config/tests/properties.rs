@@ -155,7 +155,14 @@ proptest! {
     #[test]
     fn no_damaged_file_panics(
         spec in specs(),
-        cuts in prop::collection::vec((any::<prop::sample::Index>(), 0usize..4, "\\PC{0,3}|[\\[\\]{}:,&*\\t\\r\\n a1\"'-]{1,3}"), 1..6),
+        cuts in prop::collection::vec(
+            (
+                any::<prop::sample::Index>(),
+                0usize..4,
+                "\\PC{0,3}|[\\[\\]{}:,&*\\t\\r\\n a1\"'-]{1,3}",
+            ),
+            1..6,
+        ),
     ) {
         let mut chars: Vec<char> = spec.to_yaml().expect("text").chars().collect();
         for (at, remove, insert) in cuts {

@@ -110,10 +110,13 @@ impl<'f> Graph<'f> {
                 if Some(&node) == primary {
                     let at = raw.primary.as_ref().map_or(&hop.span, |p| &p.span);
                     report.add(|| {
-                        Problem::new(&hop.span, format!("`{node}` is the primary of group {title}, so it cannot be a next hop"))
-                            .label("the primary")
-                            .note(at, "named here")
-                            .hint("data flows from the primary down: remove it from this list")
+                        Problem::new(
+                            &hop.span,
+                            format!("`{node}` is the primary of group {title}, not a next hop"),
+                        )
+                        .label("the primary")
+                        .note(at, "named here")
+                        .hint("data flows from the primary down: remove it from this list")
                     });
                     continue;
                 }
@@ -183,9 +186,10 @@ impl<'f> Graph<'f> {
                 }
             }
             report.add(|| {
-                Problem::new(span, format!("the routes of group {title} form a loop: {}", self.ring(&chain)))
+                let ring = self.ring(&chain);
+                Problem::new(span, format!("the routes of group {title} form a loop: {ring}"))
                     .label(format!("leads back to `{}`", self.name(to)))
-                    .hint("remove one of these next hops; every node is reached from the primary by one way")
+                    .hint("remove one of these next hops: from the primary, one way leads to each node")
             });
             return None;
         }
@@ -238,7 +242,9 @@ impl<'f> Graph<'f> {
                 report.add(|| {
                     Problem::new(span, format!("no route of group {title} leads to `{node}`"))
                         .label(format!("not reached from the primary `{primary}`"))
-                        .hint(format!("add `{node}` to the next hops of a node that is reached, or remove this line"))
+                        .hint(format!(
+                            "make `{node}` a next hop of a node that is reached, or remove it"
+                        ))
                 });
             }
         }

@@ -204,7 +204,7 @@ pub(super) fn policy(raw: &RawPolicy, group: &str, report: &mut Report) -> Polic
     let field = |name| Field::new(name, &owner);
     let times = (limits::MIN_TIMEOUT, limits::MAX_TIMEOUT);
     if let Some(text) = &raw.on_full {
-        on_full(text, report);
+        on_full(text, field("on_full"), report);
     }
     Policy {
         hwm: hwm(raw.hwm.as_ref(), field("hwm"), report).unwrap_or(limits::DEFAULT_HWM),
@@ -216,16 +216,16 @@ pub(super) fn policy(raw: &RawPolicy, group: &str, report: &mut Report) -> Polic
     }
 }
 
-fn on_full(text: &Text, report: &mut Report) {
+fn on_full(text: &Text, field: Field<'_>, report: &mut Report) {
     match text.value.as_str() {
         "detach" => {}
         "suspend" => report.add(|| {
-            Problem::new(&text.span, "`on_full: suspend` is not available yet")
+            Problem::new(&text.span, format!("{field}: `suspend` is not available yet"))
                 .label("writes cannot be held")
-                .hint("write `on_full: detach`: a receiver that is too far behind is detached and returns by catch-up")
+                .hint("write `on_full: detach`: who is too far behind is detached, and returns by catch-up")
         }),
         other => report.add(|| {
-            Problem::new(&text.span, format!("`on_full` cannot be {}", shown(other)))
+            Problem::new(&text.span, format!("{field} cannot be {}", shown(other)))
                 .hint(suggest::hint(other, ["detach"], "its values"))
         }),
     }
