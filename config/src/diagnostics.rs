@@ -1,6 +1,6 @@
 //! What is wrong with a topology, all of it at once: message, place, source line, hint.
 //!
-//! A [`Report`] collects while a file is compiled; [`Diagnostics`] is the finished list, which
+//! A report collects while a file is compiled; [`Diagnostics`] is the finished list, which
 //! renders itself plain or coloured and can be walked through. Nothing here knows the topology.
 
 use crate::limits::MAX_ERRORS;
