@@ -3,9 +3,13 @@
 //! Bytes come in, values and bytes go out; time and randomness are arguments. `PROTOCOL.md` says
 //! the same to the byte.
 
+pub mod backoff;
+pub mod classify;
 pub mod clock;
+pub mod credit;
 pub mod delta;
 pub mod frame;
 pub mod ids;
 pub mod limits;
+pub mod session;
 mod wire;

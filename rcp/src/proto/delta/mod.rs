@@ -217,6 +217,3 @@ fn check_step(step: &StepId, seed: bool) -> Result<(), DeltaError> {
     let ok = if seed { step.base == SetNumber::ZERO } else { step.base < step.to };
     if ok { Ok(()) } else { Err(DeltaError::Field("base and to")) }
 }
-
-#[cfg(test)]
-mod tests;

@@ -320,6 +320,3 @@ impl FrameError {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;
