@@ -1,1 +1,3 @@
 //! The data mover: everything that touches sockets, files, clocks and processes.
+
+pub mod nbd;

@@ -1,0 +1,4 @@
+//! A small blocking NBD client.
+#[derive(Debug)]
+/// x
+pub struct Client;
