@@ -236,10 +236,6 @@ pub trait Export: Send + Sync {
 
     /// Consecutive extents from `offset`: at least one, at most `max_extents`. They need not reach
     /// the end of the range and may pass it.
-    fn block_status(
-        &self,
-        offset: u64,
-        len: u64,
-        max_extents: usize,
-    ) -> Result<Vec<Extent>, Errno>;
+    fn block_status(&self, offset: u64, len: u64, max_extents: usize)
+    -> Result<Vec<Extent>, Errno>;
 }

@@ -127,8 +127,7 @@ impl Export for FileExport {
     }
 
     fn zero(&self, offset: u64, len: u64, no_hole: bool, fast: bool) -> Result<(), Errno> {
-        let mode =
-            if no_hole { FallocateFlags::ZERO_RANGE } else { FallocateFlags::PUNCH_HOLE };
+        let mode = if no_hole { FallocateFlags::ZERO_RANGE } else { FallocateFlags::PUNCH_HOLE };
         match self.fallocate(mode, offset, len) {
             Err(e) if unsupported(e) && fast => Err(Errno::NotSup),
             Err(e) if unsupported(e) => self.write_zeroes(offset, len),

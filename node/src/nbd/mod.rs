@@ -24,7 +24,7 @@ mod stream;
 mod task;
 
 pub use budget::Budget;
-pub use client::Client;
+pub use client::{Announced, Client, ClientError, Dialog};
 pub use export::{
     Errno, Export, ExportInfo, ExportName, Exports, Extent, OpenError, OpenErrorKind, ReadError,
 };

@@ -218,8 +218,7 @@ impl Outbox {
             }
             let Some(parcel) = state.waiting.pop_front() else { continue };
             state.busy = true;
-            let result =
-                MutexGuard::unlocked(&mut state, || self.socket.send_all(parcel.bytes()));
+            let result = MutexGuard::unlocked(&mut state, || self.socket.send_all(parcel.bytes()));
             state.in_flight -= 1;
             self.settle(&mut state, &result);
         }

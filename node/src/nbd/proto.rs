@@ -310,8 +310,8 @@ pub fn block_status(out: &mut Vec<u8>, cookie: u64, len: u32, extents: &[Extent]
     let mut left = len;
     for e in extents {
         let part = u32::try_from(e.len).unwrap_or(u32::MAX).min(left);
-        let state = if e.hole { chunk::STATE_HOLE } else { 0 }
-            | if e.zero { chunk::STATE_ZERO } else { 0 };
+        let state =
+            if e.hole { chunk::STATE_HOLE } else { 0 } | if e.zero { chunk::STATE_ZERO } else { 0 };
         if part == 0 {
             continue;
         }

@@ -14,12 +14,23 @@ use std::sync::Arc;
 pub(crate) enum Work {
     /// Reads into the chunk, whose first [`DATA_CHUNK_LEN`] bytes are kept for the reply's header.
     Read(Chunk),
-    Write { data: Chunk, fua: bool },
+    Write {
+        data: Chunk,
+        fua: bool,
+    },
     Flush,
-    Trim { fua: bool },
-    Zero { fua: bool, no_hole: bool, fast: bool },
+    Trim {
+        fua: bool,
+    },
+    Zero {
+        fua: bool,
+        no_hole: bool,
+        fast: bool,
+    },
     Cache,
-    BlockStatus { one: bool },
+    BlockStatus {
+        one: bool,
+    },
 }
 
 /// A request on its way through the pool. It has entered the outbox; when it is dropped without a
