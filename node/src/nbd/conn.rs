@@ -118,8 +118,6 @@ pub(crate) fn serve(socket: Arc<Socket>, shared: &Shared) {
                 End::Lost => {}
                 End::TornReply => conn.outbox.kill(),
             }
-            conn.outbox.drain();
-            conn.outbox.close();
         }
         Ok(Outcome::Abort | Outcome::More) => {}
         Err(_) => add(&shared.metrics.handshakes_failed, 1),
@@ -176,6 +174,18 @@ pub(super) struct Conn<'a> {
     pub(super) tx: Vec<u8>,
     pub(super) tx_len: usize,
     tx_replies: usize,
+}
+
+impl Drop for Conn<'_> {
+    /// Waits for this connection's requests in the pool. Runs as well when an export panics on
+    /// this thread.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.outbox.kill();
+        }
+        self.outbox.drain();
+        self.outbox.close();
+    }
 }
 
 impl Conn<'_> {
