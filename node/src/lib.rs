@@ -1,3 +1,5 @@
 //! The data mover: everything that touches sockets, files, clocks and processes.
 
 pub mod api;
+pub mod mover;
+pub mod nbd;

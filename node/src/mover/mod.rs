@@ -1,0 +1,443 @@
+//! The data mover as a value: volumes, sessions and routes of one node, joined.
+//!
+//! [`Mover`] is told what happened on connections, files and clocks and answers with [`Effect`]s.
+//! It owns everything that decides; the `runtime` beside it owns sockets, files, threads and time,
+//! and the simulator replaces the runtime. No method blocks or reads a clock.
+//!
+//! | file | what it decides |
+//! |---|---|
+//! | `links` | connections: dialling, handshakes, who may feed whom |
+//! | `sending` | streams to children: offers, attachments, chunks, seeds |
+//! | `receiving` | streams from the parent: attachments, intake, acknowledgements |
+//! | `routing` | live changes of the routing table |
+//! | `asking` | what operators and programs ask for |
+//! | `status` | what they are told |
+
+mod asking;
+mod links;
+mod receiving;
+mod routing;
+mod sending;
+mod status;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use rcp::proto::clock::{Mono, Wall};
+use rcp::proto::frame::{DecodedFrame, Frame};
+use rcp::proto::ids::{GroupName, Label, NodeName, VolumeId};
+use volmcast::capture::Notice;
+use volmcast::io::{Io, Outcome, Tag};
+use volmcast::units::{BlockCount, BlockSize};
+use volmcast::volume::{Volume, Work, WorkDone};
+
+use forwarder::table::Table;
+
+pub use asking::{Ask, Reply};
+pub use links::GroupPlan;
+
+use links::{Conn, Group};
+use receiving::Inbound;
+
+/// One connection, for its whole life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnId(pub u64);
+
+/// One question of an operator or program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AskId(pub u64);
+
+/// What the node is.
+#[derive(Clone, Debug)]
+pub struct MoverConfig {
+    /// Its name.
+    pub node: NodeName,
+    /// Random, new at every start.
+    pub instance: [u8; 16],
+    /// Seed for jitter.
+    pub random: u64,
+    /// How often neighbours see a sign of life.
+    pub keepalive: Duration,
+    /// Bytes that may wait for one connection's socket.
+    pub queue_bytes: u64,
+    /// Addresses of all nodes of the topology.
+    pub addresses: BTreeMap<NodeName, String>,
+    /// Routes as stored on this node.
+    pub table: Table,
+}
+
+/// How loud a note is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// For the record.
+    Info,
+    /// An operator may have to look.
+    Warn,
+    /// An operator has to act.
+    Error,
+}
+
+/// What the runtime has to do.
+#[derive(Debug)]
+pub enum Effect {
+    /// Open a connection to `addr` and say which group it is for.
+    Dial {
+        /// Its id from now on.
+        conn: ConnId,
+        /// Where.
+        addr: String,
+        /// For the opening line.
+        group: GroupName,
+    },
+    /// Put a frame on the wire.
+    Send {
+        /// Which connection.
+        conn: ConnId,
+        /// The frame.
+        frame: Frame,
+    },
+    /// Send what is queued, then close.
+    Close {
+        /// Which connection.
+        conn: ConnId,
+    },
+    /// A request on a file of a volume.
+    Io {
+        /// Which volume.
+        volume: VolumeId,
+        /// The request.
+        io: Io,
+    },
+    /// A computation for a volume.
+    Work {
+        /// Which volume.
+        volume: VolumeId,
+        /// Its tag.
+        tag: Tag,
+        /// The computation.
+        work: Work,
+    },
+    /// Make files for a volume that the parent offers, and hand the opened volume back.
+    CreateReplica(NewReplica),
+    /// A set finished: the activity log may forget extents without marks (primary).
+    SetFinished {
+        /// Which volume.
+        volume: VolumeId,
+    },
+    /// A volume's label, size or visibility changed: exports must be looked at again.
+    Exports {
+        /// Which volume.
+        volume: VolumeId,
+    },
+    /// Remove a volume's files.
+    RemoveVolume {
+        /// Which volume.
+        volume: VolumeId,
+    },
+    /// Store the routing table durably.
+    StoreRoutes(Vec<u8>),
+    /// Answer a question.
+    Reply {
+        /// Which.
+        ask: AskId,
+        /// With what.
+        reply: Reply,
+    },
+    /// Something an operator may want to read.
+    Note {
+        /// How loud.
+        level: Level,
+        /// Names the thing and, where there is one, the remedy.
+        text: String,
+    },
+}
+
+/// A volume that a parent offered and this node does not have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewReplica {
+    /// Which volume.
+    pub volume: VolumeId,
+    /// Its label.
+    pub label: Label,
+    /// Its group.
+    pub group: GroupName,
+    /// Block size.
+    pub block_size: BlockSize,
+    /// Size.
+    pub blocks: BlockCount,
+    /// Keep a readable copy (false: only forward).
+    pub replica: bool,
+}
+
+/// A volume of this node.
+#[derive(Debug)]
+struct Held {
+    label: Label,
+    group: GroupName,
+    volume: Volume,
+    inbound: Option<Inbound>,
+    /// Newest set known to exist, and the moment up to which it is known to be the newest.
+    newest: rcp::proto::ids::SetNumber,
+    as_of: Wall,
+    /// Waiting for a demanded cut.
+    cut_asks: Vec<AskId>,
+    /// Why children were detached, for status.
+    detached: BTreeMap<NodeName, String>,
+    fill: status::Fill,
+}
+
+/// One node.
+#[derive(Debug)]
+pub struct Mover {
+    cfg: MoverConfig,
+    now: Mono,
+    wall: Wall,
+    random: u64,
+    volumes: BTreeMap<VolumeId, Held>,
+    /// Replicas whose files are being made.
+    creating: BTreeSet<VolumeId>,
+    groups: BTreeMap<GroupName, Group>,
+    conns: BTreeMap<ConnId, Conn>,
+    table: Table,
+    next_conn: u64,
+    next_report: Mono,
+    effects: VecDeque<Effect>,
+    stopping: bool,
+    started: Wall,
+}
+
+impl Mover {
+    /// A node without groups, volumes and connections.
+    #[must_use]
+    pub fn new(cfg: MoverConfig, now: Mono, wall: Wall) -> Self {
+        Self {
+            now,
+            wall,
+            random: cfg.random | 1,
+            volumes: BTreeMap::new(),
+            creating: BTreeSet::new(),
+            groups: BTreeMap::new(),
+            conns: BTreeMap::new(),
+            table: cfg.table.clone(),
+            next_conn: 0,
+            next_report: now,
+            effects: VecDeque::new(),
+            stopping: false,
+            started: wall,
+            cfg,
+        }
+    }
+
+    /// This node's name.
+    #[must_use]
+    pub fn node(&self) -> &NodeName {
+        &self.cfg.node
+    }
+
+    /// The next thing to do.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    fn effect(&mut self, e: Effect) {
+        self.effects.push_back(e);
+    }
+
+    fn note(&mut self, level: Level, text: String) {
+        self.effect(Effect::Note { level, text });
+    }
+
+    /// A number that nobody can predict well enough to synchronise reconnections (xorshift64*).
+    fn random(&mut self) -> u64 {
+        let mut x = self.random;
+        x ^= x >> 12;
+        x ^= x << 25;
+        x ^= x >> 27;
+        self.random = x;
+        x.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// Takes a volume that was opened or created.
+    pub fn add_volume(&mut self, label: Label, group: GroupName, volume: Volume) {
+        let id = volume.config().volume;
+        self.creating.remove(&id);
+        let newest = volume.durable().visible;
+        self.volumes.insert(
+            id,
+            Held {
+                label,
+                group: group.clone(),
+                volume,
+                inbound: None,
+                newest,
+                as_of: Wall(0),
+                cut_asks: Vec::new(),
+                detached: BTreeMap::new(),
+                fill: status::Fill::default(),
+            },
+        );
+        self.effect(Effect::Exports { volume: id });
+        self.offer_to_children(id);
+        self.attach_pending(id);
+        self.settle(id);
+    }
+
+    /// The runtime could not make a replica's files.
+    pub fn replica_failed(&mut self, volume: VolumeId, why: &str) {
+        self.creating.remove(&volume);
+        self.note(Level::Error, format!("no replica of volume {volume} could be made: {why}"));
+    }
+
+    /// A volume, for reading what is durable and where readers find its view.
+    #[must_use]
+    pub fn volume(&self, id: VolumeId) -> Option<&Volume> {
+        self.volumes.get(&id).map(|h| &h.volume)
+    }
+
+    /// Volumes with their labels.
+    pub fn labels(&self) -> impl Iterator<Item = (&Label, VolumeId)> {
+        self.volumes.iter().map(|(id, h)| (&h.label, *id))
+    }
+
+    /// Finds a volume by label or UUID.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<VolumeId> {
+        let by_label = self.volumes.iter().find(|(_, h)| h.label.as_str() == name);
+        by_label.map(|(id, _)| *id).or_else(|| {
+            let id: VolumeId = name.parse().ok()?;
+            self.volumes.contains_key(&id).then_some(id)
+        })
+    }
+
+    /// When [`Mover::tick`] wants to be called next.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Mono> {
+        let volumes = self.volumes.values().flat_map(|h| {
+            [h.volume.poll_timeout(), h.inbound.as_ref().and_then(Inbound::retry_at)]
+        });
+        let sessions = self.conns.values().map(|c| c.session.poll_timeout());
+        let links = self.groups.values().flat_map(Group::timeouts);
+        volumes.chain(sessions).flatten().chain(links).chain([self.next_report]).min()
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now: Mono, wall: Wall) {
+        self.time(now, wall);
+        let ids: Vec<_> = self.volumes.keys().copied().collect();
+        for id in ids {
+            let due = self.volumes.get(&id).and_then(|h| h.volume.poll_timeout());
+            if due.is_some_and(|t| t <= now) {
+                if let Some(h) = self.volumes.get_mut(&id) {
+                    h.volume.timer(now, wall);
+                }
+                self.settle(id);
+            }
+            self.retry_attach(id);
+        }
+        self.tick_links();
+        if now >= self.next_report {
+            self.next_report = now.after(REPORT_EVERY);
+            self.report();
+        }
+    }
+
+    fn time(&mut self, now: Mono, wall: Wall) {
+        self.now = self.now.max(now);
+        self.wall = wall;
+    }
+
+    /// A request on a volume's file completed.
+    pub fn io_done(&mut self, now: Mono, wall: Wall, volume: VolumeId, tag: Tag, outcome: Outcome) {
+        self.time(now, wall);
+        if let Some(h) = self.volumes.get_mut(&volume) {
+            h.volume.io_done(now, tag, outcome);
+        }
+        self.settle(volume);
+    }
+
+    /// A computation for a volume finished.
+    pub fn work_done(&mut self, now: Mono, wall: Wall, volume: VolumeId, tag: Tag, done: WorkDone) {
+        self.time(now, wall);
+        if let Some(h) = self.volumes.get_mut(&volume) {
+            h.volume.work_done(now, tag, done);
+        }
+        self.settle(volume);
+    }
+
+    /// A primary's capture tables noticed something.
+    pub fn notice(&mut self, now: Mono, wall: Wall, volume: VolumeId, notice: Notice) {
+        self.time(now, wall);
+        if let Some(h) = self.volumes.get_mut(&volume) {
+            h.volume.notice(now, wall, notice);
+        }
+        self.settle(volume);
+    }
+
+    /// A frame came.
+    pub fn frame(&mut self, now: Mono, wall: Wall, conn: ConnId, frame: DecodedFrame) {
+        self.time(now, wall);
+        self.conn_frame(conn, frame);
+    }
+
+    /// Carries on what a volume has to say: its requests, computations and events, and the streams
+    /// that wait for it.
+    fn settle(&mut self, id: VolumeId) {
+        loop {
+            let Some(h) = self.volumes.get_mut(&id) else { return };
+            while let Some(io) = h.volume.poll_io() {
+                self.effects.push_back(Effect::Io { volume: id, io });
+            }
+            while let Some((tag, work)) = h.volume.poll_work() {
+                self.effects.push_back(Effect::Work { volume: id, tag, work });
+            }
+            let Some(event) = h.volume.poll_event() else { return };
+            self.volume_event(id, event);
+        }
+    }
+
+    fn volume_event(&mut self, id: VolumeId, event: volmcast::volume::Event) {
+        use volmcast::volume::Event as E;
+        match event {
+            E::Saved { state, next } => self.saved_event(id, state, next),
+            E::SetReady { set, .. } => {
+                if let Some(h) = self.volumes.get_mut(&id) {
+                    h.newest = h.newest.max(set);
+                }
+                self.effect(Effect::SetFinished { volume: id });
+                self.effect(Effect::Exports { volume: id });
+            }
+            E::CutDone { state, fresh } => self.cut_done(id, state, fresh),
+            E::Visible { .. } => {
+                self.effect(Effect::Exports { volume: id });
+                self.report_volume(id);
+            }
+            E::Sendable => self.pump_children(id),
+            E::SeedChunk { child, next_block, view, chunk } => {
+                self.seed_chunk(id, &child, next_block, view, &chunk);
+            }
+            E::SeedEnd { child, need } => self.seed_end(id, &child, need),
+            E::SeedSaved { next_block } => self.seed_saved(id, next_block),
+            E::Room => self.room_event(id),
+            E::Detached { child, reason } => self.detached(id, &child, reason),
+            E::NeedsSeed { reason } => self.needs_seed(id, &reason),
+            E::Damage { text } => {
+                let label = self.label_of(id);
+                self.note(Level::Error, format!("volume {label}: {text}"));
+                self.effect(Effect::Exports { volume: id });
+                self.reattach(id, "the save volume was damaged");
+            }
+            E::Failed { text } => {
+                let label = self.label_of(id);
+                self.note(Level::Error, format!("volume {label} has stopped: {text}"));
+                self.effect(Effect::Exports { volume: id });
+            }
+        }
+    }
+
+    fn label_of(&self, id: VolumeId) -> String {
+        self.volumes.get(&id).map_or_else(|| id.to_string(), |h| h.label.to_string())
+    }
+}
+
+/// How often the subtree is reported upwards and heartbeats go down.
+const REPORT_EVERY: Duration = Duration::from_millis(500);

@@ -1,0 +1,46 @@
+//! Every bound of the NBD server, in one place (TESTING H1, H4).
+
+use std::time::Duration;
+
+/// Connections a server holds at once; one more is closed at accept and counted.
+pub const MAX_CONNECTIONS: usize = 256;
+/// From accept to the end of option haggling.
+pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
+/// Options one client may send. A tool that lists asks a few per export.
+pub const MAX_OPTIONS: u32 = 8192;
+/// Option data that is looked at.
+pub const MAX_OPTION_LEN: u32 = 16 * 1024;
+/// Option data that is skipped with `ERR_TOO_BIG`; beyond it the connection is closed.
+pub const MAX_OPTION_SKIP: u32 = 64 * 1024;
+/// Longest string of the protocol: names, descriptions, messages (NBD, "Conventions").
+pub const MAX_STRING: usize = 4096;
+/// Payload of one READ or WRITE, announced as the maximum block size.
+pub const MAX_PAYLOAD: u32 = 64 * 1024 * 1024;
+/// A piece of a large request: what one buffer of the budget holds at most.
+pub const PIECE: usize = 1024 * 1024;
+/// Smallest announced preferred block size.
+pub const MIN_PREFERRED: u32 = 4096;
+/// Receive buffer that every connection owns.
+pub const RX_BUFFER: usize = 256 * 1024;
+/// Reply buffer that every connection owns.
+pub const TX_BUFFER: usize = 128 * 1024;
+/// Replies are sent when this many bytes have gathered, even if more requests are buffered.
+pub const TX_FLUSH_BYTES: usize = 64 * 1024;
+/// Replies are sent when this many have gathered, so that the client works while we do.
+pub const TX_FLUSH_REPLIES: usize = 16;
+/// Reads from this length on are checked for zero areas when structured replies are spoken.
+pub const HOLE_CHECK_MIN: usize = 64 * 1024;
+/// Memory for pieces and for requests in the worker pool, shared by all connections.
+pub const BUDGET: usize = 64 * 1024 * 1024;
+/// Idle pieces that the budget keeps warm.
+pub const SPARE_PIECES: usize = 8;
+/// Threads for what may block.
+pub const WORKERS: usize = 8;
+/// Requests that wait for a worker.
+pub const POOL_QUEUE: usize = 1024;
+/// Requests of one connection in the pool or waiting for their reply to be sent.
+pub const MAX_IN_FLIGHT: usize = 64;
+/// Extents in one BLOCK_STATUS reply.
+pub const MAX_EXTENTS: usize = 4096;
+/// Stack of a connection's thread and of a worker.
+pub const STACK: usize = 512 * 1024;

@@ -1,0 +1,186 @@
+//! Requests that are larger than a buffer: read, applied and answered piece by piece, on the
+//! connection's own thread. Memory is one piece of the budget, or the connection's own buffers
+//! when the budget is spent.
+
+use super::budget::Chunk;
+use super::conn::{Conn, End};
+use super::export::Extent;
+use super::limits::PIECE;
+use super::metrics::add;
+use super::outbox::Hold;
+use super::proto::{self, DATA_CHUNK_LEN, Request};
+use super::task::put_read_header;
+use std::sync::Arc;
+
+impl Conn<'_> {
+    fn piece(&self) -> Option<Chunk> {
+        self.shared.budget.try_take(DATA_CHUNK_LEN + PIECE)
+    }
+
+    /// A write whose payload does not fit the receive buffer; its header is used up.
+    pub(super) fn stream_write(&mut self, r: &Request, fua: bool) -> Result<(), End> {
+        let mut piece = self.piece();
+        let mut offset = r.offset;
+        let mut left = r.len as usize;
+        let mut result = Ok(());
+        while left > 0 {
+            let n = match &mut piece {
+                Some(chunk) => {
+                    let buf = chunk.bytes_mut();
+                    let n = left.min(PIECE).min(buf.len());
+                    let mut have = self.rx.data().len().min(n);
+                    buf[..have].copy_from_slice(&self.rx.data()[..have]);
+                    self.rx.consume(have);
+                    self.flush_tx()?;
+                    while have < n {
+                        match self.socket.recv(&mut buf[have..n])? {
+                            0 => return Err(End::Lost),
+                            m => have += m,
+                        }
+                    }
+                    if result.is_ok() {
+                        result = self.export.write(offset, &buf[..n]);
+                    }
+                    n
+                }
+                None => {
+                    if self.rx.data().is_empty() {
+                        self.fill(1).map_err(|_| End::Lost)?;
+                    }
+                    let n = left.min(self.rx.data().len());
+                    if result.is_ok() {
+                        result = self.export.write(offset, &self.rx.data()[..n]);
+                    }
+                    self.rx.consume(n);
+                    n
+                }
+            };
+            offset += n as u64;
+            left -= n;
+        }
+        drop(piece);
+        self.written(r, result, fua)
+    }
+
+    /// A read that is answered in pieces.
+    pub(super) fn stream_read(&mut self, r: &Request, df: bool) -> Result<(), End> {
+        if self.negotiated.structured && !df {
+            let all = Extent { len: u64::from(r.len), hole: false, zero: false };
+            return self.stream_sparse(r, &[all]);
+        }
+        // one header, then nothing but its bytes: the first piece is read before success is claimed
+        let negotiated = self.negotiated;
+        let structured = negotiated.structured;
+        self.flush_tx()?;
+        let mut piece = self.piece();
+        let outbox = Arc::clone(&self.outbox);
+        let export = Arc::clone(&self.export);
+        let mut hold = None;
+        let (mut offset, mut left) = (r.offset, r.len as usize);
+        let mut failed = None;
+        while left > 0 {
+            let buf = self.buffer(&mut piece);
+            let n = left.min(buf.len() - DATA_CHUNK_LEN);
+            let end = DATA_CHUNK_LEN + n;
+            if failed.is_none() {
+                failed = export.read(offset, &mut buf[DATA_CHUNK_LEN..end]).err();
+            }
+            match failed {
+                Some(e) if hold.is_none() => return self.put_error(r.cookie, e),
+                Some(_) if !structured => return Err(End::TornReply),
+                // a chunk that has begun is filled up, then the error follows
+                Some(_) => buf[DATA_CHUNK_LEN..end].fill(0),
+                None => {}
+            }
+            match &mut hold {
+                Some(hold) => Hold::send(hold, &buf[DATA_CHUNK_LEN..end])?,
+                None => {
+                    let start = put_read_header(buf, r, negotiated, false);
+                    hold.insert(outbox.hold()?).send(&buf[start..end])?;
+                }
+            }
+            offset += n as u64;
+            left -= n;
+        }
+        drop(hold);
+        match failed {
+            Some(e) => self.put_error(r.cookie, e),
+            None => {
+                add(&self.shared.metrics.bytes_read, u64::from(r.len));
+                if structured { self.put(&none_chunk(r)) } else { Ok(()) }
+            }
+        }
+    }
+
+    /// A structured reply in chunks: data in pieces, zero areas as holes.
+    pub(super) fn stream_sparse(&mut self, r: &Request, extents: &[Extent]) -> Result<(), End> {
+        let mut piece = None;
+        let end = r.offset + u64::from(r.len);
+        let mut offset = r.offset;
+        // what the extents leave out is data
+        let rest = Extent { len: u64::MAX, hole: false, zero: false };
+        for e in extents.iter().chain(std::iter::once(&rest)) {
+            let mut left = e.len.min(end - offset);
+            while left > 0 {
+                let n = if e.zero {
+                    // extents were clipped to the request, whose length has 32 bits
+                    let n = u32::try_from(left).unwrap_or(u32::MAX);
+                    self.put(&proto::hole_chunk(r.cookie, false, offset, n))?;
+                    add(&self.shared.metrics.hole_chunks, 1);
+                    n
+                } else {
+                    match self.data_chunk(r, offset, left, &mut piece)? {
+                        Some(n) => n,
+                        None => return Ok(()),
+                    }
+                };
+                offset += u64::from(n);
+                left -= u64::from(n);
+            }
+        }
+        add(&self.shared.metrics.bytes_read, u64::from(r.len));
+        self.put(&none_chunk(r))
+    }
+
+    /// Sends one chunk of data from `offset`, at most `left` bytes; `None` when an error was sent.
+    fn data_chunk(
+        &mut self,
+        r: &Request,
+        offset: u64,
+        left: u64,
+        piece: &mut Option<Chunk>,
+    ) -> Result<Option<u32>, End> {
+        self.flush_tx()?;
+        if piece.is_none() {
+            *piece = self.piece();
+        }
+        let (outbox, export) = (Arc::clone(&self.outbox), Arc::clone(&self.export));
+        let buf = self.buffer(piece);
+        let room = buf.len() - DATA_CHUNK_LEN;
+        let n = usize::try_from(left).map_or(room, |left| left.min(room));
+        let end = DATA_CHUNK_LEN + n;
+        if let Err(e) = export.read(offset, &mut buf[DATA_CHUNK_LEN..end]) {
+            self.put_error(r.cookie, e)?;
+            return Ok(None);
+        }
+        let n = u32::try_from(n).unwrap_or(0);
+        buf[..DATA_CHUNK_LEN].copy_from_slice(&proto::data_chunk(r.cookie, false, offset, n));
+        outbox.send(&buf[..end])?;
+        Ok(Some(n))
+    }
+
+    /// Room for a header and a piece of data. Without a piece it is the reply buffer, which must
+    /// have been sent.
+    fn buffer<'b>(&'b mut self, piece: &'b mut Option<Chunk>) -> &'b mut [u8] {
+        let buf = match piece {
+            Some(chunk) => chunk.bytes_mut(),
+            None => &mut self.tx,
+        };
+        let len = buf.len().min(DATA_CHUNK_LEN + PIECE);
+        &mut buf[..len]
+    }
+}
+
+fn none_chunk(r: &Request) -> [u8; proto::CHUNK_LEN] {
+    proto::chunk_header(r.cookie, proto::chunk::NONE, true, 0)
+}
