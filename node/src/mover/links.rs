@@ -1,0 +1,501 @@
+//! Connections: dialling children, handshakes, who may feed this node.
+//!
+//! A node dials its next hops and takes one feeder per group. A second feeder is refused while the
+//! first was heard lately and did not say goodbye for good; a node that finds itself on the path
+//! from the primary refuses, so that no loop can close.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rcp::proto::backoff::Backoff;
+use rcp::proto::clock::{Mono, Wall};
+use rcp::proto::frame::{
+    DecodedFrame, Frame, FrameType, GoodbyeCode, Hello, Offer, RefuseCode, Report, Role, StreamId,
+};
+use rcp::proto::ids::{GroupName, NodeName, VolumeId};
+use rcp::proto::session::{CloseReason, Event, Peers, Session, SessionConfig, Side, VERSIONS};
+
+use super::sending::Outbound;
+use super::{AskId, ConnId, Effect, Level, Mover};
+
+/// A feeder that was silent for this long may be replaced by another.
+const FEEDER_SILENCE: Duration = Duration::from_secs(10);
+/// A session that lasted this long makes the next dial prompt again.
+const LASTED: Duration = Duration::from_secs(5);
+
+/// What a group is to this node, from the topology.
+#[derive(Clone, Debug, Default)]
+pub struct GroupPlan {
+    /// This node owns the writable volumes.
+    pub primary: bool,
+    /// It keeps replicas of what it is fed.
+    pub replica: bool,
+    /// Next hops according to the topology file, to show drift.
+    pub planned: Vec<NodeName>,
+    /// Members of the group: who may feed this node.
+    pub members: Vec<NodeName>,
+}
+
+/// A group this node is in.
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    pub(super) plan: GroupPlan,
+    pub(super) links: BTreeMap<NodeName, Link>,
+    pub(super) feeder: Option<Feeder>,
+    /// Offers whose volume is being created.
+    pub(super) pending_offers: BTreeMap<VolumeId, (ConnId, Offer)>,
+    /// Feeder numbers rise with every acceptance.
+    pub(super) feeder_number: u32,
+}
+
+/// Who feeds this node.
+#[derive(Debug)]
+pub(super) struct Feeder {
+    pub(super) node: NodeName,
+    /// While it is connected.
+    pub(super) conn: Option<ConnId>,
+    pub(super) path: Vec<NodeName>,
+    pub(super) heard: Mono,
+    pub(super) since: Wall,
+    pub(super) sessions: u64,
+    pub(super) bytes: u64,
+    pub(super) reason: Option<String>,
+    /// It said that it will not feed this node any more.
+    released: bool,
+}
+
+/// A next hop.
+#[derive(Debug, Default)]
+pub(super) struct Link {
+    pub(super) conn: Option<ConnId>,
+    pub(super) up: bool,
+    backoff: Backoff,
+    dial_at: Option<Mono>,
+    pub(super) reason: Option<String>,
+    pub(super) refused: bool,
+    pub(super) since: Wall,
+    up_at: Mono,
+    pub(super) bytes: u64,
+    pub(super) sessions: u64,
+    /// Last reports of the subtree behind it.
+    pub(super) reports: BTreeMap<VolumeId, Report>,
+    /// `rcproute add` waits for the outcome of the first handshake.
+    pub(super) asked: Option<AskId>,
+}
+
+impl Group {
+    pub(super) fn timeouts(&self) -> impl Iterator<Item = Mono> {
+        self.links.values().filter_map(|l| l.dial_at)
+    }
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Conn {
+    pub(super) session: Session,
+    pub(super) group: GroupName,
+    /// The next hop it was dialled for.
+    dialled: Option<NodeName>,
+    pub(super) peer: Option<NodeName>,
+    /// What the peer is in the session, once it is up.
+    pub(super) peer_role: Option<Role>,
+    /// Bytes handed to the runtime and not yet reported as sent.
+    pub(super) queued: u64,
+    pub(super) streams_out: BTreeMap<StreamId, Outbound>,
+    pub(super) streams_in: BTreeMap<StreamId, VolumeId>,
+    /// Feeder number of the session.
+    pub(super) feeder: u32,
+    closing: bool,
+}
+
+impl Mover {
+    /// Enters a group; next hops come from the stored routing table.
+    pub fn add_group(&mut self, name: GroupName, plan: GroupPlan) {
+        let hops: Vec<_> = self.table.next_hops(&name).map(<[_]>::to_vec).unwrap_or_default();
+        let group = self.groups.entry(name.clone()).or_default();
+        group.plan = plan;
+        for hop in hops {
+            self.add_link(&name, &hop, None);
+        }
+    }
+
+    pub(super) fn add_link(&mut self, group: &GroupName, hop: &NodeName, asked: Option<AskId>) {
+        let (now, wall) = (self.now, self.wall);
+        if let Some(g) = self.groups.get_mut(group) {
+            let link = g.links.entry(hop.clone()).or_default();
+            link.dial_at = Some(now);
+            link.since = wall;
+            link.asked = asked;
+        }
+        self.tick_links();
+    }
+
+    /// Nodes from the primary to this one.
+    pub(super) fn path(&self, group: &GroupName) -> Vec<NodeName> {
+        let mut path = self
+            .groups
+            .get(group)
+            .and_then(|g| g.feeder.as_ref())
+            .map(|f| f.path.clone())
+            .unwrap_or_default();
+        path.push(self.cfg.node.clone());
+        path
+    }
+
+    fn session_config(&self, group: &GroupName) -> SessionConfig {
+        let plan = self.groups.get(group).map(|g| g.plan.clone()).unwrap_or_default();
+        SessionConfig {
+            versions: VERSIONS,
+            node: self.cfg.node.clone(),
+            instance: self.cfg.instance,
+            group: group.clone(),
+            path: self.path(group),
+            feeder: 0,
+            keepalive: self.cfg.keepalive,
+            feeders: if plan.primary { Peers::Only(Vec::new()) } else { Peers::Only(plan.members) },
+            children: Peers::Any,
+            ask: true,
+        }
+    }
+
+    pub(super) fn tick_links(&mut self) {
+        let now = self.now;
+        if !self.stopping {
+            let due: Vec<_> = self
+                .groups
+                .iter()
+                .flat_map(|(g, group)| group.links.iter().map(move |(n, l)| (g, n, l)))
+                .filter(|(_, _, l)| l.conn.is_none() && l.dial_at.is_some_and(|t| t <= now))
+                .map(|(g, n, _)| (g.clone(), n.clone()))
+                .collect();
+            for (group, node) in due {
+                self.dial(&group, &node);
+            }
+        }
+        let ids: Vec<_> = self
+            .conns
+            .iter()
+            .filter(|(_, c)| c.session.poll_timeout().is_some_and(|t| t <= now))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in ids {
+            if let Some(c) = self.conns.get_mut(&id) {
+                c.session.handle_timeout(now);
+            }
+            self.drive(id);
+        }
+    }
+
+    fn dial(&mut self, group: &GroupName, node: &NodeName) {
+        let Some(addr) = self.cfg.addresses.get(node).cloned() else {
+            if let Some(l) = self.link(group, node) {
+                l.dial_at = None;
+                l.reason = Some(format!("{node} has no address in the topology"));
+            }
+            return;
+        };
+        self.next_conn += 1;
+        let id = ConnId(self.next_conn);
+        let cfg = self.session_config(group);
+        let session = Session::new(cfg, Side::Dialer(Role::Sender), self.now);
+        self.conns.insert(id, Conn::new(session, group.clone(), Some(node.clone())));
+        if let Some(l) = self.link(group, node) {
+            l.conn = Some(id);
+            l.dial_at = None;
+        }
+        self.effect(Effect::Dial { conn: id, addr, group: group.clone() });
+        self.drive(id);
+    }
+
+    pub(super) fn link(&mut self, group: &GroupName, node: &NodeName) -> Option<&mut Link> {
+        self.groups.get_mut(group)?.links.get_mut(node)
+    }
+
+    /// A peer connected and named `group`.
+    pub fn accepted(&mut self, now: Mono, wall: Wall, group: GroupName) -> ConnId {
+        self.time(now, wall);
+        self.next_conn += 1;
+        let id = ConnId(self.next_conn);
+        let session = Session::new(self.session_config(&group), Side::Acceptor, now);
+        self.conns.insert(id, Conn::new(session, group, None));
+        id
+    }
+
+    /// Bytes of frames were written to the connection's socket.
+    pub fn sent(&mut self, conn: ConnId, bytes: u64) {
+        if let Some(c) = self.conns.get_mut(&conn) {
+            c.queued = c.queued.saturating_sub(bytes);
+        }
+        self.pump_conn(conn);
+    }
+
+    /// The connection is gone (or never came about).
+    pub fn lost(&mut self, now: Mono, wall: Wall, conn: ConnId, reason: &str) {
+        self.time(now, wall);
+        if let Some(c) = self.conns.get_mut(&conn) {
+            c.session.handle_broken(reason);
+        }
+        self.drive(conn);
+        self.conns.remove(&conn);
+    }
+
+    pub(super) fn conn_frame(&mut self, id: ConnId, frame: DecodedFrame) {
+        let now = self.now;
+        let Some(c) = self.conns.get_mut(&id) else { return };
+        if c.peer_role == Some(Role::Sender)
+            && let Some(f) = self.groups.get_mut(&c.group).and_then(|g| g.feeder.as_mut())
+            && f.conn == Some(id)
+        {
+            f.heard = now;
+        }
+        let kind = frame.frame.frame_type();
+        if matches!(kind, FrameType::Chunk | FrameType::SetEnd | FrameType::SeedData) {
+            // Verified in the connection's own task; the content does not pass the session.
+            if c.session.admit(now, kind) {
+                self.data_frame(id, frame);
+            }
+        } else {
+            c.session.handle_frame(now, frame.frame);
+        }
+        self.drive(id);
+    }
+
+    /// Sends what the session has to send and acts on its events.
+    pub(super) fn drive(&mut self, id: ConnId) {
+        loop {
+            let Some(c) = self.conns.get_mut(&id) else { return };
+            while let Some(frame) = c.session.poll_transmit() {
+                self.effects.push_back(Effect::Send { conn: id, frame });
+            }
+            let Some(event) = c.session.poll_event() else { return };
+            match event {
+                Event::Asked(hello) => self.asked(id, &hello),
+                Event::Up(peer) => {
+                    c.peer = Some(peer.node.clone());
+                    c.peer_role = Some(peer.role);
+                    c.feeder = peer.feeder;
+                    self.up(id, peer.node, peer.role, peer.path);
+                }
+                Event::Frame(frame) => self.control_frame(id, frame),
+                Event::Closed(reason) => self.closed(id, &reason),
+            }
+        }
+    }
+
+    /// Puts a frame on the wire, if the session allows it now.
+    pub(super) fn send(&mut self, id: ConnId, frame: Frame) {
+        if let Some(c) = self.conns.get_mut(&id)
+            && c.session.send(frame).is_ok()
+        {
+            while let Some(frame) = c.session.poll_transmit() {
+                self.effects.push_back(Effect::Send { conn: id, frame });
+            }
+        }
+    }
+
+    /// Decides whether a peer that said hello may have its session.
+    fn asked(&mut self, id: ConnId, hello: &Hello) {
+        let now = self.now;
+        let Some(c) = self.conns.get_mut(&id) else { return };
+        let group_name = c.group.clone();
+        let Some(group) = self.groups.get_mut(&group_name) else {
+            let text = format!(
+                "group {group_name} is not in the routing table of {}: add it there first",
+                self.cfg.node
+            );
+            c.session.refuse(RefuseCode::Group, &text);
+            return;
+        };
+        if hello.role == Role::Receiver {
+            // It dials to be fed (a child behind NAT): only if it is one of our next hops.
+            if group.links.contains_key(&hello.node) {
+                c.session.accept(now, 0);
+            } else {
+                let text = format!(
+                    "{} is not a next hop of {} for group {group_name}: rcproute add \
+                     group={group_name} nexthop={}",
+                    hello.node, self.cfg.node, hello.node
+                );
+                c.session.refuse(RefuseCode::Peer, &text);
+            }
+            return;
+        }
+        if let Some(f) = &group.feeder
+            && f.node != hello.node
+            && !f.released
+            && now.since(f.heard) < FEEDER_SILENCE
+        {
+            let text = format!(
+                "{} is already fed by {} for group {group_name}: one parent per group; delete that \
+                 route first (on {}: rcproute delete group={group_name} nexthop={})",
+                self.cfg.node, f.node, f.node, self.cfg.node
+            );
+            c.session.refuse(RefuseCode::Fed, &text);
+            return;
+        }
+        group.feeder_number = group.feeder_number.wrapping_add(1).max(1);
+        let number = group.feeder_number;
+        c.session.accept(now, number);
+    }
+
+    fn up(&mut self, id: ConnId, node: NodeName, role: Role, path: Vec<NodeName>) {
+        let (now, wall) = (self.now, self.wall);
+        let Some(c) = self.conns.get(&id) else { return };
+        let (group_name, dialled) = (c.group.clone(), c.dialled.clone());
+        if let Some(expected) = dialled.filter(|d| *d != node) {
+            let text = format!("the node at this address is {node}, not {expected}");
+            self.close(id, GoodbyeCode::Reconfigured, &text);
+            if let Some(l) = self.link(&group_name, &expected) {
+                l.reason = Some(text);
+            }
+            return;
+        }
+        match role {
+            // The peer is fed by us.
+            Role::Receiver => {
+                let Some(l) = self.link(&group_name, &node) else {
+                    self.close(id, GoodbyeCode::Reconfigured, "no longer a next hop");
+                    return;
+                };
+                let old = l.conn.replace(id).filter(|old| *old != id);
+                l.up = true;
+                l.up_at = now;
+                l.since = wall;
+                l.reason = None;
+                l.refused = false;
+                l.sessions += 1;
+                let asked = l.asked.take();
+                if let Some(old) = old {
+                    self.close(old, GoodbyeCode::Replaced, "a newer session took its place");
+                }
+                self.note(Level::Info, format!("feeding {node} for group {group_name}"));
+                if let Some(ask) = asked {
+                    self.route_confirmed(ask, &group_name, &node);
+                }
+                self.offer_all(id);
+            }
+            // The peer feeds us.
+            Role::Sender => {
+                let Some(g) = self.groups.get_mut(&group_name) else { return };
+                let (sessions, bytes) = g.feeder.as_ref().filter(|f| f.node == node).map_or((0, 0), |f| (f.sessions, f.bytes));
+                let old = g.feeder.replace(Feeder {
+                    node: node.clone(),
+                    conn: Some(id),
+                    path,
+                    heard: now,
+                    since: wall,
+                    sessions: sessions + 1,
+                    bytes,
+                    reason: None,
+                    released: false,
+                });
+                if let Some(old) = old.and_then(|f| f.conn).filter(|old| *old != id) {
+                    self.close(old, GoodbyeCode::Replaced, "a newer session took its place");
+                }
+                self.note(Level::Info, format!("fed by {node} for group {group_name}"));
+                self.report_routes(&group_name);
+            }
+        }
+    }
+
+    pub(super) fn close(&mut self, id: ConnId, code: GoodbyeCode, text: &str) {
+        if let Some(c) = self.conns.get_mut(&id) {
+            c.session.close(code, text);
+        }
+        self.drive(id);
+    }
+
+    fn closed(&mut self, id: ConnId, reason: &CloseReason) {
+        let (now, wall) = (self.now, self.wall);
+        let random = self.random();
+        let Some(c) = self.conns.get_mut(&id) else { return };
+        if std::mem::replace(&mut c.closing, true) {
+            return;
+        }
+        let (group_name, dialled, peer, role) =
+            (c.group.clone(), c.dialled.clone(), c.peer.clone(), c.peer_role);
+        let outs = std::mem::take(&mut c.streams_out);
+        self.effect(Effect::Close { conn: id });
+        let text = reason.to_string();
+        if let Some(child) = &peer
+            && role == Some(Role::Receiver)
+        {
+            for out in outs.values() {
+                if let Some(h) = self.volumes.get_mut(&out.volume) {
+                    // A newer session with the same child may already be streaming.
+                    if self.groups.get(&group_name).and_then(|g| g.links.get(child)).is_none_or(|l| l.conn == Some(id)) {
+                        h.volume.consumer_leave(child);
+                    }
+                }
+            }
+        }
+        let mut lost_child = None;
+        if let Some(g) = self.groups.get_mut(&group_name) {
+            let name = dialled.or(peer.clone());
+            if let Some((node, l)) = name.and_then(|n| g.links.get_key_value(&n).map(|(k, _)| k.clone())).and_then(|n| g.links.get_mut(&n).map(|l| (n, l)))
+                && l.conn == Some(id)
+            {
+                l.conn = None;
+                if l.up && now.since(l.up_at) > LASTED {
+                    l.backoff.reset();
+                }
+                l.up = false;
+                l.since = wall;
+                l.refused = matches!(reason, CloseReason::Refused { .. });
+                l.reason = Some(text.clone());
+                l.dial_at = Some(l.backoff.next(now, random));
+                lost_child = Some((node, l.asked.take()));
+            }
+            if let Some(f) = &mut g.feeder
+                && f.conn == Some(id)
+            {
+                f.conn = None;
+                f.since = wall;
+                f.reason = Some(text.clone());
+                f.released = matches!(
+                    reason,
+                    CloseReason::Goodbye { code: GoodbyeCode::Reconfigured, .. }
+                );
+                for h in self.volumes.values_mut().filter(|h| h.group == group_name) {
+                    h.inbound = None;
+                }
+            }
+        }
+        if let Some((node, asked)) = lost_child {
+            if let Some(ask) = asked {
+                self.route_refused(ask, &group_name, &node, &text);
+            } else if role.is_some() {
+                self.note(Level::Warn, format!("lost {node} of group {group_name}: {text}"));
+            }
+        } else if role == Some(Role::Sender) {
+            let node = peer.map(|p| p.to_string()).unwrap_or_default();
+            self.note(Level::Warn, format!("lost the parent {node} of group {group_name}: {text}"));
+        }
+    }
+
+    /// Ends all sessions in order; nothing is dialled any more.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+        let ids: Vec<_> = self.conns.keys().copied().collect();
+        for id in ids {
+            self.close(id, GoodbyeCode::Shutdown, "the node is being stopped");
+        }
+    }
+}
+
+impl Conn {
+    fn new(session: Session, group: GroupName, dialled: Option<NodeName>) -> Self {
+        Self {
+            session,
+            group,
+            dialled,
+            peer: None,
+            peer_role: None,
+            queued: 0,
+            streams_out: BTreeMap::new(),
+            streams_in: BTreeMap::new(),
+            feeder: 0,
+            closing: false,
+        }
+    }
+}

@@ -1,0 +1,422 @@
+//! Streams from the parent: attachment at the exact position, intake, acknowledgement, credit.
+
+use std::time::Duration;
+
+use rcp::proto::clock::Mono;
+use rcp::proto::frame::{
+    Attach, DecodedFrame, Frame, HeldStep, Offer, Report, Start, StartMode, StreamId, Verified,
+    stream_error,
+};
+use rcp::proto::ids::{ChunkNumber, SetNumber, VolumeId};
+use volmcast::units::{BlockCount, BlockSize};
+use volmcast::volume::Role;
+
+use super::{ConnId, Effect, Level, Mover, NewReplica};
+
+/// How long to wait before asking again after the parent could not serve a stream.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// A stream from the parent.
+#[derive(Debug)]
+pub(super) struct Inbound {
+    pub(super) conn: ConnId,
+    pub(super) stream: StreamId,
+    pub(super) stage: InStage,
+    /// Why it is where it is, in words.
+    pub(super) reason: Option<String>,
+    offer: Offer,
+    /// Credit told to the sender.
+    told: u64,
+    seed_told: u64,
+    wants_seed: bool,
+}
+
+/// Where a stream from the parent stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum InStage {
+    /// Our position was told; the answer has not come.
+    Attaching,
+    /// Chunks are welcome.
+    Running,
+    /// The parent is behind us.
+    Waiting,
+    /// To be tried again then.
+    Retry(Mono),
+    /// Not possible without an operator.
+    Stopped,
+}
+
+impl Inbound {
+    pub(super) fn retry_at(&self) -> Option<Mono> {
+        match self.stage {
+            InStage::Retry(at) => Some(at),
+            _ => None,
+        }
+    }
+}
+
+impl Mover {
+    /// A frame for a stream, or about the session's business, that is not data.
+    pub(super) fn control_frame(&mut self, conn: ConnId, frame: Frame) {
+        match frame {
+            Frame::Offer(o) => self.offered(conn, o),
+            Frame::Start(s) => self.start(conn, s),
+            Frame::Attach(a) => self.child_attached(conn, &a),
+            Frame::Saved { stream, state, next_chunk, .. } => {
+                self.child_saved(conn, stream, state, next_chunk);
+            }
+            Frame::Credit { stream, total } => self.child_credit(conn, stream, total),
+            Frame::SeedAck { stream, total, .. } => self.child_seed_ack(conn, stream, total),
+            Frame::SeedEnd { stream, need, .. } => {
+                if let Some(id) = self.running(conn, stream) {
+                    if let Some(h) = self.volumes.get_mut(&id) {
+                        h.volume.receive_seed_end(need);
+                    }
+                    self.settle(id);
+                }
+            }
+            Frame::Heartbeat { stream, state, as_of, .. } => {
+                let id = self.conns.get(&conn).and_then(|c| c.streams_in.get(&stream)).copied();
+                if let Some(h) = id.and_then(|id| self.volumes.get_mut(&id)) {
+                    h.newest = h.newest.max(state);
+                    h.as_of = h.as_of.max(as_of);
+                }
+            }
+            Frame::StreamError { stream, code, text } => {
+                self.stream_error(conn, stream, code, text);
+            }
+            Frame::Withdraw { stream, text } => self.withdrawn(conn, stream, &text),
+            Frame::Report(r) => self.child_report(conn, r),
+            Frame::RouteReport { routes } => self.child_routes(conn, routes),
+            Frame::Probe { group, path, .. } => self.probed(conn, &group, &path),
+            Frame::Control(c) => {
+                let text = format!("no application is registered for control blocks `{}`", c.kind);
+                self.note(Level::Warn, text);
+            }
+            _ => {}
+        }
+    }
+
+    /// A volume is offered by the parent.
+    fn offered(&mut self, conn: ConnId, offer: Offer) {
+        let Some(c) = self.conns.get_mut(&conn) else { return };
+        c.streams_in.insert(offer.stream, offer.volume);
+        let group = c.group.clone();
+        let id = offer.volume;
+        let refuse = |text: String| Frame::StreamError {
+            stream: offer.stream,
+            code: stream_error::PROTOCOL,
+            text,
+        };
+        let Some(bs) = BlockSize::from_shift(offer.block_shift) else {
+            let f = refuse(format!("block size 2^{} is not supported", offer.block_shift));
+            self.send(conn, f);
+            return;
+        };
+        if let Some(h) = self.volumes.get(&id) {
+            if matches!(h.volume.config().role, Role::Primary { .. }) {
+                let f = refuse(format!(
+                    "{} is itself the primary of volume {}",
+                    self.cfg.node, offer.label
+                ));
+                self.send(conn, f);
+                return;
+            }
+        } else {
+            if let Some((_, other)) =
+                self.volumes.iter().find(|(_, h)| h.label == offer.label).map(|(i, h)| (i, h.group.clone()))
+            {
+                let text = format!(
+                    "{} already has another volume with the label {} (group {other}): rename one",
+                    self.cfg.node, offer.label
+                );
+                self.note(Level::Error, text.clone());
+                self.send(conn, refuse(text));
+                return;
+            }
+            let replica = self.groups.get(&group).is_some_and(|g| g.plan.replica);
+            if self.creating.insert(id) {
+                self.effect(Effect::CreateReplica(NewReplica {
+                    volume: id,
+                    label: offer.label.clone(),
+                    group: group.clone(),
+                    block_size: bs,
+                    blocks: BlockCount(offer.volume_blocks),
+                    replica,
+                }));
+            }
+        }
+        if let Some(g) = self.groups.get_mut(&group) {
+            g.pending_offers.insert(id, (conn, offer));
+        }
+        self.attach_pending(id);
+    }
+
+    /// Attaches to an offer, once the volume is there.
+    pub(super) fn attach_pending(&mut self, id: VolumeId) {
+        let Some(h) = self.volumes.get_mut(&id) else { return };
+        let Some((conn, offer)) =
+            self.groups.get_mut(&h.group).and_then(|g| g.pending_offers.remove(&id))
+        else {
+            return;
+        };
+        if !self.conns.contains_key(&conn) {
+            return;
+        }
+        h.newest = h.newest.max(offer.newest);
+        let known = !h.volume.durable().history.is_empty();
+        h.volume.adopt_history(offer.history.clone());
+        h.inbound = Some(Inbound {
+            conn,
+            stream: offer.stream,
+            stage: InStage::Attaching,
+            reason: None,
+            offer,
+            told: 0,
+            seed_told: 0,
+            wants_seed: false,
+        });
+        if !known {
+            // From now on this node can offer the volume to its own children.
+            self.offer_to_children(id);
+        }
+        self.attach(id);
+    }
+
+    /// Tells the parent where we are.
+    fn attach(&mut self, id: VolumeId) {
+        let Some(h) = self.volumes.get_mut(&id) else { return };
+        let Some(inbound) = &mut h.inbound else { return };
+        h.volume.intake_attached();
+        let (state, _) = h.volume.position();
+        let seed = h.volume.seed_position();
+        let credit = h.volume.intake_credit();
+        inbound.told = credit;
+        inbound.seed_told = 0;
+        inbound.stage = InStage::Attaching;
+        let attach = Attach {
+            stream: inbound.stream,
+            state,
+            generation: h.volume.durable().generation().filter(|_| state > SetNumber::ZERO),
+            next: h.volume.open_step().map(|(s, next_chunk)| HeldStep {
+                attempt: s.attempt,
+                base: s.base,
+                to: s.to,
+                next_chunk,
+            }),
+            credit,
+            wants_seed: inbound.wants_seed || seed.is_some(),
+            seed_from_block: seed.map_or(0, |(b, _)| b),
+            folded: seed.map_or(SetNumber::ZERO, |(_, f)| f),
+        };
+        let conn = inbound.conn;
+        self.send(conn, Frame::Attach(attach));
+        self.settle(id);
+    }
+
+    /// The parent answered where the stream starts.
+    fn start(&mut self, conn: ConnId, s: Start) {
+        let Some(id) = self.conns.get(&conn).and_then(|c| c.streams_in.get(&s.stream)).copied()
+        else {
+            return;
+        };
+        let label = self.label_of(id);
+        let Some(h) = self.volumes.get_mut(&id) else { return };
+        let Some(inbound) = h.inbound.as_mut().filter(|i| i.conn == conn) else { return };
+        inbound.reason = (!s.reason.is_empty()).then(|| s.reason.clone());
+        inbound.wants_seed = false;
+        inbound.stage = InStage::Running;
+        match s.mode {
+            StartMode::Resume => {
+                if h.volume.seed_position().is_some() {
+                    h.volume.seed_resume();
+                }
+            }
+            StartMode::Wait => inbound.stage = InStage::Waiting,
+            StartMode::Seed => {
+                h.volume.seed_begin(s.from);
+                let text = format!("volume {label}: a seed begins at set {}: {}", s.from, s.reason);
+                self.note(Level::Warn, text);
+                self.effect(Effect::Exports { volume: id });
+            }
+        }
+        self.settle(id);
+        self.room_event(id);
+    }
+
+    /// The volume of a stream that is running on this connection.
+    fn running(&self, conn: ConnId, stream: StreamId) -> Option<VolumeId> {
+        let id = *self.conns.get(&conn)?.streams_in.get(&stream)?;
+        let i = self.volumes.get(&id)?.inbound.as_ref()?;
+        let on = matches!(i.stage, InStage::Running | InStage::Waiting);
+        (i.conn == conn && on).then_some(id)
+    }
+
+    /// A chunk, set header or extent, already verified.
+    pub(super) fn data_frame(&mut self, conn: ConnId, frame: DecodedFrame) {
+        let stream = frame.frame.stream();
+        // What was on its way before we attached again belongs to no one.
+        let Some(id) = self.running(conn, stream) else { return };
+        let Some(h) = self.volumes.get_mut(&id) else { return };
+        if let Some(i) = &mut h.inbound {
+            i.stage = InStage::Running;
+        }
+        let group = h.group.clone();
+        let mut bytes = 0u64;
+        let taken = match (&frame.frame, &frame.content) {
+            (Frame::Chunk { .. }, Verified::Chunk(c)) => {
+                bytes = c.bytes().len() as u64;
+                h.newest = h.newest.max(c.step().to);
+                h.volume.receive_chunk(c)
+            }
+            (Frame::SetEnd { body, .. }, Verified::Set(header)) => {
+                bytes = body.len() as u64;
+                h.volume.receive_set_end(header)
+            }
+            (Frame::SeedData { next_block, .. }, Verified::Chunk(c)) => {
+                bytes = c.bytes().len() as u64;
+                h.volume.receive_seed(*next_block, c);
+                Ok(())
+            }
+            _ => Ok(()),
+        };
+        if let Some(f) = self.groups.get_mut(&group).and_then(|g| g.feeder.as_mut()) {
+            f.bytes += bytes;
+        }
+        self.settle(id);
+        if let Err(e) = taken {
+            self.reattach(id, &e.to_string());
+        }
+    }
+
+    /// The stream must start again from our position.
+    pub(super) fn reattach(&mut self, id: VolumeId, why: &str) {
+        let at = self.now.after(RETRY);
+        let Some(h) = self.volumes.get_mut(&id) else { return };
+        let Some(i) = &mut h.inbound else { return };
+        if i.stage == InStage::Stopped || matches!(i.stage, InStage::Retry(_)) {
+            return;
+        }
+        i.reason = Some(why.to_owned());
+        i.stage = InStage::Retry(at);
+        let label = h.label.clone();
+        self.note(Level::Warn, format!("volume {label}: the stream starts again: {why}"));
+    }
+
+    /// Attaches again when the time has come.
+    pub(super) fn retry_attach(&mut self, id: VolumeId) {
+        let now = self.now;
+        let due = self
+            .volumes
+            .get(&id)
+            .and_then(|h| h.inbound.as_ref())
+            .and_then(Inbound::retry_at)
+            .is_some_and(|t| t <= now);
+        if due {
+            self.attach(id);
+        }
+    }
+
+    pub(super) fn needs_seed(&mut self, id: VolumeId, why: &str) {
+        if let Some(i) = self.volumes.get_mut(&id).and_then(|h| h.inbound.as_mut()) {
+            i.wants_seed = true;
+        }
+        self.reattach(id, why);
+    }
+
+    fn stream_error(&mut self, conn: ConnId, stream: StreamId, code: u16, text: String) {
+        let now = self.now;
+        let Some(c) = self.conns.get(&conn) else { return };
+        if c.streams_out.contains_key(&stream) && !c.streams_in.contains_key(&stream) {
+            self.child_stream_error(conn, stream, text);
+            return;
+        }
+        let Some(id) = c.streams_in.get(&stream).copied() else { return };
+        let Some(h) = self.volumes.get_mut(&id) else { return };
+        let Some(i) = h.inbound.as_mut().filter(|i| i.conn == conn) else { return };
+        let again = i.reason.as_deref() == Some(text.as_str());
+        i.reason = Some(text.clone());
+        i.stage = match code {
+            stream_error::DIVERGED | stream_error::PROTOCOL => InStage::Stopped,
+            // Detached: our position is told at once, and what moves the fewest bytes follows.
+            stream_error::DETACHED => InStage::Retry(now),
+            _ => InStage::Retry(now.after(RETRY)),
+        };
+        let label = h.label.clone();
+        if !again {
+            self.note(Level::Warn, format!("volume {label}: the parent stopped the stream: {text}"));
+        }
+        self.retry_attach(id);
+    }
+
+    fn withdrawn(&mut self, conn: ConnId, stream: StreamId, text: &str) {
+        let Some(id) = self.conns.get_mut(&conn).and_then(|c| c.streams_in.remove(&stream)) else {
+            return;
+        };
+        if let Some(h) = self.volumes.get_mut(&id) {
+            h.inbound = None;
+            let label = h.label.clone();
+            self.note(Level::Warn, format!("volume {label}: no longer offered by the parent: {text}"));
+        }
+    }
+
+    /// Something became durable: tell the parent, grant more.
+    pub(super) fn saved_event(&mut self, id: VolumeId, state: SetNumber, next: ChunkNumber) {
+        let Some(h) = self.volumes.get(&id) else { return };
+        if let Some(i) = h.inbound.as_ref().filter(|i| i.stage == InStage::Running) {
+            let (conn, stream) = (i.conn, i.stream);
+            let feeder = self.conns.get(&conn).map_or(0, |c| c.feeder);
+            self.send(conn, Frame::Saved { stream, feeder, state, next_chunk: next });
+        }
+        self.room_event(id);
+    }
+
+    /// Grants what can be granted.
+    pub(super) fn room_event(&mut self, id: VolumeId) {
+        let Some(h) = self.volumes.get_mut(&id) else { return };
+        let Some(i) = &mut h.inbound else { return };
+        if !matches!(i.stage, InStage::Running | InStage::Waiting) {
+            return;
+        }
+        let (conn, stream) = (i.conn, i.stream);
+        let total = h.volume.intake_credit();
+        let quantum = h.volume.config().window / 8;
+        let grant = total >= i.told + quantum;
+        if grant {
+            i.told = total;
+        }
+        let seed = h.volume.seed_credit();
+        let seed_grant = seed >= i.seed_told + (1 << 20);
+        let next_block = h.volume.seed_position().map_or(0, |(b, _)| b);
+        if seed_grant {
+            i.seed_told = seed;
+        }
+        if grant {
+            self.send(conn, Frame::Credit { stream, total });
+        }
+        if seed_grant {
+            self.send(conn, Frame::SeedAck { stream, next_block, total: seed });
+        }
+    }
+
+    /// An incoming seed is durable up to a block.
+    pub(super) fn seed_saved(&mut self, id: VolumeId, next_block: u64) {
+        self.effect(Effect::Exports { volume: id });
+        let Some(h) = self.volumes.get_mut(&id) else { return };
+        let Some(i) = &mut h.inbound else { return };
+        let total = h.volume.seed_credit();
+        i.seed_told = i.seed_told.max(total);
+        let (conn, stream) = (i.conn, i.stream);
+        self.send(conn, Frame::SeedAck { stream, next_block, total });
+    }
+
+    fn child_report(&mut self, conn: ConnId, mut r: Report) {
+        let Some(c) = self.conns.get(&conn) else { return };
+        let Some(id) = c.streams_out.get(&r.stream).map(|o| o.volume) else { return };
+        let (group, peer) = (c.group.clone(), c.peer.clone());
+        r.stream = StreamId(0);
+        if let Some(l) = peer.and_then(|p| self.link(&group, &p)) {
+            l.reports.insert(id, r);
+        }
+    }
+}

@@ -1,0 +1,388 @@
+//! Streams to children: one per volume and session, each at the child's own pace.
+
+use bytes::Bytes;
+use rcp::proto::clock::Wall;
+use rcp::proto::credit::SendWindow;
+use rcp::proto::delta::Chunk;
+use rcp::proto::frame::{Attach, Frame, Offer, Start, StartMode, StreamId, stream_error};
+use rcp::proto::ids::{ChunkNumber, NodeName, SetNumber, VolumeId};
+use volmcast::save::RecordKind;
+use volmcast::volume::{Attached, Role};
+
+use super::{ConnId, Level, Mover};
+
+/// Where a stream to a child stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Offered; the child has not said where it is.
+    Offered,
+    /// Chunks flow as credit allows.
+    Streaming,
+    /// The child is ahead of us.
+    Waiting,
+    /// Extents of the whole content flow beside the live stream.
+    Seeding,
+    /// The child cannot be served now; it asks again.
+    Stopped,
+}
+
+/// One volume to one child.
+#[derive(Debug)]
+pub(super) struct Outbound {
+    pub(super) volume: VolumeId,
+    pub(super) stage: Stage,
+    window: SendWindow,
+    seq: u64,
+    /// Why it is where it is, in words.
+    pub(super) reason: Option<String>,
+    pub(super) saved: SetNumber,
+}
+
+impl Mover {
+    /// Offers every volume of the group to a child that just came up.
+    pub(super) fn offer_all(&mut self, conn: ConnId) {
+        let Some(c) = self.conns.get(&conn) else { return };
+        let group = c.group.clone();
+        let ids: Vec<_> =
+            self.volumes.iter().filter(|(_, h)| h.group == group).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.offer(conn, id);
+        }
+    }
+
+    /// Offers a new volume to all children that are up.
+    pub(super) fn offer_to_children(&mut self, id: VolumeId) {
+        for conn in self.child_conns(id) {
+            self.offer(conn, id);
+        }
+    }
+
+    fn child_conns(&self, id: VolumeId) -> Vec<ConnId> {
+        let Some(h) = self.volumes.get(&id) else { return Vec::new() };
+        self.groups
+            .get(&h.group)
+            .map(|g| g.links.values().filter(|l| l.up).filter_map(|l| l.conn).collect())
+            .unwrap_or_default()
+    }
+
+    fn offer(&mut self, conn: ConnId, id: VolumeId) {
+        let Some(h) = self.volumes.get(&id) else { return };
+        let m = h.volume.durable();
+        // A replica that never heard of a writer has nothing to offer yet.
+        if m.history.is_empty() {
+            return;
+        }
+        let (oldest, newest) = h.volume.log_range();
+        let Some(c) = self.conns.get_mut(&conn) else { return };
+        if c.streams_out.values().any(|o| o.volume == id) {
+            return;
+        }
+        let stream = (1..=u16::MAX)
+            .map(StreamId)
+            .find(|s| !c.streams_out.contains_key(s))
+            .unwrap_or(StreamId(u16::MAX));
+        c.streams_out.insert(
+            stream,
+            Outbound {
+                volume: id,
+                stage: Stage::Offered,
+                window: SendWindow::new(0),
+                seq: 0,
+                reason: None,
+                saved: SetNumber::ZERO,
+            },
+        );
+        let offer = Offer {
+            stream,
+            volume: id,
+            label: h.label.clone(),
+            block_shift: m.block_size.shift(),
+            volume_blocks: m.blocks.0,
+            history: m.history.clone(),
+            oldest,
+            newest,
+        };
+        self.send(conn, Frame::Offer(offer));
+    }
+
+    /// A child says where it is with a volume.
+    pub(super) fn child_attached(&mut self, conn: ConnId, a: &Attach) {
+        let Some(c) = self.conns.get_mut(&conn) else { return };
+        let (feeder, peer) = (c.feeder, c.peer.clone());
+        let (Some(out), Some(child)) = (c.streams_out.get_mut(&a.stream), peer) else { return };
+        let Some(h) = self.volumes.get_mut(&out.volume) else { return };
+        out.window = SendWindow::new(a.credit);
+        out.seq = 0;
+        out.saved = a.state;
+        let id = out.volume;
+        let label = h.label.clone();
+        if let Some(g) = a.generation
+            && !h.volume.durable().history.iter().any(|b| b.generation == g)
+        {
+            let text = format!(
+                "volume {label} at {child} is of generation {g}, which {} does not know: it must be \
+                 rewound before it can follow; to give its content up, delete the volume there",
+                self.cfg.node
+            );
+            out.stage = Stage::Stopped;
+            out.reason = Some(text.clone());
+            let frame =
+                Frame::StreamError { stream: a.stream, code: stream_error::DIVERGED, text };
+            self.send(conn, frame);
+            return;
+        }
+        let next = a.next.as_ref().map_or(ChunkNumber(0), |n| n.next_chunk);
+        let seeding = (a.wants_seed && a.seed_from_block > 0).then_some(a.seed_from_block);
+        let state = if seeding.is_some() { a.folded.max(a.state) } else { a.state };
+        let answer = if a.wants_seed && seeding.is_none() {
+            h.volume.consumer_seed(&child, "the child asked for a seed".to_owned())
+        } else {
+            h.volume.consumer_attach(&child, a.state, next, seeding.map(|b| (b, state)))
+        };
+        let (mode, from, reason) = match answer {
+            Attached::Resume if seeding.is_some() => {
+                out.stage = Stage::Seeding;
+                (StartMode::Resume, a.state, "the seed goes on where it was".to_owned())
+            }
+            Attached::Resume => {
+                out.stage = Stage::Streaming;
+                (StartMode::Resume, a.state, String::new())
+            }
+            Attached::Wait => {
+                out.stage = Stage::Waiting;
+                let text = format!(
+                    "{child} holds set {} and {} does not yet: it waits",
+                    a.state, self.cfg.node
+                );
+                (StartMode::Wait, a.state, text)
+            }
+            Attached::Seed { from, reason } => {
+                out.stage = Stage::Seeding;
+                (StartMode::Seed, from, reason)
+            }
+            Attached::NotNow { reason } => {
+                out.stage = Stage::Stopped;
+                out.reason = Some(reason.clone());
+                let frame = Frame::StreamError {
+                    stream: a.stream,
+                    code: stream_error::STOPPED,
+                    text: reason,
+                };
+                self.send(conn, frame);
+                self.settle(id);
+                return;
+            }
+        };
+        out.reason = (!reason.is_empty()).then(|| reason.clone());
+        h.detached.remove(&child);
+        if mode == StartMode::Seed {
+            self.note(Level::Warn, format!("volume {label}: seeding {child}: {reason}"));
+        }
+        self.send(conn, Frame::Start(Start { stream: a.stream, mode, from, feeder, reason }));
+        self.settle(id);
+        self.pump_conn(conn);
+    }
+
+    /// A child's durable position.
+    pub(super) fn child_saved(
+        &mut self,
+        conn: ConnId,
+        stream: StreamId,
+        state: SetNumber,
+        next: ChunkNumber,
+    ) {
+        let Some(c) = self.conns.get_mut(&conn) else { return };
+        let (Some(child), Some(out)) = (c.peer.clone(), c.streams_out.get_mut(&stream)) else {
+            return;
+        };
+        out.saved = out.saved.max(state);
+        if out.stage == Stage::Waiting {
+            out.stage = Stage::Streaming;
+        }
+        let id = out.volume;
+        if let Some(h) = self.volumes.get_mut(&id) {
+            h.volume.consumer_ack(&child, state, next);
+        }
+        self.settle(id);
+    }
+
+    /// A child grants more bytes.
+    pub(super) fn child_credit(&mut self, conn: ConnId, stream: StreamId, total: u64) {
+        if let Some(out) = self.conns.get_mut(&conn).and_then(|c| c.streams_out.get_mut(&stream)) {
+            out.window.grant(total);
+        }
+        self.pump_conn(conn);
+    }
+
+    /// A child's seed progressed, and more extents are granted.
+    pub(super) fn child_seed_ack(&mut self, conn: ConnId, stream: StreamId, total: u64) {
+        let Some(c) = self.conns.get_mut(&conn) else { return };
+        let (Some(child), Some(out)) = (c.peer.clone(), c.streams_out.get(&stream)) else { return };
+        let id = out.volume;
+        if let Some(h) = self.volumes.get_mut(&id) {
+            h.volume.seed_out_credit(&child, total);
+        }
+        self.settle(id);
+    }
+
+    /// A child cannot take a stream; it asks again by itself.
+    pub(super) fn child_stream_error(&mut self, conn: ConnId, stream: StreamId, text: String) {
+        let Some(c) = self.conns.get_mut(&conn) else { return };
+        if let Some(out) = c.streams_out.get_mut(&stream) {
+            out.stage = Stage::Stopped;
+            out.reason = Some(text);
+        }
+    }
+
+    /// Sends to every child of a volume what it can take.
+    pub(super) fn pump_children(&mut self, id: VolumeId) {
+        for conn in self.child_conns(id) {
+            self.pump_conn(conn);
+        }
+    }
+
+    /// Sends on all streams of a connection as far as credit and queue allow, in turns.
+    pub(super) fn pump_conn(&mut self, conn: ConnId) {
+        let Some(c) = self.conns.get(&conn) else { return };
+        let streams: Vec<_> = c.streams_out.keys().copied().collect();
+        let mut more = true;
+        while more {
+            more = false;
+            for s in &streams {
+                more |= self.pump_stream(conn, *s);
+            }
+        }
+    }
+
+    /// Sends at most one record; true if there may be another.
+    fn pump_stream(&mut self, conn: ConnId, stream: StreamId) -> bool {
+        let limit = self.cfg.queue_bytes;
+        let Some(c) = self.conns.get_mut(&conn) else { return false };
+        let (feeder, room) = (c.feeder, limit.saturating_sub(c.queued));
+        let (Some(child), Some(out)) = (c.peer.clone(), c.streams_out.get_mut(&stream)) else {
+            return false;
+        };
+        if !matches!(out.stage, Stage::Streaming | Stage::Waiting | Stage::Seeding) || room == 0 {
+            return false;
+        }
+        let id = out.volume;
+        let Some(h) = self.volumes.get_mut(&id) else { return false };
+        let Some(r) = h.volume.consumer_next(&child, out.window.available()) else {
+            // It may have asked for a read.
+            while let Some(io) = h.volume.poll_io() {
+                self.effects.push_back(super::Effect::Io { volume: id, io });
+            }
+            return false;
+        };
+        let len = r.body.len();
+        if !out.window.take(len) {
+            return false;
+        }
+        out.seq += 1;
+        let (seq, body) = (out.seq, r.body);
+        let frame = match r.kind {
+            RecordKind::SetEnd => Frame::SetEnd { stream, feeder, seq, body },
+            _ => Frame::Chunk { stream, feeder, seq, body },
+        };
+        self.send_data(conn, frame, len);
+        true
+    }
+
+    fn send_data(&mut self, conn: ConnId, frame: Frame, len: usize) {
+        if let Some(c) = self.conns.get_mut(&conn) {
+            c.queued += len as u64;
+            let (group, peer) = (c.group.clone(), c.peer.clone());
+            if let Some(l) = peer.and_then(|p| self.link(&group, &p)) {
+                l.bytes += len as u64;
+            }
+        }
+        self.send(conn, frame);
+    }
+
+    /// An extent for a child is ready.
+    pub(super) fn seed_chunk(
+        &mut self,
+        id: VolumeId,
+        child: &NodeName,
+        next_block: u64,
+        view: SetNumber,
+        chunk: &Chunk,
+    ) {
+        let Some((conn, stream, feeder)) = self.stream_to(id, child) else { return };
+        let body: Bytes = chunk.bytes().clone();
+        let len = body.len();
+        let Some(out) = self.conns.get_mut(&conn).and_then(|c| c.streams_out.get_mut(&stream))
+        else {
+            return;
+        };
+        out.seq += 1;
+        let seq = out.seq;
+        let frame = Frame::SeedData { stream, feeder, seq, next_block, view, body };
+        self.send_data(conn, frame, len);
+    }
+
+    /// A child's seed has been sent.
+    pub(super) fn seed_end(&mut self, id: VolumeId, child: &NodeName, need: SetNumber) {
+        let Some((conn, stream, feeder)) = self.stream_to(id, child) else { return };
+        if let Some(out) = self.conns.get_mut(&conn).and_then(|c| c.streams_out.get_mut(&stream)) {
+            out.stage = Stage::Streaming;
+        }
+        self.send(conn, Frame::SeedEnd { stream, feeder, need });
+    }
+
+    fn stream_to(&self, id: VolumeId, child: &NodeName) -> Option<(ConnId, StreamId, u32)> {
+        let h = self.volumes.get(&id)?;
+        let conn = self.groups.get(&h.group)?.links.get(child)?.conn?;
+        let c = self.conns.get(&conn)?;
+        let (stream, _) = c.streams_out.iter().find(|(_, o)| o.volume == id)?;
+        Some((conn, *stream, c.feeder))
+    }
+
+    /// A child lost its place in the save volume.
+    pub(super) fn detached(&mut self, id: VolumeId, child: &NodeName, reason: String) {
+        let label = self.label_of(id);
+        self.note(Level::Warn, format!("volume {label}: {child} {reason}"));
+        if let Some(h) = self.volumes.get_mut(&id) {
+            h.detached.insert(child.clone(), reason.clone());
+        }
+        if let Some((conn, stream, _)) = self.stream_to(id, child) {
+            if let Some(out) =
+                self.conns.get_mut(&conn).and_then(|c| c.streams_out.get_mut(&stream))
+            {
+                out.stage = Stage::Stopped;
+                out.reason = Some(reason.clone());
+            }
+            let code = stream_error::DETACHED;
+            self.send(conn, Frame::StreamError { stream, code, text: reason });
+        }
+    }
+
+    /// Says to all children what the newest state is, and as of when.
+    pub(super) fn heartbeats(&mut self) {
+        let ids: Vec<_> = self.volumes.keys().copied().collect();
+        for id in ids {
+            let Some(h) = self.volumes.get_mut(&id) else { continue };
+            if let Role::Primary { capture, .. } = &h.volume.config().role {
+                let visible = h.volume.durable().visible;
+                let clean = capture.dirty_bytes() == 0 && capture.drained();
+                h.newest = visible;
+                h.as_of = if clean {
+                    self.wall
+                } else {
+                    h.volume.cut_time(visible).unwrap_or(Wall(0))
+                };
+            }
+            let (newest, as_of) = (h.newest, h.as_of);
+            for conn in self.child_conns(id) {
+                let stream = self
+                    .conns
+                    .get(&conn)
+                    .and_then(|c| c.streams_out.iter().find(|(_, o)| o.volume == id))
+                    .map(|(s, _)| *s);
+                if let Some(stream) = stream {
+                    self.send(conn, Frame::Heartbeat { stream, state: newest, as_of, newest });
+                }
+            }
+        }
+    }
+}
