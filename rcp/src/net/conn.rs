@@ -146,8 +146,7 @@ impl<R: AsyncRead + Unpin> FramedReader<R> {
         let Some((header, body)) = self.large.take() else {
             return Err(NetError::Truncated { peer: self.peer.clone() });
         };
-        let body = body.freeze();
-        self.pool.keep(&body);
+        let body = self.pool.freeze(body);
         self.decode(header, body)
     }
 

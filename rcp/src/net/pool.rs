@@ -14,7 +14,8 @@ const WORTH_KEEPING: usize = 64 << 10;
 #[derive(Debug)]
 pub(super) struct Pool {
     slots: usize,
-    kept: VecDeque<Bytes>,
+    /// What was handed out, with the memory behind it.
+    kept: VecDeque<(usize, Bytes)>,
     reused: u64,
 }
 
@@ -23,11 +24,13 @@ impl Pool {
         Self { slots, kept: VecDeque::with_capacity(slots), reused: 0 }
     }
 
-    /// An empty buffer with room for `len` bytes.
+    /// An empty buffer with room for `len` bytes, and at most for twice as many: whoever keeps what
+    /// comes into it counts its bytes, not the memory behind them.
     pub(super) fn take(&mut self, len: usize) -> BytesMut {
+        let fits = |(room, b): &(usize, Bytes)| (len..=2 * len).contains(room) && b.is_unique();
         if len >= WORTH_KEEPING
-            && let Some(at) = self.kept.iter().position(Bytes::is_unique)
-            && let Some(Ok(mut buffer)) = self.kept.remove(at).map(Bytes::try_into_mut)
+            && let Some(at) = self.kept.iter().position(fits)
+            && let Some(Ok(mut buffer)) = self.kept.remove(at).map(|(_, b)| b.try_into_mut())
         {
             buffer.clear();
             if buffer.capacity() >= len {
@@ -38,15 +41,17 @@ impl Pool {
         BytesMut::with_capacity(len)
     }
 
-    /// Remembers a full buffer that is about to be handed out.
-    pub(super) fn keep(&mut self, buffer: &Bytes) {
-        if buffer.len() < WORTH_KEEPING || self.slots == 0 {
-            return;
+    /// Freezes a buffer that is full, and remembers it.
+    pub(super) fn freeze(&mut self, buffer: BytesMut) -> Bytes {
+        let room = buffer.capacity();
+        let frozen = buffer.freeze();
+        if frozen.len() >= WORTH_KEEPING && self.slots > 0 {
+            if self.kept.len() >= self.slots {
+                self.kept.pop_front();
+            }
+            self.kept.push_back((room, frozen.clone()));
         }
-        if self.kept.len() >= self.slots {
-            self.kept.pop_front();
-        }
-        self.kept.push_back(buffer.clone());
+        frozen
     }
 
     pub(super) fn reused(&self) -> u64 {
@@ -63,14 +68,16 @@ mod tests {
         let mut p = Pool::new(2);
         let mut b = p.take(WORTH_KEEPING);
         b.resize(WORTH_KEEPING, 1);
-        let b = b.freeze();
-        p.keep(&b);
+        let b = p.freeze(b);
         let part = b.slice(10..20);
         drop(b);
         let other = p.take(WORTH_KEEPING);
         assert_eq!((p.reused(), other.len()), (0, 0));
         assert_eq!(part, [1; 10][..]);
         drop(part);
+        let small = p.take(WORTH_KEEPING / 2);
+        let large = p.take(WORTH_KEEPING + 1);
+        assert_eq!((p.reused(), small.len(), large.len()), (0, 0, 0));
         let again = p.take(WORTH_KEEPING);
         assert_eq!((p.reused(), again.len()), (1, 0));
         assert!(again.capacity() >= WORTH_KEEPING);
