@@ -1,1 +1,0 @@
-//! Sockets: the shared port and the driver that pumps a session over TCP.

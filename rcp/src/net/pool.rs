@@ -1,0 +1,85 @@
+//! Buffers of large frames, used again once nobody holds them.
+//!
+//! The first touch of fresh memory costs more than receiving into it; a connection that streams
+//! chunks comes back to the same few buffers.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+
+/// Smaller buffers are cheap to make.
+const WORTH_KEEPING: usize = 64 << 10;
+
+/// Remembers the last few large buffers that were handed out.
+#[derive(Debug)]
+pub(super) struct Pool {
+    slots: usize,
+    /// What was handed out, with the memory behind it.
+    kept: VecDeque<(usize, Bytes)>,
+    reused: u64,
+}
+
+impl Pool {
+    pub(super) fn new(slots: usize) -> Self {
+        Self { slots, kept: VecDeque::with_capacity(slots), reused: 0 }
+    }
+
+    /// An empty buffer with room for `len` bytes, and at most for twice as many: whoever keeps what
+    /// comes into it counts its bytes, not the memory behind them.
+    pub(super) fn take(&mut self, len: usize) -> BytesMut {
+        let fits = |(room, b): &(usize, Bytes)| (len..=2 * len).contains(room) && b.is_unique();
+        if len >= WORTH_KEEPING
+            && let Some(at) = self.kept.iter().position(fits)
+            && let Some(Ok(mut buffer)) = self.kept.remove(at).map(|(_, b)| b.try_into_mut())
+        {
+            buffer.clear();
+            if buffer.capacity() >= len {
+                self.reused += 1;
+                return buffer;
+            }
+        }
+        BytesMut::with_capacity(len)
+    }
+
+    /// Freezes a buffer that is full, and remembers it.
+    pub(super) fn freeze(&mut self, buffer: BytesMut) -> Bytes {
+        let room = buffer.capacity();
+        let frozen = buffer.freeze();
+        if frozen.len() >= WORTH_KEEPING && self.slots > 0 {
+            if self.kept.len() >= self.slots {
+                self.kept.pop_front();
+            }
+            self.kept.push_back((room, frozen.clone()));
+        }
+        frozen
+    }
+
+    pub(super) fn reused(&self) -> u64 {
+        self.reused
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_comes_back_once_nobody_holds_it() {
+        let mut p = Pool::new(2);
+        let mut b = p.take(WORTH_KEEPING);
+        b.resize(WORTH_KEEPING, 1);
+        let b = p.freeze(b);
+        let part = b.slice(10..20);
+        drop(b);
+        let other = p.take(WORTH_KEEPING);
+        assert_eq!((p.reused(), other.len()), (0, 0));
+        assert_eq!(part, [1; 10][..]);
+        drop(part);
+        let small = p.take(WORTH_KEEPING / 2);
+        let large = p.take(WORTH_KEEPING + 1);
+        assert_eq!((p.reused(), small.len(), large.len()), (0, 0, 0));
+        let again = p.take(WORTH_KEEPING);
+        assert_eq!((p.reused(), again.len()), (1, 0));
+        assert!(again.capacity() >= WORTH_KEEPING);
+    }
+}
