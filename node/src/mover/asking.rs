@@ -1,0 +1,277 @@
+//! What operators and programs ask for.
+
+use std::time::Duration;
+
+use rcp::proto::ids::{Label, NodeName, SetNumber, VolumeId};
+use volmcast::volume::{CutPolicy, PlaybackPolicy, Role};
+
+use super::{AskId, Effect, Mover};
+use crate::api::{ApiError, ApiErrorKind, CutInfo, PolicyChange, RouteTable};
+
+/// A question.
+#[derive(Clone, Debug)]
+pub enum Ask {
+    /// Cut a set now.
+    Cut {
+        /// Label or UUID.
+        volume: String,
+        /// Keep the state readable at the primary.
+        keep: bool,
+    },
+    /// Keep the visible state.
+    Keep {
+        /// Label or UUID.
+        volume: String,
+        /// Which state.
+        set: u64,
+    },
+    /// Give a kept state up.
+    Release {
+        /// Label or UUID.
+        volume: String,
+        /// Which state.
+        set: u64,
+    },
+    /// Make sets (true) or only mark changes.
+    Replicate {
+        /// Label or UUID.
+        volume: String,
+        /// On or off.
+        on: bool,
+    },
+    /// Bring a child back by a new seed.
+    Seed {
+        /// Label or UUID.
+        volume: String,
+        /// Which child.
+        child: String,
+    },
+    /// Change when sets are made or played.
+    Policy {
+        /// Label or UUID.
+        volume: String,
+        /// How.
+        change: PolicyChange,
+    },
+    /// Change the label.
+    Rename {
+        /// Label or UUID.
+        volume: String,
+        /// The new one.
+        label: String,
+    },
+    /// Remove a volume from this node.
+    Delete {
+        /// Label or UUID.
+        volume: String,
+    },
+    /// Add a next hop.
+    RouteAdd {
+        /// Group.
+        group: String,
+        /// Node.
+        next_hop: String,
+    },
+    /// Remove next hops.
+    RouteDelete {
+        /// Group, or all.
+        group: Option<String>,
+        /// Node, or all.
+        next_hop: Option<String>,
+    },
+}
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub enum Reply {
+    /// Done.
+    Done,
+    /// The state a cut led to.
+    Cut(CutInfo),
+    /// The routing table.
+    Routes(RouteTable),
+    /// No.
+    Refused(ApiError),
+}
+
+impl Mover {
+    /// Takes a question; the answer comes as [`Effect::Reply`].
+    pub fn ask(&mut self, ask: AskId, question: Ask) {
+        let done = match question {
+            Ask::RouteAdd { group, next_hop } => return self.route_add(ask, &group, &next_hop),
+            Ask::RouteDelete { group, next_hop } => {
+                self.route_delete(group.as_deref(), next_hop.as_deref()).map(Reply::Routes)
+            }
+            Ask::Cut { volume, keep } => match self.cut(ask, &volume, keep) {
+                Ok(()) => return,
+                Err(e) => Err(e),
+            },
+            Ask::Keep { volume, set } => self.keep(&volume, SetNumber(set)),
+            Ask::Release { volume, set } => self.release(&volume, SetNumber(set)),
+            Ask::Replicate { volume, on } => self.primary_of(&volume).map(|id| {
+                self.with_volume(id, |v| v.set_cutting(on));
+                Reply::Done
+            }),
+            Ask::Seed { volume, child } => self.seed_child(&volume, &child),
+            Ask::Policy { volume, change } => self.policy(&volume, &change),
+            Ask::Rename { volume, label } => self.rename(&volume, &label),
+            Ask::Delete { volume } => self.delete(&volume),
+        };
+        let reply = done.unwrap_or_else(Reply::Refused);
+        self.effect(Effect::Reply { ask, reply });
+    }
+
+    fn with_volume(&mut self, id: VolumeId, f: impl FnOnce(&mut volmcast::volume::Volume)) {
+        if let Some(h) = self.volumes.get_mut(&id) {
+            f(&mut h.volume);
+        }
+        self.settle(id);
+    }
+
+    /// The volume of this name, or an error that lists those there are.
+    ///
+    /// # Errors
+    /// Unknown volume.
+    pub fn volume_named(&self, name: &str) -> Result<VolumeId, ApiError> {
+        self.find(name).ok_or_else(|| {
+            let known: Vec<_> = self.labels().map(|(l, _)| l.to_string()).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            ApiError::new(
+                ApiErrorKind::NotFound,
+                format!("no volume `{name}` on {}; there are: {known}", self.cfg.node),
+            )
+        })
+    }
+
+    fn primary_of(&self, name: &str) -> Result<VolumeId, ApiError> {
+        let id = self.volume_named(name)?;
+        let h = self.volumes.get(&id);
+        if h.is_some_and(|h| matches!(h.volume.config().role, Role::Primary { .. })) {
+            return Ok(id);
+        }
+        Err(ApiError::new(
+            ApiErrorKind::Conflict,
+            format!(
+                "{} is not the primary of volume {name}: ask the node that `rcpctl status` shows as \
+                 primary",
+                self.cfg.node
+            ),
+        ))
+    }
+
+    fn cut(&mut self, ask: AskId, name: &str, keep: bool) -> Result<(), ApiError> {
+        let id = self.primary_of(name)?;
+        if let Some(h) = self.volumes.get_mut(&id) {
+            if let Some(why) = h.volume.failure() {
+                return Err(ApiError::new(ApiErrorKind::Unavailable, why));
+            }
+            h.cut_asks.push(ask);
+        }
+        self.with_volume(id, |v| v.demand_cut(keep));
+        Ok(())
+    }
+
+    pub(super) fn cut_done(&mut self, id: VolumeId, state: SetNumber, fresh: bool) {
+        let Some(h) = self.volumes.get_mut(&id) else { return };
+        let asks = std::mem::take(&mut h.cut_asks);
+        let state_id = h.volume.state_id(state).map(|s| s.to_string()).unwrap_or_default();
+        for ask in asks {
+            let info = CutInfo { set: state.0, state_id: state_id.clone(), fresh };
+            self.effect(Effect::Reply { ask, reply: Reply::Cut(info) });
+        }
+        self.effect(Effect::Exports { volume: id });
+    }
+
+    fn keep(&mut self, name: &str, set: SetNumber) -> Result<Reply, ApiError> {
+        let id = self.volume_named(name)?;
+        let conflict = |text: String| ApiError::new(ApiErrorKind::Conflict, text);
+        let h = self.volumes.get_mut(&id).ok_or_else(|| conflict(String::new()))?;
+        h.volume.keep_state(set).map_err(|e| conflict(format!("volume {name}: {e}")))?;
+        self.settle(id);
+        self.effect(Effect::Exports { volume: id });
+        Ok(Reply::Done)
+    }
+
+    fn release(&mut self, name: &str, set: SetNumber) -> Result<Reply, ApiError> {
+        let id = self.volume_named(name)?;
+        let h = self.volumes.get_mut(&id);
+        if !h.is_some_and(|h| h.volume.release_state(set)) {
+            return Err(ApiError::new(
+                ApiErrorKind::NotFound,
+                format!("state {set} of volume {name} is not kept on {}", self.cfg.node),
+            ));
+        }
+        self.settle(id);
+        self.effect(Effect::Exports { volume: id });
+        Ok(Reply::Done)
+    }
+
+    fn seed_child(&mut self, name: &str, child: &str) -> Result<Reply, ApiError> {
+        let id = self.volume_named(name)?;
+        let bad = |kind, text: String| ApiError::new(kind, text);
+        let child = NodeName::new(child)
+            .map_err(|e| bad(ApiErrorKind::BadRequest, e.to_string()))?;
+        let known = self
+            .volumes
+            .get(&id)
+            .and_then(|h| self.groups.get(&h.group))
+            .is_some_and(|g| g.links.contains_key(&child));
+        if !known {
+            return Err(bad(
+                ApiErrorKind::NotFound,
+                format!("{child} is not a next hop of {} for volume {name}", self.cfg.node),
+            ));
+        }
+        if let Some(h) = self.volumes.get_mut(&id) {
+            h.volume.consumer_forget(&child);
+        }
+        self.force_seed(id, &child);
+        Ok(Reply::Done)
+    }
+
+    fn policy(&mut self, name: &str, change: &PolicyChange) -> Result<Reply, ApiError> {
+        let id = self.volume_named(name)?;
+        let timeout = change.timeout_ms.map(Duration::from_millis);
+        self.with_volume(id, |v| match v.config().role {
+            Role::Primary { .. } => {
+                let old = v.cut_policy();
+                v.set_cut_policy(CutPolicy {
+                    hwm: change.hwm.unwrap_or(old.hwm),
+                    timeout: timeout.unwrap_or(old.timeout),
+                });
+            }
+            Role::Replica { .. } => {
+                let old = v.playback_policy_now();
+                v.set_playback_policy(PlaybackPolicy {
+                    hwm: change.hwm.unwrap_or(old.hwm),
+                    timeout: timeout.unwrap_or(old.timeout),
+                });
+            }
+            Role::Relay => {}
+        });
+        Ok(Reply::Done)
+    }
+
+    fn rename(&mut self, name: &str, label: &str) -> Result<Reply, ApiError> {
+        let id = self.volume_named(name)?;
+        let label = Label::new(label)
+            .map_err(|e| ApiError::new(ApiErrorKind::BadRequest, e.to_string()))?;
+        if self.find(label.as_str()).is_some_and(|other| other != id) {
+            let text = format!("{} already has a volume {label}", self.cfg.node);
+            return Err(ApiError::new(ApiErrorKind::Conflict, text));
+        }
+        if let Some(h) = self.volumes.get_mut(&id) {
+            h.label = label;
+        }
+        self.effect(Effect::Exports { volume: id });
+        Ok(Reply::Done)
+    }
+
+    fn delete(&mut self, name: &str) -> Result<Reply, ApiError> {
+        let id = self.volume_named(name)?;
+        self.withdraw(id, "the volume was deleted at the parent");
+        self.volumes.remove(&id);
+        self.effect(Effect::RemoveVolume { volume: id });
+        Ok(Reply::Done)
+    }
+}

@@ -1,0 +1,198 @@
+//! Live changes of the routing table (ROUTE-01 to ROUTE-05).
+//!
+//! `add` is checked against what is known here, then the next hop is dialled; only its welcome
+//! commits the route. A refusal, a wrong address or silence leaves everything as it was.
+
+use forwarder::table::{AddContext, Line};
+use rcp::proto::frame::{Frame, GoodbyeCode};
+use rcp::proto::ids::{GroupName, NodeName};
+
+use super::{AskId, ConnId, Effect, Level, Mover, Reply};
+use crate::api::{ApiError, ApiErrorKind, RouteEntry, RouteTable};
+
+/// Lines of one route report frame.
+const LINES_PER_FRAME: usize = 256;
+
+impl Mover {
+    /// The routing table, of one group if named.
+    ///
+    /// # Errors
+    /// Unknown group.
+    pub fn routes(&self, group: Option<&str>) -> Result<RouteTable, ApiError> {
+        let group = group.map(|g| self.group_named(g)).transpose()?;
+        let mut entries = Vec::new();
+        for (name, _) in self.groups.iter().filter(|(n, _)| group.as_ref().is_none_or(|g| g == *n)) {
+            let lines = self.table.display(Some(name)).unwrap_or_default();
+            for (node, hops) in lines.into_iter().flat_map(|g| g.lines) {
+                entries.push(RouteEntry {
+                    group: name.to_string(),
+                    node: node.to_string(),
+                    next_hops: hops.iter().map(ToString::to_string).collect(),
+                });
+            }
+        }
+        Ok(RouteTable { revision: self.table.revision(), entries })
+    }
+
+    pub(super) fn group_named(&self, name: &str) -> Result<GroupName, ApiError> {
+        let known = || {
+            let names: Vec<_> = self.groups.keys().map(ToString::to_string).collect();
+            if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+        };
+        self.groups.keys().find(|g| g.as_str() == name).cloned().ok_or_else(|| {
+            ApiError::new(
+                ApiErrorKind::NotFound,
+                format!("{} is in no group `{name}`; its groups are: {}", self.cfg.node, known()),
+            )
+        })
+    }
+
+    /// Adds a next hop; answered when it has accepted or refused.
+    pub(super) fn route_add(&mut self, ask: AskId, group: &str, next_hop: &str) {
+        let checked = self.check_route(group, next_hop);
+        match checked {
+            Ok((group, hop)) => self.add_link(&group, &hop, Some(ask)),
+            Err(e) => self.effect(Effect::Reply { ask, reply: Reply::Refused(e) }),
+        }
+    }
+
+    fn check_route(&self, group: &str, hop: &str) -> Result<(GroupName, NodeName), ApiError> {
+        let bad = |text: String| ApiError::new(ApiErrorKind::Conflict, text);
+        let group = self.group_named(group)?;
+        let hop = NodeName::new(hop)
+            .map_err(|e| ApiError::new(ApiErrorKind::BadRequest, e.to_string()))?;
+        let groups: Vec<_> = self.groups.keys().cloned().collect();
+        let nodes: Vec<_> = self.cfg.addresses.keys().cloned().collect();
+        let path = self.path(&group);
+        let ctx = AddContext { groups: &groups, nodes: &nodes, path: &path, onward: &[] };
+        self.table.check_add(&group, &hop, &ctx).map_err(|e| bad(e.to_string()))?;
+        if self.groups.get(&group).is_some_and(|g| g.links.contains_key(&hop)) {
+            return Err(bad(format!("{hop} is being added to group {group} already")));
+        }
+        Ok((group, hop))
+    }
+
+    /// The next hop accepted: commit.
+    pub(super) fn route_confirmed(&mut self, ask: AskId, group: &GroupName, hop: &NodeName) {
+        let groups: Vec<_> = self.groups.keys().cloned().collect();
+        let nodes: Vec<_> = self.cfg.addresses.keys().cloned().collect();
+        let path = self.path(group);
+        let ctx = AddContext { groups: &groups, nodes: &nodes, path: &path, onward: &[] };
+        let reply = match self.table.add(group, hop, &ctx) {
+            Ok(_) => {
+                self.effect(Effect::StoreRoutes(self.table.encode()));
+                self.note(Level::Info, format!("route added: group {group}, next hop {hop}"));
+                self.report_routes(group);
+                self.routes(None).map_or_else(Reply::Refused, Reply::Routes)
+            }
+            Err(e) => {
+                self.drop_link(group, hop, "the route could not be added");
+                Reply::Refused(ApiError::new(ApiErrorKind::Conflict, e.to_string()))
+            }
+        };
+        self.effect(Effect::Reply { ask, reply });
+    }
+
+    /// The next hop refused or could not be reached: nothing changes.
+    pub(super) fn route_refused(
+        &mut self,
+        ask: AskId,
+        group: &GroupName,
+        hop: &NodeName,
+        why: &str,
+    ) {
+        if let Some(g) = self.groups.get_mut(group) {
+            g.links.remove(hop);
+        }
+        let text = format!("{hop} was not added to group {group}: {why}");
+        let reply = Reply::Refused(ApiError::new(ApiErrorKind::Conflict, text));
+        self.effect(Effect::Reply { ask, reply });
+    }
+
+    /// Removes next hops.
+    pub(super) fn route_delete(
+        &mut self,
+        group: Option<&str>,
+        next_hop: Option<&str>,
+    ) -> Result<RouteTable, ApiError> {
+        let group = group.map(|g| self.group_named(g)).transpose()?;
+        let hop = next_hop
+            .map(NodeName::new)
+            .transpose()
+            .map_err(|e| ApiError::new(ApiErrorKind::BadRequest, e.to_string()))?;
+        let changes = self
+            .table
+            .delete(group.as_ref(), hop.as_ref())
+            .map_err(|e| ApiError::new(ApiErrorKind::NotFound, e.to_string()))?;
+        self.effect(Effect::StoreRoutes(self.table.encode()));
+        for c in &changes {
+            self.drop_link(c.group(), c.next_hop(), "the route was deleted");
+            let (g, n) = (c.group().clone(), c.next_hop().clone());
+            self.note(Level::Info, format!("route deleted: group {g}, next hop {n}"));
+            self.report_routes(&g);
+        }
+        self.routes(None)
+    }
+
+    fn drop_link(&mut self, group: &GroupName, hop: &NodeName, why: &str) {
+        let Some(link) = self.groups.get_mut(group).and_then(|g| g.links.remove(hop)) else {
+            return;
+        };
+        if let Some(conn) = link.conn {
+            self.close(conn, GoodbyeCode::Reconfigured, why);
+        }
+        let ids: Vec<_> =
+            self.volumes.iter().filter(|(_, h)| h.group == *group).map(|(id, _)| *id).collect();
+        for id in ids {
+            if let Some(h) = self.volumes.get_mut(&id) {
+                h.volume.consumer_forget(hop);
+                h.detached.remove(hop);
+            }
+            self.settle(id);
+        }
+    }
+
+    /// Tells the parent the routes below.
+    pub(super) fn report_routes(&mut self, group: &GroupName) {
+        let conn = self.groups.get(group).and_then(|g| g.feeder.as_ref()).and_then(|f| f.conn);
+        let Some(conn) = conn else { return };
+        let lines = self.table.report(group);
+        for part in lines.chunks(LINES_PER_FRAME) {
+            self.send(conn, Frame::RouteReport { routes: part.to_vec() });
+        }
+    }
+
+    /// A child told the routes below it.
+    pub(super) fn child_routes(&mut self, conn: ConnId, routes: Vec<Line>) {
+        let Some(c) = self.conns.get(&conn) else { return };
+        let (group, Some(child)) = (c.group.clone(), c.peer.clone()) else { return };
+        match self.table.update(&group, &child, &routes) {
+            Ok(true) => {
+                for text in self.table.conflicts(&group) {
+                    self.note(Level::Error, text);
+                }
+                self.report_routes(&group);
+            }
+            Ok(false) => {}
+            Err(e) => self.note(Level::Warn, format!("routes below {child}: {e}")),
+        }
+    }
+
+    /// A node asks whether it may feed this one.
+    pub(super) fn probed(&mut self, conn: ConnId, group: &GroupName, path: &[NodeName]) {
+        let answer = match self.groups.get(group) {
+            None => Err(format!("{} is in no group {group}", self.cfg.node)),
+            Some(_) if path.contains(&self.cfg.node) => {
+                Err(format!("{} is on the path already: a loop", self.cfg.node))
+            }
+            Some(g) => match &g.feeder {
+                Some(f) if f.conn.is_some() && path.last() != Some(&f.node) => {
+                    Err(format!("{} is fed by {} already", self.cfg.node, f.node))
+                }
+                _ => Ok(()),
+            },
+        };
+        let ok = answer.is_ok();
+        self.send(conn, Frame::ProbeReply { ok, text: answer.err().unwrap_or_default() });
+    }
+}

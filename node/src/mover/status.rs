@@ -1,0 +1,352 @@
+//! What operators are told, and what flows up the tree.
+
+use std::collections::BTreeMap;
+
+use rcp::proto::clock::{Mono, Wall};
+use rcp::proto::frame::{Frame, LeafReport, Report, StreamId};
+use rcp::proto::ids::{NodeName, SetNumber, VolumeId};
+use volmcast::volume::{Role, VolumeStatus};
+
+use super::links::Group;
+use super::receiving::InStage;
+use super::sending::Stage;
+use super::{Held, Mover};
+use crate::api::{
+    ChildProgress, GroupStatus, LinkStatus, NodeStatus, SetInfo, SubtreeStatus, VolumeInfo,
+};
+
+/// How fast a save volume fills, from two looks at it.
+#[derive(Debug, Default)]
+pub(super) struct Fill {
+    at: Mono,
+    used: u64,
+    /// Bytes per second, smoothed; negative while it empties.
+    rate: f64,
+}
+
+impl Fill {
+    fn look(&mut self, now: Mono, used: u64) {
+        let dt = now.since(self.at).as_secs_f64();
+        if dt < 0.25 {
+            return;
+        }
+        #[allow(clippy::cast_precision_loss)]
+        let rate = (used as f64 - self.used as f64) / dt;
+        self.rate = if self.at == Mono(0) { 0.0 } else { self.rate * 0.7 + rate * 0.3 };
+        self.at = now;
+        self.used = used;
+    }
+
+    #[allow(clippy::cast_precision_loss)]
+    fn full_in(&self, free: u64) -> Option<f64> {
+        (self.rate > 1024.0).then(|| free as f64 / self.rate)
+    }
+}
+
+impl Mover {
+    /// Seconds by which the visible state is behind what the primary has.
+    fn lag(&self, h: &Held, s: &VolumeStatus) -> Option<f64> {
+        match h.volume.config().role {
+            Role::Primary { .. } => Some(0.0),
+            _ if s.visible >= h.newest && h.as_of > Wall(0) => {
+                Some(self.wall.since(h.as_of).as_secs_f64())
+            }
+            _ => s.visible_cut_time.map(|t| self.wall.since(t).as_secs_f64()),
+        }
+    }
+
+    /// Sends reports up and heartbeats down.
+    pub(super) fn report(&mut self) {
+        let ids: Vec<_> = self.volumes.keys().copied().collect();
+        for id in &ids {
+            let now = self.now;
+            if let Some(h) = self.volumes.get_mut(id) {
+                let used = h.volume.save_used();
+                h.fill.look(now, used);
+            }
+            self.report_volume(*id);
+        }
+        self.heartbeats();
+    }
+
+    /// Sends the report of one volume to the parent.
+    pub(super) fn report_volume(&mut self, id: VolumeId) {
+        let Some(r) = self.subtree(id, true) else { return };
+        let Some(i) = self.volumes.get(&id).and_then(|h| h.inbound.as_ref()) else { return };
+        let (conn, stream) = (i.conn, i.stream);
+        self.send(conn, Frame::Report(Report { stream, ..r }));
+    }
+
+    /// The subtree of a volume, with this node itself if `own`.
+    fn subtree(&self, id: VolumeId, own: bool) -> Option<Report> {
+        let h = self.volumes.get(&id)?;
+        let mut parts: Vec<Report> = Vec::new();
+        if own && matches!(h.volume.config().role, Role::Replica { .. }) {
+            let s = h.volume.status();
+            let lag = self.lag(h, &s).unwrap_or(0.0);
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            let leaf = LeafReport {
+                node: self.cfg.node.clone(),
+                state: s.visible,
+                lag_us: (lag * 1e6) as u64,
+                text: s.reason.clone().unwrap_or_default(),
+            };
+            parts.push(Report {
+                stream: StreamId(0),
+                nodes: 1,
+                played_min: s.visible,
+                played_max: s.visible,
+                saved_min: s.saved,
+                by_state: vec![(s.visible, 1)],
+                worst: vec![leaf],
+            });
+        }
+        let links = self.groups.get(&h.group).map(|g| &g.links);
+        parts.extend(
+            links.into_iter().flatten().filter_map(|(_, l)| l.reports.get(&id)).cloned(),
+        );
+        combine(parts)
+    }
+
+    /// The whole node.
+    #[must_use]
+    pub fn status(&self) -> NodeStatus {
+        NodeStatus {
+            node: self.cfg.node.to_string(),
+            at_us: self.wall.0,
+            started_us: self.started.0,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            listen: String::new(),
+            nbd: Vec::new(),
+            groups: self.groups.iter().map(|(n, g)| self.group_status(n.as_str(), g)).collect(),
+            volumes: self.volumes.iter().map(|(id, h)| self.volume_info(*id, h)).collect(),
+        }
+    }
+
+    fn group_status(&self, name: &str, g: &Group) -> GroupStatus {
+        let role = match (g.plan.primary, g.links.is_empty(), g.plan.replica) {
+            (true, ..) => "primary",
+            (false, true, _) => "leaf",
+            (false, false, true) => "forwarder",
+            (false, false, false) => "relay",
+        };
+        let parent = g.feeder.as_ref().map(|f| LinkStatus {
+            node: f.node.to_string(),
+            addr: self.cfg.addresses.get(&f.node).cloned().unwrap_or_default(),
+            state: if f.conn.is_some() { "connected" } else { "waiting" }.to_owned(),
+            reason: f.reason.clone(),
+            since_us: f.since.0,
+            bytes: f.bytes,
+            sessions: f.sessions,
+        });
+        let children = g
+            .links
+            .iter()
+            .map(|(n, l)| LinkStatus {
+                node: n.to_string(),
+                addr: self.cfg.addresses.get(n).cloned().unwrap_or_default(),
+                state: match (l.up, l.conn, l.refused) {
+                    (true, ..) => "connected",
+                    (false, Some(_), _) => "connecting",
+                    (false, None, true) => "refused",
+                    (false, None, false) => "waiting",
+                }
+                .to_owned(),
+                reason: l.reason.clone(),
+                since_us: l.since.0,
+                bytes: l.bytes,
+                sessions: l.sessions,
+            })
+            .collect();
+        let planned: BTreeMap<_, _> = self
+            .groups
+            .iter()
+            .filter(|(n, _)| n.as_str() == name)
+            .filter(|(_, g)| !g.plan.planned.is_empty())
+            .map(|(n, g)| (n.clone(), g.plan.planned.clone()))
+            .collect();
+        GroupStatus {
+            group: name.to_owned(),
+            role: role.to_owned(),
+            parent,
+            children,
+            route_revision: self.table.revision(),
+            routes: self
+                .routes(Some(name))
+                .map(|t| t.entries.into_iter().map(|e| (e.node, e.next_hops)).collect())
+                .unwrap_or_default(),
+            drift: self.table.drift(&planned),
+        }
+    }
+
+    fn volume_info(&self, id: VolumeId, h: &Held) -> VolumeInfo {
+        let s = h.volume.status();
+        let m = h.volume.durable();
+        let newest = h.newest.max(s.visible);
+        let state_id = h.volume.state_id(s.visible).map(|s| s.to_string()).unwrap_or_default();
+        let reason = s.reason.clone().or_else(|| self.stream_reason(h));
+        let lag_seconds = self.lag(h, &s);
+        let children = self.children(id, h);
+        let subtree = self.subtree(id, false).map(|r| SubtreeStatus {
+            nodes: r.nodes,
+            played: (r.played_min.0, r.played_max.0),
+            saved_min: r.saved_min.0,
+            by_state: r.by_state.iter().map(|(s, n)| (s.0, *n)).collect(),
+            worst: r
+                .worst
+                .iter()
+                .map(|l| {
+                    let lag = std::time::Duration::from_micros(l.lag_us).as_secs_f64();
+                    (l.node.to_string(), l.state.0, lag, l.text.clone())
+                })
+                .collect(),
+        });
+        VolumeInfo {
+            label: h.label.to_string(),
+            id: id.to_string(),
+            group: h.group.to_string(),
+            role: s.role.to_owned(),
+            state: s.state,
+            reason,
+            size: m.block_size.offset(volmcast::units::BlockIndex(m.blocks.0)),
+            block_size: m.block_size.bytes(),
+            generation: m.generation().map(|g| g.to_string()).unwrap_or_default(),
+            state_id,
+            current_set: s.visible.0,
+            saved_set: s.saved.0,
+            merged_set: s.merged.0,
+            newest_known_set: newest.0,
+            current_cut_us: s.visible_cut_time.map(|t| t.0),
+            lag_seconds,
+            lag_bytes: h.volume.lag_bytes(),
+            outstanding_sets: newest.0.saturating_sub(s.visible.0),
+            save_used: s.save_used,
+            save_capacity: s.save_capacity,
+            save_position: s.save_position,
+            save_full_in_seconds: h.fill.full_in(s.save_capacity - s.save_used.min(s.save_capacity)),
+            dirty_bytes: s.dirty_bytes,
+            transfer_rate: (0.0, 0.0),
+            longest_pause_us: u64::try_from(s.longest_pause.as_micros()).unwrap_or(u64::MAX),
+            kept: m.kept.iter().map(|k| k.set.0).collect(),
+            children,
+            subtree,
+            sets: s
+                .sets
+                .iter()
+                .map(|r| SetInfo {
+                    set: r.set.0,
+                    created_us: r.cut_time.0,
+                    made_in: r.made_in.map(|d| d.as_secs_f64()),
+                    blocks: r.blocks,
+                    played_us: r.played.map(|(t, _)| t.0),
+                    group: r.played.map(|(_, n)| n),
+                })
+                .collect(),
+        }
+    }
+
+    /// Why the stream from the parent does not advance, if so.
+    fn stream_reason(&self, h: &Held) -> Option<String> {
+        if matches!(h.volume.config().role, Role::Primary { .. }) {
+            return None;
+        }
+        match &h.inbound {
+            None => {
+                let g = self.groups.get(&h.group)?;
+                Some(match &g.feeder {
+                    Some(f) => format!(
+                        "the parent {} is not connected{}",
+                        f.node,
+                        f.reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default()
+                    ),
+                    None => "no parent has connected since the node was started".to_owned(),
+                })
+            }
+            Some(i) => match i.stage {
+                InStage::Running => None,
+                InStage::Attaching => Some("waiting for the parent's answer".to_owned()),
+                InStage::Waiting | InStage::Retry(_) | InStage::Stopped => i.reason.clone(),
+            },
+        }
+    }
+
+    fn children(&self, id: VolumeId, h: &Held) -> Vec<ChildProgress> {
+        let Some(g) = self.groups.get(&h.group) else { return Vec::new() };
+        let blocks = h.volume.durable().blocks.0.max(1);
+        g.links
+            .iter()
+            .map(|(n, l)| {
+                let out = l
+                    .conn
+                    .and_then(|c| self.conns.get(&c))
+                    .and_then(|c| c.streams_out.values().find(|o| o.volume == id));
+                let (state, mut reason) = match out {
+                    None => ("offline", l.reason.clone()),
+                    Some(o) => (
+                        match o.stage {
+                            Stage::Offered => "resuming",
+                            Stage::Streaming => "streaming",
+                            Stage::Waiting => "waiting",
+                            Stage::Seeding => "seeding",
+                            Stage::Stopped => "stopped",
+                        },
+                        o.reason.clone(),
+                    ),
+                };
+                let mut state = state.to_owned();
+                if let Some(why) = h.detached.get(n) {
+                    "detached".clone_into(&mut state);
+                    reason = Some(why.clone());
+                }
+                #[allow(clippy::cast_precision_loss)]
+                let seed_percent =
+                    h.volume.seed_out_progress(n).map(|b| b as f64 * 100.0 / blocks as f64);
+                ChildProgress {
+                    node: n.to_string(),
+                    state,
+                    reason,
+                    saved_set: out.map_or(0, |o| o.saved.0),
+                    behind_bytes: h.volume.consumer_behind(n).unwrap_or(0),
+                    seed_percent,
+                }
+            })
+            .collect()
+    }
+
+    /// Nodes this one feeds or is fed by, for the runtime's metrics.
+    pub fn neighbours(&self) -> impl Iterator<Item = &NodeName> {
+        self.groups.values().flat_map(|g| g.links.keys())
+    }
+}
+
+/// Sums reports up; costs grow with the number of children, not of leaves.
+fn combine(parts: Vec<Report>) -> Option<Report> {
+    let mut by_state: BTreeMap<SetNumber, u32> = BTreeMap::new();
+    let mut worst: Vec<LeafReport> = Vec::new();
+    let (mut nodes, mut saved) = (0u32, None::<SetNumber>);
+    for r in parts {
+        nodes = nodes.saturating_add(r.nodes);
+        saved = Some(saved.map_or(r.saved_min, |s| s.min(r.saved_min)));
+        for (s, n) in r.by_state {
+            *by_state.entry(s).or_default() += n;
+        }
+        worst.extend(r.worst);
+    }
+    let (first, last) = (*by_state.keys().next()?, *by_state.keys().next_back()?);
+    // Too many different states: the oldest ones keep their own count, the rest are put together.
+    while by_state.len() > 16 {
+        let (_, n) = by_state.pop_last()?;
+        *by_state.last_entry()?.get_mut() += n;
+    }
+    worst.sort_by(|a, b| a.state.cmp(&b.state).then(b.lag_us.cmp(&a.lag_us)));
+    worst.truncate(8);
+    Some(Report {
+        stream: StreamId(0),
+        nodes,
+        played_min: first,
+        played_max: last,
+        saved_min: saved?,
+        by_state: by_state.into_iter().collect(),
+        worst,
+    })
+}
