@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rcp::proto::ids::VolumeId;
 
+#[cfg(not(shuttle))]
 use super::page::CELL;
 use super::*;
 use crate::capture::{Capture, CaptureLimits};
@@ -328,5 +329,5 @@ fn threads() {
 #[cfg(shuttle)]
 #[test]
 fn shuttle_no_write_goes_into_an_extent_taken_back() {
-    shuttle::check_random(|| race(2, 3), 3000);
+    shuttle::check_random(|| race(2, 3), 800);
 }
