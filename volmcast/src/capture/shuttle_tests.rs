@@ -37,7 +37,10 @@ fn shuttle_rare_switches() {
 
 #[test]
 fn shuttle_abandoned_sets_lose_nothing() {
-    shuttle::check_random(|| run(Shape { seed: seed(), abandon_every: 2, ..SHAPE }, |_| ()), 10_000);
+    shuttle::check_random(
+        || run(Shape { seed: seed(), abandon_every: 2, ..SHAPE }, |_| ()),
+        10_000,
+    );
 }
 
 fn finds(bug: Bug) {
