@@ -231,7 +231,8 @@ impl Pin {
 impl Drop for Pin {
     fn drop(&mut self) {
         if let Some(id) = self.entry() {
-            self.store.release(id);
+            // Unknown only if the area was full and the pin was broken before.
+            let _ = self.store.release(id, PinKind::Ephemeral);
         }
         if let Some(board) = self.board.upgrade() {
             board.inner.lock().waiting.retain(|_, v| {
@@ -277,8 +278,14 @@ impl PinBoard {
     }
 
     /// Pins the visible state.
-    pub fn pin_visible(self: &Arc<Self>) -> Arc<Pin> {
+    ///
+    /// # Errors
+    /// Why reads are refused now, in words.
+    pub fn pin_visible(self: &Arc<Self>) -> Result<Arc<Pin>, String> {
         let mut b = self.inner.lock();
+        if let Some(why) = &b.view.refused {
+            return Err(why.clone());
+        }
         let state = b.view.visible;
         let pin = Arc::new(Pin {
             state,
@@ -292,7 +299,19 @@ impl PinBoard {
         } else {
             b.waiting.entry(state).or_default().push(Arc::downgrade(&pin));
         }
-        pin
+        Ok(pin)
+    }
+
+    /// Holds a kept state once more, for a reader; `None` if it is not kept.
+    pub fn pin_kept(self: &Arc<Self>, state: SetNumber) -> Option<Arc<Pin>> {
+        let id = self.store.find(state)?;
+        self.store.share(id, PinKind::Ephemeral).ok()?;
+        Some(Arc::new(Pin {
+            state,
+            id: AtomicU64::new(id.0),
+            board: Arc::downgrade(self),
+            store: self.store.clone(),
+        }))
     }
 
     /// The engine publishes a new view; the one before is handed back, for its layers' sake.

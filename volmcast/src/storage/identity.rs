@@ -24,7 +24,7 @@ use super::{StorageError, at, sync_folder};
 use crate::units::{BlockCount, BlockSize};
 
 /// Name of the file.
-pub const FILE: &str = "identity";
+const FILE: &str = "identity";
 const FIRST_LINE: &str = "rcp-volume 1";
 
 /// What the file says.

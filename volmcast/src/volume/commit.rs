@@ -13,7 +13,7 @@ use rcp::proto::ids::{ChunkNumber, SetNumber};
 use super::desk::{CommitPart, Purpose};
 use super::{Event, Role, Volume};
 use crate::io::{FileId, Op, Outcome};
-use crate::mailbox::{ConsumerMark, KeptState, Mailbox};
+use crate::mailbox::{ConsumerMark, Mailbox};
 use crate::units::LogPos;
 
 /// What is being committed.
@@ -80,13 +80,7 @@ impl Volume {
             .iter()
             .map(|(name, c)| ConsumerMark { name: name.clone(), acked: c.acked() })
             .collect();
-        m.kept = self
-            .cfg
-            .snapshots
-            .durable_pins()
-            .into_iter()
-            .map(|(pin, set)| KeptState { pin: pin.0, set })
-            .collect();
+        m.kept = self.listed().collect();
         self.want.clone_from(&m);
         let mut fl = InFlight { mailbox: m, applied: self.merge.applied_pos(), syncs: 0 };
         let save = fl.mailbox.log_head > self.durable.log_head;
@@ -163,6 +157,7 @@ impl Volume {
         if self.durable.log_tail > before.log_tail {
             self.desk.event(Event::Room);
         }
+        self.release_unlisted();
         self.tell_saved();
         if let Role::Primary { .. } = self.cfg.role {
             self.sets_became_ready(before.visible);

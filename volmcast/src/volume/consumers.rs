@@ -127,14 +127,23 @@ impl Volume {
             .unwrap_or_else(|| self.log.tail())
     }
 
+    /// A child asked for a seed although its position may be here.
+    pub fn consumer_seed(&mut self, child: &NodeName, reason: String) -> Attached {
+        if let Some(why) = &self.failed {
+            return Attached::NotNow { reason: why.clone() };
+        }
+        self.attach_for_seed(child, reason)
+    }
+
     /// A child connected that holds everything up to `state` and, of the step after it, the chunks
-    /// before `next`.
+    /// before `next`. A child in the middle of a seed names the block it goes on at, and the state
+    /// up to which it may hold live sets.
     pub fn consumer_attach(
         &mut self,
         child: &NodeName,
         state: SetNumber,
         next: ChunkNumber,
-        seeding_from: Option<u64>,
+        seeding: Option<(u64, SetNumber)>,
     ) -> Attached {
         if let Some(why) = &self.failed {
             return Attached::NotNow { reason: why.clone() };
@@ -168,8 +177,8 @@ impl Volume {
                 fetching: false,
             },
         );
-        if let Some(block) = seeding_from {
-            self.seed_out_begin(child, block, state);
+        if let Some((block, folded)) = seeding {
+            self.seed_out_begin(child, block, folded);
         } else {
             self.seed_outs.remove(child);
         }

@@ -58,8 +58,8 @@ pub(super) enum CommitPart {
 pub(super) enum MergeStep {
     /// The record is being read from the save volume.
     Body,
-    /// Block's present content is being read, to be kept.
-    BeforeImage { block: u64 },
+    /// The present content of blocks is being read, to be kept.
+    BeforeImages,
     /// A before image or its entry is being written.
     SaveImage,
     /// The snapshot area is being synced.

@@ -169,6 +169,13 @@ impl Volume {
         self.pump();
     }
 
+    /// When sets are made.
+    #[must_use]
+    pub fn cut_policy(&self) -> CutPolicy {
+        let p = self.drain.triggers.as_ref().map(Triggers::policy).unwrap_or_default();
+        CutPolicy { hwm: p.hwm_bytes, timeout: p.timeout }
+    }
+
     /// The set that a write of this moment belongs to.
     pub(super) fn open_set(&self) -> SetNumber {
         self.drain.draining().unwrap_or(self.want.visible).next()
@@ -212,16 +219,12 @@ impl Volume {
                 self.drain.deadline = Some(t.deadline()).filter(|_| settled && committed);
                 false
             }
-            Some(_) if dirty == 0 => {
+            Some(_) if dirty == 0 && !self.drain.keep => {
                 // No change, no set: the present state is current as of now.
                 t.rearm(self.desk.now);
                 self.drain.deadline = Some(t.deadline());
                 if std::mem::take(&mut self.drain.demanded) {
                     let state = self.durable.visible;
-                    if std::mem::take(&mut self.drain.keep) {
-                        self.cfg.snapshots.pin(state, PinKind::Durable);
-                        self.commit.request();
-                    }
                     self.cut_answered(state, false);
                 }
                 false
@@ -246,14 +249,30 @@ impl Volume {
             self.drain.deadline = Some(Mono(self.desk.now.0 + 1_000));
             return false;
         }
+        if capture.dirty_bytes() == 0 && capture.drained() {
+            // Only a state to keep brought us here; nothing has changed since it.
+            let state = self.durable.visible;
+            if std::mem::take(&mut self.drain.keep) {
+                self.pin_durably(state);
+            }
+            capture.open_gate();
+            self.drain.gate_closed_at = None;
+            self.drain.phase = Phase::Idle;
+            if let Some(t) = &mut self.drain.triggers {
+                t.rearm(self.desk.now);
+            }
+            if std::mem::take(&mut self.drain.demanded) {
+                self.cut_answered(state, false);
+            }
+            return false;
+        }
         let set = self.want.visible.next();
-        let pin = (self.drain.keep)
-            .then(|| self.cfg.snapshots.pin(set, PinKind::Durable));
+        let pin = self.drain.keep.then(|| self.pin_durably(set));
         let info = match capture.cut() {
             Ok(info) => info,
             Err(e) => {
                 if let Some(pin) = pin {
-                    self.cfg.snapshots.release(pin);
+                    let _ = self.cfg.snapshots.release(pin, PinKind::Durable);
                 }
                 match e {
                     CutError::NotQuiet => {

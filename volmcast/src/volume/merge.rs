@@ -19,11 +19,13 @@ use super::desk::{MergeStep, Purpose, Work};
 use super::{Role, Volume};
 use crate::io::{FileId, IoError, Op, Outcome};
 use crate::save::{RecordHeader, RecordKind};
-use crate::snapshots::Reserved;
+use crate::snapshots::{PinId, Reservation, Reserve};
 use crate::units::{BlockCount, BlockIndex, LogPos};
 
 /// Chunks of one step that are written at the same time.
 const PARALLEL: usize = 4;
+/// Before images kept at a time by one chunk.
+const IMAGES: usize = 64;
 /// How long to wait before trying again after the disk was full.
 const FULL_RETRY: Duration = Duration::from_secs(1);
 
@@ -37,8 +39,12 @@ struct Job {
     chunk: Option<(Chunk, Bytes)>,
     /// Blocks whose before image is not in the snapshot area yet.
     images: Vec<BlockIndex>,
+    /// The images being read now.
+    reading: Vec<BlockIndex>,
     /// Images written but not entered in the index yet.
-    written: Vec<(Reserved, u32)>,
+    written: Vec<(Reservation, u32)>,
+    /// A durable pin that there is no room for is being marked as broken.
+    breach: Option<PinId>,
     stage: Stage,
 }
 
@@ -143,7 +149,9 @@ impl Volume {
                     pending: 0,
                     chunk: None,
                     images: Vec::new(),
+                    reading: Vec::new(),
                     written: Vec::new(),
+                    breach: None,
                     stage: Stage::Body,
                 },
             );
@@ -164,6 +172,7 @@ impl Volume {
         self.commit.base_dirty = true;
         self.commit.request();
         if self.durable.seed.is_none() {
+            self.keep_reached(to);
             self.board.advance(to);
         }
     }
@@ -171,9 +180,7 @@ impl Volume {
     pub(super) fn merge_io_done(&mut self, id: u64, step: MergeStep, outcome: Outcome) {
         match (step, outcome) {
             (MergeStep::Body, Outcome::Read(b)) => self.merge_body(id, &b),
-            (MergeStep::BeforeImage { block }, Outcome::Read(b)) => {
-                self.merge_image(id, BlockIndex(block), b);
-            }
+            (MergeStep::BeforeImages, Outcome::Read(b)) => self.merge_images_read(id, &b),
             (MergeStep::Base, Outcome::Failed(IoError::NoSpace)) => self.merge_full(),
             (MergeStep::SaveImage | MergeStep::SyncImages | MergeStep::Base, Outcome::Done) => {
                 self.merge_part_done(id);
@@ -181,7 +188,7 @@ impl Volume {
             (_, other) => {
                 let what = match step {
                     MergeStep::Body => "read from the save volume",
-                    MergeStep::BeforeImage { .. } => "read from the volume's content",
+                    MergeStep::BeforeImages => "read from the volume's content",
                     MergeStep::SaveImage => "write to the snapshot area",
                     MergeStep::SyncImages => "sync of the snapshot area",
                     MergeStep::Base => "write to the volume's content",
@@ -234,6 +241,7 @@ impl Volume {
         }
     }
 
+    /// Keeps before images, some at a time, until the base may be overwritten.
     fn merge_images(&mut self, id: u64) {
         let bs = self.cfg.block_size;
         let Some(job) = self.merge.jobs.get_mut(&id) else { return };
@@ -242,32 +250,46 @@ impl Volume {
             return;
         }
         job.stage = Stage::Images;
-        job.pending = job.images.len();
-        for b in std::mem::take(&mut job.images) {
-            let purpose = Purpose::Merge { job: id, step: MergeStep::BeforeImage { block: b.0 } };
-            let len = usize::try_from(bs.bytes()).unwrap_or(0);
-            let op = Op::Read { offset: bs.offset(b), len };
-            self.desk.io(purpose, FileId::Base, op);
-        }
+        let at = job.images.len().saturating_sub(IMAGES);
+        job.reading = job.images.split_off(at);
+        let len = usize::try_from(bs.bytes()).unwrap_or(0);
+        let ranges = job.reading.iter().map(|b| (bs.offset(*b), len)).collect();
+        let purpose = Purpose::Merge { job: id, step: MergeStep::BeforeImages };
+        self.desk.io(purpose, FileId::Base, Op::Gather { ranges });
     }
 
-    fn merge_image(&mut self, id: u64, block: BlockIndex, data: Bytes) {
+    fn merge_images_read(&mut self, id: u64, data: &Bytes) {
+        let len = usize::try_from(self.cfg.block_size.bytes()).unwrap_or(0);
         let Some(job) = self.merge.jobs.get_mut(&id) else { return };
-        let crc = crc32c::crc32c(&data);
-        match self.cfg.snapshots.reserve(block) {
-            Some(r) => {
-                let entry = self.cfg.snapshots.encode_entry(&r, crc);
-                let purpose = Purpose::Merge { job: id, step: MergeStep::SaveImage };
-                let op = Op::Write { offset: r.data_offset, data: vec![data] };
-                self.desk.io(purpose.clone(), FileId::Snapshots, op);
-                let op = Op::Write { offset: r.entry_offset, data: vec![entry] };
-                self.desk.io(purpose, FileId::Snapshots, op);
-                job.pending += 1;
-                job.written.push((r, crc));
+        let store = &self.cfg.snapshots;
+        let mut writes = Vec::new();
+        let mut breach = None;
+        for (i, b) in std::mem::take(&mut job.reading).into_iter().enumerate() {
+            let Some(_) = data.get(i * len..(i + 1) * len) else { continue };
+            match store.reserve(b) {
+                Reserve::Slot(r) => {
+                    let image = data.slice(i * len..(i + 1) * len);
+                    let crc = crc32c::crc32c(&image);
+                    writes.push((r.entry_offset, store.entry(&r, crc)));
+                    writes.push((r.offset, image));
+                    job.written.push((r, crc));
+                }
+                Reserve::NotNeeded => {}
+                Reserve::Wait => job.images.push(b),
+                Reserve::Breach(w) => {
+                    job.images.push(b);
+                    breach = Some(w);
+                }
             }
-            // Nobody needs it any more, or there was no room and the pin is broken.
-            None => self.merge_part_done(id),
         }
+        if let Some(w) = breach {
+            job.breach = Some(w.pin);
+            writes.push((w.offset, w.bytes));
+        }
+        job.pending = 1;
+        let purpose = Purpose::Merge { job: id, step: MergeStep::SaveImage };
+        let op = Op::Scatter { writes, zeroes: Vec::new() };
+        self.desk.io(purpose, FileId::Snapshots, op);
     }
 
     fn merge_part_done(&mut self, id: u64) {
@@ -278,7 +300,9 @@ impl Volume {
         }
         match job.stage {
             Stage::Body => {}
-            Stage::Images if job.written.iter().any(|(r, _)| r.durable) => {
+            Stage::Images
+                if job.breach.is_some() || job.written.iter().any(|(r, _)| r.must_sync) =>
+            {
                 job.stage = Stage::SyncImages;
                 job.pending = 1;
                 let purpose = Purpose::Merge { job: id, step: MergeStep::SyncImages };
@@ -288,7 +312,10 @@ impl Volume {
                 for (r, crc) in std::mem::take(&mut job.written) {
                     self.cfg.snapshots.commit_copy(&r, crc);
                 }
-                self.merge_base(id);
+                if let Some(pin) = job.breach.take() {
+                    self.cfg.snapshots.breach_written(pin);
+                }
+                self.merge_images(id);
             }
             Stage::Base => {
                 self.merge.jobs.remove(&id);

@@ -18,6 +18,7 @@ mod consumers;
 mod desk;
 mod drain;
 mod intake;
+mod keep;
 mod merge;
 mod playback;
 mod recover;
@@ -25,25 +26,27 @@ mod seed_in;
 mod seed_out;
 mod status;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use rcp::proto::clock::{Mono, Wall};
-use rcp::proto::delta::{Chunk, Compression};
-use rcp::proto::ids::{ChunkNumber, NodeName, SetNumber, VolumeId};
+use rcp::proto::delta::{Chunk, Compression, StepId};
+use rcp::proto::ids::{ChunkNumber, NodeName, SetNumber, StateId, VolumeId};
 
 use crate::capture::Capture;
 use crate::io::{Io, Outcome, Tag};
 use crate::mailbox::Mailbox;
 use crate::save::Log;
-use crate::snapshots::SnapshotStore;
+use crate::snapshots::{PinId, SnapshotStore};
 use crate::units::{BlockCount, BlockSize};
 use crate::view::PinBoard;
 
 pub use consumers::{Attached, Outgoing};
 pub use desk::{Work, WorkDone};
 pub use intake::IntakeError;
+pub use keep::KeepError;
 pub use recover::{RecoverError, ReadFile};
 pub use status::{SetRow, VolumeStatus};
 
@@ -223,6 +226,10 @@ pub struct Volume {
     seed_outs: SeedOuts,
     board: Arc<PinBoard>,
     history_table: status::SetTable,
+    /// States to be kept once the base reaches them.
+    keeps_waiting: BTreeSet<SetNumber>,
+    /// Pins to be released once the mailbox no longer lists them.
+    releasing: Vec<PinId>,
     failed: Option<String>,
     /// The volume works, but not all of it: why, in words.
     stalled: Option<String>,
@@ -260,6 +267,25 @@ impl Volume {
     #[must_use]
     pub fn failure(&self) -> Option<&str> {
         self.failed.as_deref()
+    }
+
+    /// The full id of a state on the present line.
+    #[must_use]
+    pub fn state_id(&self, set: SetNumber) -> Option<StateId> {
+        let generation = self.durable.generation()?;
+        Some(StateId { volume: self.cfg.volume, generation, set })
+    }
+
+    /// The step that is still arriving: its identity and its first missing chunk.
+    #[must_use]
+    pub fn open_step(&self) -> Option<(StepId, ChunkNumber)> {
+        self.log.open_step().map(|s| (s.id, ChunkNumber(s.chunks)))
+    }
+
+    /// Bytes of the save volume in use.
+    #[must_use]
+    pub fn save_used(&self) -> u64 {
+        self.log.used()
     }
 
     /// The next request on a file.

@@ -76,6 +76,13 @@ impl Volume {
         }
     }
 
+    /// When steps are played.
+    #[must_use]
+    pub fn playback_policy_now(&self) -> PlaybackPolicy {
+        let at_once = PlaybackPolicy { hwm: 0, timeout: std::time::Duration::ZERO };
+        self.playback_policy().unwrap_or(at_once)
+    }
+
     /// Changes when steps are played (CAP-13 at a secondary).
     pub fn set_playback_policy(&mut self, policy: PlaybackPolicy) {
         self.playback.set_policy(policy);

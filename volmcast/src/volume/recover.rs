@@ -129,8 +129,6 @@ impl Volume {
         Ok(Self {
             log: Log::new(ring, cfg.volume, m.log_tail, m.log_base, cfg.cache),
             desk: Desk { now, wall, ..Desk::default() },
-            want: m.clone(),
-            durable: m,
             commit: Committer::default(),
             consumers,
             intake: Intake::default(),
@@ -141,8 +139,12 @@ impl Volume {
             seed_outs: SeedOuts::default(),
             board,
             history_table: SetTable::default(),
+            keeps_waiting: m.kept.iter().filter(|k| k.pin == 0).map(|k| k.set).collect(),
+            releasing: Vec::new(),
             failed: None,
             stalled: None,
+            want: m.clone(),
+            durable: m,
             cfg,
         })
     }

@@ -107,6 +107,19 @@ pub struct VolumeStatus {
 }
 
 impl Volume {
+    /// When a state, or the newest known one before it, was cut.
+    #[must_use]
+    pub fn cut_time(&self, set: SetNumber) -> Option<Wall> {
+        self.history_table.cut_time(set)
+    }
+
+    /// Bytes that are here but not visible yet.
+    #[must_use]
+    pub fn lag_bytes(&self) -> u64 {
+        let shown = self.durable.visible;
+        self.log.steps().filter(|s| s.id.to > shown).map(|s| s.bytes).sum()
+    }
+
     /// The volume as of now.
     #[must_use]
     pub fn status(&self) -> VolumeStatus {

@@ -1,0 +1,132 @@
+//! States that stay readable: kept by an operator, over restarts, until they are released.
+//!
+//! A kept state is a durable pin. At a replica it enters the snapshot queue when the base reaches
+//! the state; until then the mailbox lists it with pin 0. A pin is released only after the mailbox,
+//! durably, no longer lists it.
+
+use rcp::proto::ids::SetNumber;
+
+use super::{Role, Volume};
+use crate::mailbox::KeptState;
+use crate::snapshots::{PinId, PinKind};
+
+/// Why a state cannot be kept.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeepError {
+    /// At the primary only the moment of a cut can be kept.
+    #[error(
+        "a primary can keep a state only at the moment of its cut: `rcpctl delta cut VOLUME --keep`"
+    )]
+    Primary,
+    /// Nothing to keep here.
+    #[error("this node only forwards; it keeps no replica")]
+    Relay,
+    /// It has passed.
+    #[error("state {asked} has passed: the visible state is {visible}{}", near(.kept))]
+    Passed {
+        /// What was asked for.
+        asked: SetNumber,
+        /// What is visible.
+        visible: SetNumber,
+        /// What is kept.
+        kept: Vec<SetNumber>,
+    },
+}
+
+fn near(kept: &[SetNumber]) -> String {
+    if kept.is_empty() {
+        return String::new();
+    }
+    let list: Vec<_> = kept.iter().map(ToString::to_string).collect();
+    format!("; kept states are {}", list.join(", "))
+}
+
+impl Volume {
+    pub(super) fn pin_durably(&mut self, set: SetNumber) -> PinId {
+        let pin = self.cfg.snapshots.pin(set, PinKind::Durable);
+        self.commit.snapshots_dirty = true;
+        self.commit.request();
+        pin
+    }
+
+    /// Keeps the visible state, or one still to come, at a replica.
+    ///
+    /// # Errors
+    /// [`KeepError`].
+    pub fn keep_state(&mut self, set: SetNumber) -> Result<(), KeepError> {
+        match self.cfg.role {
+            Role::Primary { .. } => return Err(KeepError::Primary),
+            Role::Relay => return Err(KeepError::Relay),
+            Role::Replica { .. } => {}
+        }
+        if self.kept().any(|s| s == set) {
+            return Ok(());
+        }
+        let visible = self.durable.visible;
+        if set < visible || (set == visible && self.durable.seed.is_some()) {
+            let kept = self.kept().collect();
+            return Err(KeepError::Passed { asked: set, visible, kept });
+        }
+        // Merging of anything later begins only after the next publication: the base is at rest.
+        if set == visible && self.want.merged == set && self.want.visible == set {
+            self.pin_durably(set);
+        } else {
+            self.keeps_waiting.insert(set);
+            self.commit.request();
+        }
+        self.pump();
+        Ok(())
+    }
+
+    /// Gives a kept state up; false if it is not kept.
+    pub fn release_state(&mut self, set: SetNumber) -> bool {
+        let mut found = self.keeps_waiting.remove(&set);
+        for (pin, s) in self.cfg.snapshots.durable_pins() {
+            if s == set && !self.releasing.contains(&pin) {
+                self.releasing.push(pin);
+                found = true;
+            }
+        }
+        if found {
+            self.commit.request();
+            self.pump();
+        }
+        found
+    }
+
+    /// States that are kept, or will be.
+    pub fn kept(&self) -> impl Iterator<Item = SetNumber> {
+        self.listed().map(|k| k.set).collect::<Vec<_>>().into_iter()
+    }
+
+    /// What the mailbox lists.
+    pub(super) fn listed(&self) -> impl Iterator<Item = KeptState> {
+        let pins = self.cfg.snapshots.durable_pins();
+        let releasing = self.releasing.clone();
+        pins.into_iter()
+            .filter(move |(pin, _)| !releasing.contains(pin))
+            .map(|(pin, set)| KeptState { pin: pin.0, set })
+            .chain(self.keeps_waiting.iter().map(|set| KeptState { pin: 0, set: *set }))
+    }
+
+    /// The base now holds `merged` in full: a state that waited for it is pinned.
+    pub(super) fn keep_reached(&mut self, merged: SetNumber) {
+        if self.keeps_waiting.remove(&merged) {
+            self.pin_durably(merged);
+        }
+        // A state inside a seed or group was never there.
+        self.keeps_waiting.retain(|s| *s > merged);
+    }
+
+    /// The mailbox no longer lists what was given up.
+    pub(super) fn release_unlisted(&mut self) {
+        let listed: Vec<_> = self.durable.kept.iter().map(|k| PinId(k.pin)).collect();
+        for pin in std::mem::take(&mut self.releasing) {
+            if listed.contains(&pin) {
+                self.releasing.push(pin);
+            } else {
+                let _ = self.cfg.snapshots.release(pin, PinKind::Durable);
+            }
+        }
+    }
+}
