@@ -1,0 +1,15 @@
+//! Volumes as readers and writers see them: the thin, threaded side of the volume machine.
+//!
+//! [`primary`] is the writable volume: every write goes through the capture tables on the client's
+//! own thread. [`replica`] is a pinned or following view. [`open`] makes and opens their files.
+//! [`names`] maps export names to both.
+
+pub mod names;
+pub mod open;
+pub mod primary;
+pub mod replica;
+
+pub use names::Names;
+pub use open::{Opened, OpenPlan};
+pub use primary::PrimaryVolume;
+pub use replica::{ReplicaVolume, StateView};

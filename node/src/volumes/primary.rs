@@ -1,0 +1,262 @@
+//! The writable volume (CAP-02, CAP-09, CAP-14, SNAP F26).
+//!
+//! Every change takes the same way: the activity log has its extents, durably; the gate lets it in;
+//! the blocks are marked and what the draining set or a pin still needs is kept; then it reaches
+//! the file. Reads go straight to the file.
+
+use std::io::IoSliceMut;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use rustix::io::{Errno as Os, ReadWriteFlags};
+use volmcast::activity::SharedLog;
+use volmcast::capture::Capture;
+use volmcast::io::{FileId, IoError};
+use volmcast::snapshots::{AreaIo, SnapshotStore};
+use volmcast::storage::{self, Files};
+use volmcast::units::{BlockIndex, BlockSize};
+
+use crate::nbd::{Errno, Export, ExportInfo, Extent, ReadError};
+
+/// Most bytes that are marked and written as one: keeps the copies for a large write bounded.
+const PIECE: u64 = 1 << 20;
+
+/// The shared, writable side of a primary's volume.
+#[derive(Debug)]
+pub struct PrimaryVolume {
+    files: Arc<Files>,
+    capture: Arc<Capture>,
+    activity: Arc<SharedLog>,
+    snapshots: Arc<SnapshotStore>,
+    block_size: BlockSize,
+    size: AtomicU64,
+    description: String,
+    /// A sync failed: what was written since the last one may be lost, and no later sync can tell.
+    failed: AtomicBool,
+}
+
+impl PrimaryVolume {
+    /// Over open files and the machines' shared parts.
+    #[must_use]
+    pub fn new(
+        files: Arc<Files>,
+        capture: Arc<Capture>,
+        activity: Arc<SharedLog>,
+        snapshots: Arc<SnapshotStore>,
+        block_size: BlockSize,
+        size: u64,
+        description: String,
+    ) -> Self {
+        Self {
+            files,
+            capture,
+            activity,
+            snapshots,
+            block_size,
+            size: AtomicU64::new(size),
+            description,
+            failed: AtomicBool::new(false),
+        }
+    }
+
+    /// The activity log, for clearing.
+    #[must_use]
+    pub fn activity(&self) -> &Arc<SharedLog> {
+        &self.activity
+    }
+
+    /// The capture tables.
+    #[must_use]
+    pub fn capture(&self) -> &Arc<Capture> {
+        &self.capture
+    }
+
+    /// The open files.
+    #[must_use]
+    pub fn files(&self) -> &Arc<Files> {
+        &self.files
+    }
+
+    /// Takes extents without marks back from the activity log, after a set was finished.
+    pub fn forget_clean_extents(&self) {
+        let blocks = self.size.load(Ordering::Relaxed) >> self.block_size.shift();
+        self.activity.with(|log| {
+            log.clear_clean(
+                BlockIndex(0),
+                volmcast::units::BlockCount(blocks),
+                &mut |first, count| self.capture.any_dirty(first, count),
+            )
+        });
+    }
+
+    /// Carries a change of `offset..offset + len` through capture and pins, then `act`.
+    fn change(
+        &self,
+        offset: u64,
+        len: u64,
+        act: &dyn Fn(&std::fs::File) -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        let (first, count) = self.block_size.span(offset, len);
+        loop {
+            self.activity
+                .ensure(first, count, &mut |io| self.files.perform(io))
+                .map_err(|_| Errno::Io)?;
+            let ticket = self.capture.enter();
+            let mut read_old = |b: BlockIndex, buf: &mut [u8]| {
+                storage::read_full(self.files.file(FileId::Base), self.block_size.offset(b), buf)
+                    .map_err(|e| storage::io_error(&e))
+            };
+            self.capture
+                .before_write(&ticket, first, count, &mut read_old)
+                .map_err(|_| Errno::Io)?;
+            // The owner may have taken the extents back between the two looks.
+            if !self.activity.map().covers(first, count) {
+                drop(ticket);
+                continue;
+            }
+            self.snapshots.preserve(first, count, &mut Area { files: &self.files, bs: self.block_size })
+                .map_err(|e| if e == IoError::NoSpace { Errno::NoSpc } else { Errno::Io })?;
+            let done = act(self.files.file(FileId::Base));
+            drop(ticket);
+            return done;
+        }
+    }
+
+    /// As [`Self::change`], piece by piece.
+    fn change_in_pieces(
+        &self,
+        offset: u64,
+        len: u64,
+        act: &dyn Fn(&std::fs::File, u64, u64) -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        let (mut at, end) = (offset, offset + len);
+        while at < end {
+            let n = (end - at).min(PIECE - at % PIECE);
+            self.change(at, n, &|f| act(f, at, n))?;
+            at += n;
+        }
+        Ok(())
+    }
+
+    /// The whole blocks inside a range: TRIM leaves partial edges alone.
+    fn whole_blocks(&self, offset: u64, len: u64) -> Option<(u64, u64)> {
+        let bs = self.block_size.bytes();
+        let from = offset.div_ceil(bs) * bs;
+        let to = (offset + len) / bs * bs;
+        (to > from).then(|| (from, to - from))
+    }
+}
+
+/// Files as the snapshot store wants them.
+pub(super) struct Area<'a> {
+    pub(super) files: &'a Files,
+    pub(super) bs: BlockSize,
+}
+
+impl AreaIo for Area<'_> {
+    fn read_base(&mut self, block: BlockIndex, buf: &mut [u8]) -> Result<(), IoError> {
+        let at = self.bs.offset(block);
+        storage::read_full(self.files.file(FileId::Base), at, buf).map_err(|e| storage::io_error(&e))
+    }
+
+    fn read_area(&mut self, offset: u64, buf: &mut [u8]) -> Result<(), IoError> {
+        storage::read_full(self.files.file(FileId::Snapshots), offset, buf)
+            .map_err(|e| storage::io_error(&e))
+    }
+
+    fn write_area(&mut self, offset: u64, data: &[u8]) -> Result<(), IoError> {
+        self.files
+            .file(FileId::Snapshots)
+            .write_all_at(data, offset)
+            .map_err(|e| storage::io_error(&e))
+    }
+
+    fn sync_area(&mut self) -> Result<(), IoError> {
+        self.files.file(FileId::Snapshots).sync_data().map_err(|e| storage::io_error(&e))
+    }
+}
+
+impl Export for PrimaryVolume {
+    fn info(&self) -> ExportInfo {
+        ExportInfo {
+            size: self.size.load(Ordering::Relaxed),
+            read_only: false,
+            block_size: u32::try_from(self.block_size.bytes()).unwrap_or(4096),
+            can_multi_conn: true,
+            can_trim: true,
+            can_zero: true,
+            can_fast_zero: true,
+            can_cache: true,
+            cheap_status: true,
+            description: self.description.clone(),
+        }
+    }
+
+    fn try_read(&self, offset: u64, buf: &mut [u8]) -> Result<(), ReadError> {
+        let want = buf.len();
+        let mut slices = [IoSliceMut::new(buf)];
+        let f = self.files.file(FileId::Base);
+        match rustix::io::preadv2(f, &mut slices, offset, ReadWriteFlags::NOWAIT) {
+            Ok(n) if n == want => Ok(()),
+            Ok(_) | Err(Os::AGAIN | Os::INTR | Os::OPNOTSUPP | Os::NOSYS) => {
+                Err(ReadError::WouldBlock)
+            }
+            Err(e) => Err(ReadError::Failed(std::io::Error::from(e).into())),
+        }
+    }
+
+    fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), Errno> {
+        Ok(storage::read_full(self.files.file(FileId::Base), offset, buf)?)
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), Errno> {
+        self.change(offset, data.len() as u64, &|f| Ok(f.write_all_at(data, offset)?))
+    }
+
+    fn flush(&self) -> Result<(), Errno> {
+        if self.failed.load(Ordering::Acquire) {
+            return Err(Errno::Io);
+        }
+        self.files.file(FileId::Base).sync_data().map_err(|e| {
+            self.failed.store(true, Ordering::Release);
+            Errno::from(e)
+        })
+    }
+
+    fn trim(&self, offset: u64, len: u64) -> Result<(), Errno> {
+        match self.whole_blocks(offset, len) {
+            None => Ok(()),
+            Some((offset, len)) => self.zero(offset, len, false, false),
+        }
+    }
+
+    fn zero(&self, offset: u64, len: u64, no_hole: bool, _fast: bool) -> Result<(), Errno> {
+        self.change_in_pieces(offset, len, &|f, at, n| {
+            if no_hole {
+                let mode = rustix::fs::FallocateFlags::ZERO_RANGE
+                    | rustix::fs::FallocateFlags::KEEP_SIZE;
+                if rustix::fs::fallocate(f, mode, at, n).is_ok() {
+                    return Ok(());
+                }
+            }
+            Ok(storage::zero_range(f, at, n)?)
+        })
+    }
+
+    fn cache(&self, offset: u64, len: u64) -> Result<(), Errno> {
+        let f = self.files.file(FileId::Base);
+        let len = std::num::NonZeroU64::new(len);
+        rustix::fs::fadvise(f, offset, len, rustix::fs::Advice::WillNeed)
+            .map_err(|e| std::io::Error::from(e).into())
+    }
+
+    fn block_status(
+        &self,
+        offset: u64,
+        len: u64,
+        max_extents: usize,
+    ) -> Result<Vec<Extent>, Errno> {
+        Ok(super::names::file_extents(self.files.file(FileId::Base), offset, len, max_extents))
+    }
+}

@@ -1,0 +1,360 @@
+//! Reading a replica, or a kept state: through unmerged steps, before images and the base (PLAY-04,
+//! F27).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rcp::proto::delta::Chunk;
+use rcp::proto::ids::{SetNumber, StateId};
+use volmcast::io::FileId;
+use volmcast::save::Ring;
+use volmcast::save::record::HEADER_LEN;
+use volmcast::snapshots::{Found, SnapshotError};
+use volmcast::storage::{self, Files};
+use volmcast::units::{BlockCount, BlockIndex, BlockSize};
+use volmcast::view::{Layer, Pin, PinBoard, Source};
+
+use crate::nbd::{Errno, Export, ExportInfo, Extent, ReadError};
+
+/// Unpacked chunks kept for readers of steps that are not merged yet.
+const UNPACKED: usize = 4;
+
+/// Shared parts of a volume that can be read at a state.
+#[derive(Debug)]
+pub struct ReplicaVolume {
+    files: Arc<Files>,
+    board: Arc<PinBoard>,
+    ring: Ring,
+    block_size: BlockSize,
+    unpacked: Mutex<Vec<(u64, Bytes)>>,
+}
+
+/// Why a read failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadFailure {
+    /// The disk.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// The state is gone.
+    #[error("{0}")]
+    Pin(#[from] SnapshotError),
+    /// Stored bytes are not what was stored.
+    #[error("{0}")]
+    Damaged(String),
+}
+
+impl ReplicaVolume {
+    /// Over open files and the engine's board.
+    #[must_use]
+    pub fn new(files: Arc<Files>, board: Arc<PinBoard>, ring: Ring, block_size: BlockSize) -> Self {
+        Self { files, board, ring, block_size, unpacked: Mutex::default() }
+    }
+
+    /// Where pins are taken.
+    #[must_use]
+    pub fn board(&self) -> &Arc<PinBoard> {
+        &self.board
+    }
+
+    /// The open files.
+    #[must_use]
+    pub fn files(&self) -> &Arc<Files> {
+        &self.files
+    }
+
+    /// Reads `buf.len()` bytes at `offset` of the pinned state.
+    ///
+    /// # Errors
+    /// [`ReadFailure`].
+    pub fn read(&self, pin: &Pin, offset: u64, buf: &mut [u8]) -> Result<(), ReadFailure> {
+        let bs = self.block_size;
+        let (first, count) = bs.span(offset, buf.len() as u64);
+        // Held for the whole request: the records of its layers stay in the save volume.
+        let view = self.board.view();
+        for piece in view.resolve(pin.state(), first, count.0, bs.shift()) {
+            let start = bs.offset(piece.block).max(offset);
+            let end = bs.offset(BlockIndex(piece.block.0 + piece.count)).min(offset + buf.len() as u64);
+            let skip = usize::try_from(start - bs.offset(piece.block)).unwrap_or(0);
+            let at = usize::try_from(start - offset).unwrap_or(0);
+            let len = usize::try_from(end - start).unwrap_or(0);
+            let out = &mut buf[at..at + len];
+            match &piece.source {
+                Source::Zero => out.fill(0),
+                Source::Chunk { layer, chunk, offset } => {
+                    self.read_layer(layer, *chunk, *offset as usize + skip, out)?;
+                }
+                Source::Base => self.read_base(pin, start, out)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn read_layer(
+        &self,
+        layer: &Layer,
+        chunk: u32,
+        offset: usize,
+        out: &mut [u8],
+    ) -> Result<(), ReadFailure> {
+        let gone = || ReadFailure::Damaged("a step's index names a chunk it does not have".into());
+        let c = layer.chunks.get(chunk as usize).ok_or_else(gone)?;
+        let known = self.unpacked.lock().iter().find(|(p, _)| *p == c.pos.0).map(|(_, b)| b.clone());
+        let payload = match known {
+            Some(p) => p,
+            None => {
+                let at = self.ring.offset(c.pos) + HEADER_LEN as u64;
+                let mut b = vec![0; c.body_len as usize];
+                storage::read_full(self.files.file(FileId::Save), at, &mut b)?;
+                let chunk = Chunk::parse(Bytes::from(b)).and_then(|c| c.payload());
+                let payload = chunk.map_err(|e| {
+                    ReadFailure::Damaged(format!(
+                        "chunk at position {} of the save volume: {e}",
+                        c.pos
+                    ))
+                })?;
+                let mut cache = self.unpacked.lock();
+                if cache.len() >= UNPACKED {
+                    cache.remove(0);
+                }
+                cache.push((c.pos.0, payload.clone()));
+                payload
+            }
+        };
+        out.copy_from_slice(payload.get(offset..offset + out.len()).ok_or_else(gone)?);
+        Ok(())
+    }
+
+    /// From the base, or from before images where the pin has them. What was read from the base
+    /// counts only if a second look still says that it is there.
+    fn read_base(&self, pin: &Pin, offset: u64, out: &mut [u8]) -> Result<(), ReadFailure> {
+        let bs = self.block_size;
+        let (first, count) = bs.span(offset, out.len() as u64);
+        loop {
+            let before = self.look(pin, first, count)?;
+            for (run_first, run_count, found) in &before {
+                let start = bs.offset(*run_first).max(offset);
+                let end = bs
+                    .offset(BlockIndex(run_first.0 + run_count))
+                    .min(offset + out.len() as u64);
+                let at = usize::try_from(start - offset).unwrap_or(0);
+                let part = &mut out[at..at + usize::try_from(end - start).unwrap_or(0)];
+                match found {
+                    Found::Base => {
+                        storage::read_full(self.files.file(FileId::Base), start, part)?;
+                    }
+                    Found::Slot(s) => {
+                        let mut block = vec![0; usize::try_from(bs.bytes()).unwrap_or(0)];
+                        storage::read_full(self.files.file(FileId::Snapshots), s.offset, &mut block)?;
+                        if !found.verifies(&block) {
+                            return Err(ReadFailure::Damaged(format!(
+                                "before image of block {} of state {}",
+                                run_first.0,
+                                pin.state()
+                            )));
+                        }
+                        let skip = usize::try_from(start - bs.offset(*run_first)).unwrap_or(0);
+                        part.copy_from_slice(&block[skip..skip + part.len()]);
+                    }
+                }
+            }
+            if self.look(pin, first, count)? == before {
+                return Ok(());
+            }
+        }
+    }
+
+    fn look(
+        &self,
+        pin: &Pin,
+        first: BlockIndex,
+        count: BlockCount,
+    ) -> Result<Vec<(BlockIndex, u64, Found)>, ReadFailure> {
+        let Some(id) = pin.entry() else {
+            return Ok(vec![(first, count.0, Found::Base)]);
+        };
+        let runs = self.board.store().lookup_range(id, first, count)?;
+        Ok(runs.into_iter().map(|((b, n), found)| (b, n.0, found)).collect())
+    }
+}
+
+/// One state of a volume, held for a reader.
+pub struct StateView {
+    volume: Arc<ReplicaVolume>,
+    pin: Following,
+    size: u64,
+    id: Option<StateId>,
+    multi_conn: bool,
+    description: String,
+}
+
+enum Following {
+    Pinned(Arc<Pin>),
+    Newest,
+}
+
+impl StateView {
+    /// A fixed state. Several connections may read it as one only if all hold the same state.
+    #[must_use]
+    pub fn pinned(
+        volume: Arc<ReplicaVolume>,
+        pin: Arc<Pin>,
+        size: u64,
+        id: Option<StateId>,
+        multi_conn: bool,
+        description: String,
+    ) -> Self {
+        Self { volume, pin: Following::Pinned(pin), size, id, multi_conn, description }
+    }
+
+    /// Whatever is visible at each request.
+    #[must_use]
+    pub fn newest(volume: Arc<ReplicaVolume>, size: u64, description: String) -> Self {
+        Self { volume, pin: Following::Newest, size, id: None, multi_conn: false, description }
+    }
+
+    /// The state's full id; `None` when it follows.
+    #[must_use]
+    pub fn state_id(&self) -> Option<StateId> {
+        self.id
+    }
+
+    /// The state's number; `None` when it follows.
+    #[must_use]
+    pub fn set(&self) -> Option<SetNumber> {
+        match &self.pin {
+            Following::Pinned(p) => Some(p.state()),
+            Following::Newest => None,
+        }
+    }
+
+    /// Size in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Reads a range.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), String> {
+        match &self.pin {
+            Following::Pinned(p) => self.volume.read(p, offset, buf).map_err(|e| e.to_string()),
+            Following::Newest => {
+                let pin = self.volume.board.pin_visible()?;
+                self.volume.read(&pin, offset, buf).map_err(|e| e.to_string())
+            }
+        }
+    }
+}
+
+impl Export for StateView {
+    fn info(&self) -> ExportInfo {
+        ExportInfo {
+            size: self.size,
+            read_only: true,
+            block_size: u32::try_from(self.volume.block_size.bytes()).unwrap_or(4096),
+            can_multi_conn: self.multi_conn,
+            can_trim: false,
+            can_zero: false,
+            can_fast_zero: false,
+            can_cache: false,
+            cheap_status: false,
+            description: self.description.clone(),
+        }
+    }
+
+    fn try_read(&self, _offset: u64, _buf: &mut [u8]) -> Result<(), ReadError> {
+        // Several places may have to be looked at: not on the connection's thread.
+        Err(ReadError::WouldBlock)
+    }
+
+    fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), Errno> {
+        self.read_at(offset, buf).map_err(|e| {
+            tracing::warn!(error = %e, "a read of a replica failed");
+            Errno::Io
+        })
+    }
+
+    fn write(&self, _offset: u64, _data: &[u8]) -> Result<(), Errno> {
+        Err(Errno::Perm)
+    }
+
+    fn flush(&self) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn trim(&self, _offset: u64, _len: u64) -> Result<(), Errno> {
+        Err(Errno::Perm)
+    }
+
+    fn zero(&self, _o: u64, _l: u64, _n: bool, _f: bool) -> Result<(), Errno> {
+        Err(Errno::Perm)
+    }
+
+    /// Computed from the same view as reads: zero only where no layer, image or data is.
+    fn block_status(
+        &self,
+        offset: u64,
+        len: u64,
+        max_extents: usize,
+    ) -> Result<Vec<Extent>, Errno> {
+        let all = vec![Extent { len, hole: false, zero: false }];
+        let Following::Pinned(pin) = &self.pin else { return Ok(all) };
+        let bs = self.volume.block_size;
+        let (first, count) = bs.span(offset, len);
+        let view = self.volume.board.view();
+        let mut out: Vec<Extent> = Vec::new();
+        let mut push = |len: u64, zero: bool| match out.last_mut() {
+            Some(e) if e.zero == zero => e.len += len,
+            _ => out.push(Extent { len, hole: zero, zero }),
+        };
+        for piece in view.resolve(pin.state(), first, count.0, bs.shift()) {
+            let start = bs.offset(piece.block).max(offset);
+            let end = bs.offset(BlockIndex(piece.block.0 + piece.count)).min(offset + len);
+            match piece.source {
+                Source::Zero => push(end - start, true),
+                Source::Chunk { .. } => push(end - start, false),
+                Source::Base => {
+                    let (b, n) = bs.span(start, end - start);
+                    let holes = super::names::file_extents(
+                        self.volume.files.file(FileId::Base),
+                        start,
+                        end - start,
+                        max_extents.max(64),
+                    );
+                    // A hole counts only if, looked at afterwards, no block of it has an image.
+                    let looked = self.volume.look(pin, b, n).map_err(|_| Errno::Io)?;
+                    let plain = looked.iter().all(|(.., f)| *f == Found::Base);
+                    let mut at = start;
+                    for e in holes {
+                        let n = e.len.min(end - at);
+                        push(n, e.zero && plain);
+                        at += n;
+                    }
+                    if at < end {
+                        push(end - at, false);
+                    }
+                }
+            }
+        }
+        out.truncate(max_extents.max(1));
+        Ok(out)
+    }
+}
+
+impl crate::api::StateReader for StateView {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn state_id(&self) -> Option<String> {
+        self.id.map(|s| s.to_string())
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), crate::api::ApiError> {
+        Self::read_at(self, offset, buf)
+            .map_err(|e| crate::api::ApiError::new(crate::api::ApiErrorKind::Unavailable, e))
+    }
+}
