@@ -70,12 +70,15 @@ pub struct ActivityLog {
 /// What was found on disk.
 #[derive(Debug)]
 pub struct Recovered {
-    /// The log, every extent of `active` active.
+    /// The log. Its first round writes and syncs every page again, as what was read may be in the
+    /// system's cache alone (after a killed process, or a sync that failed).
     pub log: ActivityLog,
+    /// When that round is durable, the extents of `active` are active.
+    pub ready: ActivationSeq,
     /// Blocks that may hold writes no finished set has, in rising order.
     pub active: Vec<Run>,
     /// Cells that did not verify, all of whose extents count as active. To be reported: a crash
-    /// alone does not cause any. They are written anew with the next round.
+    /// alone does not cause any. The first round writes them anew.
     pub damaged: Vec<u32>,
 }
 
@@ -123,7 +126,6 @@ impl ActivityLog {
                 }
                 None => {
                     damaged.push(cell);
-                    log.lazy.insert(cell / CELLS_PER_PAGE);
                     [0xff; BYTES]
                 }
             };
@@ -134,11 +136,19 @@ impl ActivityLog {
                 bits[i / 8] >> (i % 8) & 1 == 1
             }) {
                 log.put(ExtentIndex(first + i), true);
-                log.map.show(ExtentIndex(first + i));
+                log.asked.push(ExtentIndex(first + i));
             }
         }
-        let active = log.active_runs();
-        Recovered { log, active, damaged }
+        let mut active: Vec<Run> = Vec::new();
+        for (first, count) in log.asked.iter().map(|e| geometry.blocks_of(*e, 1)) {
+            match active.last_mut() {
+                Some((f, c)) if f.0 + c.0 == first.0 => c.0 += count.0,
+                _ => active.push((first, count)),
+            }
+        }
+        log.urgent = (0..geometry.pages()).collect();
+        log.asked_seq.0 += 1;
+        Recovered { ready: log.asked_seq, log, active, damaged }
     }
 
     /// What writers look at.
@@ -147,7 +157,7 @@ impl ActivityLog {
         self.map.clone()
     }
 
-    /// The blocks of all active extents, as runs in rising order.
+    /// The blocks of all durably active extents, as runs in rising order.
     #[must_use]
     pub fn active_runs(&self) -> Vec<Run> {
         let mut at = ExtentIndex(0);

@@ -71,6 +71,17 @@ fn pump(log: &mut ActivityLog, disk: &mut Disk) {
     }
 }
 
+/// The map after a restart from these bytes.
+fn restarted(g: Geometry, file: &[u8]) -> (Vec<u32>, Arc<ActiveMap>) {
+    let mut r = ActivityLog::recover(g, file);
+    assert_eq!(r.log.map().active(), 0, "not before it is durable again");
+    let mut disk = Disk::default();
+    pump(&mut r.log, &mut disk);
+    assert!(r.log.durable() >= r.ready && r.log.active_runs() == r.active);
+    assert_eq!(disk.synced.len() as u64, g.file_len());
+    (r.damaged, r.log.map())
+}
+
 fn created(extents: u64) -> (ActivityLog, Disk) {
     let mut disk = Disk::default();
     let (mut log, seq) = ActivityLog::create(geometry(extents));
@@ -139,6 +150,7 @@ mod ordinary {
         let (mut log, mut disk) = created(10);
         for fail_sync in [false, true] {
             let mut log = ActivityLog::recover(geometry(10), &disk.synced).log;
+            pump(&mut log, &mut disk);
             assert!(matches!(log.activate(e(1).0, e(1).1), Ok(Activation::Wait(_))));
             let mut io = log.poll_io().expect("write");
             if fail_sync {
@@ -169,11 +181,10 @@ mod ordinary {
         pump(&mut log, &mut disk);
         let truth = log.active_runs();
         let check = |file: &[u8], cell: Option<usize>| {
-            let r = ActivityLog::recover(g, file);
-            let map = r.log.map();
+            let (damaged, map) = restarted(g, file);
             assert!(truth.iter().all(|(f, c)| map.covers(*f, *c)));
             if let Some(cell) = cell {
-                assert_eq!(r.damaged, [cell as u32]);
+                assert_eq!(damaged, [cell as u32]);
                 assert!(map.active() <= 6 + PER_CELL, "only one cell is lost");
             }
         };
@@ -192,9 +203,9 @@ mod ordinary {
             check(&bad, Some(at / CELL));
             check(&good[..at + 100], None);
         }
-        assert_eq!(ActivityLog::recover(g, &[]).log.map().active(), extents);
+        assert_eq!(restarted(g, &[]).1.active(), extents);
         let foreign = Geometry { volume: VolumeId([8; 16]), ..g };
-        assert_eq!(ActivityLog::recover(foreign, &good).log.map().active(), extents);
+        assert_eq!(restarted(foreign, &good).1.active(), extents);
     }
 
     #[test]
@@ -203,6 +214,7 @@ mod ordinary {
         let mut bad = disk.clone();
         bad.now[17] ^= 1;
         let mut r = ActivityLog::recover(geometry(10), &bad.now);
+        pump(&mut r.log, &mut bad);
         assert_eq!((r.damaged.as_slice(), r.log.map().active()), (&[0][..], 10));
         r.log.clear_clean(BlockIndex(0), BlockCount(1 << 30), &mut |f, _| f.0 == 256);
         r.log.flush();
@@ -247,9 +259,8 @@ mod ordinary {
                         log.complete(io.tag, &done);
                     },
                 }
-                let r = ActivityLog::recover(geometry(extents), &disk.cut(pick));
-                prop_assert!(r.damaged.is_empty(), "a torn page is not damage");
-                let map = r.log.map();
+                let (damaged, map) = restarted(geometry(extents), &disk.cut(pick));
+                prop_assert!(damaged.is_empty(), "a torn page is not damage");
                 for (f, c) in log.active_runs() {
                     prop_assert!(map.covers(f, c));
                 }
@@ -291,7 +302,7 @@ fn race(writes: u64, rounds: u64) {
                         // Writing: the bit is durable until we are done. (The map may hide it for a
                         // moment, while the owner looks for marks and finds ours.)
                         let file = disk.lock().synced.clone();
-                        let found = ActivityLog::recover(geometry(2), &file).log.map();
+                        let found = restarted(geometry(2), &file).1;
                         assert!(found.covers(first, one));
                         break;
                     }

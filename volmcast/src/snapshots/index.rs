@@ -16,7 +16,7 @@ use crate::units::{BlockCount, BlockIndex};
 
 /// Reservations given and not committed never span more than this many orders: so many images have
 /// to be proved after a crash.
-pub(super) const WINDOW: u64 = 1024;
+pub(super) const WINDOW: u64 = if cfg!(test) { 3 } else { 1024 };
 
 /// Number of a pin: rises, and is never used twice in the life of a file. None has 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

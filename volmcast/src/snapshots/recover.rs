@@ -3,13 +3,16 @@
 //! An entry serves the youngest listed pin that is not younger than the pin it was saved for; of
 //! several entries of a block that would serve one pin, the one saved for the oldest pin is right.
 //! All others are free. A crash may leave the entry of an image that never got durable; its block
-//! was not overwritten then. Only the last reservations can be such: they are to be proved.
+//! was not overwritten then. Only the last reservations can be such: they are to be proved. What is
+//! found may be in the system's cache alone (after a killed process, or a sync that failed), so it
+//! is written again and synced before anything relies on it.
 
 use rcp::proto::ids::{SetNumber, VolumeId};
 
 use super::index::{BrokenBecause, Found, Index, Pin, PinId, Saved, WINDOW};
 use super::layout::{AreaLayout, ENTRY, Entry, Slot, parse_superblocks};
-use super::store::SnapshotStore;
+use super::store::{AreaIo, SnapshotStore};
+use crate::io::IoError;
 use crate::units::{BlockIndex, BlockSize};
 use bytes::Bytes;
 
@@ -29,7 +32,8 @@ pub enum RecoverError {
 pub struct Recovered {
     /// The pins; broken ones among them are named by `take_events`.
     pub store: SnapshotStore,
-    /// To be settled by [`SnapshotStore::prove`] before the first overwrite.
+    /// To be settled by [`SnapshotStore::settle`] (or [`SnapshotStore::prove`] and a sync) before
+    /// the first overwrite and before writers are let in.
     pub unproved: Vec<Unproved>,
     /// Slots whose entry is damaged. If there are any, every pin of the list is broken.
     pub damaged: Vec<Slot>,
@@ -48,15 +52,18 @@ pub struct Unproved {
     pub offset: u64,
     /// CRC32C that it should have.
     pub crc: u32,
+    /// Where its entry is.
+    pub entry_offset: u64,
+    /// Its entry as found.
+    pub entry: [u8; ENTRY],
 }
 
 /// What became of an unproved image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Proof {
-    /// It is there.
+    /// It is there. Write slot and entry again, and sync.
     Good,
-    /// It is not, and the block was not overwritten. Write this (the entry withdrawn) and sync
-    /// before the first overwrite.
+    /// It is not, and the block was not overwritten. Write this (the entry withdrawn), and sync.
     Withdrawn {
         /// Where.
         offset: u64,
@@ -108,13 +115,49 @@ impl SnapshotStore {
             let placed = index.place(u.pin, u.block.0, Saved { slot: u.slot, crc: u.crc });
             if let (true, Some(pin), true) = (placed, owner, newest - u.order < WINDOW) {
                 let offset = layout.slot_offset(u.slot);
-                unproved.push(Unproved { pin, block: u.block, slot: u.slot, offset, crc: u.crc });
+                unproved.push(Unproved {
+                    pin,
+                    block: u.block,
+                    slot: u.slot,
+                    offset,
+                    crc: u.crc,
+                    entry_offset: layout.entry_offset(u.slot),
+                    entry: u.entry,
+                });
             }
         }
         Ok(Recovered { store: Self::from_index(index), unproved, damaged })
     }
 
-    /// Settles an unproved image: `slot` is what its slot holds, `base` what the block holds now.
+    /// Settles all unproved images and makes what was found durable; returns the damaged ones.
+    ///
+    /// # Errors
+    /// As the device gave it; nothing may be overwritten then.
+    pub fn settle(
+        &self,
+        unproved: &[Unproved],
+        io: &mut dyn AreaIo,
+    ) -> Result<Vec<Unproved>, IoError> {
+        let size = usize::try_from(self.layout().block.bytes()).unwrap_or(usize::MAX);
+        let (mut slot, mut base) = (vec![0; size], vec![0; size]);
+        let mut damaged = Vec::new();
+        for u in unproved {
+            io.read_area(u.offset, &mut slot)?;
+            io.read_base(u.block, &mut base)?;
+            match self.prove(u, &slot, &base) {
+                Proof::Good => {
+                    io.write_area(u.offset, &slot)?;
+                    io.write_area(u.entry_offset, &u.entry)?;
+                }
+                Proof::Withdrawn { offset, bytes } => io.write_area(offset, &bytes)?,
+                Proof::Damaged => damaged.push(*u),
+            }
+        }
+        io.sync_area()?;
+        Ok(damaged)
+    }
+
+    /// Settles one unproved image: `slot` is what its slot holds, `base` what the block holds now.
     pub fn prove(&self, u: &Unproved, slot: &[u8], base: &[u8]) -> Proof {
         if crc32c::crc32c(slot) == u.crc {
             return Proof::Good;
@@ -142,6 +185,7 @@ struct Used {
     block: BlockIndex,
     crc: u32,
     order: u64,
+    entry: [u8; ENTRY],
 }
 
 /// Used entries and damaged ones; free slots are added to `free`, the lowest last.
@@ -153,7 +197,8 @@ fn read_table(layout: &AreaLayout, table: &[u8], free: &mut Vec<Slot>) -> (Vec<U
         match layout.parse_entry(slot, stored) {
             Some(Entry::Free) => free.push(slot),
             Some(Entry::Used { pin, block, crc, order }) => {
-                used.push(Used { slot, pin, block, crc, order });
+                let entry = layout.entry(slot, Entry::Used { pin, block, crc, order });
+                used.push(Used { slot, pin, block, crc, order, entry });
             }
             None => {
                 damaged.push(slot);
@@ -164,7 +209,6 @@ fn read_table(layout: &AreaLayout, table: &[u8], free: &mut Vec<Slot>) -> (Vec<U
     (used, damaged)
 }
 
-/// Whether a slot's bytes are the image that was saved.
 impl Found {
     /// Whether `bytes`, read from the slot, are what was saved; true for the base, which has its
     /// own checks.

@@ -1,5 +1,7 @@
 //! A base and an area in memory, of which only what was synced is sure to survive a power cut.
 
+#![cfg_attr(shuttle, allow(dead_code, reason = "the model checker needs only a part"))]
+
 use rcp::proto::ids::VolumeId;
 
 use super::layout::AreaLayout;

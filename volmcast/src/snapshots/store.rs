@@ -326,7 +326,7 @@ impl SnapshotStore {
         let mut written = Vec::new();
         let blocks = self.needs_copy(first, count);
         let result = blocks.into_iter().try_for_each(|b| self.save(b, &mut written, io));
-        let result = result.and_then(|()| self.settle(&mut written, io));
+        let result = result.and_then(|()| self.commit_all(&mut written, io));
         // Only after an error is anything left.
         for (r, _) in written {
             let (offset, entry) = self.abort_copy(&r);
@@ -356,10 +356,14 @@ impl SnapshotStore {
                     if let Some(last) = written.last_mut() {
                         last.1 = crc;
                     }
-                    return if written.len() < BATCH { Ok(()) } else { self.settle(written, io) };
+                    return if written.len() < BATCH {
+                        Ok(())
+                    } else {
+                        self.commit_all(written, io)
+                    };
                 }
                 // Others may wait for what we hold: let go of it before waiting for them.
-                Reserve::Wait if !written.is_empty() => self.settle(written, io)?,
+                Reserve::Wait if !written.is_empty() => self.commit_all(written, io)?,
                 Reserve::Wait => {
                     let mut now = self.progress.lock();
                     while *now == seen {
@@ -367,7 +371,7 @@ impl SnapshotStore {
                     }
                 }
                 Reserve::Breach(b) => {
-                    self.settle(written, io)?;
+                    self.commit_all(written, io)?;
                     io.write_area(b.offset, &b.bytes)?;
                     io.sync_area()?;
                     self.breach_written(b.pin);
@@ -376,7 +380,7 @@ impl SnapshotStore {
         }
     }
 
-    fn settle(
+    fn commit_all(
         &self,
         written: &mut Vec<(Reservation, u32)>,
         io: &mut dyn AreaIo,

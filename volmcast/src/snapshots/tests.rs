@@ -64,18 +64,8 @@ impl World {
         let r = SnapshotStore::recover(l.volume, l.block, &area[..8192], table, listed);
         let r = r.expect("superblocks are whole");
         assert_eq!(r.damaged, []);
-        for u in &r.unproved {
-            let slot = &self.rig.area.now[u.offset as usize..][..SIZE];
-            let base = &self.rig.base.now[u.block.0 as usize * SIZE..][..SIZE];
-            match r.store.prove(u, slot, base) {
-                Proof::Good => {}
-                Proof::Withdrawn { offset, bytes } => {
-                    self.rig.area.write(offset, &bytes);
-                    self.rig.area.sync();
-                }
-                Proof::Damaged => panic!("a crash is not damage: {u:?}"),
-            }
-        }
+        let damaged = r.store.settle(&r.unproved, &mut self.rig).expect("memory");
+        assert_eq!(damaged, [], "a crash is not damage");
         self.store = r.store;
     }
 }
@@ -196,7 +186,9 @@ enum Step {
     Pin(bool),
     Release(usize),
     Crash(u64),
-    CrashInWrite(u64, u32, u64),
+    /// The process alone ends: what was written stays, in the system's cache.
+    Killed,
+    CrashInWrite(u64, u32, u64, bool),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -205,7 +197,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => any::<bool>().prop_map(Step::Pin),
         2 => any::<usize>().prop_map(Step::Release),
         1 => any::<u64>().prop_map(Step::Crash),
-        1 => (0..10u64, 0..6u32, any::<u64>()).prop_map(|(b, n, p)| Step::CrashInWrite(b, n, p)),
+        1 => Just(Step::Killed),
+        2 => (0..10u64, 0..6u32, any::<u64>(), any::<bool>())
+            .prop_map(|(b, n, p, x)| Step::CrashInWrite(b, n, p, x)),
     ];
     prop::collection::vec(step, 1..60)
 }
@@ -250,10 +244,13 @@ impl Model {
         assert!(w.store.free_slots() as usize + used <= w.store.layout().slots as usize);
     }
 
-    fn crash(&mut self, w: &mut World, pick: u64) {
+    /// A power cut that keeps some sectors, or only the end of the process.
+    fn crash(&mut self, w: &mut World, pick: Option<u64>) {
         let breach = w.rig.fuse.take().is_some() && w.store.free_slots() == 0;
-        w.rig.base.cut(pick);
-        w.rig.area.cut(!pick);
+        if let Some(pick) = pick {
+            w.rig.base.cut(pick);
+            w.rig.area.cut(!pick);
+        }
         self.pins.retain(|_, (_, _, kind)| *kind == PinKind::Durable);
         let broken: Vec<PinId> =
             self.pins.keys().copied().filter(|p| w.store.check(*p).is_err()).collect();
@@ -300,15 +297,16 @@ proptest! {
                     w.store.release(id, kind).expect("held");
                 }
                 Step::Release(_) => {}
-                Step::Crash(pick) => m.crash(&mut w, pick),
-                Step::CrashInWrite(b, calls, pick) => {
+                Step::Crash(pick) => m.crash(&mut w, Some(pick)),
+                Step::Killed => m.crash(&mut w, None),
+                Step::CrashInWrite(b, calls, pick, power) => {
                     w.rig.fuse = Some(calls);
                     if w.write(b, 77) {
                         m.log.push(b);
                     } else {
                         m.attempted.insert(b);
                     }
-                    m.crash(&mut w, pick);
+                    m.crash(&mut w, power.then_some(pick));
                 }
             }
             m.check(&mut w);
