@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use rcp::proto::clock::{Mono, Wall};
 use rcp::proto::frame::{DecodedFrame, Frame};
-use rcp::proto::ids::{GroupName, Label, NodeName, VolumeId};
+use rcp::proto::ids::{Generation, GroupName, Label, NodeName, VolumeId};
 use volmcast::capture::Notice;
 use volmcast::io::{Io, Outcome, Tag};
 use volmcast::units::{BlockCount, BlockSize};
@@ -369,6 +369,29 @@ impl Mover {
         self.time(now, wall);
         if let Some(h) = self.volumes.get_mut(&volume) {
             h.volume.notice(now, wall, notice);
+        }
+        self.settle(volume);
+    }
+
+    /// After [`Effect::SetFinished`]: the activity log has been looked through.
+    pub fn forgotten(&mut self, now: Mono, wall: Wall, volume: VolumeId) {
+        self.time(now, wall);
+        if let Some(h) = self.volumes.get_mut(&volume) {
+            h.volume.extents_forgotten();
+        }
+        self.settle(volume);
+    }
+
+    /// Opens a generation at a volume that has no history yet: this node is its first writer.
+    pub fn open_generation(&mut self, volume: VolumeId) {
+        let wall = self.wall;
+        let mut id = [0u8; 16];
+        id[..8].copy_from_slice(&self.random().to_le_bytes());
+        id[8..].copy_from_slice(&self.random().to_le_bytes());
+        if let Some(h) = self.volumes.get_mut(&volume)
+            && h.volume.durable().history.is_empty()
+        {
+            h.volume.open_generation(Generation { counter: 1, id }, wall);
         }
         self.settle(volume);
     }

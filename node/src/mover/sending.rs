@@ -36,9 +36,40 @@ pub(super) struct Outbound {
     /// Why it is where it is, in words.
     pub(super) reason: Option<String>,
     pub(super) saved: SetNumber,
+    /// An operator wants the child to be seeded.
+    force_seed: bool,
 }
 
 impl Mover {
+    /// The child's next attachment is answered by a seed.
+    pub(super) fn force_seed(&mut self, id: VolumeId, child: &NodeName) {
+        let Some((conn, stream, _)) = self.stream_to(id, child) else { return };
+        let Some(out) = self.conns.get_mut(&conn).and_then(|c| c.streams_out.get_mut(&stream))
+        else {
+            return;
+        };
+        out.force_seed = true;
+        out.stage = Stage::Stopped;
+        let text = "a new seed was asked for by an operator".to_owned();
+        out.reason = Some(text.clone());
+        self.send(conn, Frame::StreamError { stream, code: stream_error::DETACHED, text });
+    }
+
+    /// A volume is no longer offered to children.
+    pub(super) fn withdraw(&mut self, id: VolumeId, text: &str) {
+        for conn in self.child_conns(id) {
+            let Some(c) = self.conns.get_mut(&conn) else { continue };
+            let streams: Vec<_> =
+                c.streams_out.iter().filter(|(_, o)| o.volume == id).map(|(s, _)| *s).collect();
+            for stream in streams {
+                if let Some(c) = self.conns.get_mut(&conn) {
+                    c.streams_out.remove(&stream);
+                }
+                self.send(conn, Frame::Withdraw { stream, text: text.to_owned() });
+            }
+        }
+    }
+
     /// Offers every volume of the group to a child that just came up.
     pub(super) fn offer_all(&mut self, conn: ConnId) {
         let Some(c) = self.conns.get(&conn) else { return };
@@ -90,6 +121,7 @@ impl Mover {
                 seq: 0,
                 reason: None,
                 saved: SetNumber::ZERO,
+                force_seed: false,
             },
         );
         let offer = Offer {
@@ -134,7 +166,10 @@ impl Mover {
         let next = a.next.as_ref().map_or(ChunkNumber(0), |n| n.next_chunk);
         let seeding = (a.wants_seed && a.seed_from_block > 0).then_some(a.seed_from_block);
         let state = if seeding.is_some() { a.folded.max(a.state) } else { a.state };
-        let answer = if a.wants_seed && seeding.is_none() {
+        let forced = std::mem::take(&mut out.force_seed);
+        let answer = if forced {
+            h.volume.consumer_seed(&child, "asked for by an operator".to_owned())
+        } else if a.wants_seed && seeding.is_none() {
             h.volume.consumer_seed(&child, "the child asked for a seed".to_owned())
         } else {
             h.volume.consumer_attach(&child, a.state, next, seeding.map(|b| (b, state)))

@@ -87,6 +87,9 @@ pub(super) struct Drain {
     pub(super) longest_pause: std::time::Duration,
     deadline: Option<Mono>,
     stopped: bool,
+    /// The activity log is being looked through: no cut meanwhile, because what a new set has
+    /// already drained would look clean.
+    forgetting: bool,
 }
 
 impl Drain {
@@ -158,6 +161,12 @@ impl Volume {
         self.pump();
     }
 
+    /// After [`Event::SetReady`]: the activity log has given up the extents without marks.
+    pub fn extents_forgotten(&mut self) {
+        self.drain.forgetting = false;
+        self.pump();
+    }
+
     /// The capture tables noticed something.
     pub fn notice(&mut self, now: Mono, wall: Wall, notice: Notice) {
         self.desk.now = self.desk.now.max(now);
@@ -209,6 +218,9 @@ impl Volume {
     fn idle_step(&mut self, capture: &Capture) -> bool {
         let Some(t) = &mut self.drain.triggers else { return false };
         // A set that is finished but not committed yet still counts as being drained.
+        if self.drain.forgetting {
+            return false;
+        }
         let settled = self.want.visible == self.durable.visible && self.log.open_step().is_none();
         let committed = self.log.state() == self.durable.visible;
         let dirty = capture.dirty_bytes();
@@ -543,6 +555,7 @@ impl Volume {
             .filter(|s| s.id.to > before && s.id.to <= after)
             .filter_map(|s| s.end.as_ref().map(|(h, _)| h.clone()))
             .collect();
+        self.drain.forgetting = !ready.is_empty();
         for h in ready {
             if h.flags.contains(SetFlags::BITMAP_ONLY) {
                 for child in self.consumers.clear() {

@@ -1,0 +1,30 @@
+//! Every bound of a node, in one place, with the sum that bounds its memory.
+//!
+//! Per volume: recent chunks ([`CACHE_BYTES`]), copies kept for a draining set ([`HELD_BYTES`]), and
+//! what is in flight between machine and disk (a few chunks). Per connection: [`QUEUE_BYTES`] of
+//! frames that wait for the socket (shared with the cache where they are the same chunks).
+
+use std::time::Duration;
+
+/// Payload of one chunk.
+pub const CHUNK_BYTES: u64 = 1 << 20;
+/// Bytes a receiver grants ahead of what is durable: one credit window.
+pub const WINDOW_BYTES: u64 = 8 << 20;
+/// Recent chunks of one volume kept in memory for children near the head.
+pub const CACHE_BYTES: u64 = 8 << 20;
+/// Copies that writers keep for a draining set.
+pub const HELD_BYTES: u64 = 8 << 20;
+/// Frames that wait for one connection's socket.
+pub const QUEUE_BYTES: u64 = 4 << 20;
+/// Signs of life between neighbours.
+pub const KEEPALIVE: Duration = Duration::from_secs(2);
+/// Connections the shared port serves at once.
+pub const MAX_CONNECTIONS: usize = 1024;
+/// Connections under classification at once.
+pub const MAX_CLASSIFYING: usize = 256;
+/// Inputs that wait for the core.
+pub const CORE_QUEUE: usize = 4096;
+/// Frames that wait for one connection's writer.
+pub const FRAME_QUEUE: usize = 8192;
+/// Deadline for an orderly stop.
+pub const STOP_DEADLINE: Duration = Duration::from_secs(10);

@@ -1,0 +1,372 @@
+//! The owner of the [`Mover`]: takes inputs one by one and carries out its effects.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rcp::net::Prefixed;
+use rcp::proto::ids::{GroupName, VolumeId};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+use volmcast::capture::Notice;
+use volmcast::io::{Outcome, Tag};
+use volmcast::storage::Identity;
+use volmcast::units::BlockIndex;
+use volmcast::volume::WorkDone;
+
+use super::conns::{self, Incoming, Outgoing};
+use super::disk;
+use crate::api::{ApiError, ApiErrorKind, NodeStatus, RouteTable, VolumeInfo};
+use crate::clock;
+use crate::mover::{Ask, AskId, ConnId, Effect, Level, Mover, NewReplica, Reply};
+use crate::volumes::names::{Entry, Names};
+use crate::volumes::open::{self, OpenPlan, Opened};
+
+/// What happens to a node.
+#[derive(Debug)]
+pub(super) enum Input {
+    Accepted { group: GroupName, io: Box<Prefixed<TcpStream>>, peer: String },
+    Frame { conn: ConnId, incoming: Box<Incoming> },
+    Sent { conn: ConnId, bytes: u64 },
+    Lost { conn: ConnId, reason: String },
+    IoDone { volume: VolumeId, tag: Tag, outcome: Outcome },
+    WorkDone { volume: VolumeId, tag: Tag, done: Box<WorkDone> },
+    Notice { volume: VolumeId, notice: Notice },
+    Forgotten { volume: VolumeId },
+    Opened { volume: VolumeId, opened: Result<Box<Opened>, String>, reply: Option<Waiting<VolumeInfo>> },
+    Ask { question: Ask, reply: oneshot::Sender<Reply> },
+    Status { reply: oneshot::Sender<NodeStatus> },
+    Routes { group: Option<String>, reply: Waiting<RouteTable> },
+    Create { identity: Box<Identity>, plan: Box<OpenPlan>, reply: Waiting<VolumeInfo> },
+    Stop,
+}
+
+/// Somebody who waits for an answer.
+pub(super) type Waiting<T> = oneshot::Sender<Result<T, ApiError>>;
+
+/// Everything the core needs to act.
+pub(super) struct Core {
+    pub(super) mover: Mover,
+    pub(super) queue: mpsc::Receiver<Input>,
+    /// To give away to tasks and threads.
+    pub(super) sender: mpsc::Sender<Input>,
+    pub(super) folder: PathBuf,
+    pub(super) names: Arc<Names>,
+    pub(super) volumes: HashMap<VolumeId, Shared>,
+    /// How replicas of a group are run.
+    pub(super) plans: BTreeMap<GroupName, ReplicaPlan>,
+    pub(super) conns: HashMap<ConnId, Outgoing>,
+    pub(super) asks: HashMap<AskId, oneshot::Sender<Reply>>,
+    pub(super) next_ask: u64,
+    pub(super) listen: String,
+    pub(super) nbd: Vec<String>,
+}
+
+/// How this node runs replicas of a group.
+#[derive(Clone, Debug)]
+pub(super) struct ReplicaPlan {
+    pub(super) open: OpenPlan,
+    /// Save capacity by label, and for labels not in the topology.
+    pub(super) save: BTreeMap<String, u64>,
+    pub(super) default_save: u64,
+    pub(super) snapshots: u64,
+    /// Replica content outside the data folder, by label.
+    pub(super) backing: BTreeMap<String, PathBuf>,
+}
+
+/// The threaded side of a volume.
+#[derive(Debug)]
+pub(super) struct Shared {
+    identity: Identity,
+    files: Arc<volmcast::storage::Files>,
+    primary: Option<Arc<crate::volumes::PrimaryVolume>>,
+    states: Option<Arc<crate::volumes::ReplicaVolume>>,
+}
+
+/// Inputs taken before the effects of all of them are carried out.
+const BATCH: usize = 64;
+
+impl Core {
+    /// Runs until told to stop.
+    pub(super) async fn run(mut self) {
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            self.effects();
+            let now = clock::mono();
+            let wait = self
+                .mover
+                .poll_timeout()
+                .map_or(Duration::from_secs(1), |t| t.since(now))
+                .min(Duration::from_secs(1));
+            batch.clear();
+            tokio::select! {
+                biased;
+                n = self.queue.recv_many(&mut batch, BATCH) => if n == 0 { return },
+                () = tokio::time::sleep(wait) => {}
+            }
+            for input in batch.drain(..) {
+                if matches!(input, Input::Stop) {
+                    self.mover.stop();
+                    self.effects();
+                    return;
+                }
+                self.input(input);
+            }
+            self.mover.tick(clock::mono(), clock::wall());
+        }
+    }
+
+    fn input(&mut self, input: Input) {
+        let (now, wall) = (clock::mono(), clock::wall());
+        match input {
+            Input::Accepted { group, io, peer } => {
+                let conn = self.mover.accepted(now, wall, group);
+                let out = conns::spawn(conn, *io, peer, self.sender.clone());
+                self.conns.insert(conn, out);
+            }
+            Input::Frame { conn, incoming } => {
+                self.mover.frame(now, wall, conn, incoming.frame);
+            }
+            Input::Sent { conn, bytes } => self.mover.sent(conn, bytes),
+            Input::Lost { conn, reason } => {
+                self.conns.remove(&conn);
+                self.mover.lost(now, wall, conn, &reason);
+            }
+            Input::IoDone { volume, tag, outcome } => {
+                self.mover.io_done(now, wall, volume, tag, outcome);
+            }
+            Input::WorkDone { volume, tag, done } => {
+                self.mover.work_done(now, wall, volume, tag, *done);
+            }
+            Input::Notice { volume, notice } => self.mover.notice(now, wall, volume, notice),
+            Input::Forgotten { volume } => self.mover.forgotten(now, wall, volume),
+            Input::Opened { volume, opened, reply } => self.opened(volume, opened, reply),
+            Input::Ask { question, reply } => {
+                self.next_ask += 1;
+                let ask = AskId(self.next_ask);
+                self.asks.insert(ask, reply);
+                self.mover.ask(ask, question);
+            }
+            Input::Status { reply } => {
+                let _ = reply.send(self.status());
+            }
+            Input::Routes { group, reply } => {
+                let _ = reply.send(self.mover.routes(group.as_deref()));
+            }
+            Input::Create { identity, plan, reply } => self.create(*identity, *plan, reply),
+            Input::Stop => {}
+        }
+        self.effects();
+    }
+
+    pub(super) fn status(&self) -> NodeStatus {
+        let mut s = self.mover.status();
+        s.listen.clone_from(&self.listen);
+        s.nbd.clone_from(&self.nbd);
+        s
+    }
+
+    fn create(&mut self, identity: Identity, plan: OpenPlan, reply: Waiting<VolumeInfo>) {
+        if self.mover.find(identity.label.as_str()).is_some() {
+            let text = format!("volume {} exists already", identity.label);
+            let _ = reply.send(Err(ApiError::new(ApiErrorKind::Conflict, text)));
+            return;
+        }
+        self.make(identity, plan, Some(reply));
+    }
+
+    /// Makes a volume's files on a thread that may block.
+    fn make(&self, identity: Identity, plan: OpenPlan, reply: Option<Waiting<VolumeInfo>>) {
+        let folder = self.folder.join("volumes").join(identity.volume.to_string());
+        let core = self.sender.clone();
+        tokio::task::spawn_blocking(move || {
+            let volume = identity.volume;
+            let opened = open::create(&folder, &identity, &plan, clock::mono(), clock::wall())
+                .map(Box::new)
+                .map_err(|e| e.to_string());
+            let _ = core.blocking_send(Input::Opened { volume, opened, reply });
+        });
+    }
+
+    fn opened(
+        &mut self,
+        volume: VolumeId,
+        opened: Result<Box<Opened>, String>,
+        reply: Option<Waiting<VolumeInfo>>,
+    ) {
+        match opened {
+            Ok(o) => {
+                self.enter(*o);
+                self.effects();
+                if let Some(reply) = reply {
+                    let id = volume.to_string();
+                    let info = self.mover.status().volumes.into_iter().find(|v| v.id == id);
+                    let gone = || ApiError::new(ApiErrorKind::Internal, "the volume is gone");
+                    let _ = reply.send(info.ok_or_else(gone));
+                }
+            }
+            Err(text) => {
+                self.mover.replica_failed(volume, &text);
+                if let Some(reply) = reply {
+                    let _ = reply.send(Err(ApiError::new(ApiErrorKind::Conflict, text)));
+                }
+            }
+        }
+    }
+
+    /// Takes an opened volume.
+    pub(super) fn enter(&mut self, o: Opened) {
+        let id = o.identity.volume;
+        for note in &o.notes {
+            tracing::warn!(volume = %o.identity.label, "{note}");
+        }
+        let primary = o.primary.is_some();
+        if let Some(p) = &o.primary {
+            let core = self.sender.clone();
+            p.capture().on_notice(move |notice| {
+                // A full queue means that the core is awake and will look by itself.
+                let _ = core.try_send(Input::Notice { volume: id, notice });
+            });
+        }
+        self.volumes.insert(
+            id,
+            Shared {
+                identity: o.identity.clone(),
+                files: o.files,
+                primary: o.primary,
+                states: o.states,
+            },
+        );
+        self.mover.add_volume(o.identity.label, o.identity.group, o.volume);
+        if primary {
+            self.mover.open_generation(id);
+        }
+    }
+
+    /// Carries out everything the mover wants done.
+    pub(super) fn effects(&mut self) {
+        while let Some(e) = self.mover.poll_effect() {
+            self.effect(e);
+        }
+    }
+
+    fn effect(&mut self, e: Effect) {
+        match e {
+            Effect::Dial { conn, addr, group } => {
+                let out = conns::dial(conn, addr, group, self.sender.clone());
+                self.conns.insert(conn, out);
+            }
+            Effect::Send { conn, frame } => {
+                let full = self.conns.get(&conn).is_some_and(|c| c.frames.try_send(frame).is_err());
+                if full {
+                    self.conns.remove(&conn);
+                    let (now, wall) = (clock::mono(), clock::wall());
+                    self.mover.lost(now, wall, conn, "the peer does not read what it is sent");
+                }
+            }
+            Effect::Close { conn } => {
+                // The writer sends what is queued and closes when its queue has no sender.
+                self.conns.remove(&conn);
+            }
+            Effect::Io { volume, io } => {
+                if let Some(v) = self.volumes.get(&volume) {
+                    disk::io(volume, v.files.clone(), io, self.sender.clone());
+                }
+            }
+            Effect::Work { volume, tag, work } => {
+                disk::work(volume, tag, work, self.sender.clone());
+            }
+            Effect::CreateReplica(r) => self.create_replica(r),
+            Effect::SetFinished { volume } => {
+                if let Some(p) = self.volumes.get(&volume).and_then(|v| v.primary.clone()) {
+                    let core = self.sender.clone();
+                    tokio::task::spawn_blocking(move || {
+                        p.forget_clean_extents();
+                        let _ = core.blocking_send(Input::Forgotten { volume });
+                    });
+                }
+            }
+            Effect::Exports { volume } => self.export(volume),
+            Effect::RemoveVolume { volume } => self.remove(volume),
+            Effect::StoreRoutes(bytes) => {
+                let folder = self.folder.clone();
+                if let Err(e) = super::start::store_routes(&folder, &bytes) {
+                    tracing::error!("the routing table could not be stored: {e}");
+                }
+            }
+            Effect::Reply { ask, reply } => {
+                if let Some(r) = self.asks.remove(&ask) {
+                    let _ = r.send(reply);
+                }
+            }
+            Effect::Note { level, text } => match level {
+                Level::Info => tracing::info!("{text}"),
+                Level::Warn => tracing::warn!("{text}"),
+                Level::Error => tracing::error!("{text}"),
+            },
+        }
+    }
+
+    fn create_replica(&mut self, r: NewReplica) {
+        let Some(plan) = self.plans.get(&r.group) else {
+            let why = format!("group {} is not in the topology of this node", r.group);
+            self.mover.replica_failed(r.volume, &why);
+            return;
+        };
+        let save = plan.save.get(r.label.as_str()).copied().unwrap_or(plan.default_save);
+        let identity = Identity {
+            volume: r.volume,
+            base: plan.backing.get(r.label.as_str()).cloned(),
+            label: r.label,
+            group: r.group,
+            node: plan.open.node.clone(),
+            role: if r.replica { "replica" } else { "relay" }.to_owned(),
+            block_size: r.block_size,
+            blocks: r.blocks,
+            save,
+            snapshots: plan.snapshots,
+        };
+        let open = plan.open.clone();
+        self.make(identity, open, None);
+    }
+
+    /// Brings the export names in line with a volume.
+    fn export(&mut self, id: VolumeId) {
+        let Some(shared) = self.volumes.get_mut(&id) else { return };
+        let Some((label, _)) = self.mover.labels().find(|(_, v)| *v == id) else { return };
+        let Some(v) = self.mover.volume(id) else { return };
+        if shared.identity.label != *label {
+            shared.identity.label = label.clone();
+            let folder = self.folder.join("volumes").join(id.to_string());
+            if let Err(e) = shared.identity.store(&folder) {
+                tracing::error!("the new label could not be stored: {e}");
+            }
+        }
+        let m = v.durable();
+        let entry = Entry {
+            id,
+            generation: m.generation(),
+            size: m.block_size.offset(BlockIndex(m.blocks.0)),
+            primary: shared.primary.clone(),
+            states: shared.states.clone(),
+            visible: m.visible,
+            kept: v.kept().collect(),
+        };
+        self.names.set(label.as_str(), &entry);
+    }
+
+    fn remove(&mut self, id: VolumeId) {
+        self.names.remove(id);
+        if self.volumes.remove(&id).is_none() {
+            return;
+        }
+        let folder = self.folder.join("volumes").join(id.to_string());
+        tokio::task::spawn_blocking(move || {
+            // Connections may still hold the files; the names go first.
+            if let Err(e) = std::fs::remove_dir_all(&folder) {
+                tracing::error!("{} could not be removed: {e}", folder.display());
+            }
+        });
+    }
+}

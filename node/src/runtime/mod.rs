@@ -1,0 +1,19 @@
+//! The running node: one task owns the [`Mover`]; others move bytes and wait for it.
+//!
+//! ```text
+//!  listener ─► classify ─┬─► reader ─► core queue ─► Mover ─► effects ─┬─► writer of a connection
+//!                        └─► HTTP                                      ├─► disk and computation threads
+//!  NBD threads ─► volumes (capture tables, views)                      └─► replies, logs, routes
+//! ```
+//!
+//! The core task never waits for anything but its queue and the clock. Every queue has a bound;
+//! what a peer may have in flight is bounded in bytes before it is read.
+
+mod conns;
+mod core;
+mod disk;
+mod handle;
+mod start;
+
+pub use handle::NodeHandle;
+pub use start::{Running, StartError, start};

@@ -1,0 +1,328 @@
+//! Making and opening a volume's files, and the machine over them (CAP-15: before anybody is let in).
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rcp::proto::clock::{Mono, Wall};
+use rcp::proto::delta::Compression;
+use rcp::proto::ids::NodeName;
+use volmcast::activity::{ActivityLog, ExtentSize, Geometry, SharedLog};
+use volmcast::capture::{Capture, CaptureLimits};
+use volmcast::io::{FileId, Outcome};
+use volmcast::mailbox::{Mailbox, SLOT_LEN};
+use volmcast::save::Ring;
+use volmcast::snapshots::layout::AreaLayout;
+use volmcast::snapshots::{PinId, Proof, SnapshotStore};
+use volmcast::storage::{Files, Identity, Sizes, StorageError};
+use volmcast::units::BlockIndex;
+use volmcast::volume::{CutPolicy, PlaybackPolicy, RecoverError, Role, Volume, VolumeConfig};
+
+use super::primary::PrimaryVolume;
+use super::replica::ReplicaVolume;
+use crate::limits;
+
+/// How a volume is to be run.
+#[derive(Clone, Debug)]
+pub struct OpenPlan {
+    /// This node.
+    pub node: NodeName,
+    /// When sets are made, at a primary.
+    pub cut: CutPolicy,
+    /// When steps are played, at a replica.
+    pub playback: PlaybackPolicy,
+    /// Whether payloads are compressed.
+    pub compression: Compression,
+    /// The content is already there and must become the first state (import).
+    pub import: bool,
+}
+
+/// An open volume.
+#[derive(Debug)]
+pub struct Opened {
+    /// Who it is.
+    pub identity: Identity,
+    /// The machine.
+    pub volume: Volume,
+    /// Its files.
+    pub files: Arc<Files>,
+    /// The writable side.
+    pub primary: Option<Arc<PrimaryVolume>>,
+    /// The readable side.
+    pub states: Option<Arc<ReplicaVolume>>,
+    /// What an operator should know of the opening.
+    pub notes: Vec<String>,
+}
+
+/// Why a volume cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenFailure {
+    /// Its files.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// What is in them.
+    #[error("volume {label}: {source}")]
+    Recover {
+        /// Which volume.
+        label: String,
+        /// Why.
+        source: RecoverError,
+    },
+    /// Its snapshot or activity area.
+    #[error("volume {label}: {text}")]
+    Area {
+        /// Which volume.
+        label: String,
+        /// What and why.
+        text: String,
+    },
+}
+
+/// Makes the files of a new volume in `folder` and opens it.
+///
+/// # Errors
+/// [`OpenFailure`].
+pub fn create(
+    folder: &Path,
+    identity: &Identity,
+    plan: &OpenPlan,
+    now: Mono,
+    wall: Wall,
+) -> Result<Opened, OpenFailure> {
+    let size = identity.block_size.offset(BlockIndex(identity.blocks.0));
+    let layout = area(identity);
+    let sizes = Sizes { base: size, save: identity.save, snapshots: layout.file_len() };
+    let files = Files::create(folder, identity, sizes)?;
+    let failed = |what: &str| OpenFailure::Area {
+        label: identity.label.to_string(),
+        text: format!("the {what} could not be written in {}", folder.display()),
+    };
+    for (offset, bytes) in layout.format() {
+        write(&files, FileId::Snapshots, offset, &bytes).map_err(|()| failed("snapshot area"))?;
+    }
+    sync(&files, FileId::Snapshots).map_err(|()| failed("snapshot area"))?;
+    if identity.role == "primary" {
+        let (mut log, _) = ActivityLog::create(geometry(identity));
+        while let Some(io) = log.poll_io() {
+            let outcome = files.perform(&io);
+            log.complete(io.tag, &outcome);
+        }
+        if log.failed().is_some() {
+            return Err(failed("activity log"));
+        }
+    }
+    let first = Mailbox { sequence: 1, ..Mailbox::empty(identity.volume, identity.block_size, identity.blocks) };
+    let slot = first.encode().map_err(|_| failed("mailbox"))?;
+    write(&files, FileId::Mailbox, Mailbox::slot_offset(1), &slot).map_err(|()| failed("mailbox"))?;
+    sync(&files, FileId::Mailbox).map_err(|()| failed("mailbox"))?;
+    drop(files);
+    open(folder, plan, now, wall)
+}
+
+/// Opens the volume of `folder`.
+///
+/// # Errors
+/// [`OpenFailure`] names the file and the remedy.
+pub fn open(folder: &Path, plan: &OpenPlan, now: Mono, wall: Wall) -> Result<Opened, OpenFailure> {
+    let identity = Identity::load(folder, &plan.node)?;
+    let label = identity.label.to_string();
+    let fail = |text: String| OpenFailure::Area { label: label.clone(), text };
+    let recover = |source| OpenFailure::Recover { label: label.clone(), source };
+    let mut notes = Vec::new();
+    // The size may have changed since; the mailbox knows.
+    let slots = std::fs::read(folder.join("mailbox")).unwrap_or_default();
+    let mailbox = Mailbox::choose(&slots, identity.volume)
+        .map_err(|source| recover(RecoverError::Mailbox { volume: identity.volume, source }))?;
+    let size = identity.block_size.offset(BlockIndex(mailbox.blocks.0));
+    let files = Arc::new(Files::open(folder, &identity, size)?);
+    let found = files.save_len().unwrap_or(0);
+    if found < identity.save {
+        return Err(fail(format!(
+            "{} has {found} bytes instead of {}: it was truncated; delete the volume here and let \
+             it be seeded again, or, at the primary, restore the file's size with `truncate -s {}`: \
+             what is missing is then detected and given up",
+            folder.join("save").display(),
+            identity.save,
+            identity.save
+        )));
+    }
+    let snapshots = Arc::new(open_snapshots(&identity, &mailbox, &files, &mut notes).map_err(&fail)?);
+    let role = match identity.role.as_str() {
+        "primary" => {
+            let limits = CaptureLimits { held_bytes: limits::HELD_BYTES };
+            let capture = Arc::new(Capture::new(identity.block_size, mailbox.blocks, limits));
+            Role::Primary { capture, policy: plan.cut }
+        }
+        "relay" => Role::Relay,
+        _ => Role::Replica { policy: plan.playback },
+    };
+    let cfg = VolumeConfig {
+        volume: identity.volume,
+        node: plan.node.clone(),
+        block_size: identity.block_size,
+        blocks: mailbox.blocks,
+        save_capacity: identity.save,
+        cache: limits::CACHE_BYTES.min(identity.save / 4),
+        chunk_bytes: limits::CHUNK_BYTES,
+        window: limits::WINDOW_BYTES,
+        compression: plan.compression,
+        snapshots,
+        role,
+    };
+    let ring = Ring::new(cfg.save_capacity)
+        .ok_or_else(|| recover(RecoverError::TooSmall(cfg.save_capacity)))?;
+    let volume = Volume::open(cfg, now, wall, &mut |file, offset, len| files.read(file, offset, len))
+        .map_err(recover)?;
+    let primary = match volume.capture() {
+        Some(capture) => {
+            let activity = open_activity(&identity, &mailbox, &files, capture, plan, &mut notes)?;
+            Some(Arc::new(PrimaryVolume::new(
+                files.clone(),
+                capture.clone(),
+                activity,
+                volume.config().snapshots.clone(),
+                identity.block_size,
+                size,
+                format!("primary of volume {label}"),
+            )))
+        }
+        None => None,
+    };
+    let states = (identity.role != "relay").then(|| {
+        let board = volume.board().clone();
+        Arc::new(ReplicaVolume::new(files.clone(), board, ring, identity.block_size))
+    });
+    Ok(Opened { identity, volume, files, primary, states, notes })
+}
+
+fn area(identity: &Identity) -> AreaLayout {
+    let bs = identity.block_size.bytes();
+    let slots = (identity.snapshots / (bs + 32)).max(1);
+    AreaLayout {
+        volume: identity.volume,
+        block: identity.block_size,
+        slots: u32::try_from(slots).unwrap_or(u32::MAX),
+    }
+}
+
+fn geometry(identity: &Identity) -> Geometry {
+    Geometry {
+        volume: identity.volume,
+        extent: ExtentSize::default(),
+        block: identity.block_size,
+        blocks: identity.blocks,
+    }
+}
+
+fn open_snapshots(
+    identity: &Identity,
+    mailbox: &Mailbox,
+    files: &Files,
+    notes: &mut Vec<String>,
+) -> Result<SnapshotStore, String> {
+    let pins: Vec<_> =
+        mailbox.kept.iter().filter(|k| k.pin > 0).map(|k| (PinId(k.pin), k.set)).collect();
+    let read = |offset, len| {
+        files.read(FileId::Snapshots, offset, len).map_err(|e| format!("snapshot area: {e}"))
+    };
+    let supers = read(0, 8192)?;
+    let layout = area(identity);
+    let table_at = layout.entry_offset(volmcast::snapshots::layout::Slot(0));
+    let table = if pins.is_empty() {
+        // No durable pin: whatever the table says is free.
+        bytes::Bytes::new()
+    } else {
+        read(table_at, usize::try_from(layout.table_len()).unwrap_or(0))?
+    };
+    if pins.is_empty() {
+        // Made anew, so that a damaged area never stops a volume that keeps nothing in it.
+        for (offset, bytes) in layout.format() {
+            write(files, FileId::Snapshots, offset, &bytes)
+                .map_err(|()| "the snapshot area could not be written".to_owned())?;
+        }
+        sync(files, FileId::Snapshots).map_err(|()| "the snapshot area could not be synced")?;
+        return Ok(SnapshotStore::new(layout));
+    }
+    let r = SnapshotStore::recover(identity.volume, identity.block_size, &supers, &table, &pins)
+        .map_err(|e| e.to_string())?;
+    if !r.damaged.is_empty() {
+        notes.push(format!(
+            "{} entries of the snapshot area are damaged: kept states can no longer be read",
+            r.damaged.len()
+        ));
+    }
+    let len = usize::try_from(identity.block_size.bytes()).unwrap_or(0);
+    for u in &r.unproved {
+        let slot = read(u.offset, len)?;
+        let base = files
+            .read(FileId::Base, identity.block_size.offset(u.block), len)
+            .map_err(|e| format!("content: {e}"))?;
+        match r.store.prove(u, &slot, &base) {
+            Proof::Good => {}
+            Proof::Withdrawn { offset, bytes } => {
+                write(files, FileId::Snapshots, offset, &bytes)
+                    .map_err(|()| "the snapshot area could not be written".to_owned())?;
+            }
+            Proof::Damaged => notes.push(format!(
+                "a before image of block {} is damaged: reads of it in kept states are refused",
+                u.block.0
+            )),
+        }
+    }
+    sync(files, FileId::Snapshots).map_err(|()| "the snapshot area could not be synced")?;
+    Ok(r.store)
+}
+
+fn open_activity(
+    identity: &Identity,
+    mailbox: &Mailbox,
+    files: &Arc<Files>,
+    capture: &Capture,
+    plan: &OpenPlan,
+    notes: &mut Vec<String>,
+) -> Result<Arc<SharedLog>, OpenFailure> {
+    let g = Geometry { blocks: mailbox.blocks, ..geometry(identity) };
+    let fail = |text: String| OpenFailure::Area { label: identity.label.to_string(), text };
+    let len = usize::try_from(g.file_len()).unwrap_or(0);
+    let bytes = files
+        .read(FileId::Activity, 0, len)
+        .map_err(|e| fail(format!("the activity log cannot be read: {e}")))?;
+    let r = ActivityLog::recover(g, &bytes);
+    if !r.damaged.is_empty() {
+        notes.push(format!(
+            "{} cells of the activity log are damaged: their extents count as changed",
+            r.damaged.len()
+        ));
+    }
+    // What may have been written since the newest finished set is changed until shown otherwise.
+    for (first, count) in &r.active {
+        capture.mark_range(*first, *count);
+    }
+    let log = Arc::new(SharedLog::new(r.log));
+    if plan.import {
+        let mut io = |io: &volmcast::io::Io| files.perform(io);
+        log.ensure(BlockIndex(0), mailbox.blocks, &mut io)
+            .map_err(|e| fail(format!("the activity log cannot be written: {e}")))?;
+        capture.mark_range(BlockIndex(0), mailbox.blocks);
+    }
+    Ok(log)
+}
+
+fn write(files: &Files, file: FileId, offset: u64, bytes: &bytes::Bytes) -> Result<(), ()> {
+    let op = volmcast::io::Op::Write { offset, data: vec![bytes.clone()] };
+    run(files, file, op)
+}
+
+fn sync(files: &Files, file: FileId) -> Result<(), ()> {
+    run(files, file, volmcast::io::Op::Sync)
+}
+
+fn run(files: &Files, file: FileId, op: volmcast::io::Op) -> Result<(), ()> {
+    let io = volmcast::io::Io { tag: volmcast::io::Tag(0), file, op };
+    match files.perform(&io) {
+        Outcome::Done => Ok(()),
+        _ => Err(()),
+    }
+}
+
+/// Bytes of both mailbox slots, for callers that look at a folder without opening it.
+pub const MAILBOX_LEN: usize = 2 * SLOT_LEN;
