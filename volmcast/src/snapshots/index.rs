@@ -92,6 +92,9 @@ pub enum SnapshotError {
         /// Why.
         because: BrokenBecause,
     },
+    /// It cannot be made durable while images are being saved for readers only; try again.
+    #[error("pin {} cannot be made durable at this moment", .0.0)]
+    Busy(PinId),
     /// A difference needs an older and a younger pin (DIFF-05).
     #[error("pin {} is not older than pin {}", older.0, younger.0)]
     Order {
@@ -188,8 +191,8 @@ pub(super) struct Index {
     pub(super) free: Vec<Slot>,
     /// Slots from here on were never used.
     pub(super) fresh: u32,
-    /// Blocks being saved, by order.
-    pub(super) open: BTreeMap<u64, BlockIndex>,
+    /// Reservations given and not committed, by order, and whether they will be synced.
+    open: BTreeMap<u64, bool>,
     saving: BTreeSet<BlockIndex>,
     /// The next pin is another one even if the tail holds the same set number.
     new_line: bool,
@@ -215,7 +218,10 @@ impl Index {
     }
 
     pub(super) fn pin(&mut self, set: SetNumber, kind: PinKind) -> PinId {
-        let tail = self.pins.last_key_value().filter(|(_, p)| p.set == set && !self.new_line);
+        let tail = self
+            .pins
+            .last_key_value()
+            .filter(|(_, p)| p.set == set && !self.new_line && self.may_hold(p, kind));
         let id = match tail {
             Some((id, _)) => *id,
             None => {
@@ -238,10 +244,18 @@ impl Index {
 
     pub(super) fn share(&mut self, id: PinId, kind: PinKind) -> Result<(), SnapshotError> {
         self.check(id)?;
+        if self.pins.get(&id).is_some_and(|p| !self.may_hold(p, kind)) {
+            return Err(SnapshotError::Busy(id));
+        }
         if let Some(pin) = self.pins.get_mut(&id) {
             pin.hold(kind);
         }
         Ok(())
+    }
+
+    /// A reader's pin cannot be made durable while an image is being saved that nobody will sync.
+    fn may_hold(&self, pin: &Pin, kind: PinKind) -> bool {
+        kind == PinKind::Ephemeral || pin.durable > 0 || self.open.values().all(|synced| *synced)
     }
 
     pub(super) fn release(&mut self, id: PinId, kind: PinKind) -> Result<(), SnapshotError> {
@@ -322,17 +336,13 @@ impl Index {
             if let Some(slot) = self.free.pop().or_else(|| self.fresh_slot()) {
                 let order = self.next_order.min(MAX_ORDER);
                 self.next_order += 1;
-                self.open.insert(order, block);
+                let must_sync = self.durable_needs(block.0);
+                self.open.insert(order, must_sync);
                 self.saving.insert(block);
-                return Reserve::Slot(Reservation {
-                    slot,
-                    offset: self.layout.slot_offset(slot),
-                    entry_offset: self.layout.entry_offset(slot),
-                    block,
-                    must_sync: self.durable_needs(block.0),
-                    pin,
-                    order,
-                });
+                let offset = self.layout.slot_offset(slot);
+                let entry_offset = self.layout.entry_offset(slot);
+                let r = Reservation { slot, offset, entry_offset, block, must_sync, pin, order };
+                return Reserve::Slot(r);
             }
             if let Some(breach) = self.make_room() {
                 return Reserve::Breach(breach);

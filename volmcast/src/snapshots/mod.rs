@@ -14,8 +14,11 @@
 //!
 //! 1. **Save, commit, then overwrite.** [`SnapshotStore::preserve`] does it: slot data, table
 //!    entry, a sync if a durable pin needs the image, commit, and only then does the base change.
-//! 2. **No pin while a write is between 1's beginning and its end.** At the primary the barrier of
-//!    a cut sees to that; at a replica, the one owner of the merge.
+//! 2. **No pin while a block is being overwritten.** At the primary, pins are made inside the
+//!    barrier of a cut. A writer calls `preserve` *before* it takes its ticket (so that a cut never
+//!    waits for that I/O), and under the ticket asks [`SnapshotStore::needs_copy`] again: a pin may
+//!    have been made in between; then it drops the ticket and starts over. At a replica the one
+//!    owner of the merge makes the pins.
 //! 3. **A durable pin exists once** base and area were synced after [`SnapshotStore::pin`] and the
 //!    mailbox lists it, durably. **It is released** only after the mailbox, durably, no longer lists it:
 //!    slots are used again at once.

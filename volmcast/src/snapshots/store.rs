@@ -107,7 +107,7 @@ impl SnapshotStore {
     }
 
     /// Pins the base as it is now, which is state `set`; shares the youngest pin if that holds the
-    /// same state. No overwrite may be under way. For a durable pin, sync the area afterwards, then
+    /// same state and can be held that way. No overwrite may be under way. For a durable pin, sync the area afterwards, then
     /// list it in the mailbox.
     pub fn pin(&self, set: SetNumber, kind: PinKind) -> PinId {
         self.with(|i| i.pin(set, kind))
@@ -122,7 +122,7 @@ impl SnapshotStore {
     /// Holds an existing pin once more. Made durable, it is subject to the same rules as a new one.
     ///
     /// # Errors
-    /// Unknown or broken.
+    /// Unknown, broken, or [`SnapshotError::Busy`].
     pub fn share(&self, pin: PinId, kind: PinKind) -> Result<(), SnapshotError> {
         self.with(|i| i.share(pin, kind))
     }

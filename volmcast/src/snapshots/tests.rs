@@ -148,6 +148,30 @@ fn pins_of_one_state_share() {
     assert_ne!(w.store.pin(set(5), PinKind::Ephemeral), a, "another history's state 5");
 }
 
+/// A writer saves before it takes its ticket, so that a pin may come in between.
+#[test]
+fn a_pin_made_while_an_image_is_being_saved() {
+    let mut w = World::new(4, 8);
+    let one = w.store.pin(set(1), PinKind::Ephemeral);
+    let Reserve::Slot(r) = w.store.reserve(BlockIndex(2)) else { panic!("there is room") };
+    assert!(!r.must_sync);
+    assert_eq!(w.store.reserve(BlockIndex(2)), Reserve::Wait, "one saver at a time");
+    assert_eq!(w.store.share(one, PinKind::Durable), Err(SnapshotError::Busy(one)));
+    let two = w.store.pin(set(1), PinKind::Durable);
+    assert_ne!(one, two, "that image would not be synced for it");
+    let crc = crc32c::crc32c(&[0; SIZE]);
+    w.rig.area.write(r.offset, &[0; SIZE]);
+    w.rig.area.write(r.entry_offset, &w.store.entry(&r, crc));
+    assert!(w.store.commit_copy(&r, crc));
+    assert_eq!(w.store.needs_copy(BlockIndex(0), BlockCount(4)).len(), 4, "asked again");
+    let Reserve::Slot(again) = w.store.reserve(BlockIndex(2)) else { panic!("there is room") };
+    assert!(again.must_sync);
+    w.store.abort_copy(&again);
+    assert!(w.write(2, 7));
+    assert_eq!((w.content(one), w.content(two)), (vec![0; 4], vec![0; 4]));
+    assert_eq!(w.diff(one, two), [2], "too much at most");
+}
+
 #[test]
 fn a_full_area_breaks_readers_first_and_durable_pins_loudly() {
     use PinKind::{Durable, Ephemeral};
@@ -270,7 +294,7 @@ impl SnapshotStore {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1500))]
+    #![proptest_config(ProptestConfig::with_cases(2000))]
     #[test]
     fn it_agrees_with_copies(slots in 2u32..40, steps in steps()) {
         let mut w = World::new(10, slots);
