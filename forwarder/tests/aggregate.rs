@@ -124,6 +124,20 @@ fn contradictions_are_refused_and_the_old_report_stays() {
 }
 
 #[test]
+fn the_oldest_and_the_most_frequent_states_stay() {
+    let mut a = Aggregate::with_defaults(n("me"));
+    // states 0 to 19, one node each, and a second one at 1 to 5
+    for (i, state) in (0..20).chain(1..6).enumerate() {
+        let child = format!("c{i}");
+        a.child(&n(&child), leaf(&child, position(state, state, 0)), NOW).expect("sound");
+    }
+    let r = a.report(StreamId(1), NOW).expect("many");
+    let counts = [(0, 5)].into_iter().chain((1..6).map(|s| (s, 2))).chain((10..20).map(|s| (s, 1)));
+    assert_eq!(r.by_state, counts.map(|(s, c)| (SetNumber(s), c)).collect::<Vec<_>>());
+    assert_eq!(r.nodes, 25);
+}
+
+#[test]
 fn the_cost_does_not_grow_with_leaves() {
     let huge = Report { nodes: 3_000_000_000, ..leaf("a", position(4, 4, 1)) };
     let mut a = Aggregate::with_defaults(n("me"));

@@ -340,6 +340,40 @@ fn a_later_version_is_named() {
     assert_eq!(Table::decode(&image), Err(StoredError::Version(2)));
 }
 
+/// The golden image with some bytes of its lines replaced, under right checksums.
+fn spoiled(from: &[u8], to: &[u8]) -> Result<Table, StoredError> {
+    let mut image = golden().encode();
+    let at = image.windows(from.len()).rposition(|w| w == from).expect("in the image");
+    image.splice(at..at + from.len(), to.iter().copied());
+    let len = u32::try_from(image.len()).expect("small").to_le_bytes();
+    image[12..16].copy_from_slice(&len);
+    seal(&mut image);
+    Table::decode(&image)
+}
+
+#[test]
+fn every_rule_of_the_lines_holds() {
+    assert_eq!(spoiled(b"\x02g2", b"\x02g2"), Ok(golden()));
+    let cases: [(&[u8], &[u8], &str); 12] = [
+        (b"\x02g2", b"\x02g1", "order"),
+        (b"\x02g2", b"\x02g0", "order"),
+        (b"\x01c\x01\x00", b"\x01a\x01\x00", "order"),
+        (b"\x02g2", b"\x02G2", "group's name"),
+        (b"\x01e", b"\x01E", "node's name"),
+        (b"\x01e", b"\x01\xff", "not text"),
+        (b"\x01p", b"\x01a", "itself"),
+        (b"\x01b\x01a\x01\x00", b"\x01a\x01a\x01\x00", "twice"),
+        (b"\x01b\x01a\x01\x00", b"\x01b\x01x\x01\x00", "no next hop"),
+        (b"\x01\x00\x01e", b"\x00\x00", "no next hops"),
+        (b"\x01b\x00\x00", b"\x01b\x00\x00\x00", "left"),
+        (b"\x01b\x00\x00", b"\x01b\x00", "ends inside"),
+    ];
+    for (from, to, want) in cases {
+        let e = spoiled(from, to).expect_err(want).to_string();
+        assert!(e.contains(want), "{want}: {e}");
+    }
+}
+
 fn name_in() -> impl Strategy<Value = String> {
     "[a-d][0-9]?"
 }
