@@ -1,0 +1,262 @@
+//! Data movers: names, addresses and data folders, and that no two of them get in each other's
+//! way.
+//!
+//! Two nodes are taken to share a machine when other nodes dial them at the same host (every
+//! loopback address is one host). Only such nodes can collide on an NBD port or a data folder:
+//! `/var/lib/rcpd` on each of twenty machines is no mistake.
+
+use super::values::Field;
+use super::{Names, bad_name, values};
+use crate::address::{Host, HostPort};
+use crate::diagnostics::{Problem, Report, Span};
+use crate::limits::{MAX_MEMORY, MIN_MEMORY};
+use crate::plan::NodePlan;
+use crate::raw::RawNode;
+use crate::yaml::Text;
+use rcp::proto::ids::NodeName;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Component, Path, PathBuf};
+
+/// All nodes; those with errors are missing among the plans, but not among the names.
+pub(super) fn check(
+    raw: &[RawNode],
+    memory: u64,
+    report: &mut Report,
+) -> (Names, BTreeMap<NodeName, NodePlan>) {
+    let mut names = Names { known: BTreeSet::new(), broken: BTreeSet::new(), none: raw.is_empty() };
+    let mut plans = BTreeMap::new();
+    let mut taken = Taken::default();
+    for node in raw {
+        let Ok(name) = NodeName::new(&node.name.value) else {
+            names.broken.insert(node.name.value.clone());
+            report.add(|| bad_name(&node.name, "node"));
+            continue;
+        };
+        names.known.insert(name.clone());
+        if let Some(plan) = check_one(node, name.clone(), memory, &mut taken, report) {
+            plans.insert(name, plan);
+        }
+    }
+    (names, plans)
+}
+
+fn check_one<'f>(
+    raw: &'f RawNode,
+    name: NodeName,
+    memory: u64,
+    taken: &mut Taken<'f>,
+    report: &mut Report,
+) -> Option<NodePlan> {
+    let owner = format!("node `{name}`");
+    let field = |name| Field::new(name, &owner);
+    let insecure =
+        values::boolean(raw.insecure_plaintext.as_ref(), field("insecure_plaintext"), report);
+    // a misspelt `true` is one error, not one for every listener as well
+    let may_listen = insecure.unwrap_or(raw.insecure_plaintext.is_some());
+    let listen = address(raw.listen.as_ref(), field("listen"), report);
+    let dialled = address(raw.address.as_ref(), field("address"), report);
+    let nbd = address(raw.nbd.as_ref(), field("nbd"), report);
+    for (found, which) in [(&listen, "listen"), (&nbd, "nbd")] {
+        if let Some((addr, text)) = found
+            && !addr.is_loopback()
+            && !may_listen
+        {
+            report.add(|| exposed(&name, addr, text, which));
+        }
+    }
+    let dialled = match (dialled, &listen, &raw.address) {
+        (Some((addr, text)), _, _) => {
+            if addr.host().is_wildcard() {
+                report.add(|| {
+                    Problem::new(&text.span, format!("`{addr}` cannot be dialled"))
+                        .label("stands for every address of a machine")
+                        .hint("write the address at which other nodes reach this one")
+                });
+            }
+            Some((addr, text))
+        }
+        (None, Some((addr, text)), None) if addr.host().is_wildcard() => {
+            report.add(|| {
+                Problem::new(
+                    &text.span,
+                    format!(
+                        "`{name}` listens on every address, but which one do other nodes dial?"
+                    ),
+                )
+                .label("stands for every address of a machine")
+                .hint(format!("add `address: \"HOST:{}\"` to this node", addr.port()))
+            });
+            None
+        }
+        (None, Some(found), None) => Some(found.clone()),
+        _ => None,
+    };
+    let data = values::path(raw.data.as_ref(), field("data"), report);
+    taken.claim(&name, listen.as_ref(), dialled.as_ref(), nbd.as_ref(), &data, raw, report);
+    let memory = match &raw.memory {
+        None => memory,
+        text => values::size(
+            text.as_ref(),
+            field("memory"),
+            (MIN_MEMORY, MAX_MEMORY),
+            "a node needs that much to move data",
+            report,
+        )?,
+    };
+    Some(NodePlan {
+        name,
+        listen: listen?.0,
+        address: dialled?.0,
+        data: data?,
+        nbd: nbd.map(|(addr, _)| addr),
+        memory,
+        insecure_plaintext: insecure.unwrap_or(false),
+    })
+}
+
+fn address<'f>(
+    text: Option<&'f Text>,
+    field: Field<'_>,
+    report: &mut Report,
+) -> Option<(HostPort, &'f Text)> {
+    let text = text?;
+    match text.value.parse() {
+        Ok(addr) => Some((addr, text)),
+        Err(e) => {
+            report.add(|| values::refused(text, field, e));
+            None
+        }
+    }
+}
+
+fn exposed(name: &NodeName, addr: &HostPort, text: &Text, field: &str) -> Problem {
+    let loopback = format!("127.0.0.1:{}", addr.port());
+    Problem::new(
+        &text.span,
+        format!("`{name}` would offer `{field}` on {addr} to other machines without encryption"),
+    )
+    .label("not a loopback address")
+    .hint(format!(
+        "write `{field}: \"{loopback}\"`, or, if the network is trusted, add \
+         `insecure_plaintext: true` to `{name}`"
+    ))
+}
+
+/// What the nodes before this one have taken.
+#[derive(Default)]
+struct Taken<'f> {
+    dialled: HashMap<HostPort, (NodeName, &'f Span)>,
+    /// Listeners by machine and port.
+    ports: HashMap<(Host, u16), Vec<Listener<'f>>>,
+    folders: HashMap<(Host, PathBuf), (NodeName, &'f Span)>,
+}
+
+struct Listener<'f> {
+    addr: HostPort,
+    node: NodeName,
+    field: &'static str,
+    span: &'f Span,
+}
+
+impl<'f> Taken<'f> {
+    #[allow(clippy::too_many_arguments)] // one call, all parts of one node
+    fn claim(
+        &mut self,
+        name: &NodeName,
+        listen: Option<&(HostPort, &'f Text)>,
+        dialled: Option<&(HostPort, &'f Text)>,
+        nbd: Option<&(HostPort, &'f Text)>,
+        data: &Option<PathBuf>,
+        raw: &'f RawNode,
+        report: &mut Report,
+    ) {
+        let Some((dial, dial_text)) = dialled else { return };
+        let machine = dial.host().same_machine();
+        let mut told = false;
+        for (found, field) in [(listen, "listen"), (nbd, "nbd")] {
+            let Some((addr, text)) = found else { continue };
+            let others = self.ports.entry((machine.clone(), addr.port())).or_default();
+            if let Some(other) = others.iter().find(|o| o.addr.collides(addr)) {
+                told |= field == "listen";
+                report.add(|| taken_port(name, addr, field, &text.span, other));
+            }
+            others.push(Listener {
+                addr: addr.clone(),
+                node: name.clone(),
+                field,
+                span: &text.span,
+            });
+        }
+        let first = self.dialled.entry(dial.clone()).or_insert((name.clone(), &dial_text.span));
+        if first.0 != *name && !told {
+            report.add(|| {
+                Problem::new(
+                    &dial_text.span,
+                    format!("`{name}` and `{}` are both dialled at {dial}", first.0),
+                )
+                .label("the same address")
+                .note(first.1, "first here")
+                .hint("each node has an address of its own")
+            });
+        }
+        if let (Some(data), Some(text)) = (data, &raw.data) {
+            let key = (machine, plain(data));
+            let first = self.folders.entry(key).or_insert((name.clone(), &text.span));
+            if first.0 != *name {
+                report.add(|| {
+                    Problem::new(
+                        &text.span,
+                        format!(
+                            "`{name}` and `{}` share the data folder {}",
+                            first.0,
+                            data.display()
+                        ),
+                    )
+                    .label("the same folder")
+                    .note(first.1, "first here")
+                    .hint(format!("give each node a folder of its own, such as `data: ./{name}`"))
+                });
+            }
+        }
+    }
+}
+
+fn taken_port(
+    name: &NodeName,
+    addr: &HostPort,
+    field: &str,
+    span: &Span,
+    other: &Listener<'_>,
+) -> Problem {
+    let message = if other.node == *name {
+        format!("`{name}` would use {addr} for `{}` and for `{field}`", other.field)
+    } else if other.field == field {
+        format!("`{name}` and `{}` both have `{field}` on {addr}", other.node)
+    } else {
+        format!(
+            "`{field}` of `{name}` is on {addr}, which `{}` of `{}` has",
+            other.field, other.node
+        )
+    };
+    Problem::new(span, message)
+        .label("taken")
+        .note(other.span, format!("first here, as `{}`", other.field))
+        .hint("give each listener of a machine a port of its own")
+}
+
+/// The path without `.`, doubled slashes and `..` that can be taken back.
+fn plain(path: &Path) -> PathBuf {
+    let mut out = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir
+                if matches!(out.components().next_back(), Some(Component::Normal(_))) =>
+            {
+                out.pop();
+            }
+            other => out.push(other),
+        }
+    }
+    out
+}

@@ -1,0 +1,278 @@
+//! Volumes, policies and what single nodes do differently: sizes, durations, labels.
+
+use super::values::Field;
+use super::{Members, bad_name, values};
+use crate::diagnostics::{Problem, Report, Span};
+use crate::limits::{self, MAX_BLOCKS};
+use crate::plan::{OnFull, Override, Playback, Policy, VolumePlan};
+use crate::raw::{RawBacking, RawGroup, RawPlayback, RawPolicy, RawTopology, RawVolume};
+use crate::suggest;
+use crate::units::format_size;
+use crate::value::shown;
+use crate::yaml::Text;
+use rcp::proto::ids::{Label, NodeName};
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::time::Duration;
+
+const SAVE: (u64, u64) = (limits::MIN_SAVE, limits::MAX_SAVE);
+const WHY_SAVE: &str = "a save volume holds several chunks of 1 MiB";
+const AREA: (u64, u64) = (limits::MIN_SNAPSHOT_AREA, limits::MAX_SAVE);
+const HWM: (u64, u64) = (limits::MIN_HWM, limits::MAX_HWM);
+
+/// What holds where nothing else is written.
+pub(super) struct Defaults {
+    pub(super) memory: u64,
+    save: u64,
+    snapshot_area: u64,
+}
+
+impl Defaults {
+    pub(super) fn read(raw: &RawTopology, report: &mut Report) -> Self {
+        let field = |name| Field::new(name, "`defaults`");
+        let memory = (limits::MIN_MEMORY, limits::MAX_MEMORY);
+        Self {
+            memory: values::size(
+                raw.memory.as_ref(),
+                field("memory"),
+                memory,
+                "a node needs that much to move data",
+                report,
+            )
+            .unwrap_or(limits::DEFAULT_MEMORY),
+            save: values::size(raw.save.as_ref(), field("save"), SAVE, WHY_SAVE, report)
+                .unwrap_or(limits::DEFAULT_SAVE),
+            snapshot_area: area(raw.snapshot_area.as_ref(), field("snapshot_area"), report)
+                .unwrap_or(limits::DEFAULT_SNAPSHOT_AREA),
+        }
+    }
+}
+
+fn area(text: Option<&Text>, field: Field<'_>, report: &mut Report) -> Option<u64> {
+    values::size(text, field, AREA, "it holds whole blocks", report)
+}
+
+/// The volumes of a group, by label. `labels` knows those of the groups before.
+pub(super) fn volumes<'f>(
+    raw: &'f RawGroup,
+    primary: Option<&NodeName>,
+    members: &Members<'_>,
+    defaults: &Defaults,
+    labels: &mut BTreeMap<Label, &'f Text>,
+    report: &mut Report,
+) -> Vec<VolumePlan> {
+    let mut paths: HashMap<(NodeName, PathBuf), &Span> = HashMap::new();
+    let mut out = Vec::new();
+    for raw in &raw.volumes {
+        let Ok(label) = Label::new(&raw.label.value) else {
+            report.add(|| bad_name(&raw.label, "volume"));
+            continue;
+        };
+        if let Some(first) = labels.get(&label) {
+            report.add(|| {
+                Problem::new(&raw.label.span, format!("two groups have a volume `{label}`"))
+                    .label("again here")
+                    .note(&first.span, "first here")
+                    .hint("labels are unique in a topology: rename one of the two")
+            });
+            continue;
+        }
+        labels.insert(label.clone(), &raw.label);
+        let owner = format!("volume `{label}`");
+        let field = |name| Field::new(name, &owner);
+        let block_size = match &raw.block_size {
+            None => Some(limits::DEFAULT_BLOCK),
+            Some(text) => block_size(text, field("block_size"), report),
+        };
+        let size = raw.size.as_ref().and_then(|text| size(text, field("size"), block_size, report));
+        let save = values::size(raw.save.as_ref(), field("save"), SAVE, WHY_SAVE, report);
+        let snapshot_area = area(raw.snapshot_area.as_ref(), field("snapshot_area"), report);
+        let backing = backing(raw, primary, members, &mut paths, report);
+        let (Some(size), Some(block_size)) = (size, block_size) else { continue };
+        out.push(VolumePlan {
+            label,
+            size,
+            block_size,
+            backing,
+            save: save.unwrap_or(defaults.save),
+            snapshot_area: snapshot_area.unwrap_or(defaults.snapshot_area),
+        });
+    }
+    out.sort_by(|a, b| a.label.cmp(&b.label));
+    out
+}
+
+fn block_size(text: &Text, field: Field<'_>, report: &mut Report) -> Option<u64> {
+    let limits = (limits::MIN_BLOCK, limits::MAX_BLOCK);
+    let n = values::size(Some(text), field, limits, "it is a power of two", report)?;
+    if n.is_power_of_two() {
+        return Some(n);
+    }
+    report.add(|| {
+        let (below, above) =
+            (format_size(n.next_power_of_two() / 2), format_size(n.next_power_of_two()));
+        Problem::new(
+            &text.span,
+            format!("{field} must be a power of two; {} is not", shown(&text.value)),
+        )
+        .hint(format!("write {below} or {above}"))
+    });
+    None
+}
+
+fn size(text: &Text, field: Field<'_>, block: Option<u64>, report: &mut Report) -> Option<u64> {
+    let n = values::size(Some(text), field, (1, limits::MAX_VOLUME), "", report)?;
+    let block = block?;
+    let value = shown(&text.value);
+    if !n.is_multiple_of(block) {
+        report.add(|| {
+            let below = n / block * block;
+            let near = match (below, below.checked_add(block)) {
+                (0, _) | (_, None) => format_size(block),
+                (a, Some(b)) => format!("{} or {}", format_size(a), format_size(b)),
+            };
+            Problem::new(
+                &text.span,
+                format!(
+                    "{field}: {value} is not a multiple of the block size, {}",
+                    format_size(block)
+                ),
+            )
+            .hint(format!("write {near}"))
+        });
+        return None;
+    }
+    if n / block > MAX_BLOCKS {
+        report.add(|| {
+            let most = format_size(block * MAX_BLOCKS);
+            let need = format_size((n / MAX_BLOCKS).next_power_of_two());
+            Problem::new(
+                &text.span,
+                format!("{field}: {value} has too many blocks of {}", format_size(block)),
+            )
+            .label(format!("at most {most} with this block size"))
+            .hint(format!("write `block_size: {need}`, or a smaller size"))
+        });
+        return None;
+    }
+    Some(n)
+}
+
+fn backing<'f>(
+    raw: &'f RawVolume,
+    primary: Option<&NodeName>,
+    members: &Members<'_>,
+    taken: &mut HashMap<(NodeName, PathBuf), &'f Span>,
+    report: &mut Report,
+) -> BTreeMap<NodeName, PathBuf> {
+    let mut found: Vec<(NodeName, &Text)> = Vec::new();
+    match &raw.backing {
+        RawBacking::None => {}
+        RawBacking::Primary(text) => found.extend(primary.map(|p| (p.clone(), text))),
+        RawBacking::Nodes(list) => {
+            let place = format!("`backing` of volume {}", shown(&raw.label.value));
+            for (node, text) in list {
+                found.extend(members.resolve(node, &place, report).map(|n| (n, text)));
+            }
+        }
+    }
+    let owner = format!("volume {}", shown(&raw.label.value));
+    let mut out = BTreeMap::new();
+    for (node, text) in found {
+        let Some(path) = values::path(Some(text), Field::new("backing", &owner), report) else {
+            continue;
+        };
+        if let Some(first) = taken.insert((node.clone(), path.clone()), &text.span) {
+            report.add(|| {
+                Problem::new(
+                    &text.span,
+                    format!("two volumes on `{node}` have the backing {}", path.display()),
+                )
+                .label("again here")
+                .note(first, "first here")
+                .hint("each volume has a file or device of its own")
+            });
+        }
+        out.insert(node, path);
+    }
+    out
+}
+
+/// The primary's policy.
+pub(super) fn policy(raw: &RawPolicy, group: &str, report: &mut Report) -> Policy {
+    let owner = format!("the policy of group {group}");
+    let field = |name| Field::new(name, &owner);
+    let times = (limits::MIN_TIMEOUT, limits::MAX_TIMEOUT);
+    if let Some(text) = &raw.on_full {
+        on_full(text, field("on_full"), report);
+    }
+    Policy {
+        hwm: hwm(raw.hwm.as_ref(), field("hwm"), report).unwrap_or(limits::DEFAULT_HWM),
+        timeout: values::duration(raw.timeout.as_ref(), field("timeout"), times, report)
+            .unwrap_or(limits::DEFAULT_TIMEOUT),
+        on_full: OnFull::Detach,
+        persistent: values::boolean(raw.persistent.as_ref(), field("persistent"), report)
+            .unwrap_or(true),
+    }
+}
+
+fn on_full(text: &Text, field: Field<'_>, report: &mut Report) {
+    match text.value.as_str() {
+        "detach" => {}
+        "suspend" => report.add(|| {
+            Problem::new(&text.span, format!("{field}: `suspend` is not available yet"))
+                .label("writes cannot be held")
+                .hint("write `on_full: detach`: who is too far behind is detached, and returns by catch-up")
+        }),
+        other => report.add(|| {
+            Problem::new(&text.span, format!("{field} cannot be {}", shown(other)))
+                .hint(suggest::hint(other, ["detach"], "its values"))
+        }),
+    }
+}
+
+fn hwm(text: Option<&Text>, field: Field<'_>, report: &mut Report) -> Option<u64> {
+    values::size(text, field, HWM, "smaller sets cost more than they carry", report)
+}
+
+fn playback_timeout(
+    text: Option<&Text>,
+    field: Field<'_>,
+    report: &mut Report,
+) -> Option<Duration> {
+    values::duration(text, field, (Duration::ZERO, limits::MAX_TIMEOUT), report)
+}
+
+/// The playback of a group's replicas.
+pub(super) fn playback(raw: &RawPlayback, group: &str, report: &mut Report) -> Playback {
+    let owner = format!("the playback of group {group}");
+    let field = |name| Field::new(name, &owner);
+    Playback {
+        timeout: playback_timeout(raw.timeout.as_ref(), field("timeout"), report)
+            .unwrap_or(Duration::ZERO),
+        hwm: hwm(raw.hwm.as_ref(), field("hwm"), report).unwrap_or(limits::DEFAULT_HWM),
+    }
+}
+
+/// What single members do differently.
+pub(super) fn overrides(
+    raw: &RawGroup,
+    members: &Members<'_>,
+    report: &mut Report,
+) -> BTreeMap<NodeName, Override> {
+    let mut out = BTreeMap::new();
+    for (name, raw) in &raw.overrides {
+        let node = members.resolve(name, "`overrides`", report);
+        let owner = format!("the override of {} in group {}", shown(&name.value), members.group);
+        let field = |name| Field::new(name, &owner);
+        let own = Override {
+            timeout: playback_timeout(raw.timeout.as_ref(), field("timeout"), report),
+            hwm: hwm(raw.hwm.as_ref(), field("hwm"), report),
+            save: values::size(raw.save.as_ref(), field("save"), SAVE, WHY_SAVE, report),
+        };
+        if let Some(node) = node.filter(|_| own != Override::default()) {
+            out.insert(node, own);
+        }
+    }
+    out
+}

@@ -1,0 +1,63 @@
+//! Every bound of the topology in one place: what a file may contain, and what a value may be.
+
+use std::time::Duration;
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+
+/// The only version of the file format there is.
+pub const VERSION: u32 = 1;
+/// Largest topology file, in bytes.
+pub const MAX_INPUT: usize = 1 << 20;
+/// Deepest nesting of collections in a file.
+pub const MAX_DEPTH: usize = 32;
+/// What a file may cost after its aliases are expanded: one per value and one per 16 bytes of text.
+pub const MAX_COST: usize = 250_000;
+/// Errors shown for one file; more are only counted.
+pub const MAX_ERRORS: usize = 100;
+/// Longest path in a file, in bytes.
+pub const MAX_PATH: usize = 1024;
+
+/// Smallest block, in bytes.
+pub const MIN_BLOCK: u64 = 512;
+/// Largest block, in bytes.
+pub const MAX_BLOCK: u64 = MIB;
+/// Block size of a volume that does not name one.
+pub const DEFAULT_BLOCK: u64 = 4 * KIB;
+/// Largest volume, in bytes.
+pub const MAX_VOLUME: u64 = 64 * TIB;
+/// Largest volume, in blocks.
+pub const MAX_BLOCKS: u64 = 1 << 34;
+
+/// Smallest save volume: it must hold several chunks of 1 MiB.
+pub const MIN_SAVE: u64 = 8 * MIB;
+/// Save volume of a volume that does not name one.
+pub const DEFAULT_SAVE: u64 = GIB;
+/// Largest save volume or snapshot area.
+pub const MAX_SAVE: u64 = MAX_VOLUME;
+/// Smallest snapshot area.
+pub const MIN_SNAPSHOT_AREA: u64 = MIB;
+/// Snapshot area of a volume that does not name one.
+pub const DEFAULT_SNAPSHOT_AREA: u64 = GIB;
+
+/// Smallest memory bound of a node.
+pub const MIN_MEMORY: u64 = 16 * MIB;
+/// Memory bound of a node that does not name one.
+pub const DEFAULT_MEMORY: u64 = 256 * MIB;
+/// Largest memory bound of a node.
+pub const MAX_MEMORY: u64 = 16 * TIB;
+
+/// Smallest high-water mark.
+pub const MIN_HWM: u64 = 64 * KIB;
+/// High-water mark of a policy that does not name one.
+pub const DEFAULT_HWM: u64 = 64 * MIB;
+/// Largest high-water mark.
+pub const MAX_HWM: u64 = MAX_VOLUME;
+/// Shortest timeout that triggers a new delta set.
+pub const MIN_TIMEOUT: Duration = Duration::from_millis(100);
+/// Longest timeout of any policy.
+pub const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 86_400);
+/// Timeout of a policy that does not name one.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);

@@ -1,0 +1,449 @@
+//! The file as it is written: which fields there are, and text with its place in each.
+//!
+//! Checked here: shapes (a mapping, a list, a value) and field names. What a value means, and
+//! whether a name is known, is checked in `compile`. A mistyped field name is reported once and
+//! then read as the field that was meant, so that nothing else follows from it.
+
+use crate::diagnostics::{Problem, Report, Span};
+use crate::suggest;
+use crate::value::shown;
+use crate::yaml::{Kind, Text, Tree};
+
+#[derive(Debug, Default)]
+pub(crate) struct RawTopology {
+    pub(crate) version: Option<Text>,
+    pub(crate) nodes: Vec<RawNode>,
+    pub(crate) groups: Vec<RawGroup>,
+    pub(crate) save: Option<Text>,
+    pub(crate) memory: Option<Text>,
+    pub(crate) snapshot_area: Option<Text>,
+}
+
+#[derive(Debug)]
+pub(crate) struct RawNode {
+    pub(crate) name: Text,
+    pub(crate) listen: Option<Text>,
+    pub(crate) address: Option<Text>,
+    pub(crate) data: Option<Text>,
+    pub(crate) nbd: Option<Text>,
+    pub(crate) memory: Option<Text>,
+    pub(crate) insecure_plaintext: Option<Text>,
+}
+
+#[derive(Debug)]
+pub(crate) struct RawGroup {
+    pub(crate) name: Text,
+    pub(crate) primary: Option<Text>,
+    pub(crate) routes: Vec<(Text, Vec<Text>)>,
+    pub(crate) volumes: Vec<RawVolume>,
+    pub(crate) policy: RawPolicy,
+    pub(crate) playback: RawPlayback,
+    pub(crate) overrides: Vec<(Text, RawPlayback)>,
+    pub(crate) forward_only: Vec<Text>,
+}
+
+#[derive(Debug)]
+pub(crate) struct RawVolume {
+    pub(crate) label: Text,
+    pub(crate) size: Option<Text>,
+    pub(crate) block_size: Option<Text>,
+    pub(crate) backing: RawBacking,
+    pub(crate) save: Option<Text>,
+    pub(crate) snapshot_area: Option<Text>,
+}
+
+/// One path, which is the primary's, or a path for each node that has one.
+#[derive(Debug)]
+pub(crate) enum RawBacking {
+    None,
+    Primary(Text),
+    Nodes(Vec<(Text, Text)>),
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct RawPolicy {
+    pub(crate) hwm: Option<Text>,
+    pub(crate) timeout: Option<Text>,
+    pub(crate) on_full: Option<Text>,
+    pub(crate) persistent: Option<Text>,
+}
+
+/// Playback of a group, or what one node does differently (`save` only there).
+#[derive(Debug, Default)]
+pub(crate) struct RawPlayback {
+    pub(crate) hwm: Option<Text>,
+    pub(crate) timeout: Option<Text>,
+    pub(crate) save: Option<Text>,
+}
+
+/// Reads the tree; what does not fit is reported and left out.
+pub(crate) fn read(tree: Tree, report: &mut Report) -> RawTopology {
+    let at = tree.span.clone();
+    let mut top = Fields::new(
+        tree,
+        &at,
+        "the topology",
+        &["version", "nodes", "groups", "defaults"],
+        &["version", "nodes"],
+        report,
+    );
+    let version = top.text("version", report);
+    let at_nodes = top.place("nodes");
+    let nodes = top.map("nodes", report);
+    if let (true, true, Some(at)) = (nodes.is_empty(), report.is_empty(), at_nodes) {
+        report.add(|| {
+            Problem::new(&at, "the topology has no nodes")
+                .label("nothing is written here")
+                .hint(example("nodes"))
+        });
+    }
+    let groups = top.map("groups", report);
+    let defaults = top.map("defaults", report);
+    let known = &["save", "memory", "snapshot_area"];
+    let mut defaults = Fields::of(defaults, "`defaults`", known, report);
+    RawTopology {
+        version,
+        nodes: nodes.into_iter().map(|(name, tree)| node(name, tree, report)).collect(),
+        groups: groups.into_iter().map(|(name, tree)| group(name, tree, report)).collect(),
+        save: defaults.text("save", report),
+        memory: defaults.text("memory", report),
+        snapshot_area: defaults.text("snapshot_area", report),
+    }
+}
+
+fn node(name: Text, tree: Tree, report: &mut Report) -> RawNode {
+    let what = format!("node {}", shown(&name.value));
+    let known = &["listen", "address", "data", "nbd", "memory", "insecure_plaintext"];
+    let mut f = Fields::new(tree, &name.span, &what, known, &["listen", "data"], report);
+    RawNode {
+        name,
+        listen: f.text("listen", report),
+        address: f.text("address", report),
+        data: f.text("data", report),
+        nbd: f.text("nbd", report),
+        memory: f.text("memory", report),
+        insecure_plaintext: f.text("insecure_plaintext", report),
+    }
+}
+
+fn group(name: Text, tree: Tree, report: &mut Report) -> RawGroup {
+    let what = format!("group {}", shown(&name.value));
+    let known =
+        &["primary", "routes", "volumes", "policy", "playback", "overrides", "forward_only"];
+    let mut f = Fields::new(tree, &name.span, &what, known, &["primary"], report);
+    let routes = f.map("routes", report);
+    let volumes = f.map("volumes", report);
+    let policy = f.map("policy", report);
+    let playback = f.map("playback", report);
+    let overrides = f.map("overrides", report);
+    RawGroup {
+        primary: f.text("primary", report),
+        routes: routes
+            .into_iter()
+            .map(|(from, tree)| {
+                let owner = format!("the next hops of {} in {what}", shown(&from.value));
+                (from, names(tree, &owner, report))
+            })
+            .collect(),
+        volumes: volumes.into_iter().map(|(label, tree)| volume(label, tree, report)).collect(),
+        policy: read_policy(policy, &what, report),
+        playback: read_playback(playback, &format!("the playback of {what}"), false, report),
+        overrides: overrides
+            .into_iter()
+            .map(|(node, tree)| {
+                let owner = format!("the override of {} in {what}", shown(&node.value));
+                let entries = entries(tree, &owner, report);
+                (node, read_playback(entries, &owner, true, report))
+            })
+            .collect(),
+        forward_only: f.list("forward_only", report),
+        name,
+    }
+}
+
+fn volume(label: Text, tree: Tree, report: &mut Report) -> RawVolume {
+    let what = format!("volume {}", shown(&label.value));
+    let known = &["size", "block_size", "backing", "save", "snapshot_area"];
+    let mut f = Fields::new(tree, &label.span, &what, known, &["size"], report);
+    let backing = match f.take("backing") {
+        None => RawBacking::None,
+        Some((_, Tree { kind: Kind::Text(value), span })) => {
+            RawBacking::Primary(Text { value, span })
+        }
+        Some((key, Tree { kind: Kind::Map(list), .. })) => RawBacking::Nodes(
+            list.into_iter()
+                .filter_map(|(node, tree)| Some((node, text(&key, tree, &what, report)?)))
+                .collect(),
+        ),
+        Some((key, tree)) => {
+            wrong_shape(&key, &tree, "a path, or a path for each node", &what, report);
+            RawBacking::None
+        }
+    };
+    RawVolume {
+        label,
+        size: f.text("size", report),
+        block_size: f.text("block_size", report),
+        backing,
+        save: f.text("save", report),
+        snapshot_area: f.text("snapshot_area", report),
+    }
+}
+
+fn read_policy(entries: Vec<(Text, Tree)>, what: &str, report: &mut Report) -> RawPolicy {
+    let known = &["hwm", "timeout", "on_full", "persistent"];
+    let mut f = Fields::of(entries, &format!("the policy of {what}"), known, report);
+    RawPolicy {
+        hwm: f.text("hwm", report),
+        timeout: f.text("timeout", report),
+        on_full: f.text("on_full", report),
+        persistent: f.text("persistent", report),
+    }
+}
+
+fn read_playback(
+    entries: Vec<(Text, Tree)>,
+    what: &str,
+    with_save: bool,
+    report: &mut Report,
+) -> RawPlayback {
+    let known: &'static [_] =
+        if with_save { &["timeout", "hwm", "save"] } else { &["timeout", "hwm"] };
+    let mut f = Fields::of(entries, what, known, report);
+    RawPlayback {
+        hwm: f.text("hwm", report),
+        timeout: f.text("timeout", report),
+        save: f.text("save", report),
+    }
+}
+
+/// The fields of one mapping; unknown ones are reported when it is made.
+struct Fields {
+    what: String,
+    entries: Vec<(Text, Tree)>,
+}
+
+impl Fields {
+    /// `at` is where a missing field is reported: the name of the owner.
+    fn new(
+        tree: Tree,
+        at: &Span,
+        what: &str,
+        known: &'static [&'static str],
+        required: &[&str],
+        report: &mut Report,
+    ) -> Self {
+        let hint = || format!("its fields are: {}", known.join(", "));
+        match tree.kind {
+            Kind::Map(entries) => {
+                let fields = Self::of(entries, what, known, report);
+                for name in required {
+                    if !fields.entries.iter().any(|(k, _)| k.value == *name) {
+                        report.add(|| {
+                            Problem::new(at, format!("{what} has no `{name}`"))
+                                .label(format!("`{name}` is missing"))
+                                .hint(example(name))
+                        });
+                    }
+                }
+                return fields;
+            }
+            Kind::Null => report.add(|| {
+                Problem::new(at, format!("{what} is empty"))
+                    .label("nothing is written here")
+                    .hint(hint())
+            }),
+            other => report.add(|| {
+                Problem::new(
+                    &tree.span,
+                    format!("{what} must be a mapping, not {}", name_of(&other)),
+                )
+                .label("lines of `field: value` are expected")
+                .hint(hint())
+            }),
+        }
+        Self { what: what.to_owned(), entries: Vec::new() }
+    }
+
+    fn of(
+        mut entries: Vec<(Text, Tree)>,
+        what: &str,
+        known: &'static [&'static str],
+        report: &mut Report,
+    ) -> Self {
+        let is_known = |name: &str| known.contains(&name);
+        let present: Vec<String> = entries.iter().map(|(k, _)| k.value.clone()).collect();
+        let mut taken: Vec<&str> =
+            known.iter().copied().filter(|k| present.iter().any(|p| p == k)).collect();
+        for (key, _) in &mut entries {
+            if is_known(&key.value) {
+                continue;
+            }
+            report.add(|| {
+                Problem::new(&key.span, format!("{what} has no field {}", shown(&key.value)))
+                    .label("unknown field")
+                    .hint(suggest::hint(&key.value, known.iter().copied(), "its fields"))
+            });
+            // read it as what was meant: nothing else should follow from a slip of the pen
+            if let [meant] = suggest::closest(&key.value, known.iter().copied()).as_slice()
+                && !taken.contains(meant)
+            {
+                taken.push(meant);
+                key.value = (*meant).to_owned();
+            }
+        }
+        entries.retain(|(key, _)| is_known(&key.value));
+        Self { what: what.to_owned(), entries }
+    }
+
+    fn take(&mut self, name: &str) -> Option<(Text, Tree)> {
+        let at = self.entries.iter().position(|(k, _)| k.value == name)?;
+        Some(self.entries.swap_remove(at))
+    }
+
+    /// Where the name of a field stands, if it is there.
+    fn place(&self, name: &str) -> Option<Span> {
+        self.entries.iter().find(|(k, _)| k.value == name).map(|(k, _)| k.span.clone())
+    }
+
+    fn text(&mut self, name: &str, report: &mut Report) -> Option<Text> {
+        let (key, tree) = self.take(name)?;
+        text(&key, tree, &self.what, report)
+    }
+
+    fn map(&mut self, name: &str, report: &mut Report) -> Vec<(Text, Tree)> {
+        match self.take(name) {
+            Some((_, Tree { kind: Kind::Map(entries), .. })) => entries,
+            Some((_, Tree { kind: Kind::Null, .. })) | None => Vec::new(),
+            Some((key, tree)) => {
+                wrong_shape(&key, &tree, "a mapping", &self.what, report);
+                Vec::new()
+            }
+        }
+    }
+
+    fn list(&mut self, name: &str, report: &mut Report) -> Vec<Text> {
+        let owner = format!("`{name}` of {}", self.what);
+        self.take(name).map_or_else(Vec::new, |(_, tree)| names(tree, &owner, report))
+    }
+}
+
+fn text(key: &Text, tree: Tree, what: &str, report: &mut Report) -> Option<Text> {
+    match tree.kind {
+        Kind::Text(value) => Some(Text { value, span: tree.span }),
+        Kind::Null => {
+            report.add(|| {
+                Problem::new(&key.span, format!("{} of {what} has no value", shown(&key.value)))
+                    .label("nothing follows")
+                    .hint("write a value, or remove the line")
+            });
+            None
+        }
+        _ => {
+            wrong_shape(key, &tree, "one value", what, report);
+            None
+        }
+    }
+}
+
+/// The entries of a mapping that may be empty.
+fn entries(tree: Tree, owner: &str, report: &mut Report) -> Vec<(Text, Tree)> {
+    match tree.kind {
+        Kind::Map(entries) => entries,
+        Kind::Null => Vec::new(),
+        other => {
+            report.add(|| {
+                Problem::new(
+                    &tree.span,
+                    format!("{owner} must be a mapping, not {}", name_of(&other)),
+                )
+                .hint("write {field: value, field: value}")
+            });
+            Vec::new()
+        }
+    }
+}
+
+/// A list of names. A single name is refused, with the brackets shown.
+fn names(tree: Tree, owner: &str, report: &mut Report) -> Vec<Text> {
+    let items = match tree.kind {
+        Kind::List(items) => items,
+        Kind::Null => return Vec::new(),
+        other => {
+            report.add(|| {
+                let found = name_of(&other);
+                let hint = match &other {
+                    Kind::Text(t) => format!("write [{}]", shown(t).trim_matches('`')),
+                    _ => "write [name, name]".to_owned(),
+                };
+                Problem::new(&tree.span, format!("{owner} must be a list, not {found}")).hint(hint)
+            });
+            return Vec::new();
+        }
+    };
+    let name = |t: Tree| match t.kind {
+        Kind::Text(value) => Some(Text { value, span: t.span }),
+        other => {
+            report.add(|| {
+                let found = name_of(&other);
+                Problem::new(&t.span, format!("{owner} must be names; this is {found}"))
+                    .hint("write [name, name]")
+            });
+            None
+        }
+    };
+    items.into_iter().filter_map(name).collect()
+}
+
+fn wrong_shape(key: &Text, tree: &Tree, wanted: &str, what: &str, report: &mut Report) {
+    report.add(|| {
+        let found = name_of(&tree.kind);
+        Problem::new(
+            &tree.span,
+            format!("{} of {what} must be {wanted}, not {found}", shown(&key.value)),
+        )
+        .label(format!("this is {found}"))
+        .hint(example(&key.value))
+    });
+}
+
+fn name_of(kind: &Kind) -> &'static str {
+    match kind {
+        Kind::Null => "nothing",
+        Kind::Text(_) => "a single value",
+        Kind::List(_) => "a list",
+        Kind::Map(_) => "a mapping",
+    }
+}
+
+/// How a field is written.
+fn example(field: &str) -> String {
+    let form = match field {
+        "version" => "version: 1",
+        "nodes" => "nodes: {cel1-ser1: {listen: \"127.0.0.1:7101\", data: ./cel1-ser1}}",
+        "groups" => "groups: {g1: {primary: cel1-ser1, routes: {cel1-ser1: [cel2-ser1]}}}",
+        "defaults" => "defaults: {save: 1GiB, memory: 256MiB, snapshot_area: 1GiB}",
+        "listen" => "listen: \"127.0.0.1:7101\"",
+        "address" => "address: \"site-a.example:7101\"",
+        "nbd" => "nbd: \"127.0.0.1:10809\"",
+        "data" => "data: ./cel1-ser1",
+        "primary" => "primary: cel1-ser1",
+        "routes" => "routes: {cel1-ser1: [cel2-ser1, cel9-ser1]}",
+        "volumes" => "volumes: {vol1: {size: 256MiB}}",
+        "size" => "size: 256MiB",
+        "block_size" => "block_size: 4KiB",
+        "save" => "save: 1GiB",
+        "memory" => "memory: 256MiB",
+        "snapshot_area" => "snapshot_area: 1GiB",
+        "backing" => "backing: {cel1-ser1: /dev/vg0/vol1}",
+        "policy" => "policy: {hwm: 64MiB, timeout: 600s}",
+        "playback" => "playback: {timeout: 0s, hwm: 64MiB}",
+        "overrides" => "overrides: {cel3-ser1: {timeout: 20min}}",
+        "forward_only" => "forward_only: [cel2-ser1]",
+        "hwm" => "hwm: 64MiB",
+        "timeout" => "timeout: 600s",
+        "on_full" => "on_full: detach",
+        other => return format!("write `{other}: true` or `{other}: false`"),
+    };
+    format!("write `{form}`")
+}

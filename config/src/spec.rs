@@ -1,0 +1,247 @@
+//! A topology as plain, unchecked values: for writing one in a program, and as the canonical text
+//! of a compiled one.
+//!
+//! A [`TopologySpec`] becomes a [`Topology`] only through text: it is written as YAML and
+//! compiled, so that there is one set of rules. `Topology::to_spec` writes every value out, also
+//! those that were defaults.
+
+use crate::diagnostics::Diagnostics;
+use crate::limits::VERSION;
+use crate::plan::{GroupPlan, NodePlan, Topology, VolumePlan};
+use crate::units::{format_duration, format_size};
+use crate::yaml;
+use rcp::proto::ids::NodeName;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// A whole topology file. Fields carry the names and forms of the file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[allow(missing_docs)] // the names are those of docs/topology.md
+pub struct TopologySpec {
+    pub version: u32,
+    #[serde(skip_serializing_if = "DefaultsSpec::is_empty", serialize_with = "yaml::flow_map")]
+    pub defaults: DefaultsSpec,
+    pub nodes: BTreeMap<String, NodeSpec>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub groups: BTreeMap<String, GroupSpec>,
+}
+
+/// `defaults:` of a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[allow(missing_docs)]
+pub struct DefaultsSpec {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub save: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot_area: Option<String>,
+}
+
+/// One node of a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[allow(missing_docs)]
+pub struct NodeSpec {
+    pub listen: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    pub data: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nbd: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub insecure_plaintext: bool,
+}
+
+/// One group of a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[allow(missing_docs)]
+pub struct GroupSpec {
+    pub primary: String,
+    #[serde(
+        skip_serializing_if = "BTreeMap::is_empty",
+        serialize_with = "yaml::map_of_flow_lists"
+    )]
+    pub routes: BTreeMap<String, Vec<String>>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub volumes: BTreeMap<String, VolumeSpec>,
+    #[serde(skip_serializing_if = "PolicySpec::is_empty", serialize_with = "yaml::flow_map")]
+    pub policy: PolicySpec,
+    #[serde(skip_serializing_if = "PlaybackSpec::is_empty", serialize_with = "yaml::flow_map")]
+    pub playback: PlaybackSpec,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", serialize_with = "yaml::map_of_flow_maps")]
+    pub overrides: BTreeMap<String, PlaybackSpec>,
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "yaml::flow_list")]
+    pub forward_only: Vec<String>,
+}
+
+/// One volume of a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[allow(missing_docs)]
+pub struct VolumeSpec {
+    pub size: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub block_size: Option<String>,
+    /// By node.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", serialize_with = "yaml::flow_map")]
+    pub backing: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub save: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot_area: Option<String>,
+}
+
+/// `policy:` of a group.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[allow(missing_docs)]
+pub struct PolicySpec {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hwm: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_full: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub persistent: Option<bool>,
+}
+
+/// `playback:` of a group, or what one node does differently (`save` only there).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[allow(missing_docs)]
+pub struct PlaybackSpec {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hwm: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub save: Option<String>,
+}
+
+/// A specification that cannot be written as text.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the topology cannot be written as YAML: {0}")]
+pub struct WriteError(String);
+
+impl Default for TopologySpec {
+    fn default() -> Self {
+        Self {
+            version: VERSION,
+            defaults: DefaultsSpec::default(),
+            nodes: BTreeMap::new(),
+            groups: BTreeMap::new(),
+        }
+    }
+}
+
+impl DefaultsSpec {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl PolicySpec {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl PlaybackSpec {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl TopologySpec {
+    /// The text of the file.
+    ///
+    /// # Errors
+    /// Only if the YAML writer refuses, which it has no reason to.
+    pub fn to_yaml(&self) -> Result<String, WriteError> {
+        yaml::write(self).map_err(WriteError)
+    }
+
+    /// Checks the topology, by way of its text.
+    ///
+    /// # Errors
+    /// [`Diagnostics`] about the text that [`TopologySpec::to_yaml`] gives.
+    pub fn compile(&self, file_name: &str) -> Result<Topology, Diagnostics> {
+        // should the writer refuse, what it has is empty, and so is reported
+        Topology::compile(&self.to_yaml().unwrap_or_default(), file_name)
+    }
+}
+
+impl Topology {
+    /// The topology as plain values, with everything written out.
+    #[must_use]
+    pub fn to_spec(&self) -> TopologySpec {
+        TopologySpec {
+            nodes: self.nodes().map(|n| (n.name.to_string(), node(n))).collect(),
+            groups: self.groups().map(|g| (g.name.to_string(), group(g))).collect(),
+            ..TopologySpec::default()
+        }
+    }
+
+    /// Canonical text, which compiles to an equal topology.
+    ///
+    /// # Errors
+    /// As [`TopologySpec::to_yaml`].
+    pub fn to_yaml(&self) -> Result<String, WriteError> {
+        self.to_spec().to_yaml()
+    }
+}
+
+fn node(n: &NodePlan) -> NodeSpec {
+    NodeSpec {
+        listen: n.listen.to_string(),
+        address: (n.address != n.listen).then(|| n.address.to_string()),
+        data: n.data.to_string_lossy().into_owned(),
+        nbd: n.nbd.as_ref().map(ToString::to_string),
+        memory: Some(format_size(n.memory)),
+        insecure_plaintext: n.insecure_plaintext,
+    }
+}
+
+fn group(g: &GroupPlan) -> GroupSpec {
+    let names = |list: &[NodeName]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+    GroupSpec {
+        primary: g.primary.to_string(),
+        routes: g.routes.iter().map(|(n, hops)| (n.to_string(), names(hops))).collect(),
+        volumes: g.volumes.iter().map(|v| (v.label.to_string(), volume(v))).collect(),
+        policy: PolicySpec {
+            hwm: Some(format_size(g.policy.hwm)),
+            timeout: Some(format_duration(g.policy.timeout)),
+            on_full: Some(g.policy.on_full.as_str().to_owned()),
+            persistent: Some(g.policy.persistent),
+        },
+        playback: PlaybackSpec {
+            timeout: Some(format_duration(g.playback.timeout)),
+            hwm: Some(format_size(g.playback.hwm)),
+            save: None,
+        },
+        overrides: g
+            .overrides
+            .iter()
+            .map(|(n, o)| {
+                let own = PlaybackSpec {
+                    timeout: o.timeout.map(format_duration),
+                    hwm: o.hwm.map(format_size),
+                    save: o.save.map(format_size),
+                };
+                (n.to_string(), own)
+            })
+            .collect(),
+        forward_only: g.forward_only.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn volume(v: &VolumePlan) -> VolumeSpec {
+    let backing = v.backing.iter();
+    VolumeSpec {
+        size: format_size(v.size),
+        block_size: Some(format_size(v.block_size)),
+        backing: backing.map(|(n, p)| (n.to_string(), p.to_string_lossy().into_owned())).collect(),
+        save: Some(format_size(v.save)),
+        snapshot_area: Some(format_size(v.snapshot_area)),
+    }
+}
