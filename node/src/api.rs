@@ -212,6 +212,12 @@ pub struct SetInfo {
     pub blocks: u64,
     /// When the playback group that begins with it was played.
     pub played_us: Option<u64>,
+    /// Seconds that playback took, if known.
+    #[serde(default)]
+    pub played_in: Option<f64>,
+    /// Distinct blocks of the playback group, if known.
+    #[serde(default)]
+    pub played_blocks: Option<u64>,
     /// Sets in that group.
     pub group: Option<u64>,
 }

@@ -1,7 +1,13 @@
 //! The data mover: everything that touches sockets, files, clocks and processes.
 
 pub mod api;
+pub mod cli;
+pub mod clock;
+pub mod daemon;
+pub mod http;
 pub mod limits;
+pub mod metrics;
 pub mod mover;
 pub mod nbd;
+pub mod runtime;
 pub mod volumes;

@@ -209,8 +209,8 @@ impl Mover {
     fn seed_child(&mut self, name: &str, child: &str) -> Result<Reply, ApiError> {
         let id = self.volume_named(name)?;
         let bad = |kind, text: String| ApiError::new(kind, text);
-        let child = NodeName::new(child)
-            .map_err(|e| bad(ApiErrorKind::BadRequest, e.to_string()))?;
+        let child =
+            NodeName::new(child).map_err(|e| bad(ApiErrorKind::BadRequest, e.to_string()))?;
         let known = self
             .volumes
             .get(&id)

@@ -377,7 +377,11 @@ impl Mover {
             // The peer feeds us.
             Role::Sender => {
                 let Some(g) = self.groups.get_mut(&group_name) else { return };
-                let (sessions, bytes) = g.feeder.as_ref().filter(|f| f.node == node).map_or((0, 0), |f| (f.sessions, f.bytes));
+                let (sessions, bytes) = g
+                    .feeder
+                    .as_ref()
+                    .filter(|f| f.node == node)
+                    .map_or((0, 0), |f| (f.sessions, f.bytes));
                 let old = g.feeder.replace(Feeder {
                     node: node.clone(),
                     conn: Some(id),
@@ -423,7 +427,12 @@ impl Mover {
             for out in outs.values() {
                 if let Some(h) = self.volumes.get_mut(&out.volume) {
                     // A newer session with the same child may already be streaming.
-                    if self.groups.get(&group_name).and_then(|g| g.links.get(child)).is_none_or(|l| l.conn == Some(id)) {
+                    if self
+                        .groups
+                        .get(&group_name)
+                        .and_then(|g| g.links.get(child))
+                        .is_none_or(|l| l.conn == Some(id))
+                    {
                         h.volume.consumer_leave(child);
                     }
                 }
@@ -432,7 +441,9 @@ impl Mover {
         let mut lost_child = None;
         if let Some(g) = self.groups.get_mut(&group_name) {
             let name = dialled.or(peer.clone());
-            if let Some((node, l)) = name.and_then(|n| g.links.get_key_value(&n).map(|(k, _)| k.clone())).and_then(|n| g.links.get_mut(&n).map(|l| (n, l)))
+            if let Some((node, l)) = name
+                .and_then(|n| g.links.get_key_value(&n).map(|(k, _)| k.clone()))
+                .and_then(|n| g.links.get_mut(&n).map(|l| (n, l)))
                 && l.conn == Some(id)
             {
                 l.conn = None;
@@ -452,10 +463,8 @@ impl Mover {
                 f.conn = None;
                 f.since = wall;
                 f.reason = Some(text.clone());
-                f.released = matches!(
-                    reason,
-                    CloseReason::Goodbye { code: GoodbyeCode::Reconfigured, .. }
-                );
+                f.released =
+                    matches!(reason, CloseReason::Goodbye { code: GoodbyeCode::Reconfigured, .. });
                 for h in self.volumes.values_mut().filter(|h| h.group == group_name) {
                     h.inbound = None;
                 }

@@ -24,7 +24,6 @@ pub(super) struct Inbound {
     pub(super) stage: InStage,
     /// Why it is where it is, in words.
     pub(super) reason: Option<String>,
-    offer: Offer,
     /// Credit told to the sender.
     told: u64,
     seed_told: u64,
@@ -123,8 +122,11 @@ impl Mover {
                 return;
             }
         } else {
-            if let Some((_, other)) =
-                self.volumes.iter().find(|(_, h)| h.label == offer.label).map(|(i, h)| (i, h.group.clone()))
+            if let Some((_, other)) = self
+                .volumes
+                .iter()
+                .find(|(_, h)| h.label == offer.label)
+                .map(|(i, h)| (i, h.group.clone()))
             {
                 let text = format!(
                     "{} already has another volume with the label {} (group {other}): rename one",
@@ -171,7 +173,6 @@ impl Mover {
             stream: offer.stream,
             stage: InStage::Attaching,
             reason: None,
-            offer,
             told: 0,
             seed_told: 0,
             wants_seed: false,
@@ -344,7 +345,10 @@ impl Mover {
         };
         let label = h.label.clone();
         if !again {
-            self.note(Level::Warn, format!("volume {label}: the parent stopped the stream: {text}"));
+            self.note(
+                Level::Warn,
+                format!("volume {label}: the parent stopped the stream: {text}"),
+            );
         }
         self.retry_attach(id);
     }
@@ -356,7 +360,10 @@ impl Mover {
         if let Some(h) = self.volumes.get_mut(&id) {
             h.inbound = None;
             let label = h.label.clone();
-            self.note(Level::Warn, format!("volume {label}: no longer offered by the parent: {text}"));
+            self.note(
+                Level::Warn,
+                format!("volume {label}: no longer offered by the parent: {text}"),
+            );
         }
     }
 

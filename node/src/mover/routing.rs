@@ -21,7 +21,8 @@ impl Mover {
     pub fn routes(&self, group: Option<&str>) -> Result<RouteTable, ApiError> {
         let group = group.map(|g| self.group_named(g)).transpose()?;
         let mut entries = Vec::new();
-        for (name, _) in self.groups.iter().filter(|(n, _)| group.as_ref().is_none_or(|g| g == *n)) {
+        for (name, _) in self.groups.iter().filter(|(n, _)| group.as_ref().is_none_or(|g| g == *n))
+        {
             let lines = self.table.display(Some(name)).unwrap_or_default();
             for (node, hops) in lines.into_iter().flat_map(|g| g.lines) {
                 entries.push(RouteEntry {

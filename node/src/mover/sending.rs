@@ -158,8 +158,7 @@ impl Mover {
             );
             out.stage = Stage::Stopped;
             out.reason = Some(text.clone());
-            let frame =
-                Frame::StreamError { stream: a.stream, code: stream_error::DIVERGED, text };
+            let frame = Frame::StreamError { stream: a.stream, code: stream_error::DIVERGED, text };
             self.send(conn, frame);
             return;
         }
@@ -401,11 +400,8 @@ impl Mover {
                 let visible = h.volume.durable().visible;
                 let clean = capture.dirty_bytes() == 0 && capture.drained();
                 h.newest = visible;
-                h.as_of = if clean {
-                    self.wall
-                } else {
-                    h.volume.cut_time(visible).unwrap_or(Wall(0))
-                };
+                h.as_of =
+                    if clean { self.wall } else { h.volume.cut_time(visible).unwrap_or(Wall(0)) };
             }
             let (newest, as_of) = (h.newest, h.as_of);
             for conn in self.child_conns(id) {

@@ -102,9 +102,7 @@ impl Mover {
             });
         }
         let links = self.groups.get(&h.group).map(|g| &g.links);
-        parts.extend(
-            links.into_iter().flatten().filter_map(|(_, l)| l.reports.get(&id)).cloned(),
-        );
+        parts.extend(links.into_iter().flatten().filter_map(|(_, l)| l.reports.get(&id)).cloned());
         combine(parts)
     }
 
@@ -223,7 +221,9 @@ impl Mover {
             save_used: s.save_used,
             save_capacity: s.save_capacity,
             save_position: s.save_position,
-            save_full_in_seconds: h.fill.full_in(s.save_capacity - s.save_used.min(s.save_capacity)),
+            save_full_in_seconds: h
+                .fill
+                .full_in(s.save_capacity - s.save_used.min(s.save_capacity)),
             dirty_bytes: s.dirty_bytes,
             transfer_rate: (0.0, 0.0),
             longest_pause_us: u64::try_from(s.longest_pause.as_micros()).unwrap_or(u64::MAX),
@@ -240,6 +240,8 @@ impl Mover {
                     blocks: r.blocks,
                     played_us: r.played.map(|(t, _)| t.0),
                     group: r.played.map(|(_, n)| n),
+                    played_in: None,
+                    played_blocks: None,
                 })
                 .collect(),
         }

@@ -87,9 +87,9 @@ async fn read_loop<R: AsyncRead + Unpin>(
             Err(e) => break e.to_string(),
         };
         let bytes = match &frame.frame {
-            Frame::Chunk { body, .. } | Frame::SetEnd { body, .. } | Frame::SeedData { body, .. } => {
-                body.len()
-            }
+            Frame::Chunk { body, .. }
+            | Frame::SetEnd { body, .. }
+            | Frame::SeedData { body, .. } => body.len(),
             _ => 1024,
         };
         let share = u32::try_from(bytes.min(READ_AHEAD)).unwrap_or(u32::MAX);
@@ -125,7 +125,10 @@ async fn write_loop<W: AsyncWrite + Unpin>(
         let mut data = 0u64;
         let mut failed = None;
         for f in &batch {
-            if let Frame::Chunk { body, .. } | Frame::SetEnd { body, .. } | Frame::SeedData { body, .. } = f {
+            if let Frame::Chunk { body, .. }
+            | Frame::SetEnd { body, .. }
+            | Frame::SeedData { body, .. } = f
+            {
                 data += body.len() as u64;
             }
             if let Err(e) = writer.queue(f) {

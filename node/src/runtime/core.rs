@@ -26,19 +26,61 @@ use crate::volumes::open::{self, OpenPlan, Opened};
 /// What happens to a node.
 #[derive(Debug)]
 pub(super) enum Input {
-    Accepted { group: GroupName, io: Box<Prefixed<TcpStream>>, peer: String },
-    Frame { conn: ConnId, incoming: Box<Incoming> },
-    Sent { conn: ConnId, bytes: u64 },
-    Lost { conn: ConnId, reason: String },
-    IoDone { volume: VolumeId, tag: Tag, outcome: Outcome },
-    WorkDone { volume: VolumeId, tag: Tag, done: Box<WorkDone> },
-    Notice { volume: VolumeId, notice: Notice },
-    Forgotten { volume: VolumeId },
-    Opened { volume: VolumeId, opened: Result<Box<Opened>, String>, reply: Option<Waiting<VolumeInfo>> },
-    Ask { question: Ask, reply: oneshot::Sender<Reply> },
-    Status { reply: oneshot::Sender<NodeStatus> },
-    Routes { group: Option<String>, reply: Waiting<RouteTable> },
-    Create { identity: Box<Identity>, plan: Box<OpenPlan>, reply: Waiting<VolumeInfo> },
+    Accepted {
+        group: GroupName,
+        io: Box<Prefixed<TcpStream>>,
+        peer: String,
+    },
+    Frame {
+        conn: ConnId,
+        incoming: Box<Incoming>,
+    },
+    Sent {
+        conn: ConnId,
+        bytes: u64,
+    },
+    Lost {
+        conn: ConnId,
+        reason: String,
+    },
+    IoDone {
+        volume: VolumeId,
+        tag: Tag,
+        outcome: Outcome,
+    },
+    WorkDone {
+        volume: VolumeId,
+        tag: Tag,
+        done: Box<WorkDone>,
+    },
+    Notice {
+        volume: VolumeId,
+        notice: Notice,
+    },
+    Forgotten {
+        volume: VolumeId,
+    },
+    Opened {
+        volume: VolumeId,
+        opened: Result<Box<Opened>, String>,
+        reply: Option<Waiting<VolumeInfo>>,
+    },
+    Ask {
+        question: Ask,
+        reply: oneshot::Sender<Reply>,
+    },
+    Status {
+        reply: oneshot::Sender<NodeStatus>,
+    },
+    Routes {
+        group: Option<String>,
+        reply: Waiting<RouteTable>,
+    },
+    Create {
+        identity: Box<Identity>,
+        plan: Box<OpenPlan>,
+        reply: Waiting<VolumeInfo>,
+    },
     Stop,
 }
 

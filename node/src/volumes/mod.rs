@@ -10,6 +10,6 @@ pub mod primary;
 pub mod replica;
 
 pub use names::Names;
-pub use open::{Opened, OpenPlan};
+pub use open::{OpenPlan, Opened};
 pub use primary::PrimaryVolume;
 pub use replica::{ReplicaVolume, StateView};

@@ -137,7 +137,8 @@ fn no_such_state(label: &str, asked: SetNumber, e: &Entry, visible: SetNumber) -
     }
     let below = states.iter().rev().find(|s| **s < asked);
     let above = states.iter().find(|s| **s > asked);
-    let near: Vec<_> = [below, above].into_iter().flatten().map(|s| format!("{label}@{s}")).collect();
+    let near: Vec<_> =
+        [below, above].into_iter().flatten().map(|s| format!("{label}@{s}")).collect();
     let near = if near.is_empty() {
         "no state is kept; `rcpctl delta cut --keep` keeps one".to_owned()
     } else {

@@ -12,7 +12,7 @@ use volmcast::io::{FileId, Outcome};
 use volmcast::mailbox::{Mailbox, SLOT_LEN};
 use volmcast::save::Ring;
 use volmcast::snapshots::layout::AreaLayout;
-use volmcast::snapshots::{PinId, Proof, SnapshotStore};
+use volmcast::snapshots::{PinId, SnapshotStore};
 use volmcast::storage::{Files, Identity, Sizes, StorageError};
 use volmcast::units::BlockIndex;
 use volmcast::volume::{CutPolicy, PlaybackPolicy, RecoverError, Role, Volume, VolumeConfig};
@@ -110,9 +110,13 @@ pub fn create(
             return Err(failed("activity log"));
         }
     }
-    let first = Mailbox { sequence: 1, ..Mailbox::empty(identity.volume, identity.block_size, identity.blocks) };
+    let first = Mailbox {
+        sequence: 1,
+        ..Mailbox::empty(identity.volume, identity.block_size, identity.blocks)
+    };
     let slot = first.encode().map_err(|_| failed("mailbox"))?;
-    write(&files, FileId::Mailbox, Mailbox::slot_offset(1), &slot).map_err(|()| failed("mailbox"))?;
+    write(&files, FileId::Mailbox, Mailbox::slot_offset(1), &slot)
+        .map_err(|()| failed("mailbox"))?;
     sync(&files, FileId::Mailbox).map_err(|()| failed("mailbox"))?;
     drop(files);
     open(folder, plan, now, wall)
@@ -145,7 +149,8 @@ pub fn open(folder: &Path, plan: &OpenPlan, now: Mono, wall: Wall) -> Result<Ope
             identity.save
         )));
     }
-    let snapshots = Arc::new(open_snapshots(&identity, &mailbox, &files, &mut notes).map_err(&fail)?);
+    let snapshots =
+        Arc::new(open_snapshots(&identity, &mailbox, &files, &mut notes).map_err(&fail)?);
     let role = match identity.role.as_str() {
         "primary" => {
             let limits = CaptureLimits { held_bytes: limits::HELD_BYTES };
@@ -170,8 +175,9 @@ pub fn open(folder: &Path, plan: &OpenPlan, now: Mono, wall: Wall) -> Result<Ope
     };
     let ring = Ring::new(cfg.save_capacity)
         .ok_or_else(|| recover(RecoverError::TooSmall(cfg.save_capacity)))?;
-    let volume = Volume::open(cfg, now, wall, &mut |file, offset, len| files.read(file, offset, len))
-        .map_err(recover)?;
+    let volume =
+        Volume::open(cfg, now, wall, &mut |file, offset, len| files.read(file, offset, len))
+            .map_err(recover)?;
     let primary = match volume.capture() {
         Some(capture) => {
             let activity = open_activity(&identity, &mailbox, &files, capture, plan, &mut notes)?;
@@ -207,7 +213,7 @@ fn area(identity: &Identity) -> AreaLayout {
 fn geometry(identity: &Identity) -> Geometry {
     Geometry {
         volume: identity.volume,
-        extent: ExtentSize::default(),
+        extent: ExtentSize::DEFAULT,
         block: identity.block_size,
         blocks: identity.blocks,
     }
@@ -250,23 +256,16 @@ fn open_snapshots(
             r.damaged.len()
         ));
     }
-    let len = usize::try_from(identity.block_size.bytes()).unwrap_or(0);
-    for u in &r.unproved {
-        let slot = read(u.offset, len)?;
-        let base = files
-            .read(FileId::Base, identity.block_size.offset(u.block), len)
-            .map_err(|e| format!("content: {e}"))?;
-        match r.store.prove(u, &slot, &base) {
-            Proof::Good => {}
-            Proof::Withdrawn { offset, bytes } => {
-                write(files, FileId::Snapshots, offset, &bytes)
-                    .map_err(|()| "the snapshot area could not be written".to_owned())?;
-            }
-            Proof::Damaged => notes.push(format!(
-                "a before image of block {} is damaged: reads of it in kept states are refused",
-                u.block.0
-            )),
-        }
+    let mut area = super::primary::Area { files, bs: identity.block_size };
+    let damaged = r
+        .store
+        .settle(&r.unproved, &mut area)
+        .map_err(|e| format!("the snapshot area could not be written: {e}"))?;
+    for u in damaged {
+        notes.push(format!(
+            "a before image of block {} is damaged: reads of it in kept states are refused",
+            u.block.0
+        ));
     }
     sync(files, FileId::Snapshots).map_err(|()| "the snapshot area could not be synced")?;
     Ok(r.store)
@@ -286,7 +285,13 @@ fn open_activity(
     let bytes = files
         .read(FileId::Activity, 0, len)
         .map_err(|e| fail(format!("the activity log cannot be read: {e}")))?;
-    let r = ActivityLog::recover(g, &bytes);
+    let mut r = ActivityLog::recover(g, &bytes);
+    // Written and synced anew: what was read may be in the page cache alone.
+    while r.log.durable() < r.ready {
+        let Some(io) = r.log.poll_io() else { break };
+        let outcome = files.perform(&io);
+        r.log.complete(io.tag, &outcome);
+    }
     if !r.damaged.is_empty() {
         notes.push(format!(
             "{} cells of the activity log are damaged: their extents count as changed",

@@ -102,6 +102,8 @@ impl PrimaryVolume {
             self.activity
                 .ensure(first, count, &mut |io| self.files.perform(io))
                 .map_err(|_| Errno::Io)?;
+            let mut area = Area { files: &self.files, bs: self.block_size };
+            self.snapshots.preserve(first, count, &mut area).map_err(io_errno)?;
             let ticket = self.capture.enter();
             let mut read_old = |b: BlockIndex, buf: &mut [u8]| {
                 storage::read_full(self.files.file(FileId::Base), self.block_size.offset(b), buf)
@@ -110,13 +112,13 @@ impl PrimaryVolume {
             self.capture
                 .before_write(&ticket, first, count, &mut read_old)
                 .map_err(|_| Errno::Io)?;
-            // The owner may have taken the extents back between the two looks.
-            if !self.activity.map().covers(first, count) {
+            // A cut may have come in between: extents taken back, or a new state to keep.
+            if !self.activity.map().covers(first, count)
+                || !self.snapshots.needs_copy(first, count).is_empty()
+            {
                 drop(ticket);
                 continue;
             }
-            self.snapshots.preserve(first, count, &mut Area { files: &self.files, bs: self.block_size })
-                .map_err(|e| if e == IoError::NoSpace { Errno::NoSpc } else { Errno::Io })?;
             let done = act(self.files.file(FileId::Base));
             drop(ticket);
             return done;
@@ -148,6 +150,13 @@ impl PrimaryVolume {
     }
 }
 
+fn io_errno(e: IoError) -> Errno {
+    match e {
+        IoError::NoSpace => Errno::NoSpc,
+        IoError::Os(_) => Errno::Io,
+    }
+}
+
 /// Files as the snapshot store wants them.
 pub(super) struct Area<'a> {
     pub(super) files: &'a Files,
@@ -157,7 +166,8 @@ pub(super) struct Area<'a> {
 impl AreaIo for Area<'_> {
     fn read_base(&mut self, block: BlockIndex, buf: &mut [u8]) -> Result<(), IoError> {
         let at = self.bs.offset(block);
-        storage::read_full(self.files.file(FileId::Base), at, buf).map_err(|e| storage::io_error(&e))
+        storage::read_full(self.files.file(FileId::Base), at, buf)
+            .map_err(|e| storage::io_error(&e))
     }
 
     fn read_area(&mut self, offset: u64, buf: &mut [u8]) -> Result<(), IoError> {
@@ -234,8 +244,8 @@ impl Export for PrimaryVolume {
     fn zero(&self, offset: u64, len: u64, no_hole: bool, _fast: bool) -> Result<(), Errno> {
         self.change_in_pieces(offset, len, &|f, at, n| {
             if no_hole {
-                let mode = rustix::fs::FallocateFlags::ZERO_RANGE
-                    | rustix::fs::FallocateFlags::KEEP_SIZE;
+                let mode =
+                    rustix::fs::FallocateFlags::ZERO_RANGE | rustix::fs::FallocateFlags::KEEP_SIZE;
                 if rustix::fs::fallocate(f, mode, at, n).is_ok() {
                     return Ok(());
                 }

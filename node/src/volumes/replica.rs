@@ -74,7 +74,8 @@ impl ReplicaVolume {
         let view = self.board.view();
         for piece in view.resolve(pin.state(), first, count.0, bs.shift()) {
             let start = bs.offset(piece.block).max(offset);
-            let end = bs.offset(BlockIndex(piece.block.0 + piece.count)).min(offset + buf.len() as u64);
+            let end =
+                bs.offset(BlockIndex(piece.block.0 + piece.count)).min(offset + buf.len() as u64);
             let skip = usize::try_from(start - bs.offset(piece.block)).unwrap_or(0);
             let at = usize::try_from(start - offset).unwrap_or(0);
             let len = usize::try_from(end - start).unwrap_or(0);
@@ -99,7 +100,8 @@ impl ReplicaVolume {
     ) -> Result<(), ReadFailure> {
         let gone = || ReadFailure::Damaged("a step's index names a chunk it does not have".into());
         let c = layer.chunks.get(chunk as usize).ok_or_else(gone)?;
-        let known = self.unpacked.lock().iter().find(|(p, _)| *p == c.pos.0).map(|(_, b)| b.clone());
+        let known =
+            self.unpacked.lock().iter().find(|(p, _)| *p == c.pos.0).map(|(_, b)| b.clone());
         let payload = match known {
             Some(p) => p,
             None => {
@@ -134,9 +136,8 @@ impl ReplicaVolume {
             let before = self.look(pin, first, count)?;
             for (run_first, run_count, found) in &before {
                 let start = bs.offset(*run_first).max(offset);
-                let end = bs
-                    .offset(BlockIndex(run_first.0 + run_count))
-                    .min(offset + out.len() as u64);
+                let end =
+                    bs.offset(BlockIndex(run_first.0 + run_count)).min(offset + out.len() as u64);
                 let at = usize::try_from(start - offset).unwrap_or(0);
                 let part = &mut out[at..at + usize::try_from(end - start).unwrap_or(0)];
                 match found {
@@ -145,7 +146,11 @@ impl ReplicaVolume {
                     }
                     Found::Slot(s) => {
                         let mut block = vec![0; usize::try_from(bs.bytes()).unwrap_or(0)];
-                        storage::read_full(self.files.file(FileId::Snapshots), s.offset, &mut block)?;
+                        storage::read_full(
+                            self.files.file(FileId::Snapshots),
+                            s.offset,
+                            &mut block,
+                        )?;
                         if !found.verifies(&block) {
                             return Err(ReadFailure::Damaged(format!(
                                 "before image of block {} of state {}",

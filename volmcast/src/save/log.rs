@@ -116,7 +116,13 @@ pub struct Log {
 impl Log {
     /// An empty log that continues at `at`, holding nothing after state `base`.
     #[must_use]
-    pub fn new(ring: Ring, volume: VolumeId, at: LogPos, base: SetNumber, cache_limit: u64) -> Self {
+    pub fn new(
+        ring: Ring,
+        volume: VolumeId,
+        at: LogPos,
+        base: SetNumber,
+        cache_limit: u64,
+    ) -> Self {
         Self {
             ring,
             volume,
@@ -281,7 +287,14 @@ impl Log {
     }
 
     /// Enters a chunk into the step it belongs to, opening the step with its first chunk.
-    pub fn enter_chunk(&mut self, pos: LogPos, id: StepId, number: ChunkNumber, crc: u32, bytes: u64) {
+    pub fn enter_chunk(
+        &mut self,
+        pos: LogPos,
+        id: StepId,
+        number: ChunkNumber,
+        crc: u32,
+        bytes: u64,
+    ) {
         if self.open_step().is_none_or(|s| s.id != id) {
             self.steps.push_back(Step {
                 id,

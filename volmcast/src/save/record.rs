@@ -178,12 +178,12 @@ mod tests {
         assert_eq!(
             hex,
             concat!(
-                "52435052", // magic RCPR
-                "01",       // version
-                "01",       // kind: chunk
-                "0000",     // reserved
-                "04030200", // body length
-                "00000000", // reserved
+                "52435052",                         // magic RCPR
+                "01",                               // version
+                "01",                               // kind: chunk
+                "0000",                             // reserved
+                "04030200",                         // body length
+                "00000000",                         // reserved
                 "4000000000000000",                 // log position
                 "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", // volume
                 "0700000000000000",                 // state the step leads to

@@ -90,11 +90,7 @@ impl Files {
     ///
     /// # Errors
     /// [`StorageError`]; what was made is left for a second try.
-    pub fn create(
-        folder: &Path,
-        identity: &Identity,
-        sizes: Sizes,
-    ) -> Result<Self, StorageError> {
+    pub fn create(folder: &Path, identity: &Identity, sizes: Sizes) -> Result<Self, StorageError> {
         std::fs::create_dir_all(folder).map_err(at(folder))?;
         let base = identity.base_path(folder);
         let f = OpenOptions::new()
@@ -142,9 +138,8 @@ impl Files {
     /// # Errors
     /// [`StorageError`] names the file and what to do.
     pub fn open(folder: &Path, identity: &Identity, base_len: u64) -> Result<Self, StorageError> {
-        let open = |path: &Path| {
-            OpenOptions::new().read(true).write(true).open(path).map_err(at(path))
-        };
+        let open =
+            |path: &Path| OpenOptions::new().read(true).write(true).open(path).map_err(at(path));
         let path = identity.base_path(folder);
         let base = open(&path)?;
         match rustix::fs::flock(&base, FlockOperation::NonBlockingLockExclusive) {
@@ -311,9 +306,8 @@ pub fn zero_range(f: &File, offset: u64, len: u64) -> Result<(), Error> {
     let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     match rustix::fs::fallocate(f, punch, offset, len) {
         Ok(()) => return Ok(()),
-        Err(
-            rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NODEV | rustix::io::Errno::INVAL,
-        ) => {}
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NODEV | rustix::io::Errno::INVAL) => {
+        }
         Err(e) => return Err(e.into()),
     }
     const ZERO: [u8; 64 << 10] = [0; 64 << 10];

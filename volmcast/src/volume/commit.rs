@@ -86,11 +86,7 @@ impl Volume {
         let save = fl.mailbox.log_head > self.durable.log_head;
         let parts = [
             (save, CommitPart::SyncSave, FileId::Save),
-            (
-                std::mem::take(&mut self.commit.base_dirty),
-                CommitPart::SyncBase,
-                FileId::Base,
-            ),
+            (std::mem::take(&mut self.commit.base_dirty), CommitPart::SyncBase, FileId::Base),
             (
                 std::mem::take(&mut self.commit.snapshots_dirty),
                 CommitPart::SyncSnapshots,

@@ -346,18 +346,16 @@ impl Volume {
             if set.without_data {
                 // Only the tables are emptied: the next set begins clean.
                 let all = BlockCount(self.cfg.blocks.0);
-                set.blocks += capture
-                    .take_read(BlockIndex(0), all)
-                    .iter()
-                    .map(|(_, n)| n.0)
-                    .sum::<u64>();
+                set.blocks +=
+                    capture.take_read(BlockIndex(0), all).iter().map(|(_, n)| n.0).sum::<u64>();
                 set.blocks += capture.take_held(u64::MAX).len() as u64;
                 set.pieces.clear();
                 set.piece_bytes = 0;
                 set.encoded.clear();
             }
         }
-        let (bs, chunk) = (self.cfg.block_size, self.cfg.chunk_bytes.max(self.cfg.block_size.bytes()));
+        let (bs, chunk) =
+            (self.cfg.block_size, self.cfg.chunk_bytes.max(self.cfg.block_size.bytes()));
         while let Phase::Draining(set) = &mut self.drain.phase {
             if set.without_data || set.reads + set.encodes + set.encoded.len() >= PIPELINE {
                 break;
@@ -431,7 +429,8 @@ impl Volume {
         let mut pieces = std::mem::take(&mut set.pieces);
         set.piece_bytes = 0;
         pieces.sort_unstable_by_key(|(b, _)| *b);
-        let draft = draft(set.id, ChunkNumber(set.next_number), ChunkFlags::NONE, bs.shift(), &pieces);
+        let draft =
+            draft(set.id, ChunkNumber(set.next_number), ChunkFlags::NONE, bs.shift(), &pieces);
         set.blocks += draft.extents.iter().map(|e| u64::from(e.count)).sum::<u64>();
         let number = ChunkNumber(set.next_number);
         set.next_number += 1;
@@ -609,14 +608,7 @@ pub(super) fn draft(
             }
         }
     }
-    ChunkDraft {
-        step,
-        number,
-        block_size_shift: shift,
-        flags,
-        extents,
-        payload: payload.freeze(),
-    }
+    ChunkDraft { step, number, block_size_shift: shift, flags, extents, payload: payload.freeze() }
 }
 
 fn is_zero(block: &[u8]) -> bool {

@@ -44,7 +44,9 @@ fn near(kept: &[SetNumber]) -> String {
 impl Volume {
     pub(super) fn pin_durably(&mut self, set: SetNumber) -> PinId {
         let pin = self.cfg.snapshots.pin(set, PinKind::Durable);
+        // What the base and the area hold must be durable before the mailbox lists the pin.
         self.commit.snapshots_dirty = true;
+        self.commit.base_dirty = true;
         self.commit.request();
         pin
     }

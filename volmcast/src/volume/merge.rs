@@ -226,8 +226,7 @@ impl Volume {
                 } else {
                     for e in chunk.extents() {
                         job.images.extend(
-                            store
-                                .needs_copy(BlockIndex(e.block), BlockCount(u64::from(e.count))),
+                            store.needs_copy(BlockIndex(e.block), BlockCount(u64::from(e.count))),
                         );
                     }
                 }

@@ -47,7 +47,7 @@ pub use consumers::{Attached, Outgoing};
 pub use desk::{Work, WorkDone};
 pub use intake::IntakeError;
 pub use keep::KeepError;
-pub use recover::{RecoverError, ReadFile};
+pub use recover::{ReadFile, RecoverError};
 pub use status::{SetRow, VolumeStatus};
 
 use commit::Committer;
@@ -345,7 +345,9 @@ impl Volume {
             Purpose::SeedIn(step) => self.seed_in_io_done(step, &outcome),
             Purpose::SeedOutMap { child } => self.seed_out_mapped(&child, outcome),
             Purpose::SeedOutRead { child, first } => self.seed_out_read(&child, first, outcome),
-            Purpose::Encode { .. } | Purpose::SeedEncode { .. } | Purpose::Open { .. }
+            Purpose::Encode { .. }
+            | Purpose::SeedEncode { .. }
+            | Purpose::Open { .. }
             | Purpose::SeedOpen => {}
         }
         self.pump();

@@ -110,8 +110,7 @@ impl Volume {
         now: Mono,
         wall: Wall,
     ) -> Result<Self, RecoverError> {
-        let ring =
-            Ring::new(cfg.save_capacity).ok_or(RecoverError::TooSmall(cfg.save_capacity))?;
+        let ring = Ring::new(cfg.save_capacity).ok_or(RecoverError::TooSmall(cfg.save_capacity))?;
         let drain = match &cfg.role {
             Role::Primary { capture, policy } => {
                 capture.tell_dirty_above(policy.hwm);
@@ -178,14 +177,14 @@ impl Volume {
             let body_at = at + HEADER_LEN as u64;
             self.log.enter_scanned(meta);
             if h.kind == RecordKind::SetEnd {
-                let b = read(FileId::Save, body_at, h.body_len as usize)
-                    .map_err(|e| e.to_string())?;
+                let b =
+                    read(FileId::Save, body_at, h.body_len as usize).map_err(|e| e.to_string())?;
                 let header = SetHeader::parse(&b)
                     .map_err(|e| format!("at position {pos}: set header: {e}"))?;
                 self.scanned_end(pos, end, header);
             } else if self.indexes(h.to) {
-                let b = read(FileId::Save, body_at, h.body_len as usize)
-                    .map_err(|e| e.to_string())?;
+                let b =
+                    read(FileId::Save, body_at, h.body_len as usize).map_err(|e| e.to_string())?;
                 let chunk = Chunk::parse(b).map_err(|e| damaged_chunk(&h, &e))?;
                 self.scanned_header(pos, end, chunk.header());
                 self.intake

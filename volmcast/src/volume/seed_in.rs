@@ -90,8 +90,11 @@ impl Volume {
     /// Goes on with a seed after a restart or reconnect.
     pub fn seed_resume(&mut self) {
         if let Some(mark) = self.durable.seed {
-            let phase =
-                if mark.next_block == 0 && mark.need.is_none() { Phase::Marking } else { Phase::Open };
+            let phase = if mark.next_block == 0 && mark.need.is_none() {
+                Phase::Marking
+            } else {
+                Phase::Open
+            };
             let touched = self.seed_in.take().map(|s| s.touched).unwrap_or_default();
             let mut s = SeedIn::new(phase, mark.next_block, mark.need);
             s.touched = touched;
@@ -168,8 +171,7 @@ impl Volume {
         let Some(need) = s.need else { return };
         let Some(mark) = self.want.seed else { return };
         if mark.need.is_none() {
-            self.want.seed =
-                Some(SeedMark { next_block: s.next_block, need: Some(need), ..mark });
+            self.want.seed = Some(SeedMark { next_block: s.next_block, need: Some(need), ..mark });
             self.commit.base_dirty = true;
             self.commit.request();
         }

@@ -21,7 +21,9 @@ use crate::units::BlockIndex;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    Waiting { folded: SetNumber },
+    Waiting {
+        folded: SetNumber,
+    },
     Idle,
     Busy,
     /// All extents are sent; the end is told once a cut names the state (primary).
@@ -57,7 +59,9 @@ impl Volume {
     /// Why this node cannot seed anybody now.
     pub(super) fn cannot_seed(&self) -> Option<String> {
         match self.cfg.role {
-            Role::Relay => Some("this node only forwards; it has no content to seed from".to_owned()),
+            Role::Relay => {
+                Some("this node only forwards; it has no content to seed from".to_owned())
+            }
             _ => self.refusal(),
         }
     }

@@ -1,0 +1,99 @@
+//! `rcpd`: one node of a topology, until it is told to stop.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Parser;
+use config::Topology;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::runtime;
+
+/// Runs one node (data mover) of a topology.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "rcpd", version)]
+pub struct Args {
+    /// The topology of all nodes, YAML.
+    #[arg(long, value_name = "FILE")]
+    pub topology: PathBuf,
+    /// Which of its nodes this is.
+    #[arg(long, value_name = "NAME")]
+    pub node: String,
+    /// Log lines as JSON.
+    #[arg(long)]
+    pub log_json: bool,
+}
+
+/// Runs until SIGTERM or SIGINT; the exit status.
+#[must_use]
+pub fn main(args: &Args) -> i32 {
+    let filter = EnvFilter::try_from_env("RCP_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
+    if args.log_json {
+        log.json().init()
+    } else {
+        log.init()
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(64)
+        .thread_name("rcpd")
+        .build();
+    let result = runtime.context("the async runtime").and_then(|r| {
+        let result = r.block_on(run(args));
+        r.shutdown_timeout(std::time::Duration::from_secs(2));
+        result
+    });
+    match result {
+        Ok(()) => 0,
+        Err(e) => {
+            eprintln!("rcpd: {e:#}");
+            1
+        }
+    }
+}
+
+/// Reads and compiles a topology file.
+///
+/// # Errors
+/// Every error of the file, rendered.
+pub fn load_topology(path: &std::path::Path) -> anyhow::Result<Topology> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("the topology file {}", path.display()))?;
+    Topology::compile(&text, &path.display().to_string()).map_err(|d| {
+        let text = if std::io::stderr().is_terminal() { d.coloured() } else { d.plain() };
+        anyhow::anyhow!("{} cannot be used:\n{text}", path.display())
+    })
+}
+
+async fn run(args: &Args) -> anyhow::Result<()> {
+    let topology = load_topology(&args.topology)?;
+    let node = topology.require_node(&args.node)?;
+    let base = args.topology.parent().map(std::path::Path::to_path_buf).unwrap_or_default();
+    let base =
+        std::path::absolute(if base.as_os_str().is_empty() { PathBuf::from(".") } else { base })?;
+    let mut term = signal(SignalKind::terminate())?;
+    let mut int = signal(SignalKind::interrupt())?;
+    let running = runtime::start(&topology, node, &base).await?;
+    tracing::info!(
+        "{} is up: RCP and HTTP on {}, NBD on {}",
+        node.name,
+        running.listen,
+        running.nbd.join(" and ")
+    );
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+        () = running.stop.cancelled() => {}
+    }
+    tracing::info!("{} stops: writes are held, a last set is made, neighbours are told", node.name);
+    running.shutdown().await;
+    tracing::info!("{} has stopped", node.name);
+    Ok(())
+}

@@ -1,0 +1,122 @@
+//! The changes: JSON in, JSON out, over the Unix socket only.
+//!
+//! A change that has begun runs to its end even if the client goes away: otherwise an operator's
+//! Ctrl-C would leave it half done.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::{Request, StatusCode};
+use axum::response::{IntoResponse, Response};
+use http_body_util::{BodyExt, Limited};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::answer::{Refused, json};
+use super::limits::{BODY_READ, MAX_BODY_BYTES};
+use super::requests::{
+    Cut, Delete, Done, KeptState, Policy, Rename, Replicate, Resize, RouteAdd, RouteDelete, Seed,
+};
+use super::router::App;
+use crate::api::{ApiError, ApiErrorKind, NodeApi, VolumeSpec};
+
+/// The body of a request as a value, within the limits of time and length.
+async fn read<T: DeserializeOwned>(request: Request<Body>) -> Result<T, Refused> {
+    let bad = |text: String| Refused(ApiError::new(ApiErrorKind::BadRequest, text));
+    let body = Limited::new(request.into_body(), MAX_BODY_BYTES);
+    let body = tokio::time::timeout(BODY_READ, body.collect())
+        .await
+        .map_err(|_| bad(format!("the body did not arrive within {} s", BODY_READ.as_secs())))?
+        .map_err(|e| {
+            bad(format!("the body could not be read: {e} (at most {MAX_BODY_BYTES} bytes)"))
+        })?
+        .to_bytes();
+    serde_json::from_slice(&body).map_err(|e| bad(format!("the body is not what is expected: {e}")))
+}
+
+/// Runs a change on a task of its own.
+async fn to_the_end<T, F>(change: F) -> Result<T, Refused>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, ApiError>> + Send + 'static,
+{
+    match tokio::spawn(change).await {
+        Ok(result) => result.map_err(Refused),
+        Err(e) => Err(Refused(ApiError::new(
+            ApiErrorKind::Internal,
+            format!("the change ended early: {e}"),
+        ))),
+    }
+}
+
+fn answer<T: Serialize>(result: Result<T, Refused>) -> Response {
+    match result {
+        Ok(value) => json(StatusCode::OK, &value),
+        Err(refused) => refused.into_response(),
+    }
+}
+
+fn done(result: Result<(), Refused>) -> Response {
+    answer(result.map(|()| Done { done: true }))
+}
+
+/// Reads the body and runs `change` with it.
+macro_rules! change {
+    ($(#[$doc:meta])* $name:ident, $body:ty, $answer:ident, |$api:ident, $q:ident| $call:expr) => {
+        $(#[$doc])*
+        pub(super) async fn $name(State(app): State<App>, request: Request<Body>) -> Response {
+            let $q: $body = match read(request).await {
+                Ok(body) => body,
+                Err(refused) => return refused.into_response(),
+            };
+            tracing::info!(change = stringify!($name), request = ?$q, "asked on the control socket");
+            let $api: Arc<dyn NodeApi> = app.api;
+            $answer(to_the_end(async move { $call.await }).await)
+        }
+    };
+}
+
+change!(cut, Cut, answer, |api, q| api.cut(&q.volume, q.keep));
+change!(keep, KeptState, done, |api, q| api.keep(&q.volume, q.set));
+change!(release, KeptState, done, |api, q| api.release(&q.volume, q.set));
+change!(volume_create, VolumeSpec, answer, |api, q| api.volume_create(q));
+change!(volume_resize, Resize, done, |api, q| api.volume_resize(&q.volume, q.size, q.shrink));
+change!(volume_rename, Rename, done, |api, q| api.volume_rename(&q.volume, &q.label));
+change!(volume_delete, Delete, done, |api, q| api.volume_delete(&q.volume));
+change!(replicate, Replicate, done, |api, q| api.replicate(&q.volume, q.on));
+change!(seed, Seed, done, |api, q| api.seed(&q.volume, &q.child));
+change!(policy, Policy, done, |api, q| api.policy(&q.volume, q.change));
+change!(route_add, RouteAdd, answer, |api, q| api.route_add(&q.group, &q.next_hop));
+change!(route_delete, RouteDelete, answer, |api, q| {
+    api.route_delete(q.group.as_deref(), q.next_hop.as_deref())
+});
+
+/// What may follow the `?` of the routing table.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OfGroup {
+    group: Option<String>,
+}
+
+pub(super) async fn routes(
+    State(app): State<App>,
+    query: Result<Query<OfGroup>, QueryRejection>,
+) -> Response {
+    let group = match query {
+        Ok(Query(q)) => q.group,
+        Err(e) => {
+            let text = format!("{}; only ?group=GROUP is understood", e.body_text());
+            return Refused(ApiError::new(ApiErrorKind::BadRequest, text)).into_response();
+        }
+    };
+    answer(app.api.routes(group.as_deref()).await.map_err(Refused))
+}
+
+pub(super) async fn shutdown(State(app): State<App>) -> Response {
+    tracing::info!("shutdown asked on the control socket");
+    app.api.shutdown();
+    done(Ok(()))
+}

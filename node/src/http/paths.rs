@@ -1,0 +1,85 @@
+//! Every path, once: the router, the list in a 404 and the commands all read it here.
+
+/// Prometheus text.
+pub const METRICS: &str = "/metrics";
+/// The process answers.
+pub const HEALTHZ: &str = "/healthz";
+/// Recovery is done and listeners are up.
+pub const READYZ: &str = "/readyz";
+/// The whole node as JSON.
+pub const STATUS: &str = "/api/v1/status";
+/// Bytes of a volume.
+pub const VOLUME: &str = "/v1/volumes/{name}";
+/// The routing table.
+pub const ROUTES: &str = "/api/v1/routes";
+/// Cut a delta set now.
+pub const CUT: &str = "/api/v1/cut";
+/// Keep a state readable.
+pub const KEEP: &str = "/api/v1/keep";
+/// Give a kept state up.
+pub const RELEASE: &str = "/api/v1/release";
+/// Create or import a volume.
+pub const VOLUME_CREATE: &str = "/api/v1/volumes/create";
+/// Change a volume's size.
+pub const VOLUME_RESIZE: &str = "/api/v1/volumes/resize";
+/// Change a volume's label.
+pub const VOLUME_RENAME: &str = "/api/v1/volumes/rename";
+/// Remove a volume.
+pub const VOLUME_DELETE: &str = "/api/v1/volumes/delete";
+/// Start or stop replication.
+pub const REPLICATE: &str = "/api/v1/replicate";
+/// Seed a child again.
+pub const SEED: &str = "/api/v1/seed";
+/// Change when sets are made or played.
+pub const POLICY: &str = "/api/v1/policy";
+/// Add a next hop.
+pub const ROUTE_ADD: &str = "/api/v1/routes/add";
+/// Remove next hops.
+pub const ROUTE_DELETE: &str = "/api/v1/routes/delete";
+/// End the process in order.
+pub const SHUTDOWN: &str = "/api/v1/shutdown";
+
+/// A path, the method it takes (GET means HEAD too), and what is there.
+pub(crate) type Entry = (&'static str, &'static str, &'static str);
+
+/// Served everywhere.
+pub(crate) const READS: &[Entry] = &[
+    (METRICS, "GET", "Prometheus metrics"),
+    (HEALTHZ, "GET", "200 while the process answers"),
+    (READYZ, "GET", "200 when recovery is done and listeners are up"),
+    (STATUS, "GET", "the whole node as JSON"),
+    (VOLUME, "GET", "bytes of a volume; Range, If-Match and ?state=SET are understood"),
+];
+
+/// Served on the Unix socket only.
+pub(crate) const CONTROL: &[Entry] = &[
+    (ROUTES, "GET", "the routing table; ?group=GROUP"),
+    (ROUTE_ADD, "POST", "add a next hop"),
+    (ROUTE_DELETE, "POST", "remove next hops"),
+    (CUT, "POST", "cut a delta set now"),
+    (KEEP, "POST", "keep a state readable"),
+    (RELEASE, "POST", "give a kept state up"),
+    (REPLICATE, "POST", "start or stop replication of a volume"),
+    (SEED, "POST", "seed a child again"),
+    (POLICY, "POST", "change when sets are made or played"),
+    (VOLUME_CREATE, "POST", "create or import a volume"),
+    (VOLUME_RESIZE, "POST", "change a volume's size"),
+    (VOLUME_RENAME, "POST", "change a volume's label"),
+    (VOLUME_DELETE, "POST", "remove a volume"),
+    (SHUTDOWN, "POST", "end the process in order"),
+];
+
+/// The list that a 404 ends with.
+pub(crate) fn listing(control: bool) -> String {
+    let mut out = String::new();
+    let more = if control { CONTROL } else { &[] };
+    for (path, method, what) in READS.iter().chain(more) {
+        out.push_str(&format!("  {method:4} {path:24} {what}\n"));
+    }
+    out
+}
+
+/// Paths of the API answer in JSON, all others in text.
+pub(crate) fn is_api(path: &str) -> bool {
+    path.starts_with("/api/")
+}

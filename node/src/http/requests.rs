@@ -1,0 +1,117 @@
+//! Bodies of the changes, as JSON. Unknown fields are refused: a mistyped one would silently do
+//! something else.
+
+use serde::{Deserialize, Serialize};
+
+use crate::api::PolicyChange;
+
+/// Cut a delta set now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cut {
+    /// Which volume.
+    pub volume: String,
+    /// The state stays readable at the primary.
+    #[serde(default)]
+    pub keep: bool,
+}
+
+/// Keep a state, or give it up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeptState {
+    /// Which volume.
+    pub volume: String,
+    /// Which state.
+    pub set: u64,
+}
+
+/// Change a volume's size.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resize {
+    /// Which volume.
+    pub volume: String,
+    /// New size in bytes.
+    pub size: u64,
+    /// Making it smaller is meant.
+    #[serde(default)]
+    pub shrink: bool,
+}
+
+/// Change a volume's label.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rename {
+    /// Which volume.
+    pub volume: String,
+    /// The new label.
+    pub label: String,
+}
+
+/// Remove a volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Delete {
+    /// Which volume.
+    pub volume: String,
+}
+
+/// Start or stop replication.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Replicate {
+    /// Which volume.
+    pub volume: String,
+    /// Start or stop.
+    pub on: bool,
+}
+
+/// Seed a child again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Seed {
+    /// Which volume.
+    pub volume: String,
+    /// Which child.
+    pub child: String,
+}
+
+/// Change when sets are made or played.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// Which volume.
+    pub volume: String,
+    /// What changes.
+    pub change: PolicyChange,
+}
+
+/// Add a next hop.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouteAdd {
+    /// In which group.
+    pub group: String,
+    /// The node to send to.
+    pub next_hop: String,
+}
+
+/// Remove next hops.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouteDelete {
+    /// Of which group; of all if absent.
+    #[serde(default)]
+    pub group: Option<String>,
+    /// Which; all if absent.
+    #[serde(default)]
+    pub next_hop: Option<String>,
+}
+
+/// The answer to a change that has nothing to tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// Always true: a refusal has another status and another body.
+    pub done: bool,
+}

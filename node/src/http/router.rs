@@ -1,0 +1,159 @@
+//! Which path does what, for the world (*public*: read only) and for the Unix socket (*control*).
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{Method, StatusCode, Uri};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::answer::{Refused, echo, json, text, typed};
+use super::limits::{MAX_VOLUME_READS, STATUS};
+use super::{control, paths, volume};
+use crate::api::{ApiError, ApiErrorKind, NodeApi, NodeStatus};
+use crate::metrics::{self, Metrics};
+
+/// The two services of a node. Cloning is cheap; they share the bound on volume reads.
+#[derive(Clone, Debug)]
+pub struct Routers {
+    /// For the shared port: nothing that changes anything.
+    pub public: Router,
+    /// For the Unix socket in the data folder: everything.
+    pub control: Router,
+}
+
+/// What a handler works with.
+#[derive(Clone)]
+pub(super) struct App {
+    pub(super) api: Arc<dyn NodeApi>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) reads: Arc<Semaphore>,
+}
+
+/// Builds the services of a node.
+#[must_use]
+pub fn routers(api: Arc<dyn NodeApi>, metrics: Arc<Metrics>) -> Routers {
+    let app = App { api, metrics, reads: Arc::new(Semaphore::new(MAX_VOLUME_READS)) };
+    let mut public = reads();
+    for (path, method, _) in paths::CONTROL {
+        public = match *method {
+            "GET" => public.route(path, get(not_here)),
+            _ => public.route(path, post(not_here)),
+        };
+    }
+    let control = reads()
+        .route(paths::ROUTES, get(control::routes))
+        .route(paths::ROUTE_ADD, post(control::route_add))
+        .route(paths::ROUTE_DELETE, post(control::route_delete))
+        .route(paths::CUT, post(control::cut))
+        .route(paths::KEEP, post(control::keep))
+        .route(paths::RELEASE, post(control::release))
+        .route(paths::REPLICATE, post(control::replicate))
+        .route(paths::SEED, post(control::seed))
+        .route(paths::POLICY, post(control::policy))
+        .route(paths::VOLUME_CREATE, post(control::volume_create))
+        .route(paths::VOLUME_RESIZE, post(control::volume_resize))
+        .route(paths::VOLUME_RENAME, post(control::volume_rename))
+        .route(paths::VOLUME_DELETE, post(control::volume_delete))
+        .route(paths::SHUTDOWN, post(control::shutdown));
+    Routers { public: finished(public, app.clone(), false), control: finished(control, app, true) }
+}
+
+fn reads() -> Router<App> {
+    Router::new()
+        .route(paths::METRICS, get(scrape))
+        .route(paths::HEALTHZ, get(async || text(StatusCode::OK, "ok")))
+        .route(paths::READYZ, get(ready))
+        .route(paths::STATUS, get(status))
+        .route(paths::VOLUME, get(volume::read))
+}
+
+fn finished(router: Router<App>, app: App, control: bool) -> Router {
+    router
+        .fallback(move |uri: Uri| async move { unknown(uri.path(), control) })
+        .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn(counted))
+        .with_state(app)
+}
+
+/// Counts every request by path and status; both are from fixed lists.
+async fn counted(request: Request, next: Next) -> Response {
+    let matched = request.extensions().get::<MatchedPath>().map(|p| p.as_str().to_owned());
+    let (method, uri) = (request.method().clone(), request.uri().clone());
+    let response = next.run(request).await;
+    let status = response.status();
+    metrics::http_request(matched.as_deref().unwrap_or("unknown"), status.as_u16());
+    tracing::debug!(%method, path = echo(uri.path()), status = status.as_u16(), "HTTP request");
+    response
+}
+
+fn unknown(path: &str, control: bool) -> Response {
+    let line =
+        format!("there is nothing at {}; there is:\n{}", echo(path), paths::listing(control));
+    if paths::is_api(path) {
+        Refused(ApiError::new(ApiErrorKind::NotFound, line)).into_response()
+    } else {
+        text(StatusCode::NOT_FOUND, line)
+    }
+}
+
+/// The `Allow` header is the router's.
+async fn wrong_method(method: Method, path: MatchedPath) -> Response {
+    let path = path.as_str();
+    let takes =
+        paths::READS.iter().chain(paths::CONTROL).find(|e| e.0 == path).map_or("GET", |e| e.1);
+    let line = format!("{path} takes {takes}, not {}", echo(method.as_str()));
+    if paths::is_api(path) {
+        let error = ApiError::new(ApiErrorKind::BadRequest, line);
+        json(StatusCode::METHOD_NOT_ALLOWED, &error)
+    } else {
+        text(StatusCode::METHOD_NOT_ALLOWED, line)
+    }
+}
+
+/// A change asked for on the shared port.
+async fn not_here(path: MatchedPath) -> Response {
+    let line = format!(
+        "{} is served only on the Unix socket rcpd.sock in the node's data folder: use rcpctl or \
+         rcproute on that machine",
+        path.as_str()
+    );
+    Refused(ApiError::new(ApiErrorKind::Conflict, line)).into_response()
+}
+
+async fn describe(app: &App) -> Result<NodeStatus, ApiError> {
+    timeout(STATUS, app.api.status()).await.unwrap_or_else(|_| {
+        let line = format!("the node did not describe itself within {} s", STATUS.as_secs());
+        Err(ApiError::new(ApiErrorKind::Unavailable, line))
+    })
+}
+
+async fn status(State(app): State<App>) -> Response {
+    match describe(&app).await {
+        Ok(status) => json(StatusCode::OK, &status),
+        Err(e) => Refused(e).into_response(),
+    }
+}
+
+async fn ready(State(app): State<App>) -> Response {
+    match app.api.ready() {
+        Ok(()) => text(StatusCode::OK, "ready"),
+        Err(missing) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {missing}")),
+    }
+}
+
+async fn scrape(State(app): State<App>) -> Response {
+    let status = match describe(&app).await {
+        Ok(status) => status,
+        Err(e) => return text(super::answer::status_of(e.kind), e.text),
+    };
+    let metrics = app.metrics;
+    match tokio::task::spawn_blocking(move || metrics.render(&status)).await {
+        Ok(body) => typed(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", body.into()),
+        Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot render metrics: {e}")),
+    }
+}

@@ -1,0 +1,450 @@
+//! Every path and status, through a real connection in memory; then curl, if it is installed.
+
+pub(crate) mod fake;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{HeaderMap, Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use proptest::prelude::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_util::sync::CancellationToken;
+
+use self::fake::{DB_12, DB_16, DB_SIZE, FakeNode, content};
+use super::limits::{Deadlines, MAX_BODY_BYTES, MAX_VOLUME_READS};
+use super::{End, Routers, paths, routers, serve_connection};
+use crate::api::{ApiError, ApiErrorKind, NodeStatus};
+use crate::metrics::Metrics;
+
+fn site() -> (Arc<FakeNode>, Routers) {
+    let node = FakeNode::new();
+    (Arc::clone(&node), routers(node, Metrics::detached()))
+}
+
+struct Reply {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+    /// The body was as long as announced.
+    whole: bool,
+}
+
+impl Reply {
+    fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).expect("text")
+    }
+
+    fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |v| v.to_str().expect("header"))
+    }
+
+    fn error(&self) -> ApiError {
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.text()))
+    }
+}
+
+async fn ask(
+    router: &Router,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Reply {
+    let (client, server) = tokio::io::duplex(64 << 10);
+    tokio::spawn(serve_connection(
+        server,
+        router.clone(),
+        Deadlines::default(),
+        CancellationToken::new(),
+    ));
+    let (mut send, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(client)).await.expect("handshake");
+    tokio::spawn(connection);
+    let mut request = Request::builder()
+        .method(Method::from_bytes(method.as_bytes()).expect("method"))
+        .uri(path)
+        .header("host", "rcpd");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request =
+        request.body(Full::new(Bytes::copy_from_slice(body.as_bytes()))).expect("request");
+    let (head, mut rest) = send.send_request(request).await.expect("response").into_parts();
+    let (mut data, mut whole) = (Vec::new(), true);
+    while let Some(frame) = rest.frame().await {
+        match frame {
+            Ok(frame) => data.extend_from_slice(frame.data_ref().map_or(&[], |d| d)),
+            Err(_) => {
+                whole = false;
+                break;
+            }
+        }
+    }
+    Reply { status: head.status, headers: head.headers, body: data.into(), whole }
+}
+
+async fn get(router: &Router, path: &str, headers: &[(&str, &str)]) -> Reply {
+    ask(router, "GET", path, headers, "").await
+}
+
+#[tokio::test]
+async fn status_health_and_readiness() {
+    let (node, site) = site();
+    for router in [&site.public, &site.control] {
+        let r = get(router, "/api/v1/status", &[]).await;
+        assert_eq!((r.status, r.header("content-type")), (StatusCode::OK, "application/json"));
+        let status: NodeStatus = serde_json::from_slice(&r.body).expect("status");
+        assert_eq!(status, fake::status());
+        assert_eq!(get(router, "/healthz", &[]).await.text(), "ok\n");
+        assert_eq!(get(router, "/readyz", &[]).await.text(), "ready\n");
+    }
+    *node.not_ready.lock() = Some("volume `db` is being recovered".into());
+    let r = get(&site.public, "/readyz", &[]).await;
+    assert_eq!(r.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(r.text(), "not ready: volume `db` is being recovered\n");
+    assert_eq!(get(&site.public, "/healthz", &[]).await.status, StatusCode::OK);
+    let head = ask(&site.public, "HEAD", "/api/v1/status", &[], "").await;
+    assert_eq!((head.status, head.body.len()), (StatusCode::OK, 0));
+}
+
+#[tokio::test]
+async fn metrics_are_served_and_forget_what_is_gone() {
+    let (node, site) = site();
+    let r = get(&site.public, "/metrics", &[]).await;
+    assert_eq!(r.status, StatusCode::OK);
+    assert!(r.header("content-type").starts_with("text/plain; version=0.0.4"));
+    assert!(
+        r.text().contains("rcp_current_delta_set{volume=\"db\",group=\"g1\",role=\"primary\"} 16")
+    );
+    node.status.lock().volumes.clear();
+    assert!(!get(&site.public, "/metrics", &[]).await.text().contains("volume=\"db\""));
+}
+
+#[tokio::test]
+async fn a_volume_is_read_whole_or_in_part() {
+    let (_, site) = site();
+    let r = get(&site.public, "/v1/volumes/db", &[]).await;
+    assert_eq!(r.status, StatusCode::OK);
+    assert_eq!(r.header("etag"), format!("\"{DB_16}\""));
+    assert_eq!(r.header("content-length"), DB_SIZE.to_string());
+    assert_eq!(r.header("accept-ranges"), "bytes");
+    assert!(r.body == content(16) && r.whole);
+
+    let r =
+        get(&site.public, "/v1/volumes/db?state=12", &[("range", "bytes=1048570-2097160")]).await;
+    assert_eq!(r.status, StatusCode::PARTIAL_CONTENT);
+    assert_eq!(r.header("content-range"), format!("bytes 1048570-2097160/{DB_SIZE}"));
+    assert_eq!(r.header("etag"), format!("\"{DB_12}\""));
+    assert!(r.body == content(12)[1_048_570..=2_097_160]);
+
+    let full = format!("/v1/volumes/db?state={DB_12}");
+    assert_eq!(
+        get(&site.public, &full, &[("range", "bytes=-5")]).await.body,
+        content(12)[DB_SIZE - 5..]
+    );
+
+    let r = ask(&site.public, "HEAD", "/v1/volumes/db", &[("range", "bytes=0-9")], "").await;
+    assert_eq!((r.status, r.body.len()), (StatusCode::OK, 0));
+    assert_eq!(r.header("content-length"), DB_SIZE.to_string());
+
+    let r = get(&site.public, "/v1/volumes/live", &[("range", "bytes=0-9")]).await;
+    assert_eq!((r.status, r.header("etag")), (StatusCode::PARTIAL_CONTENT, ""));
+}
+
+#[tokio::test]
+async fn conditions_of_a_volume_read() {
+    let (_, site) = site();
+    let (now, old) = (format!("\"{DB_16}\""), format!("\"{DB_12}\""));
+    let part = ("range", "bytes=0-9");
+    for (headers, status) in [
+        (vec![("if-match", now.as_str())], 200),
+        (vec![("if-match", "*")], 200),
+        (vec![("if-match", &old)], 412),
+        (vec![("if-match", &old), ("if-match", &now)], 200),
+        (vec![("if-none-match", &now)], 304),
+        (vec![("if-none-match", &old)], 200),
+        (vec![part, ("if-range", &now)], 206),
+        (vec![part, ("if-range", &old)], 200),
+        (vec![part, ("if-match", &now)], 206),
+        (vec![("range", "bytes=99999999999-")], 416),
+        (vec![("range", "bytes=0-1,5-6")], 416),
+        (vec![("range", "bytes=5-1")], 416),
+        (vec![("range", "blocks=0-1")], 200),
+    ] {
+        let r = get(&site.public, "/v1/volumes/db", &headers).await;
+        assert_eq!(r.status.as_u16(), status, "{headers:?}");
+        assert_eq!(r.header("etag"), now, "{headers:?}");
+    }
+    let r = get(&site.public, "/v1/volumes/db", &[("if-match", &old)]).await;
+    assert!(r.text().contains(DB_16) && r.text().contains("?state="), "{}", r.text());
+    let r = get(&site.public, "/v1/volumes/db", &[("range", "bytes=99999999-")]).await;
+    assert_eq!(r.header("content-range"), format!("bytes */{DB_SIZE}"));
+    assert!(r.text().contains("`db` has 3145851 bytes"), "{}", r.text());
+    let r = get(&site.public, "/v1/volumes/live", &[("if-match", &now)]).await;
+    assert_eq!(r.status, StatusCode::PRECONDITION_FAILED);
+}
+
+#[tokio::test]
+async fn refusals_of_a_volume_read() {
+    let (_, site) = site();
+    for (path, status, says) in [
+        ("/v1/volumes/bd", 404, "no volume `bd`; it has: broken, db, live"),
+        ("/v1/volumes/db?state=13", 404, "nearest: 12 and 16"),
+        ("/v1/volumes/db?sate=12", 400, "only ?state=SET"),
+    ] {
+        let r = get(&site.public, path, &[]).await;
+        assert_eq!(r.status.as_u16(), status, "{path}");
+        assert!(r.text().contains(says), "{path}: {}", r.text());
+        assert!(r.header("content-type").starts_with("text/plain"), "{path}");
+    }
+    // What cannot be read at all has a status; what breaks later ends the connection.
+    let r = get(&site.public, "/v1/volumes/broken", &[("range", "bytes=2000000-")]).await;
+    assert_eq!(r.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(r.text().contains("state 3 of `broken` is gone"));
+    let r = get(&site.public, "/v1/volumes/broken", &[]).await;
+    assert_eq!(r.status, StatusCode::OK);
+    assert!(!r.whole && r.body.len() < DB_SIZE);
+}
+
+#[tokio::test]
+async fn unknown_paths_and_methods() {
+    let (_, site) = site();
+    let r = get(&site.public, "/nowhere", &[]).await;
+    assert_eq!(r.status, StatusCode::NOT_FOUND);
+    assert!(r.text().contains("nothing at /nowhere") && r.text().contains("/v1/volumes/{name}"));
+    assert!(!r.text().contains("/api/v1/cut"), "the public list has only what is served there");
+    let r = get(&site.control, "/api/v2/cut", &[]).await;
+    assert_eq!(r.status, StatusCode::NOT_FOUND);
+    assert_eq!(r.error().kind, ApiErrorKind::NotFound);
+    assert!(r.error().text.contains("/api/v1/cut"));
+
+    for (router, method, path, allow) in [
+        (&site.public, "POST", "/metrics", "GET,HEAD"),
+        (&site.public, "DELETE", "/v1/volumes/db", "GET,HEAD"),
+        (&site.public, "PUT", "/api/v1/status", "GET,HEAD"),
+        (&site.control, "GET", "/api/v1/cut", "POST"),
+    ] {
+        let r = ask(router, method, path, &[], "").await;
+        assert_eq!(r.status, StatusCode::METHOD_NOT_ALLOWED, "{path}");
+        assert_eq!(r.header("allow"), allow, "{path}");
+        assert!(r.text().contains(&format!(", not {method}")), "{}", r.text());
+    }
+}
+
+#[tokio::test]
+async fn every_listed_path_is_there() {
+    let (_, site) = site();
+    for (router, list) in [
+        (&site.public, paths::READS),
+        (&site.control, paths::READS),
+        (&site.control, paths::CONTROL),
+    ] {
+        for (path, method, _) in list {
+            let r = ask(router, method, &path.replace("{name}", "db"), &[], "{}").await;
+            assert_ne!(r.status, StatusCode::NOT_FOUND, "{path}");
+            assert_ne!(r.status, StatusCode::METHOD_NOT_ALLOWED, "{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn changes_are_refused_on_the_shared_port() {
+    let (node, site) = site();
+    for (path, method, _) in paths::CONTROL {
+        let r = ask(&site.public, method, path, &[], "{}").await;
+        assert_eq!(r.status, StatusCode::CONFLICT, "{path}");
+        assert!(r.error().text.contains("rcpd.sock"), "{}", r.text());
+    }
+    assert!(node.asked.lock().is_empty());
+}
+
+#[tokio::test]
+async fn every_change_reaches_the_node() {
+    let (node, site) = site();
+    for (path, body, asked) in [
+        (paths::CUT, r#"{"volume":"db","keep":true}"#, "cut db true"),
+        (paths::CUT, r#"{"volume":"db"}"#, "cut db false"),
+        (paths::KEEP, r#"{"volume":"db","set":16}"#, "keep db 16"),
+        (paths::VOLUME_RESIZE, r#"{"volume":"db","size":8192}"#, "resize db 8192 false"),
+        (paths::VOLUME_RENAME, r#"{"volume":"db","label":"bd"}"#, "rename db bd"),
+        (paths::VOLUME_DELETE, r#"{"volume":"db"}"#, "delete db"),
+        (paths::REPLICATE, r#"{"volume":"db","on":false}"#, "replicate db false"),
+        (paths::SEED, r#"{"volume":"db","child":"c"}"#, "seed db c"),
+        (paths::POLICY, r#"{"volume":"db","change":{"hwm":5}}"#, "policy db Some(5) None None"),
+        (paths::ROUTE_ADD, r#"{"group":"g1","next_hop":"n"}"#, "route add g1 n"),
+        (paths::ROUTE_DELETE, "{}", "route delete None None"),
+        (paths::SHUTDOWN, "", "shutdown"),
+    ] {
+        let r = ask(&site.control, "POST", path, &[], body).await;
+        assert_eq!(r.status, StatusCode::OK, "{path}: {}", r.text());
+        assert_eq!(node.asked.lock().pop().as_deref(), Some(asked));
+    }
+    let spec = r#"{"label":"v","group":"g1","size":4096,"block_size":null,"backing":null,"save":null,"import":false}"#;
+    let r = ask(&site.control, "POST", paths::VOLUME_CREATE, &[], spec).await;
+    assert!(r.text().contains("\"label\":\"v\""), "{}", r.text());
+    let r = get(&site.control, "/api/v1/routes?group=g1", &[]).await;
+    assert!(r.text().contains("\"revision\":4"), "{}", r.text());
+    assert_eq!(node.asked.lock().pop().as_deref(), Some("routes Some(\"g1\")"));
+}
+
+#[tokio::test]
+async fn refusals_of_a_change() {
+    let (_, site) = site();
+    let long = format!("{{\"volume\":\"{}\"}}", "x".repeat(MAX_BODY_BYTES));
+    for (path, body, status, says) in [
+        (paths::CUT, r#"{"volume":"bd"}"#, 404, "no volume `bd`"),
+        (paths::RELEASE, r#"{"volume":"db","set":9}"#, 409, "kept: 12"),
+        (paths::CUT, "", 400, "not what is expected"),
+        (paths::CUT, r#"{"volume":"db","kep":true}"#, 400, "unknown field `kep`"),
+        (paths::CUT, long.as_str(), 400, "at most 65536 bytes"),
+    ] {
+        let r = ask(&site.control, "POST", path, &[], body).await;
+        assert_eq!(r.status.as_u16(), status, "{path}: {}", r.text());
+        assert!(r.error().text.contains(says), "{path}: {}", r.text());
+    }
+    let r = get(&site.control, "/api/v1/routes?gruop=g1", &[]).await;
+    assert!(r.error().text.contains("?group=GROUP"), "{}", r.text());
+}
+
+/// Sends bytes as they are and reads until the server closes.
+async fn raw(bytes: &[u8], deadlines: Deadlines) -> (String, End) {
+    let (_, site) = site();
+    let (mut client, server) = tokio::io::duplex(256 << 10);
+    let end =
+        tokio::spawn(serve_connection(server, site.public, deadlines, CancellationToken::new()));
+    client.write_all(bytes).await.expect("write");
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).await.expect("read");
+    (String::from_utf8_lossy(&answer).into_owned(), end.await.expect("end"))
+}
+
+#[tokio::test]
+async fn headers_are_bounded_in_length_and_time() {
+    let soon = Deadlines { header_read: Duration::from_millis(50), ..Deadlines::default() };
+    let long = format!("GET / HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(9 << 10));
+    let (answer, end) = raw(long.as_bytes(), soon).await;
+    assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+    assert!(matches!(end, End::Failed(_)));
+    let many = "a: b\r\n".repeat(70);
+    let (answer, _) = raw(format!("GET / HTTP/1.1\r\n{many}\r\n").as_bytes(), soon).await;
+    assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+    let (answer, end) = raw(b"GET /healthz HTTP/1.1\r\nhos", soon).await;
+    assert!(!answer.contains("200"), "{answer}");
+    assert!(matches!(end, End::Failed(e) if e.is_timeout()));
+    // An idle connection is closed as well.
+    let (answer, _) = raw(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n", soon).await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\r\n\r\nok\n"), "{answer}");
+    let (answer, _) = raw(b"no such protocol\r\n\r\n", soon).await;
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_is_cut_off() {
+    let (_, site) = site();
+    let (mut client, server) = tokio::io::duplex(4 << 10);
+    let soon = Deadlines { write_stall: Duration::from_millis(50), ..Deadlines::default() };
+    let end = tokio::spawn(serve_connection(server, site.public, soon, CancellationToken::new()));
+    client.write_all(b"GET /v1/volumes/db HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("write");
+    let end = tokio::time::timeout(Duration::from_secs(10), end).await.expect("in time");
+    assert!(matches!(end.expect("end"), End::Failed(_)));
+}
+
+#[tokio::test]
+async fn a_stop_lets_the_answer_out() {
+    let (_, site) = site();
+    let stop = CancellationToken::new();
+    let (mut client, server) = tokio::io::duplex(4 << 10);
+    let end =
+        tokio::spawn(serve_connection(server, site.public, Deadlines::default(), stop.clone()));
+    client.write_all(b"GET /v1/volumes/db HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("write");
+    let mut answer = vec![0; 100];
+    client.read_exact(&mut answer).await.expect("head");
+    stop.cancel();
+    client.read_to_end(&mut answer).await.expect("rest");
+    assert!(answer.ends_with(&content(16)[DB_SIZE - 1000..]));
+    assert!(matches!(end.await.expect("end"), End::Stopped));
+}
+
+#[tokio::test]
+async fn volume_reads_are_bounded_in_number() {
+    let (_, site) = site();
+    let mut held = Vec::new();
+    for _ in 0..MAX_VOLUME_READS {
+        let (mut client, server) = tokio::io::duplex(4 << 10);
+        let stop = CancellationToken::new();
+        tokio::spawn(serve_connection(server, site.public.clone(), Deadlines::default(), stop));
+        client.write_all(b"GET /v1/volumes/db HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("write");
+        let mut first = [0; 15];
+        client.read_exact(&mut first).await.expect("head");
+        assert_eq!(&first, b"HTTP/1.1 200 OK");
+        held.push(client);
+    }
+    let r = get(&site.control, "/v1/volumes/db", &[]).await;
+    assert_eq!(r.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(r.header("retry-after"), "1");
+    drop(held);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(get(&site.control, "/v1/volumes/db", &[]).await.status, StatusCode::OK);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+    #[test]
+    fn parts_are_slices_of_the_whole(a in 0..DB_SIZE + 10, len in 1usize..3 << 20) {
+        let b = a + len - 1;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+        runtime.block_on(async {
+            let (_, site) = site();
+            let range = format!("bytes={a}-{b}");
+            let r = get(&site.public, "/v1/volumes/db", &[("range", &range)]).await;
+            let data = content(16);
+            match data.get(a..(b + 1).min(DB_SIZE)).filter(|s| !s.is_empty()) {
+                Some(slice) => {
+                    prop_assert_eq!(r.status.as_u16(), 206);
+                    prop_assert!(r.body == slice);
+                }
+                None => prop_assert_eq!(r.status.as_u16(), 416),
+            }
+            Ok(())
+        })?;
+    }
+}
+
+#[tokio::test]
+async fn curl_on_a_unix_socket() {
+    let Ok(curl) = std::process::Command::new("curl").arg("--version").output() else {
+        eprintln!("SKIPPED: curl is not installed");
+        return;
+    };
+    assert!(curl.status.success());
+    let (node, site) = site();
+    let dir = tempfile::tempdir().expect("folder");
+    let path = dir.path().join("rcpd.sock");
+    let listener = tokio::net::UnixListener::bind(&path).expect("bind");
+    tokio::spawn(async move {
+        while let Ok((io, _)) = listener.accept().await {
+            let stop = CancellationToken::new();
+            tokio::spawn(serve_connection(io, site.control.clone(), Deadlines::default(), stop));
+        }
+    });
+    let curl = async |args: &[&str]| {
+        let out = tokio::process::Command::new("curl")
+            .args(["-sS", "--fail-with-body", "--max-time", "20", "--unix-socket"])
+            .arg(&path)
+            .args(args)
+            .output()
+            .await
+            .expect("curl");
+        assert!(out.status.success(), "{args:?}: {out:?}");
+        out.stdout
+    };
+    assert_eq!(curl(&["http://rcpd/v1/volumes/db?state=12"]).await, content(12));
+    assert_eq!(curl(&["-r", "5-9", "http://rcpd/v1/volumes/db"]).await, content(16)[5..10]);
+    let cut = curl(&["-d", r#"{"volume":"db"}"#, "http://rcpd/api/v1/cut"]).await;
+    assert!(String::from_utf8_lossy(&cut).contains("\"set\":17"));
+    assert_eq!(node.asked.lock().as_slice(), ["cut db false"]);
+}

@@ -1,0 +1,412 @@
+//! Names, help and units of every metric, and how a node's status becomes Prometheus text.
+//!
+//! There are two sources. What the process counts as it goes (through the `metrics` macros) lives
+//! in one recorder for its whole life. What a [`NodeStatus`] says is written into a fresh recorder
+//! at every scrape, so that a volume or child that is gone leaves no line behind. Labels carry
+//! only names that are bounded by configuration (volumes, nodes, groups) or fixed lists; reasons
+//! in words are not labels.
+
+use std::sync::Arc;
+
+use metrics::{Label, Unit};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use parking_lot::RwLock;
+
+use crate::api::{GroupStatus, LinkStatus, NodeStatus, VolumeInfo};
+
+/// Upper bounds of histogram buckets, in seconds.
+const BUCKETS: [f64; 12] =
+    [0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 300.0];
+
+/// States of a volume that have a series of their own; any other is `other`.
+const VOLUME_STATES: [&str; 7] =
+    ["writable", "readable", "seeding", "fetching again", "forwarding", "failed", "other"];
+/// States of a link.
+const LINK_STATES: [&str; 5] = ["connected", "connecting", "waiting", "refused", "other"];
+/// States of a child that takes a volume.
+const CHILD_STATES: [&str; 7] =
+    ["resuming", "streaming", "waiting", "seeding", "detached", "offline", "other"];
+
+/// A metric: its name, unit and help.
+#[derive(Debug)]
+struct Def(&'static str, Unit, &'static str);
+
+macro_rules! defs {
+    ($list:ident, $kind:literal: $($const:ident = $name:literal, $unit:ident, $help:literal;)*) => {
+        $(const $const: Def = Def($name, Unit::$unit, $help);)*
+        #[doc = concat!("Every ", $kind, " that a status gives.")]
+        const $list: &[Def] = &[$($const),*];
+    };
+}
+
+defs! { GAUGES, "gauge":
+    NODE_INFO = "rcp_node_info", Count, "Always 1; the labels name the node and its version.";
+    NODE_START = "rcp_node_start_time_seconds", Seconds, "When the process started, since 1970.";
+    STATUS_TIME = "rcp_node_status_time_seconds", Seconds, "When this status was true, since 1970.";
+    CURRENT_SET = "rcp_current_delta_set", Count, "Newest finished set (primary) or newest visible set (replica).";
+    SAVED_SET = "rcp_saved_delta_set", Count, "Newest set that is complete in the save volume.";
+    MERGED_SET = "rcp_merged_delta_set", Count, "Newest set that the volume's content holds in full.";
+    KNOWN_SET = "rcp_newest_known_delta_set", Count, "Newest set that the sender is known to have.";
+    OUTSTANDING = "rcp_outstanding_delta_sets", Count, "Sets that are known but not visible.";
+    CUT_TIME = "rcp_current_cut_time_seconds", Seconds, "When the visible state was cut at the primary, since 1970.";
+    LAG_SECONDS = "rcp_lag_seconds", Seconds, "By how much the visible state is older than what the primary has; absent while unknown.";
+    LAG_KNOWN = "rcp_lag_known", Count, "1 if the lag is known, 0 if the replica has not heard how far the primary is.";
+    LAG_BYTES = "rcp_lag_bytes", Bytes, "Bytes on their way: in save volumes above or here, not yet visible.";
+    TRANSFER = "rcp_transfer_blocks_per_second", CountPerSecond, "Blocks sent per second, now.";
+    TRANSFER_AVG = "rcp_transfer_average_blocks_per_second", CountPerSecond, "Blocks sent per second, on average.";
+    SAVE_USED = "rcp_save_volume_used_bytes", Bytes, "Bytes of the save volume in use.";
+    SAVE_CAPACITY = "rcp_save_volume_capacity_bytes", Bytes, "Capacity of the save volume.";
+    SAVE_POSITION = "rcp_save_volume_write_position", Bytes, "Write position in the save volume.";
+    SAVE_FULL_IN = "rcp_save_volume_full_in_seconds", Seconds, "Time until the save volume is full at the present rate; absent while it is not filling.";
+    SIZE = "rcp_volume_size_bytes", Bytes, "Size of the volume.";
+    DIRTY = "rcp_volume_modified_bytes", Bytes, "Bytes modified since the last cut.";
+    PAUSE = "rcp_cut_longest_pause_seconds", Seconds, "Longest pause of writers by a cut.";
+    KEPT = "rcp_kept_states", Count, "States that are kept and can be read.";
+    VOLUME_STATE = "rcp_volume_state", Count, "1 for the state that the volume is in, 0 for the others.";
+    VOLUME_BLOCKED = "rcp_volume_blocked", Count, "1 if the volume cannot advance or be read; rcpctl status says why.";
+    MEMBER_ACKED = "rcp_member_last_acked_set", Count, "Last set that is durable at a child.";
+    MEMBER_BEHIND = "rcp_member_behind_bytes", Bytes, "Bytes of the save volume that a child has still to acknowledge.";
+    MEMBER_STATE = "rcp_member_state", Count, "1 for the state that a child is in with a volume, 0 for the others.";
+    MEMBER_SEED = "rcp_member_seed_ratio", Percent, "Part of a seed that was sent, from 0 to 1; absent without a seed.";
+    SUBTREE_NODES = "rcp_subtree_replicas", Count, "Replicas in the subtree below.";
+    SUBTREE_OLDEST = "rcp_subtree_oldest_visible_set", Count, "Oldest visible set of the subtree below.";
+    SUBTREE_NEWEST = "rcp_subtree_newest_visible_set", Count, "Newest visible set of the subtree below.";
+    SUBTREE_SAVED = "rcp_subtree_oldest_saved_set", Count, "Oldest saved set of the subtree below.";
+    LINK_STATE = "rcp_link_state", Count, "1 for the state that the link to a neighbour is in, 0 for the others.";
+    LINK_SINCE = "rcp_link_change_time_seconds", Seconds, "When the link was connected or lost, since 1970.";
+    ROUTE_REVISION = "rcp_route_revision", Count, "Revision of the stored routing table.";
+    ROUTE_DRIFT = "rcp_route_drift", Count, "Ways in which stored routes differ from the topology file.";
+}
+
+defs! { COUNTERS, "counter":
+    LINK_BYTES = "rcp_link_bytes_total", Bytes, "Bytes of chunks and set headers sent to a child or received from the parent.";
+    LINK_SESSIONS = "rcp_link_sessions_total", Count, "Sessions set up with a neighbour.";
+}
+
+defs! { PROCESS, "counter of the process":
+    HTTP_REQUESTS = "rcp_http_requests_total", Count, "HTTP requests by path and status.";
+    HTTP_OPENED = "rcp_http_connections_opened_total", Count, "HTTP connections begun.";
+    PORT_CONNECTIONS = "rcp_port_connections_total", Count, "Connections of the shared port, by what their first bytes said.";
+    HTTP_CLOSED = "rcp_http_connections_closed_total", Count, "HTTP connections ended, by how.";
+}
+
+/// Adds what another part of the node counts, at every scrape.
+type Source = Box<dyn Fn() + Send + Sync>;
+
+/// Everything that `/metrics` shows.
+pub struct Metrics {
+    process: Option<PrometheusHandle>,
+    sources: RwLock<Vec<Source>>,
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Metrics")
+            .field("installed", &self.process.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A recorder is installed already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this process has a metrics recorder already: Metrics::install is called once, in main")]
+pub struct AlreadyInstalled;
+
+impl Metrics {
+    /// Installs the process's recorder. It has no listener and no task of its own: call
+    /// [`Metrics::upkeep`] every few seconds.
+    ///
+    /// # Errors
+    /// [`AlreadyInstalled`] the second time.
+    pub fn install() -> Result<Arc<Self>, AlreadyInstalled> {
+        let recorder = recorder();
+        let handle = recorder.handle();
+        metrics::set_global_recorder(recorder).map_err(|_| AlreadyInstalled)?;
+        for Def(name, unit, help) in PROCESS {
+            metrics::describe_counter!(*name, *unit, *help);
+        }
+        Ok(Arc::new(Self { process: Some(handle), sources: RwLock::default() }))
+    }
+
+    /// Without what the process counts: for tests, and for nodes that share one process.
+    #[must_use]
+    pub fn detached() -> Arc<Self> {
+        Arc::new(Self { process: None, sources: RwLock::default() })
+    }
+
+    /// Moves the samples of histograms into their buckets. Without it they pile up between
+    /// scrapes.
+    pub fn upkeep(&self) {
+        if let Some(process) = &self.process {
+            process.run_upkeep();
+        }
+    }
+
+    /// Calls `source` at every scrape; it writes through the `metrics` macros, or with
+    /// [`counters`], and what it does not write any more is gone.
+    pub fn on_scrape(&self, source: impl Fn() + Send + Sync + 'static) {
+        self.sources.write().push(Box::new(source));
+    }
+
+    /// The Prometheus text of this moment.
+    #[must_use]
+    pub fn render(&self, status: &NodeStatus) -> String {
+        let fresh = recorder();
+        metrics::with_local_recorder(&fresh, || {
+            export(status);
+            for source in self.sources.read().iter() {
+                source();
+            }
+        });
+        let mut text = fresh.handle().render();
+        if let Some(process) = &self.process {
+            process.run_upkeep();
+            text.push_str(&process.render());
+        }
+        text
+    }
+}
+
+fn recorder() -> PrometheusRecorder {
+    // BUCKETS is not empty, which is all that can be wrong with it.
+    PrometheusBuilder::new()
+        .set_buckets(&BUCKETS)
+        .unwrap_or_else(|_| PrometheusBuilder::new())
+        .build_recorder()
+}
+
+/// A request was answered; `path` is a pattern of the router, not what the client sent.
+pub(crate) fn http_request(path: &str, status: u16) {
+    metrics::counter!(HTTP_REQUESTS.0, "path" => path.to_owned(), "status" => status.to_string())
+        .increment(1);
+}
+
+/// A connection began.
+pub(crate) fn http_opened() {
+    metrics::counter!(HTTP_OPENED.0).increment(1);
+}
+
+/// A connection of the shared port was classified.
+pub(crate) fn port_connection(verdict: &'static str) {
+    metrics::counter!(PORT_CONNECTIONS.0, "verdict" => verdict).increment(1);
+}
+
+/// A connection ended.
+pub(crate) fn http_closed(end: &'static str) {
+    metrics::counter!(HTTP_CLOSED.0, "end" => end).increment(1);
+}
+
+/// Writes a list of counters as `PREFIX_NAME_total`, for [`Metrics::on_scrape`].
+pub fn counters(prefix: &str, help: &str, list: impl IntoIterator<Item = (&'static str, u64)>) {
+    for (name, value) in list {
+        let full = format!("{prefix}_{name}_total");
+        let words = name.replace('_', " ");
+        metrics::describe_counter!(full.clone(), Unit::Count, format!("{help}: {words}."));
+        metrics::counter!(full).absolute(value);
+    }
+}
+
+/// Writes a status into the recorder in use.
+pub fn export(status: &NodeStatus) {
+    for Def(name, unit, help) in GAUGES {
+        metrics::describe_gauge!(*name, *unit, *help);
+    }
+    for Def(name, unit, help) in COUNTERS {
+        metrics::describe_counter!(*name, *unit, *help);
+    }
+    gauge(&NODE_INFO, &[("node", &status.node), ("version", &status.version)], 1.0);
+    gauge(&NODE_START, &[], seconds(status.started_us));
+    gauge(&STATUS_TIME, &[], seconds(status.at_us));
+    for group in &status.groups {
+        export_group(group);
+    }
+    for volume in &status.volumes {
+        export_volume(volume);
+    }
+}
+
+fn export_group(g: &GroupStatus) {
+    gauge(&ROUTE_REVISION, &[("group", &g.group)], count(g.route_revision));
+    gauge(&ROUTE_DRIFT, &[("group", &g.group)], count(g.drift.len() as u64));
+    let parent = g.parent.iter().map(|link| ("parent", link));
+    for (side, link) in parent.chain(g.children.iter().map(|link| ("child", link))) {
+        export_link(&g.group, side, link);
+    }
+}
+
+fn export_link(group: &str, side: &str, link: &LinkStatus) {
+    let labels = [("group", group), ("side", side), ("peer", link.node.as_str())];
+    states(&LINK_STATE, &labels, &LINK_STATES, &link.state);
+    gauge(&LINK_SINCE, &labels, seconds(link.since_us));
+    metrics::counter!(LINK_BYTES.0, owned(&labels)).absolute(link.bytes);
+    metrics::counter!(LINK_SESSIONS.0, owned(&labels)).absolute(link.sessions);
+}
+
+fn export_volume(v: &VolumeInfo) {
+    let labels =
+        [("volume", v.label.as_str()), ("group", v.group.as_str()), ("role", v.role.as_str())];
+    let set = |def: &Def, value: f64| gauge(def, &labels, value);
+    set(&CURRENT_SET, count(v.current_set));
+    set(&SAVED_SET, count(v.saved_set));
+    set(&MERGED_SET, count(v.merged_set));
+    set(&KNOWN_SET, count(v.newest_known_set));
+    set(&OUTSTANDING, count(v.outstanding_sets));
+    set(&LAG_KNOWN, if v.lag_seconds.is_some() { 1.0 } else { 0.0 });
+    set(&LAG_BYTES, count(v.lag_bytes));
+    set(&TRANSFER, v.transfer_rate.0);
+    set(&TRANSFER_AVG, v.transfer_rate.1);
+    set(&SAVE_USED, count(v.save_used));
+    set(&SAVE_CAPACITY, count(v.save_capacity));
+    set(&SAVE_POSITION, count(v.save_position));
+    set(&SIZE, count(v.size));
+    set(&DIRTY, count(v.dirty_bytes));
+    set(&PAUSE, seconds(v.longest_pause_us));
+    set(&KEPT, count(v.kept.len() as u64));
+    set(&VOLUME_BLOCKED, if v.reason.is_some() { 1.0 } else { 0.0 });
+    if let Some(us) = v.current_cut_us {
+        set(&CUT_TIME, seconds(us));
+    }
+    if let Some(lag) = v.lag_seconds {
+        set(&LAG_SECONDS, lag);
+    }
+    if let Some(full_in) = v.save_full_in_seconds {
+        set(&SAVE_FULL_IN, full_in);
+    }
+    // `readable, 3 sets to merge` is `readable` with details.
+    let state = v.state.split(',').next().unwrap_or_default();
+    states(&VOLUME_STATE, &labels, &VOLUME_STATES, state);
+    if let Some(below) = &v.subtree {
+        set(&SUBTREE_NODES, f64::from(below.nodes));
+        set(&SUBTREE_OLDEST, count(below.played.0));
+        set(&SUBTREE_NEWEST, count(below.played.1));
+        set(&SUBTREE_SAVED, count(below.saved_min));
+    }
+    for child in &v.children {
+        let labels = [
+            ("volume", v.label.as_str()),
+            ("group", v.group.as_str()),
+            ("member", child.node.as_str()),
+        ];
+        gauge(&MEMBER_ACKED, &labels, count(child.saved_set));
+        gauge(&MEMBER_BEHIND, &labels, count(child.behind_bytes));
+        states(&MEMBER_STATE, &labels, &CHILD_STATES, &child.state);
+        if let Some(percent) = child.seed_percent {
+            gauge(&MEMBER_SEED, &labels, percent / 100.0);
+        }
+    }
+}
+
+/// One series per state of a fixed list that ends with `other`; exactly one is 1.
+fn states(def: &Def, labels: &[(&'static str, &str)], list: &[&'static str], now: &str) {
+    let now = list.iter().find(|s| **s == now).copied().unwrap_or("other");
+    for state in list {
+        let mut labels = owned(labels);
+        labels.push(Label::from_static_parts("state", state));
+        metrics::gauge!(def.0, labels).set(if *state == now { 1.0 } else { 0.0 });
+    }
+}
+
+fn gauge(def: &Def, labels: &[(&'static str, &str)], value: f64) {
+    metrics::gauge!(def.0, owned(labels)).set(value);
+}
+
+fn owned(labels: &[(&'static str, &str)]) -> Vec<Label> {
+    labels.iter().map(|(key, value)| Label::new(*key, (*value).to_owned())).collect()
+}
+
+/// Prometheus numbers are f64: exact to 2^53.
+#[allow(clippy::cast_precision_loss)]
+fn count(n: u64) -> f64 {
+    n as f64
+}
+
+fn seconds(us: u64) -> f64 {
+    count(us) / 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::tests::fake;
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+
+    fn full() -> NodeStatus {
+        let mut status = fake::status();
+        status.groups[0].parent = Some(LinkStatus { node: "up".into(), ..LinkStatus::default() });
+        status.volumes[0].children[0].seed_percent = Some(42.0);
+        status
+    }
+
+    #[test]
+    fn every_metric_is_written() {
+        let text = Metrics::detached().render(&full());
+        for Def(name, _, help) in GAUGES.iter().chain(COUNTERS) {
+            assert!(text.contains(&format!("# HELP {name} {help}\n")), "{name}");
+            assert!(text.lines().any(|l| l.starts_with(name) && !l.starts_with('#')), "{name}");
+        }
+        for line in [
+            "rcp_current_delta_set{volume=\"db\",group=\"g1\",role=\"primary\"} 16",
+            "rcp_member_last_acked_set{volume=\"db\",group=\"g1\",member=\"cel9-ser1\"} 11",
+            "rcp_volume_state{volume=\"db\",group=\"g1\",role=\"primary\",state=\"writable\"} 1",
+            "rcp_volume_state{volume=\"db\",group=\"g1\",role=\"primary\",state=\"failed\"} 0",
+            "rcp_member_state{volume=\"db\",group=\"g1\",member=\"cel9-ser1\",state=\"offline\"} 1",
+            "rcp_member_seed_ratio{volume=\"db\",group=\"g1\",member=\"cel2-ser2\"} 0.42",
+            "rcp_link_bytes_total{group=\"g1\",side=\"child\",peer=\"cel2-ser2\"} 5242880",
+            "rcp_link_state{group=\"g1\",side=\"parent\",peer=\"up\",state=\"other\"} 1",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_unknown_has_no_line() {
+        let mut status = full();
+        let v = &mut status.volumes[0];
+        (v.lag_seconds, v.save_full_in_seconds, v.current_cut_us) = (None, None, None);
+        let text = Metrics::detached().render(&status);
+        assert!(!text.contains("rcp_lag_seconds{") && !text.contains("full_in_seconds{"));
+        assert!(text.contains("rcp_lag_known{volume=\"db\",group=\"g1\",role=\"primary\"} 0"));
+    }
+
+    #[test]
+    fn other_parts_are_asked_at_every_scrape() {
+        let metrics = Metrics::detached();
+        metrics.on_scrape(|| counters("rcp_nbd", "NBD server", [("bytes_read", 7)]));
+        let text = metrics.render(&full());
+        assert!(text.contains("# HELP rcp_nbd_bytes_read_total NBD server: bytes read."), "{text}");
+        assert!(text.contains("\nrcp_nbd_bytes_read_total 7\n"), "{text}");
+    }
+
+    #[test]
+    fn the_process_counts_requests() {
+        let metrics = Metrics::install().expect("first");
+        assert_eq!(Metrics::install().map(|_| ()), Err(AlreadyInstalled));
+        http_opened();
+        http_request("/metrics", 200);
+        http_closed("closed");
+        metrics.upkeep();
+        let text = metrics.render(&full());
+        for Def(name, _, help) in PROCESS {
+            assert!(text.contains(&format!("# HELP {name} {help}\n")), "{name} in {text}");
+        }
+        promtool(&text);
+    }
+
+    fn promtool(text: &str) {
+        let child = Command::new("promtool")
+            .args(["check", "metrics"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        let Ok(mut child) = child else {
+            eprintln!("SKIPPED: promtool is not installed");
+            return;
+        };
+        child.stdin.take().expect("stdin").write_all(text.as_bytes()).expect("write");
+        let out = child.wait_with_output().expect("promtool");
+        let said = format!("{out:?}");
+        assert!(out.status.success(), "{said}\n{text}");
+    }
+}

@@ -1,0 +1,246 @@
+//! The running node as others see it: [`NodeApi`] over the core's queue.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rcp::proto::ids::{GroupName, Label, VolumeId};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use volmcast::storage::Identity;
+use volmcast::units::{BlockCount, BlockSize};
+
+use super::core::{Input, ReplicaPlan};
+use crate::api::{
+    Answer, ApiError, ApiErrorKind, CutInfo, NodeApi, NodeStatus, PolicyChange, RouteTable,
+    StateReader, VolumeInfo, VolumeSpec,
+};
+use crate::mover::{Ask, Reply};
+use crate::nbd::OpenErrorKind;
+use crate::volumes::Names;
+use crate::volumes::open::OpenPlan;
+
+/// Asks the core.
+pub struct NodeHandle {
+    pub(super) core: mpsc::Sender<Input>,
+    pub(super) names: Arc<Names>,
+    pub(super) ready: AtomicBool,
+    pub(super) stop: CancellationToken,
+    pub(super) folder: PathBuf,
+    /// How primaries of a group are run.
+    pub(super) plans: std::collections::BTreeMap<GroupName, ReplicaPlan>,
+    /// Groups this node is primary of.
+    pub(super) primary_of: Vec<GroupName>,
+}
+
+fn gone() -> ApiError {
+    ApiError::new(ApiErrorKind::Unavailable, "the node is being stopped")
+}
+
+impl NodeHandle {
+    async fn ask(&self, question: Ask) -> Result<Reply, ApiError> {
+        let (reply, answer) = oneshot::channel();
+        self.core.send(Input::Ask { question, reply }).await.map_err(|_| gone())?;
+        match answer.await.map_err(|_| gone())? {
+            Reply::Refused(e) => Err(e),
+            other => Ok(other),
+        }
+    }
+
+    async fn done(&self, question: Ask) -> Result<(), ApiError> {
+        self.ask(question).await.map(|_| ())
+    }
+
+    async fn table(&self, question: Ask) -> Result<RouteTable, ApiError> {
+        match self.ask(question).await? {
+            Reply::Routes(t) => Ok(t),
+            _ => Err(ApiError::new(ApiErrorKind::Internal, "an answer of the wrong kind")),
+        }
+    }
+
+    /// From a request to the identity of a volume to be made.
+    fn identity(&self, spec: &VolumeSpec) -> Result<(Identity, OpenPlan), ApiError> {
+        let bad = |text: String| ApiError::new(ApiErrorKind::BadRequest, text);
+        let label = Label::new(&spec.label).map_err(|e| bad(e.to_string()))?;
+        let group = GroupName::new(&spec.group).map_err(|e| bad(e.to_string()))?;
+        let plan = self.plans.get(&group).filter(|_| self.primary_of.contains(&group));
+        let Some(plan) = plan else {
+            let known: Vec<_> = self.primary_of.iter().map(ToString::to_string).collect();
+            return Err(bad(format!(
+                "this node is not the primary of a group `{group}`; it is primary of: {}",
+                if known.is_empty() { "none".to_owned() } else { known.join(", ") }
+            )));
+        };
+        let block_size = match spec.block_size {
+            None => BlockSize::DEFAULT,
+            Some(n) => BlockSize::from_bytes(n).ok_or_else(|| {
+                bad(format!(
+                    "a block size of {n} bytes is not possible: a power of two, 512 B to 1 MiB"
+                ))
+            })?,
+        };
+        let bs = block_size.bytes();
+        let base = spec.backing.as_ref().map(PathBuf::from);
+        let mut size = spec.size;
+        if spec.import {
+            let path = base
+                .as_ref()
+                .ok_or_else(|| bad("an import needs the file to import".to_owned()))?;
+            let len =
+                std::fs::metadata(path).map_err(|e| bad(format!("{}: {e}", path.display())))?.len();
+            size = size.max(len).div_ceil(bs) * bs;
+        }
+        if size == 0 || size % bs != 0 {
+            return Err(bad(format!(
+                "a size of {size} bytes is not a multiple of the block size {bs}"
+            )));
+        }
+        if size > 64 << 40 || size / bs > 1 << 34 {
+            return Err(bad(format!(
+                "a size of {size} bytes is too large: at most 64 TiB and 2^34 blocks"
+            )));
+        }
+        let identity = Identity {
+            volume: VolumeId(*uuid::Uuid::new_v4().as_bytes()),
+            label,
+            group,
+            node: plan.open.node.clone(),
+            role: "primary".to_owned(),
+            block_size,
+            blocks: BlockCount(size / bs),
+            save: spec.save.unwrap_or(plan.default_save),
+            snapshots: plan.snapshots,
+            base,
+        };
+        let open = OpenPlan { import: spec.import, ..plan.open.clone() };
+        Ok((identity, open))
+    }
+
+    /// Where its data lies.
+    #[must_use]
+    pub fn folder(&self) -> &PathBuf {
+        &self.folder
+    }
+}
+
+impl NodeApi for NodeHandle {
+    fn status(&self) -> Answer<'_, NodeStatus> {
+        Box::pin(async move {
+            let (reply, answer) = oneshot::channel();
+            self.core.send(Input::Status { reply }).await.map_err(|_| gone())?;
+            answer.await.map_err(|_| gone())
+        })
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        if self.ready.load(Ordering::Acquire) {
+            Ok(())
+        } else {
+            Err("the node is still opening its volumes".to_owned())
+        }
+    }
+
+    fn cut<'a>(&'a self, volume: &'a str, keep: bool) -> Answer<'a, CutInfo> {
+        Box::pin(async move {
+            match self.ask(Ask::Cut { volume: volume.to_owned(), keep }).await? {
+                Reply::Cut(c) => Ok(c),
+                _ => Err(ApiError::new(ApiErrorKind::Internal, "an answer of the wrong kind")),
+            }
+        })
+    }
+
+    fn keep<'a>(&'a self, volume: &'a str, set: u64) -> Answer<'a, ()> {
+        Box::pin(self.done(Ask::Keep { volume: volume.to_owned(), set }))
+    }
+
+    fn release<'a>(&'a self, volume: &'a str, set: u64) -> Answer<'a, ()> {
+        Box::pin(self.done(Ask::Release { volume: volume.to_owned(), set }))
+    }
+
+    fn open_state<'a>(
+        &'a self,
+        volume: &'a str,
+        state: Option<&'a str>,
+    ) -> Answer<'a, Arc<dyn StateReader>> {
+        Box::pin(async move {
+            match self.names.open_state(volume, state) {
+                Ok(v) => Ok(Arc::new(v) as Arc<dyn StateReader>),
+                Err(e) => Err(ApiError::new(
+                    match e.kind {
+                        OpenErrorKind::Unknown => ApiErrorKind::NotFound,
+                        OpenErrorKind::Policy => ApiErrorKind::Conflict,
+                        OpenErrorKind::NotReady => ApiErrorKind::Unavailable,
+                    },
+                    e.text,
+                )),
+            }
+        })
+    }
+
+    fn volume_create(&self, spec: VolumeSpec) -> Answer<'_, VolumeInfo> {
+        Box::pin(async move {
+            let (identity, plan) = self.identity(&spec)?;
+            let (reply, answer) = oneshot::channel();
+            let input = Input::Create { identity: Box::new(identity), plan: Box::new(plan), reply };
+            self.core.send(input).await.map_err(|_| gone())?;
+            answer.await.map_err(|_| gone())?
+        })
+    }
+
+    fn volume_resize<'a>(&'a self, volume: &'a str, size: u64, _shrink: bool) -> Answer<'a, ()> {
+        Box::pin(async move {
+            Err(ApiError::new(
+                ApiErrorKind::Conflict,
+                format!("volume {volume} cannot be resized to {size} bytes: not available yet"),
+            ))
+        })
+    }
+
+    fn volume_rename<'a>(&'a self, volume: &'a str, label: &'a str) -> Answer<'a, ()> {
+        let (volume, label) = (volume.to_owned(), label.to_owned());
+        Box::pin(self.done(Ask::Rename { volume, label }))
+    }
+
+    fn volume_delete<'a>(&'a self, volume: &'a str) -> Answer<'a, ()> {
+        Box::pin(self.done(Ask::Delete { volume: volume.to_owned() }))
+    }
+
+    fn replicate<'a>(&'a self, volume: &'a str, on: bool) -> Answer<'a, ()> {
+        Box::pin(self.done(Ask::Replicate { volume: volume.to_owned(), on }))
+    }
+
+    fn seed<'a>(&'a self, volume: &'a str, child: &'a str) -> Answer<'a, ()> {
+        Box::pin(self.done(Ask::Seed { volume: volume.to_owned(), child: child.to_owned() }))
+    }
+
+    fn policy<'a>(&'a self, volume: &'a str, change: PolicyChange) -> Answer<'a, ()> {
+        Box::pin(self.done(Ask::Policy { volume: volume.to_owned(), change }))
+    }
+
+    fn routes<'a>(&'a self, group: Option<&'a str>) -> Answer<'a, RouteTable> {
+        Box::pin(async move {
+            let (reply, answer) = oneshot::channel();
+            let group = group.map(str::to_owned);
+            self.core.send(Input::Routes { group, reply }).await.map_err(|_| gone())?;
+            answer.await.map_err(|_| gone())?
+        })
+    }
+
+    fn route_add<'a>(&'a self, group: &'a str, next_hop: &'a str) -> Answer<'a, RouteTable> {
+        let (group, next_hop) = (group.to_owned(), next_hop.to_owned());
+        Box::pin(self.table(Ask::RouteAdd { group, next_hop }))
+    }
+
+    fn route_delete<'a>(
+        &'a self,
+        group: Option<&'a str>,
+        next_hop: Option<&'a str>,
+    ) -> Answer<'a, RouteTable> {
+        let (group, next_hop) = (group.map(str::to_owned), next_hop.map(str::to_owned));
+        Box::pin(self.table(Ask::RouteDelete { group, next_hop }))
+    }
+
+    fn shutdown(&self) {
+        self.stop.cancel();
+    }
+}

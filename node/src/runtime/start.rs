@@ -1,0 +1,469 @@
+//! Bringing a node up and down: data folder, volumes, listeners (CAP-15: recovery before anybody is
+//! let in).
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use config::{GroupPlan as PlannedGroup, NodePlan, Topology};
+use forwarder::table::Table;
+use rcp::net::port::{Accepted, accept_tcp};
+use rcp::proto::delta::Compression;
+use rcp::proto::ids::{GroupName, NodeName, VolumeId};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use volmcast::storage::{Identity, sync_folder};
+use volmcast::units::BlockCount;
+use volmcast::volume::{CutPolicy, PlaybackPolicy};
+
+use super::core::{Core, Input, ReplicaPlan};
+use super::handle::NodeHandle;
+use crate::api::NodeApi;
+use crate::http::{self, Deadlines};
+use crate::metrics::Metrics;
+use crate::mover::{GroupPlan, Mover, MoverConfig};
+use crate::nbd;
+use crate::volumes::Names;
+use crate::volumes::open::{self, OpenPlan};
+use crate::{clock, limits};
+
+/// Starts a task; the one place in this crate that does.
+pub(super) fn task(f: impl Future<Output = ()> + Send + 'static) {
+    tokio::spawn(f);
+}
+
+/// Why a node cannot start; names the thing and the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The system refused.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// In words.
+    #[error("{0}")]
+    Refused(String),
+}
+
+fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> StartError {
+    let what = what.into();
+    move |source| StartError::Io { what, source }
+}
+
+/// A node that is up.
+pub struct Running {
+    /// To ask it.
+    pub handle: Arc<NodeHandle>,
+    /// Cancelled when it should stop.
+    pub stop: CancellationToken,
+    /// The shared port, as bound.
+    pub listen: std::net::SocketAddr,
+    /// NBD URIs without export name.
+    pub nbd: Vec<String>,
+    server: nbd::Server,
+    core: tokio::task::JoinHandle<()>,
+    sender: mpsc::Sender<Input>,
+    folder: PathBuf,
+    _lock: File,
+}
+
+/// Opens the data folder: one process, one node, for good.
+fn open_folder(folder: &Path, node: &NodeName) -> Result<File, StartError> {
+    std::fs::create_dir_all(folder.join("volumes"))
+        .map_err(io(format!("data folder {}", folder.display())))?;
+    let path = folder.join("rcpd.lock");
+    let lock = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(io(path.display().to_string()))?;
+    if rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        let pid = std::fs::read_to_string(folder.join("rcpd.pid")).unwrap_or_default();
+        return Err(StartError::Refused(format!(
+            "{} is in use by another rcpd (process {}): stop it first, or give this node a data \
+             folder of its own",
+            folder.display(),
+            pid.trim()
+        )));
+    }
+    let id = folder.join("node");
+    match std::fs::read_to_string(&id) {
+        Ok(found) if found.trim() == node.as_str() => {}
+        Ok(found) => {
+            return Err(StartError::Refused(format!(
+                "{} belongs to node {}, this is node {node}: start that node with it, or give this \
+                 one a data folder of its own",
+                folder.display(),
+                found.trim()
+            )));
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            std::fs::write(&id, format!("{node}\n")).map_err(io(id.display().to_string()))?;
+            sync_folder(folder).map_err(|e| StartError::Refused(e.to_string()))?;
+        }
+        Err(e) => return Err(io(id.display().to_string())(e)),
+    }
+    let pid = folder.join("rcpd.pid");
+    std::fs::write(&pid, format!("{}\n", std::process::id()))
+        .map_err(io(pid.display().to_string()))?;
+    Ok(lock)
+}
+
+fn routes_path(folder: &Path) -> PathBuf {
+    folder.join("routes")
+}
+
+/// Stores the routing table so that a crash leaves the old or the new one.
+pub(super) fn store_routes(folder: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let (tmp, path) = (folder.join("routes.new"), routes_path(folder));
+    std::fs::write(&tmp, bytes)?;
+    File::open(&tmp)?.sync_all()?;
+    std::fs::rename(&tmp, &path)?;
+    File::open(folder)?.sync_all()
+}
+
+/// The stored routing table; at the first start, the topology's lines.
+fn load_routes(folder: &Path, node: &NodeName, topology: &Topology) -> Result<Table, StartError> {
+    let path = routes_path(folder);
+    match std::fs::read(&path) {
+        Ok(bytes) => Table::decode(&bytes).map_err(|e| {
+            StartError::Refused(format!(
+                "{}: {e}; remove the file to begin with the routes of the topology again",
+                path.display()
+            ))
+        }),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            let planned: BTreeMap<_, _> = topology
+                .groups()
+                .map(|g| (g.name.clone(), g.children(node).to_vec()))
+                .filter(|(_, hops)| !hops.is_empty())
+                .collect();
+            let table = Table::from_plan(node.clone(), &planned)
+                .map_err(|e| StartError::Refused(e.to_string()))?;
+            store_routes(folder, &table.encode()).map_err(io(path.display().to_string()))?;
+            Ok(table)
+        }
+        Err(e) => Err(io(path.display().to_string())(e)),
+    }
+}
+
+fn replica_plan(g: &PlannedGroup, node: &NodeName, base: &Path) -> ReplicaPlan {
+    let playback = g.playback_for(node);
+    let first = g.volumes.first();
+    ReplicaPlan {
+        open: OpenPlan {
+            node: node.clone(),
+            cut: CutPolicy { hwm: g.policy.hwm, timeout: g.policy.timeout },
+            playback: PlaybackPolicy { hwm: playback.hwm, timeout: playback.timeout },
+            compression: Compression::WherePays,
+            import: false,
+        },
+        save: g.volumes.iter().map(|v| (v.label.to_string(), g.save_for(v, node))).collect(),
+        default_save: first.map_or(1 << 30, |v| g.save_for(v, node)),
+        snapshots: first.map_or(1 << 30, |v| v.snapshot_area),
+        backing: g
+            .volumes
+            .iter()
+            .filter_map(|v| Some((v.label.to_string(), base.join(v.backing_for(node)?))))
+            .collect(),
+    }
+}
+
+/// Brings a node of a topology up. `base` is the folder that relative paths of the topology start
+/// from.
+///
+/// # Errors
+/// [`StartError`]; nothing is left running.
+pub async fn start(
+    topology: &Topology,
+    node: &NodePlan,
+    base: &Path,
+) -> Result<Running, StartError> {
+    let folder = base.join(&node.data);
+    let lock = open_folder(&folder, &node.name)?;
+    let table = load_routes(&folder, &node.name, topology)?;
+    let (sender, queue) = mpsc::channel(limits::CORE_QUEUE);
+    let names = Arc::new(Names::default());
+    let mover = Mover::new(
+        MoverConfig {
+            node: node.name.clone(),
+            instance: *uuid::Uuid::new_v4().as_bytes(),
+            random: u64::from_le_bytes(first_eight(uuid::Uuid::new_v4().as_bytes())),
+            keepalive: limits::KEEPALIVE,
+            queue_bytes: limits::QUEUE_BYTES,
+            addresses: topology.nodes().map(|n| (n.name.clone(), n.address.to_string())).collect(),
+            table,
+        },
+        clock::mono(),
+        clock::wall(),
+    );
+    let groups: Vec<_> = topology.groups_of(&node.name).collect();
+    let plans: BTreeMap<GroupName, ReplicaPlan> =
+        groups.iter().map(|g| (g.name.clone(), replica_plan(g, &node.name, &folder))).collect();
+    let mut core = Core {
+        mover,
+        queue,
+        sender: sender.clone(),
+        folder: folder.clone(),
+        names: names.clone(),
+        volumes: HashMap::new(),
+        plans: plans.clone(),
+        conns: HashMap::new(),
+        asks: HashMap::new(),
+        next_ask: 0,
+        listen: String::new(),
+        nbd: Vec::new(),
+    };
+    open_volumes(&mut core, &groups, &node.name, &folder)?;
+
+    let listener = TcpListener::bind(node.listen.to_string())
+        .await
+        .map_err(io(format!("listening on {}", node.listen)))?;
+    let listen = listener.local_addr().map_err(io("the listener's address"))?;
+    let control = bind_control(&folder)?;
+    let socket = folder.join("nbd.sock");
+    let server = nbd::Server::start(
+        &nbd::ServerConfig {
+            tcp: resolve(node).await?,
+            unix: vec![socket.clone()],
+            ..nbd::ServerConfig::default()
+        },
+        names.clone(),
+    )
+    .map_err(io(format!("the NBD server of {}", node.name)))?;
+    let mut uris: Vec<String> = server.tcp_addrs().iter().map(|a| format!("nbd://{a}/")).collect();
+    uris.push(format!("nbd+unix:///?socket={}", socket.display()));
+    core.listen = listen.to_string();
+    core.nbd.clone_from(&uris);
+
+    // Groups last: from here on neighbours are dialled.
+    for g in &groups {
+        let role = g.role(&node.name);
+        core.mover.add_group(
+            g.name.clone(),
+            GroupPlan {
+                primary: g.primary == node.name,
+                replica: role.is_some_and(config::Role::has_replica),
+                planned: g.children(&node.name).to_vec(),
+                members: topology.nodes().map(|n| n.name.clone()).collect(),
+            },
+        );
+    }
+    let stop = CancellationToken::new();
+    let handle = Arc::new(NodeHandle {
+        core: sender.clone(),
+        names,
+        ready: AtomicBool::new(true),
+        stop: stop.clone(),
+        folder: folder.clone(),
+        plans,
+        primary_of: groups
+            .iter()
+            .filter(|g| g.primary == node.name)
+            .map(|g| g.name.clone())
+            .collect(),
+    });
+    let api: Arc<dyn NodeApi> = handle.clone();
+    let metrics = Metrics::install()
+        .map_err(|e| StartError::Refused(format!("metrics cannot be set up: {e}")))?;
+    let routers = http::routers(api, metrics);
+    task(accept(listener, sender.clone(), routers.public, stop.clone()));
+    task(accept_control(control, routers.control, stop.clone()));
+    let core = tokio::spawn(core.run());
+    Ok(Running { handle, stop, listen, nbd: uris, server, core, sender, folder, _lock: lock })
+}
+
+/// The addresses the NBD server listens on.
+async fn resolve(node: &NodePlan) -> Result<Vec<std::net::SocketAddr>, StartError> {
+    let Some(nbd) = &node.nbd else { return Ok(Vec::new()) };
+    let what = || format!("the NBD address {nbd} of {}", node.name);
+    let found = tokio::net::lookup_host(nbd.to_string()).await.map_err(io(what()))?;
+    Ok(found.take(1).collect())
+}
+
+fn first_eight(b: &[u8; 16]) -> [u8; 8] {
+    let mut out = [0; 8];
+    out.copy_from_slice(&b[..8]);
+    out
+}
+
+/// Opens what is in the folder and makes the primary's volumes that the topology names.
+fn open_volumes(
+    core: &mut Core,
+    groups: &[&PlannedGroup],
+    node: &NodeName,
+    folder: &Path,
+) -> Result<(), StartError> {
+    let all = folder.join("volumes");
+    let entries = std::fs::read_dir(&all).map_err(io(all.display().to_string()))?;
+    let mut have = Vec::new();
+    for entry in entries.flatten() {
+        let path = entry.path();
+        if !path.join("identity").exists() {
+            // A creation that was cut short before it had a name: nothing was in it.
+            tracing::warn!("{} is an unfinished volume and is removed", path.display());
+            let _ = std::fs::remove_dir_all(&path);
+            continue;
+        }
+        let identity =
+            Identity::load(&path, node).map_err(|e| StartError::Refused(e.to_string()))?;
+        let Some(plan) = core.plans.get(&identity.group) else {
+            tracing::warn!(
+                "volume {} is of group {}, which this node is not in: it stays closed",
+                identity.label,
+                identity.group
+            );
+            continue;
+        };
+        have.push(identity.label.clone());
+        match open::open(&path, &plan.open, clock::mono(), clock::wall()) {
+            Ok(o) => core.enter(o),
+            // Other volumes go on.
+            Err(e) => tracing::error!("volume {} cannot be opened: {e}", identity.label),
+        }
+    }
+    for g in groups.iter().filter(|g| g.primary == *node) {
+        for v in g.volumes.iter().filter(|v| !have.contains(&v.label)) {
+            let id = VolumeId(*uuid::Uuid::new_v4().as_bytes());
+            let plan = &core.plans[&g.name];
+            let base = v.backing_for(node).map(|p| folder.join(p));
+            let import = base
+                .as_ref()
+                .is_some_and(|p| std::fs::metadata(p).is_ok_and(|m| m.len() > 0 || !m.is_file()));
+            let identity = Identity {
+                volume: id,
+                label: v.label.clone(),
+                group: g.name.clone(),
+                node: node.clone(),
+                role: "primary".to_owned(),
+                block_size: volmcast::units::BlockSize::from_bytes(v.block_size)
+                    .unwrap_or_default(),
+                blocks: BlockCount(v.blocks()),
+                save: g.save_for(v, node),
+                snapshots: v.snapshot_area,
+                base,
+            };
+            let path = all.join(id.to_string());
+            let plan = OpenPlan { import, ..plan.open.clone() };
+            let o = open::create(&path, &identity, &plan, clock::mono(), clock::wall())
+                .map_err(|e| StartError::Refused(e.to_string()))?;
+            core.enter(o);
+        }
+    }
+    Ok(())
+}
+
+fn bind_control(folder: &Path) -> Result<UnixListener, StartError> {
+    use std::os::unix::fs::PermissionsExt;
+    let path = folder.join("rcpd.sock");
+    // We hold the folder's lock: whoever made it is gone.
+    let _ = std::fs::remove_file(&path);
+    let l = UnixListener::bind(&path).map_err(io(path.display().to_string()))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
+        .map_err(io(path.display().to_string()))?;
+    Ok(l)
+}
+
+/// Takes connections of the shared port and tells them apart.
+async fn accept(
+    listener: TcpListener,
+    core: mpsc::Sender<Input>,
+    router: axum::Router,
+    stop: CancellationToken,
+) {
+    let room = Arc::new(Semaphore::new(limits::MAX_CONNECTIONS));
+    loop {
+        let (io, peer) = tokio::select! {
+            a = listener.accept() => match a {
+                Ok(a) => a,
+                Err(e) => {
+                    tracing::warn!("the shared port: {e}");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            },
+            () = stop.cancelled() => return,
+        };
+        let Ok(share) = room.clone().try_acquire_owned() else {
+            tracing::warn!(%peer, "refused: {} connections are open", limits::MAX_CONNECTIONS);
+            continue;
+        };
+        let (core, router, stop) = (core.clone(), router.clone(), stop.clone());
+        task(async move {
+            classify(io, peer.to_string(), core, router, stop).await;
+            drop(share);
+        });
+    }
+}
+
+async fn classify(
+    io: TcpStream,
+    peer: String,
+    core: mpsc::Sender<Input>,
+    router: axum::Router,
+    stop: CancellationToken,
+) {
+    let accepted = accept_tcp(io).await;
+    crate::metrics::port_connection(accepted.label());
+    match accepted {
+        Accepted::Rcp { group, io } => {
+            let _ = core.send(Input::Accepted { group, io: Box::new(io), peer }).await;
+        }
+        Accepted::Http { io } => {
+            http::serve_connection(io, router, Deadlines::default(), stop).await;
+        }
+        Accepted::Tls { .. } => {
+            tracing::debug!(%peer, "TLS is not configured on this port");
+        }
+        Accepted::Refused { why } => tracing::debug!(%peer, "refused: {why}"),
+    }
+}
+
+async fn accept_control(listener: UnixListener, router: axum::Router, stop: CancellationToken) {
+    loop {
+        let io = tokio::select! {
+            a = listener.accept() => match a {
+                Ok((io, _)) => io,
+                Err(_) => {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            },
+            () = stop.cancelled() => return,
+        };
+        let (router, stop) = (router.clone(), stop.clone());
+        task(async move {
+            http::serve_connection(io, router, Deadlines::default(), stop).await;
+        });
+    }
+}
+
+impl Running {
+    /// Ends in order: no new writes, a last set where something changed, a goodbye to neighbours.
+    pub async fn shutdown(self) {
+        self.handle.ready.store(false, Ordering::Release);
+        self.stop.cancel();
+        let server = self.server;
+        let nbd = tokio::task::spawn_blocking(move || server.shutdown(Duration::from_secs(5)));
+        let _ = tokio::time::timeout(limits::STOP_DEADLINE, nbd).await;
+        if let Ok(s) = self.handle.status().await {
+            for v in s.volumes.iter().filter(|v| v.role == "primary" && v.dirty_bytes > 0) {
+                let cut = self.handle.cut(&v.label, false);
+                let _ = tokio::time::timeout(Duration::from_secs(5), cut).await;
+            }
+        }
+        let _ = self.sender.send(Input::Stop).await;
+        let _ = tokio::time::timeout(Duration::from_secs(2), self.core).await;
+        let _ = std::fs::remove_file(self.folder.join("rcpd.pid"));
+        let _ = std::fs::remove_file(self.folder.join("rcpd.sock"));
+    }
+}
