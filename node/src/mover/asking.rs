@@ -122,7 +122,7 @@ impl Mover {
     }
 
     fn with_volume(&mut self, id: VolumeId, f: impl FnOnce(&mut volmcast::volume::Volume)) {
-        if let Some(h) = self.volumes.get_mut(&id) {
+        if let Some(h) = self.held(id) {
             f(&mut h.volume);
         }
         self.settle(id);

@@ -341,6 +341,13 @@ impl Mover {
         }
     }
 
+    /// A volume that knows the time.
+    fn held(&mut self, id: VolumeId) -> Option<&mut Held> {
+        let h = self.volumes.get_mut(&id)?;
+        h.volume.set_time(self.now, self.wall);
+        Some(h)
+    }
+
     fn time(&mut self, now: Mono, wall: Wall) {
         self.now = self.now.max(now);
         self.wall = wall;
@@ -349,7 +356,7 @@ impl Mover {
     /// A request on a volume's file completed.
     pub fn io_done(&mut self, now: Mono, wall: Wall, volume: VolumeId, tag: Tag, outcome: Outcome) {
         self.time(now, wall);
-        if let Some(h) = self.volumes.get_mut(&volume) {
+        if let Some(h) = self.held(volume) {
             h.volume.io_done(now, tag, outcome);
         }
         self.settle(volume);
@@ -358,7 +365,7 @@ impl Mover {
     /// A computation for a volume finished.
     pub fn work_done(&mut self, now: Mono, wall: Wall, volume: VolumeId, tag: Tag, done: WorkDone) {
         self.time(now, wall);
-        if let Some(h) = self.volumes.get_mut(&volume) {
+        if let Some(h) = self.held(volume) {
             h.volume.work_done(now, tag, done);
         }
         self.settle(volume);
@@ -367,7 +374,7 @@ impl Mover {
     /// A primary's capture tables noticed something.
     pub fn notice(&mut self, now: Mono, wall: Wall, volume: VolumeId, notice: Notice) {
         self.time(now, wall);
-        if let Some(h) = self.volumes.get_mut(&volume) {
+        if let Some(h) = self.held(volume) {
             h.volume.notice(now, wall, notice);
         }
         self.settle(volume);
@@ -376,7 +383,7 @@ impl Mover {
     /// After [`Effect::SetFinished`]: the activity log has been looked through.
     pub fn forgotten(&mut self, now: Mono, wall: Wall, volume: VolumeId) {
         self.time(now, wall);
-        if let Some(h) = self.volumes.get_mut(&volume) {
+        if let Some(h) = self.held(volume) {
             h.volume.extents_forgotten();
         }
         self.settle(volume);
@@ -434,6 +441,7 @@ impl Mover {
                 self.effect(Effect::Exports { volume: id });
                 self.report_volume(id);
             }
+            E::History => self.offer_to_children(id),
             E::Sendable => self.pump_children(id),
             E::SeedChunk { child, next_block, view, chunk } => {
                 self.seed_chunk(id, &child, next_block, view, &chunk);

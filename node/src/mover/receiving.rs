@@ -258,7 +258,7 @@ impl Mover {
         let stream = frame.frame.stream();
         // What was on its way before we attached again belongs to no one.
         let Some(id) = self.running(conn, stream) else { return };
-        let Some(h) = self.volumes.get_mut(&id) else { return };
+        let Some(h) = self.held(id) else { return };
         if let Some(i) = &mut h.inbound {
             i.stage = InStage::Running;
         }

@@ -154,6 +154,9 @@ impl Volume {
             self.desk.event(Event::Room);
         }
         self.release_unlisted();
+        if self.durable.history != before.history {
+            self.desk.event(Event::History);
+        }
         self.tell_saved();
         if let Role::Primary { .. } = self.cfg.role {
             self.sets_became_ready(before.visible);

@@ -155,6 +155,8 @@ pub enum Event {
         /// The state.
         state: SetNumber,
     },
+    /// The volume's history changed and is durable: it may be offered.
+    History,
     /// A consumer has something to send (records appended, read or acknowledged room).
     Sendable,
     /// An extent of a seed is ready for a child.
@@ -316,6 +318,12 @@ impl Volume {
             .into_iter()
             .flatten()
             .min()
+    }
+
+    /// Tells the time without acting on it: called before any verb.
+    pub fn set_time(&mut self, now: Mono, wall: Wall) {
+        self.desk.now = self.desk.now.max(now);
+        self.desk.wall = wall;
     }
 
     /// Time has passed.
