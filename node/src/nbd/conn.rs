@@ -15,6 +15,7 @@ use super::outbox::Outbox;
 use super::pool::Pool;
 use super::proto::{self, DATA_CHUNK_LEN, Negotiated, Op, REQUEST_LEN, Request};
 use super::socket::Socket;
+use super::spin::Spin;
 use super::task::{Task, Work, put_read_header};
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
@@ -29,6 +30,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) handshake_deadline: Duration,
     pub(crate) stopping: AtomicBool,
+    pub(crate) spin: u32,
 }
 
 /// Received bytes that are not used up yet.
@@ -106,6 +108,7 @@ pub(crate) fn serve(socket: Arc<Socket>, shared: &Shared) {
                 tx: vec![0; TX_BUFFER],
                 tx_len: 0,
                 tx_replies: 0,
+                spin: Spin::new(shared.spin),
             };
             match conn.transmission() {
                 End::Clean => {
@@ -174,6 +177,7 @@ pub(super) struct Conn<'a> {
     pub(super) tx: Vec<u8>,
     pub(super) tx_len: usize,
     tx_replies: usize,
+    spin: Spin,
 }
 
 impl Drop for Conn<'_> {
@@ -244,7 +248,8 @@ impl Conn<'_> {
         self.flush_tx()?;
         let stopping = self.shared.stopping.load(Ordering::Relaxed);
         let room = self.rx.room(want);
-        let received = if stopping { self.socket.try_recv(room) } else { self.socket.recv(room) };
+        let received =
+            if stopping { self.socket.try_recv(room) } else { self.spin.recv(self.socket, room) };
         let n = match received {
             Err(e) if stopping && e.kind() == ErrorKind::WouldBlock => 0,
             other => other?,

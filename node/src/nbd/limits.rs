@@ -24,6 +24,13 @@ pub const MIN_PREFERRED: u32 = 4096;
 pub const RX_BUFFER: usize = 256 * 1024;
 /// Reply buffer that every connection owns.
 pub const TX_BUFFER: usize = 128 * 1024;
+/// Send buffer asked of the kernel for a Unix socket, whose default holds less than one large
+/// reply; TCP sizes its own. The kernel clamps it to `net.core.wmem_max`.
+pub const UNIX_SEND_BUFFER: usize = 1024 * 1024;
+/// Times a connection looks for the next request, giving way to others, before it sleeps.
+pub const SPIN: u32 = 32;
+/// A connection whose looking was in vain tries it again after this many sleeps.
+pub const SPIN_AGAIN: u32 = 64;
 /// Replies are sent when this many bytes have gathered, even if more requests are buffered.
 pub const TX_FLUSH_BYTES: usize = 64 * 1024;
 /// Replies are sent when this many have gathered, so that the client works while we do.

@@ -1,6 +1,7 @@
 //! Stream sockets, TCP and Unix alike, and the listeners that give them.
 
 use super::deadline::Deadline;
+use super::limits::UNIX_SEND_BUFFER;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, sockopt};
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -23,6 +24,8 @@ impl From<TcpStream> for Socket {
 
 impl From<UnixStream> for Socket {
     fn from(s: UnixStream) -> Self {
+        // as above
+        let _ = sockopt::set_socket_send_buffer_size(&s, UNIX_SEND_BUFFER);
         Self(s.into())
     }
 }
