@@ -16,6 +16,7 @@ use super::pool::Pool;
 use super::proto::{self, DATA_CHUNK_LEN, Negotiated, Op, REQUEST_LEN, Request};
 use super::socket::Socket;
 use super::spin::Spin;
+use super::stream::is_hole;
 use super::task::{Task, Work, put_read_header};
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
@@ -138,13 +139,16 @@ fn shake_hands(
     socket.send_all(&handshake::greeting())?;
     let mut state = Handshake::default();
     let mut out = Vec::new();
+    let mut more = true;
     loop {
-        socket.limit(deadline)?;
-        let n = socket.recv(rx.room(1))?;
-        if n == 0 {
-            return Ok(Outcome::Abort);
+        if more {
+            socket.limit(deadline)?;
+            let n = socket.recv(rx.room(1))?;
+            if n == 0 {
+                return Ok(Outcome::Abort);
+            }
+            rx.received(n);
         }
-        rx.received(n);
         let step = state.step(rx.data(), &*shared.exports, &mut out);
         if !out.is_empty() {
             socket.limit(deadline)?;
@@ -153,6 +157,7 @@ fn shake_hands(
         }
         let (used, outcome) = step.map_err(|e| io::Error::new(ErrorKind::InvalidData, e))?;
         rx.consume(used);
+        more = used == 0 || rx.data().is_empty();
         match outcome {
             Outcome::More => {}
             Outcome::Abort => return Ok(Outcome::Abort),
@@ -371,7 +376,7 @@ impl Conn<'_> {
         let holes = self.negotiated.structured && !df && self.info.cheap_status;
         if holes && len >= HOLE_CHECK_MIN {
             match self.export.block_status(r.offset, u64::from(r.len), super::limits::MAX_EXTENTS) {
-                Ok(extents) if extents.iter().any(|e| e.zero) => {
+                Ok(extents) if extents.iter().any(is_hole) => {
                     return self.stream_sparse(r, &extents);
                 }
                 _ => {}

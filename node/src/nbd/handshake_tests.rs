@@ -231,6 +231,19 @@ fn lengths_and_counts_are_bounded() {
 }
 
 #[test]
+fn replies_are_bounded() {
+    let lists = option(opt::LIST, b"").repeat(5000);
+    let (mut h, mut at, mut steps) = (begun(), 0, 0);
+    while at < lists.len() {
+        let mut out = Vec::new();
+        let (used, _) = h.step(&lists[at..], &*exports(), &mut out).unwrap();
+        assert!(used > 0 && out.len() < HANDSHAKE_OUT + 1024);
+        (at, steps) = (at + used, steps + 1);
+    }
+    assert!(steps > 2);
+}
+
+#[test]
 fn export_name_enters_or_ends() {
     let mut out = Vec::new();
     let (used, outcome) =

@@ -33,8 +33,8 @@ pub struct ServerConfig {
     pub workers: usize,
     /// Requests that wait for such a thread.
     pub queue: usize,
-    /// Memory for large and for waiting requests, see [`Budget`]; without effect when `budget`
-    /// is shared by the caller through [`Server::start_with_budget`].
+    /// Memory for large and for waiting requests, see [`Budget`]. [`Server::start_with_budget`]
+    /// takes one that exists instead.
     pub budget_bytes: usize,
     /// Times a connection looks for its next request before it sleeps; 0 is never.
     pub spin: u32,

@@ -1,7 +1,7 @@
 //! Stream sockets, TCP and Unix alike, and the listeners that give them.
 
 use super::deadline::Deadline;
-use super::limits::UNIX_SEND_BUFFER;
+use super::limits::{KEEPALIVE_IDLE, UNIX_SEND_BUFFER};
 use rustix::net::{RecvFlags, SendFlags, Shutdown, sockopt};
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -18,6 +18,9 @@ impl From<TcpStream> for Socket {
     fn from(s: TcpStream) -> Self {
         // a failure costs latency, not correctness
         let _ = s.set_nodelay(true);
+        // a peer that vanished gives its place back in a few minutes
+        let _ = sockopt::set_socket_keepalive(&s, true);
+        let _ = sockopt::set_tcp_keepidle(&s, KEEPALIVE_IDLE);
         Self(s.into())
     }
 }

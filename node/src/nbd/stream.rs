@@ -5,7 +5,7 @@
 use super::budget::Chunk;
 use super::conn::{Conn, End};
 use super::export::Extent;
-use super::limits::PIECE;
+use super::limits::{HOLE_MIN, PIECE};
 use super::metrics::add;
 use super::outbox::Hold;
 use super::proto::{self, DATA_CHUNK_LEN, Request};
@@ -132,10 +132,16 @@ impl Conn<'_> {
         let mut offset = r.offset;
         // what the extents leave out is data
         let rest = Extent { len: u64::MAX, hole: false, zero: false };
-        for e in extents.iter().chain(std::iter::once(&rest)) {
-            let mut left = e.len.min(end - offset);
+        let mut extents = extents.iter().chain(std::iter::once(&rest)).peekable();
+        while let Some(e) = extents.next() {
+            let mut len = e.len;
+            // neighbours of one kind travel together
+            while let Some(more) = extents.next_if(|next| is_hole(next) == is_hole(e)) {
+                len = len.saturating_add(more.len);
+            }
+            let mut left = len.min(end - offset);
             while left > 0 {
-                let n = if e.zero {
+                let n = if is_hole(e) {
                     // extents were clipped to the request, whose length has 32 bits
                     let n = u32::try_from(left).unwrap_or(u32::MAX);
                     self.put(&proto::hole_chunk(r.cookie, false, offset, n))?;
@@ -192,6 +198,11 @@ impl Conn<'_> {
         let len = buf.len().min(DATA_CHUNK_LEN + PIECE);
         &mut buf[..len]
     }
+}
+
+/// Whether an extent is sent as a hole rather than as bytes.
+pub(super) fn is_hole(e: &Extent) -> bool {
+    e.zero && e.len >= HOLE_MIN
 }
 
 fn none_chunk(r: &Request) -> [u8; proto::CHUNK_LEN] {
