@@ -226,7 +226,13 @@ fn lengths_and_counts_are_bounded() {
     assert_eq!(lied, Some(Violation::TooLong { option: 3, len: u32::MAX }));
     let many = option(99, b"").repeat(MAX_OPTIONS as usize + 1);
     let mut h = begun();
-    let bored = h.step(&many, &*exports(), &mut Vec::new()).err();
+    let mut at = 0;
+    let bored = loop {
+        match h.step(&many[at..], &*exports(), &mut Vec::new()) {
+            Ok((used, _)) if used > 0 => at += used,
+            other => break other.err(),
+        }
+    };
     assert_eq!(bored, Some(Violation::TooManyOptions));
 }
 
