@@ -8,7 +8,7 @@ use super::deadline::Deadline;
 use super::export::{Errno, Export, ExportInfo, Exports, ReadError};
 use super::handshake::{self, Handshake, Outcome};
 use super::limits::{
-    HOLE_CHECK_MIN, PIECE, RX_BUFFER, TX_BUFFER, TX_FLUSH_BYTES, TX_FLUSH_REPLIES,
+    HOLE_CHECK_MIN, OVERLAP_MIN, PIECE, RX_BUFFER, TX_BUFFER, TX_FLUSH_BYTES, TX_FLUSH_REPLIES,
 };
 use super::metrics::{Metrics, add};
 use super::outbox::Outbox;
@@ -426,6 +426,10 @@ impl Conn<'_> {
             add(&self.shared.metrics.ran_inline, 1);
             return self.stream_read(r, df);
         };
+        // more is asked for already: the copy from the export and the copy to the peer overlap
+        if r.len as usize >= OVERLAP_MIN && self.rx.data().len() >= REQUEST_LEN {
+            return self.defer(r, Work::Read(chunk));
+        }
         match self.export.try_read(r.offset, &mut chunk.bytes_mut()[DATA_CHUNK_LEN..end]) {
             Ok(()) => {
                 add(&self.shared.metrics.bytes_read, u64::from(r.len));

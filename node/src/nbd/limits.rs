@@ -38,7 +38,9 @@ pub const SPIN_AGAIN: u32 = 64;
 /// Replies are sent when this many bytes have gathered, even if more requests are buffered.
 pub const TX_FLUSH_BYTES: usize = 64 * 1024;
 /// Replies are sent when this many have gathered, so that the client works while we do.
-pub const TX_FLUSH_REPLIES: usize = 16;
+pub const TX_FLUSH_REPLIES: usize = 8;
+/// Reads from this length on go to the worker pool when another request waits behind them.
+pub const OVERLAP_MIN: usize = 256 * 1024;
 /// Reads from this length on are checked for zero areas when structured replies are spoken.
 pub const HOLE_CHECK_MIN: usize = 64 * 1024;
 /// Zero areas shorter than this are sent as the bytes they are.
