@@ -428,6 +428,7 @@ impl Conn<'_> {
         };
         // more is asked for already: the copy from the export and the copy to the peer overlap
         if r.len as usize >= OVERLAP_MIN && self.rx.data().len() >= REQUEST_LEN {
+            add(&self.shared.metrics.reads_overlapped, 1);
             return self.defer(r, Work::Read(chunk));
         }
         match self.export.try_read(r.offset, &mut chunk.bytes_mut()[DATA_CHUNK_LEN..end]) {
