@@ -342,7 +342,13 @@ impl Volume {
         }
         match purpose {
             Purpose::LogWrite { pos } => match outcome {
-                Outcome::Done => self.log.note_written(pos),
+                Outcome::Done => {
+                    self.log.note_written(pos);
+                    // At the primary chunks wait for their set header.
+                    if self.capture().is_none() || self.log.open_step().is_none() {
+                        self.commit.request();
+                    }
+                }
                 other => self.fail_io("write to the save volume", &other),
             },
             Purpose::Commit(part) => self.commit_io_done(part, &outcome),
