@@ -129,7 +129,8 @@ async fn show_progress(out: Option<tokio::process::ChildStdout>) {
 fn percent(text: &str) -> Option<u64> {
     let (before, _) = text.rsplit_once("/100%)")?;
     let (whole, part) = before.rsplit_once('(')?.1.trim().split_once('.')?;
-    Some(whole.parse::<u64>().ok()?.checked_mul(100)?.checked_add(part.get(..2)?.parse().ok()?)?)
+    let hundredths: u64 = part.get(..2)?.parse().ok()?;
+    whole.parse::<u64>().ok()?.checked_mul(100)?.checked_add(hundredths)
 }
 
 #[cfg(test)]

@@ -20,8 +20,9 @@ struct Cli {
 }
 
 const AFTER: &str = "\
-Which node: --dir DIR, --socket FILE, or --topology FILE with --node NAME; else the folder in RCP_DIR;
-else the current folder. Exit status: 0 done, 1 refused or failed, 2 wrong usage.";
+Which node: --dir DIR, --socket FILE, or --topology FILE with --node NAME;
+  else the folder in RCP_DIR; else the current folder.
+Exit status: 0 done, 1 refused or failed, 2 wrong usage.";
 
 #[derive(Debug, Subcommand)]
 enum Command {

@@ -15,6 +15,7 @@ use serde::Serialize;
 use super::client::ClientError;
 use super::output::{Failed, colour, print, print_json};
 use super::target::{Endpoint, Surroundings, Target};
+use super::text::moment;
 use crate::api::NodeStatus;
 
 pub(super) use view::tame;
@@ -141,7 +142,10 @@ fn redraw(args: &StatusArgs, asked: &[Asked], view: &View<'_>) -> Result<(), Fai
         let line = serde_json::to_string(&answers(asked)).unwrap_or_default();
         return print(&format!("{line}\n"));
     }
+    let clock = asked.iter().find_map(|a| a.answer.as_ref().ok());
+    let clock = clock.map_or("-".to_owned(), |s| moment(s.at_us));
     let text = render(asked, view).unwrap_or_else(|e| e.text + "\n");
+    let text = format!("{clock} UTC, each second; Ctrl-C ends\n\n{text}");
     if std::io::stdout().is_terminal() {
         // Home, each line cleared to its end, and everything below.
         print(&format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n")))

@@ -11,27 +11,44 @@ use crate::cli::text::{between, plural, span};
 /// A save volume that is full sooner than this is a problem.
 const FULL_SOON: f64 = 3_600.0;
 
-/// Every problem as a line that names node, thing and reason.
+/// How bad: what is printed first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    NodeSilent,
+    VolumeBlocked,
+    LinkDown,
+    ChildBehind,
+    SoonFull,
+    Drift,
+}
+
+/// Every problem as a line that names node, thing and reason, the worst first.
 pub(super) fn find(
     asked: &[Asked],
     nodes: &[&NodeStatus],
     wanted: &dyn Fn(&str) -> bool,
 ) -> Vec<String> {
-    let mut out: Vec<String> = asked
-        .iter()
-        .filter_map(|a| a.answer.as_ref().err().map(|e| format!("{}: {e}", a.called)))
-        .collect();
-    // A link is told once, by the node that dials or waits above it.
+    let mut out: Vec<(Rank, String)> = Vec::new();
+    for a in asked {
+        if let Err(e) = &a.answer {
+            out.push((Rank::NodeSilent, format!("{}: {e}", a.called)));
+        }
+    }
+    // A link is told once, by the node above it if that one was asked.
     let mut told: BTreeSet<(&str, &str)> = BTreeSet::new();
     for node in nodes {
+        let name = &node.node;
         for g in &node.groups {
             for child in g.children.iter().filter(|c| c.state != "connected") {
-                told.insert((&node.node, &child.node));
-                out.push(format!("{}: child {}", node.node, link(child, &g.group, node.at_us)));
+                told.insert((name, &child.node));
+                let text = format!("{name}: child {}", link(child, &g.group, node.at_us));
+                out.push((Rank::LinkDown, text));
             }
-            out.extend(g.drift.iter().map(|d| {
-                format!("{}: routes of {} differ from the topology: {d}", node.node, g.group)
-            }));
+            for drift in &g.drift {
+                let text =
+                    format!("{name}: routes of {} differ from the topology: {drift}", g.group);
+                out.push((Rank::Drift, text));
+            }
         }
     }
     for node in nodes {
@@ -39,14 +56,16 @@ pub(super) fn find(
             if let Some(p) = g.parent.as_ref().filter(|p| p.state != "connected")
                 && !told.contains(&(p.node.as_str(), node.node.as_str()))
             {
-                out.push(format!("{}: parent {}", node.node, link(p, &g.group, node.at_us)));
+                let text = format!("{}: parent {}", node.node, link(p, &g.group, node.at_us));
+                out.push((Rank::LinkDown, text));
             }
         }
         for v in node.volumes.iter().filter(|v| wanted(&v.label)) {
             of_volume(node, v, &mut out);
         }
     }
-    out
+    out.sort_by_key(|(rank, _)| *rank);
+    out.into_iter().map(|(_, text)| text).collect()
 }
 
 fn link(link: &LinkStatus, group: &str, now_us: u64) -> String {
@@ -56,25 +75,29 @@ fn link(link: &LinkStatus, group: &str, now_us: u64) -> String {
         format!(" for {}", between(link.since_us, now_us))
     };
     let reason = link.reason.as_deref().map_or(String::new(), |r| format!(": {r}"));
-    format!("{} ({}, {group}) is {}{since}{reason}", link.node, link.addr, link.state)
+    format!("{} ({}, {group}): {}{since}{reason}", link.node, link.addr, link.state)
 }
 
-fn of_volume(node: &NodeStatus, v: &VolumeInfo, out: &mut Vec<String>) {
+fn of_volume(node: &NodeStatus, v: &VolumeInfo, out: &mut Vec<(Rank, String)>) {
     let name = format!("{}: volume {}", node.node, v.label);
     match &v.reason {
-        Some(reason) => out.push(format!("{name} is {}: {reason}", v.state)),
-        None if v.state.starts_with("failed") => out.push(format!("{name} has failed")),
+        Some(reason) => {
+            out.push((Rank::VolumeBlocked, format!("{name} is {}: {reason}", v.state)));
+        }
+        None if v.state.starts_with("failed") => {
+            out.push((Rank::VolumeBlocked, format!("{name} has failed")));
+        }
         None => {}
     }
     if let Some(s) = v.save_full_in_seconds.filter(|s| *s < FULL_SOON) {
-        out.push(format!("{name}: its save volume is full in {}", span(s)));
+        out.push((Rank::SoonFull, format!("{name}: its save volume is full in {}", span(s))));
     }
     for c in &v.children {
         let reason = c.reason.as_deref().map_or(String::new(), |r| format!(": {r}"));
         // An offline child's link is told already, with its reason.
-        let bad = c.state == "detached" || (c.reason.is_some() && c.state != "offline");
-        if bad {
-            out.push(format!("{name}: child {} is {}{reason}", c.node, c.state));
+        if c.state == "detached" || (c.reason.is_some() && c.state != "offline") {
+            let text = format!("{name}: child {} is {}{reason}", c.node, c.state);
+            out.push((Rank::ChildBehind, text));
         }
     }
 }
@@ -94,12 +117,18 @@ pub(super) fn verdict(
         }
         return out;
     }
-    let replicas = held.iter().filter(|h| h.volume.role == "replica");
-    let worst = replicas
-        .filter_map(|h| h.volume.lag_seconds.map(|lag| (lag, h)))
+    let lags = held.iter().filter(|h| h.volume.role == "replica").filter_map(|h| {
+        Some((h.volume.lag_seconds?, h.volume.label.as_str(), h.node.node.as_str()))
+    });
+    let below = held.iter().flat_map(|h| {
+        let worst = h.volume.subtree.iter().flat_map(|s| &s.worst);
+        worst.map(|(node, _, lag, _)| (*lag, h.volume.label.as_str(), node.as_str()))
+    });
+    let worst = lags
+        .chain(below)
         .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map_or(String::new(), |(lag, h)| {
-            format!("; largest lag {} ({} on {})", span(lag), h.volume.label, h.node.node)
+        .map_or(String::new(), |(lag, volume, node)| {
+            format!("; largest lag {} ({volume} on {node})", span(lag))
         });
     let unknown = held
         .iter()

@@ -62,7 +62,8 @@ fn table(source: Option<&Held<'_>>, replica: Option<&Held<'_>>, lines: usize) ->
     ];
     out.push_str(&columns(&headings, &rows));
     if let Some(more) = numbers.len().checked_sub(lines).filter(|n| *n > 0) {
-        out.push_str(&format!("({} older: -v {})\n", plural(more as u64, "set"), numbers.len()));
+        let more = plural(more as u64, "older set");
+        out.push_str(&format!("({more}; -v {} shows all)\n", numbers.len()));
     }
     out
 }

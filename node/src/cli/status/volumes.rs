@@ -37,11 +37,19 @@ pub(super) fn overview(held: &[Held<'_>]) -> String {
         ">SET",
         ">LAG",
         ">BEHIND",
-        ">WAITING",
+        ">OUTSTANDING",
         "SAVE VOLUME",
         "CHILDREN",
     ];
-    columns(&headings, &rows)
+    let mut out = columns(&headings, &rows);
+    for h in held {
+        if let Some(below) = &h.volume.subtree {
+            out.push_str(&format!("{} below {}: ", h.volume.label, h.node.node));
+            out.push_str(&subtree(below).join("; "));
+            out.push('\n');
+        }
+    }
+    out
 }
 
 fn row(h: &Held<'_>) -> Vec<String> {
@@ -170,9 +178,9 @@ pub(super) fn detail(h: &Held<'_>) -> String {
         line("child", format!("{:width$}  {}", child.node, progress(child)));
     }
     if let Some(below) = &v.subtree {
-        let mut words = subtree(below);
-        line("below", words.remove(0));
-        words.into_iter().for_each(|more| line("", more));
+        for (i, words) in subtree(below).into_iter().enumerate() {
+            line(if i == 0 { "below" } else { "" }, words);
+        }
     }
     lines.join("\n") + "\n"
 }
@@ -197,7 +205,7 @@ fn subtree(below: &SubtreeStatus) -> Vec<String> {
     let by = if by.is_empty() { String::new() } else { format!(" ({})", by.join(", ")) };
     let (from, to) = below.played;
     let mut lines = vec![format!(
-        "{}, visible {from} to {to}{by}, all have saved {}",
+        "{}, visible {from} to {to}{by}, all have {} saved",
         plural(below.nodes.into(), "replica"),
         below.saved_min
     )];

@@ -158,10 +158,12 @@ async fn images_are_imported() {
     std::fs::write(&image, vec![7; 8000]).expect("write");
     let e = rcpctl::run_words(&import).await.expect_err("odd size");
     assert!(e.text.contains("truncate -s %4096"), "{}", e.text);
-    let e = rcpctl::run_words(&["volume", "import", "db", path, "--group", "g1", "--dir", r.dir()]);
-    assert!(e.await.expect_err("taken").text.contains("has a volume `db` already"));
-    let e = rcpctl::run_words(&["volume", "import", "x", path, "--group", "g2", "--dir", r.dir()]);
-    assert!(e.await.expect_err("group").text.contains("it is in: g1"));
+    let words = ["volume", "import", "db", path, "--group", "g1", "--dir", r.dir()];
+    let e = rcpctl::run_words(&words).await.expect_err("taken");
+    assert!(e.text.contains("has a volume `db` already"), "{}", e.text);
+    let words = ["volume", "import", "x", path, "--group", "g2", "--dir", r.dir()];
+    let e = rcpctl::run_words(&words).await.expect_err("group");
+    assert!(e.text.contains("it is in: g1"), "{}", e.text);
 
     let made = std::process::Command::new("qemu-img")
         .args(["create", "-q", "-f", "qcow2"])

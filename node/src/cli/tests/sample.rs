@@ -8,8 +8,11 @@ pub(super) fn at(time: &str) -> u64 {
     u64::try_from(stamp.as_microsecond()).expect("after 1970")
 }
 
-/// The rows of the printed sample: set, cut, blocks; playback time, blocks, sets in the group.
-const ROWS: [(u64, &str, u64, Option<(&str, u64, u64)>); 13] = [
+/// Playback time, blocks, sets in the group.
+type Played = Option<(&'static str, u64, u64)>;
+
+/// The rows of the printed sample: set, cut, blocks, playback.
+const ROWS: [(u64, &str, u64, Played); 13] = [
     (15, "20:11:56", 1, None),
     (14, "20:01:56", 1, None),
     (13, "19:51:56", 1, Some(("21:08:48", 1, 2))),
