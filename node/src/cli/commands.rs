@@ -8,7 +8,6 @@ use serde::Serialize;
 
 use super::client::{Client, ClientError};
 use super::output::{Failed, print, print_json, tell};
-use super::status;
 use super::target::{Endpoint, Purpose, Surroundings, Target};
 use crate::api::{CutInfo, PolicyChange};
 use crate::http::{paths, requests};
@@ -238,7 +237,7 @@ struct Ended {
 }
 
 pub(super) async fn down(args: DownArgs, around: &Surroundings) -> Result<(), Failed> {
-    let (here, _) = status::present(&args.target, around)?;
+    let here = args.target.all(around)?;
     let mut ended = Vec::new();
     // All are told before any is waited for.
     let mut told = Vec::new();

@@ -69,8 +69,12 @@ impl Endpoint {
     /// What to call it before it has said its name.
     #[must_use]
     pub fn called(&self) -> String {
-        let name = self.name.clone();
-        name.unwrap_or_else(|| self.socket.parent().unwrap_or(&self.socket).display().to_string())
+        let folder = || {
+            let folder = self.socket.parent().unwrap_or(&self.socket);
+            let full = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+            full.display().to_string()
+        };
+        self.name.clone().unwrap_or_else(folder)
     }
 
     /// A client for it.
@@ -155,7 +159,9 @@ pub(super) fn load(file: &Path) -> Result<Topology, Failed> {
 
 fn in_topology(file: &Path, node: &config::NodePlan) -> Endpoint {
     let folder = file.parent().unwrap_or(Path::new(""));
-    Endpoint { name: Some(node.name.to_string()), socket: folder.join(&node.data).join(SOCKET) }
+    // `DIR/./one` is `DIR/one` for the eye.
+    let socket = folder.join(&node.data).join(SOCKET).components().collect();
+    Endpoint { name: Some(node.name.to_string()), socket }
 }
 
 fn in_topology_for(file: &Path, purpose: Purpose<'_>) -> Result<Endpoint, Failed> {

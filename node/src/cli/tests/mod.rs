@@ -246,7 +246,7 @@ fn the_socket_is_found() {
     assert_eq!(two.all(&nowhere).map(|l| l.len()), Ok(2));
 
     let by_topology = Target { topology: Some(file.clone()), ..Target::default() };
-    let socket = |d: &str| format!("{}/./{d}/rcpd.sock", dir.path().display());
+    let socket = |d: &str| format!("{}/{d}/rcpd.sock", dir.path().display());
     let find = |p| one(&by_topology, p, &in_dir);
     assert_eq!(find(Purpose::Volume("vol1")), Ok(socket("one")));
     assert_eq!(find(Purpose::Group("g1")), Ok(socket("one")));
