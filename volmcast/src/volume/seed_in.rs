@@ -19,10 +19,8 @@ use crate::io::{FileId, Op, Outcome};
 use crate::mailbox::{Mailbox, SeedMark};
 use crate::units::{BlockCount, BlockIndex};
 
-/// Bytes of extents that may be under way to a receiver.
-const SEED_WINDOW: u64 = 8 << 20;
-/// Bytes of extents after which progress is made durable.
-const COMMIT_EVERY: u64 = 16 << 20;
+/// Credit windows of extents after which progress is made durable.
+const COMMIT_EVERY: u64 = 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -119,7 +117,7 @@ impl Volume {
         match &self.seed_in {
             Some(s) if s.phase == Phase::Open => {
                 let waiting: u64 = s.queue.iter().map(|(_, b)| b.len() as u64).sum();
-                s.received + SEED_WINDOW.saturating_sub(waiting)
+                s.received + self.cfg.window.saturating_sub(waiting)
             }
             _ => 0,
         }
@@ -243,7 +241,7 @@ impl Volume {
             s.next_block = next;
         }
         self.commit.base_dirty = true;
-        let progressed = s.since_commit >= COMMIT_EVERY;
+        let progressed = s.since_commit >= COMMIT_EVERY * self.cfg.window;
         if let Some(mark) = &mut self.want.seed {
             mark.next_block = s.next_block;
         }
