@@ -342,7 +342,13 @@ impl Volume {
         }
         match purpose {
             Purpose::LogWrite { pos } => match outcome {
-                Outcome::Done => self.log.note_written(pos),
+                Outcome::Done => {
+                    self.log.note_written(pos);
+                    // A commit that came between the append and this could not count the record.
+                    if self.log.written() > self.want.log_head {
+                        self.commit.request();
+                    }
+                }
                 other => self.fail_io("write to the save volume", &other),
             },
             Purpose::Commit(part) => self.commit_io_done(part, &outcome),
