@@ -1,1 +1,25 @@
-//! The operator's commands.
+//! The operator's commands: what `rcpctl` and `rcproute` say, ask and print.
+//!
+//! They speak HTTP with a running node over the Unix socket in its data folder; nothing here
+//! opens a volume or a save volume. What is printed is made by pure functions from what the nodes
+//! answered (`status`, `rcproute::shown`), so that tests can compare it letter by letter.
+//!
+//! Exit status: 0 done, 1 refused or failed (the reason is on standard error), 2 wrong usage.
+
+pub mod client;
+mod columns;
+mod commands;
+mod image;
+mod output;
+pub mod rcpctl;
+pub mod rcproute;
+pub mod status;
+pub mod target;
+#[cfg(test)]
+mod tests;
+mod text;
+mod topology;
+mod volumes;
+
+pub use client::{Client, ClientError};
+pub use output::{Failed, print, print_json};

@@ -8,13 +8,15 @@ use super::deadline::Deadline;
 use super::export::{Errno, Export, ExportInfo, Exports, ReadError};
 use super::handshake::{self, Handshake, Outcome};
 use super::limits::{
-    HOLE_CHECK_MIN, PIECE, RX_BUFFER, TX_BUFFER, TX_FLUSH_BYTES, TX_FLUSH_REPLIES,
+    HOLE_CHECK_MIN, OVERLAP_MIN, PIECE, RX_BUFFER, TX_BUFFER, TX_FLUSH_BYTES, TX_FLUSH_REPLIES,
 };
 use super::metrics::{Metrics, add};
 use super::outbox::Outbox;
 use super::pool::Pool;
 use super::proto::{self, DATA_CHUNK_LEN, Negotiated, Op, REQUEST_LEN, Request};
 use super::socket::Socket;
+use super::spin::Spin;
+use super::stream::is_hole;
 use super::task::{Task, Work, put_read_header};
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
@@ -29,6 +31,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) handshake_deadline: Duration,
     pub(crate) stopping: AtomicBool,
+    pub(crate) spin: u32,
 }
 
 /// Received bytes that are not used up yet.
@@ -106,6 +109,7 @@ pub(crate) fn serve(socket: Arc<Socket>, shared: &Shared) {
                 tx: vec![0; TX_BUFFER],
                 tx_len: 0,
                 tx_replies: 0,
+                spin: Spin::new(shared.spin),
             };
             match conn.transmission() {
                 End::Clean => {
@@ -135,13 +139,16 @@ fn shake_hands(
     socket.send_all(&handshake::greeting())?;
     let mut state = Handshake::default();
     let mut out = Vec::new();
+    let mut more = true;
     loop {
-        socket.limit(deadline)?;
-        let n = socket.recv(rx.room(1))?;
-        if n == 0 {
-            return Ok(Outcome::Abort);
+        if more {
+            socket.limit(deadline)?;
+            let n = socket.recv(rx.room(1))?;
+            if n == 0 {
+                return Ok(Outcome::Abort);
+            }
+            rx.received(n);
         }
-        rx.received(n);
         let step = state.step(rx.data(), &*shared.exports, &mut out);
         if !out.is_empty() {
             socket.limit(deadline)?;
@@ -150,6 +157,7 @@ fn shake_hands(
         }
         let (used, outcome) = step.map_err(|e| io::Error::new(ErrorKind::InvalidData, e))?;
         rx.consume(used);
+        more = used == 0 || rx.data().is_empty();
         match outcome {
             Outcome::More => {}
             Outcome::Abort => return Ok(Outcome::Abort),
@@ -174,6 +182,7 @@ pub(super) struct Conn<'a> {
     pub(super) tx: Vec<u8>,
     pub(super) tx_len: usize,
     tx_replies: usize,
+    spin: Spin,
 }
 
 impl Drop for Conn<'_> {
@@ -244,7 +253,8 @@ impl Conn<'_> {
         self.flush_tx()?;
         let stopping = self.shared.stopping.load(Ordering::Relaxed);
         let room = self.rx.room(want);
-        let received = if stopping { self.socket.try_recv(room) } else { self.socket.recv(room) };
+        let received =
+            if stopping { self.socket.try_recv(room) } else { self.spin.recv(self.socket, room) };
         let n = match received {
             Err(e) if stopping && e.kind() == ErrorKind::WouldBlock => 0,
             other => other?,
@@ -366,7 +376,7 @@ impl Conn<'_> {
         let holes = self.negotiated.structured && !df && self.info.cheap_status;
         if holes && len >= HOLE_CHECK_MIN {
             match self.export.block_status(r.offset, u64::from(r.len), super::limits::MAX_EXTENTS) {
-                Ok(extents) if extents.iter().any(|e| e.zero) => {
+                Ok(extents) if extents.iter().any(is_hole) => {
                     return self.stream_sparse(r, &extents);
                 }
                 _ => {}
@@ -416,6 +426,11 @@ impl Conn<'_> {
             add(&self.shared.metrics.ran_inline, 1);
             return self.stream_read(r, df);
         };
+        // more is asked for already: the copy from the export and the copy to the peer overlap
+        if r.len as usize >= OVERLAP_MIN && self.rx.data().len() >= REQUEST_LEN {
+            add(&self.shared.metrics.reads_overlapped, 1);
+            return self.defer(r, Work::Read(chunk));
+        }
         match self.export.try_read(r.offset, &mut chunk.bytes_mut()[DATA_CHUNK_LEN..end]) {
             Ok(()) => {
                 add(&self.shared.metrics.bytes_read, u64::from(r.len));

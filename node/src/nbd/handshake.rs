@@ -5,7 +5,8 @@
 
 use super::export::{Export, ExportInfo, Exports, OpenError, OpenErrorKind};
 use super::limits::{
-    MAX_OPTION_LEN, MAX_OPTION_SKIP, MAX_OPTIONS, MAX_PAYLOAD, MAX_STRING, MIN_PREFERRED,
+    HANDSHAKE_OUT, MAX_OPTION_LEN, MAX_OPTION_SKIP, MAX_OPTIONS, MAX_PAYLOAD, MAX_STRING,
+    MIN_PREFERRED,
 };
 use super::proto::{CONTEXT_ID, Negotiated, transmission_flags};
 use std::sync::Arc;
@@ -187,7 +188,9 @@ enum Next<'a> {
 
 impl Handshake {
     /// Takes what has arrived, appends replies to `out`, and says how many bytes were used. Stops
-    /// after the option that ends the handshake: what follows belongs to transmission.
+    /// after the option that ends the handshake: what follows belongs to transmission. Stops as
+    /// well when [`HANDSHAKE_OUT`] bytes of replies have gathered: send them and call again, until
+    /// nothing is used any more.
     pub fn step(
         &mut self,
         input: &[u8],
@@ -207,7 +210,7 @@ impl Handshake {
             f.0 = &f.0[skipped..];
             self.skip -= u32::try_from(skipped).unwrap_or(self.skip);
             let used = input.len() - f.0.len();
-            if self.skip > 0 {
+            if self.skip > 0 || out.len() >= HANDSHAKE_OUT {
                 return Ok((used, Outcome::More));
             }
             match self.next_option(&mut f, out)? {

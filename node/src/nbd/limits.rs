@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// Connections a server holds at once; one more is closed at accept and counted.
 pub const MAX_CONNECTIONS: usize = 256;
+/// A TCP peer that says nothing for so many seconds is asked whether it is still there.
+pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 /// From accept to the end of option haggling.
 pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 /// Options one client may send. A tool that lists asks a few per export.
@@ -12,6 +14,8 @@ pub const MAX_OPTIONS: u32 = 8192;
 pub const MAX_OPTION_LEN: u32 = 16 * 1024;
 /// Option data that is skipped with `ERR_TOO_BIG`; beyond it the connection is closed.
 pub const MAX_OPTION_SKIP: u32 = 64 * 1024;
+/// Option replies are sent when this many bytes have gathered.
+pub const HANDSHAKE_OUT: usize = 64 * 1024;
 /// Longest string of the protocol: names, descriptions, messages (NBD, "Conventions").
 pub const MAX_STRING: usize = 4096;
 /// Payload of one READ or WRITE, announced as the maximum block size.
@@ -24,12 +28,23 @@ pub const MIN_PREFERRED: u32 = 4096;
 pub const RX_BUFFER: usize = 256 * 1024;
 /// Reply buffer that every connection owns.
 pub const TX_BUFFER: usize = 128 * 1024;
+/// Send buffer asked of the kernel for a Unix socket, whose default holds less than one large
+/// reply; TCP sizes its own. The kernel clamps it to `net.core.wmem_max`.
+pub const UNIX_SEND_BUFFER: usize = 1024 * 1024;
+/// Times a connection looks for the next request, giving way to others, before it sleeps.
+pub const SPIN: u32 = 32;
+/// A connection whose looking was in vain tries it again after this many sleeps.
+pub const SPIN_AGAIN: u32 = 64;
 /// Replies are sent when this many bytes have gathered, even if more requests are buffered.
 pub const TX_FLUSH_BYTES: usize = 64 * 1024;
 /// Replies are sent when this many have gathered, so that the client works while we do.
-pub const TX_FLUSH_REPLIES: usize = 16;
+pub const TX_FLUSH_REPLIES: usize = 8;
+/// Reads from this length on go to the worker pool when another request waits behind them.
+pub const OVERLAP_MIN: usize = 256 * 1024;
 /// Reads from this length on are checked for zero areas when structured replies are spoken.
 pub const HOLE_CHECK_MIN: usize = 64 * 1024;
+/// Zero areas shorter than this are sent as the bytes they are.
+pub const HOLE_MIN: u64 = 32 * 1024;
 /// Memory for pieces and for requests in the worker pool, shared by all connections.
 pub const BUDGET: usize = 64 * 1024 * 1024;
 /// Idle pieces that the budget keeps warm.

@@ -58,6 +58,8 @@ counters! {
     bytes_written,
     /// Reads that were not in memory and went to the worker pool.
     reads_deferred,
+    /// Large reads that went to the worker pool because another request waited behind them.
+    reads_overlapped,
     /// Requests run on the connection's own thread because pool or budget had no room.
     ran_inline,
     /// Zero areas sent as hole chunks.

@@ -20,6 +20,7 @@ mod pool;
 pub mod proto;
 mod server;
 mod socket;
+mod spin;
 mod stream;
 mod task;
 

@@ -33,9 +33,11 @@ pub struct ServerConfig {
     pub workers: usize,
     /// Requests that wait for such a thread.
     pub queue: usize,
-    /// Memory for large and for waiting requests, see [`Budget`]; without effect when `budget`
-    /// is shared by the caller through [`Server::start_with_budget`].
+    /// Memory for large and for waiting requests, see [`Budget`]. [`Server::start_with_budget`]
+    /// takes one that exists instead.
     pub budget_bytes: usize,
+    /// Times a connection looks for its next request before it sleeps; 0 is never.
+    pub spin: u32,
 }
 
 impl Default for ServerConfig {
@@ -48,6 +50,7 @@ impl Default for ServerConfig {
             workers: limits::WORKERS,
             queue: limits::POOL_QUEUE,
             budget_bytes: limits::BUDGET,
+            spin: limits::SPIN,
         }
     }
 }
@@ -91,6 +94,7 @@ impl Server {
             metrics: Arc::default(),
             handshake_deadline: config.handshake_deadline,
             stopping: AtomicBool::new(false),
+            spin: config.spin,
         };
         let inner = Arc::new(Inner {
             shared,

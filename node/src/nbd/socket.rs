@@ -1,6 +1,7 @@
 //! Stream sockets, TCP and Unix alike, and the listeners that give them.
 
 use super::deadline::Deadline;
+use super::limits::{KEEPALIVE_IDLE, UNIX_SEND_BUFFER};
 use rustix::net::{RecvFlags, SendFlags, Shutdown, sockopt};
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -17,12 +18,17 @@ impl From<TcpStream> for Socket {
     fn from(s: TcpStream) -> Self {
         // a failure costs latency, not correctness
         let _ = s.set_nodelay(true);
+        // a peer that vanished gives its place back in a few minutes
+        let _ = sockopt::set_socket_keepalive(&s, true);
+        let _ = sockopt::set_tcp_keepidle(&s, KEEPALIVE_IDLE);
         Self(s.into())
     }
 }
 
 impl From<UnixStream> for Socket {
     fn from(s: UnixStream) -> Self {
+        // as above
+        let _ = sockopt::set_socket_send_buffer_size(&s, UNIX_SEND_BUFFER);
         Self(s.into())
     }
 }

@@ -5,11 +5,11 @@
 use super::budget::Chunk;
 use super::conn::{Conn, End};
 use super::export::Extent;
-use super::limits::PIECE;
+use super::limits::{HOLE_MIN, PIECE};
 use super::metrics::add;
 use super::outbox::Hold;
 use super::proto::{self, DATA_CHUNK_LEN, Request};
-use super::task::put_read_header;
+use super::task::{Work, put_read_header};
 use std::sync::Arc;
 
 impl Conn<'_> {
@@ -17,29 +17,23 @@ impl Conn<'_> {
         self.shared.budget.try_take(DATA_CHUNK_LEN + PIECE)
     }
 
-    /// A write whose payload does not fit the receive buffer; its header is used up.
+    /// A write whose payload does not fit the receive buffer; its header is used up. One of a
+    /// single piece is applied by the pool while the next request comes in.
     pub(super) fn stream_write(&mut self, r: &Request, fua: bool) -> Result<(), End> {
         let mut piece = self.piece();
         let mut offset = r.offset;
         let mut left = r.len as usize;
         let mut result = Ok(());
+        self.flush_tx()?;
         while left > 0 {
             let n = match &mut piece {
                 Some(chunk) => {
-                    let buf = chunk.bytes_mut();
-                    let n = left.min(PIECE).min(buf.len());
-                    let mut have = self.rx.data().len().min(n);
-                    buf[..have].copy_from_slice(&self.rx.data()[..have]);
-                    self.rx.consume(have);
-                    self.flush_tx()?;
-                    while have < n {
-                        match self.socket.recv(&mut buf[have..n])? {
-                            0 => return Err(End::Lost),
-                            m => have += m,
-                        }
-                    }
-                    if result.is_ok() {
-                        result = self.export.write(offset, &buf[..n]);
+                    let n = left.min(PIECE);
+                    self.receive_exact(&mut chunk.bytes_mut()[..n])?;
+                    if n == r.len as usize
+                        && let Some(data) = piece.take()
+                    {
+                        return self.defer(r, Work::Write { data, fua });
                     }
                     n
                 }
@@ -47,19 +41,38 @@ impl Conn<'_> {
                     if self.rx.data().is_empty() {
                         self.fill(1).map_err(|_| End::Lost)?;
                     }
-                    let n = left.min(self.rx.data().len());
-                    if result.is_ok() {
-                        result = self.export.write(offset, &self.rx.data()[..n]);
-                    }
-                    self.rx.consume(n);
-                    n
+                    left.min(self.rx.data().len())
                 }
             };
+            let data = match &piece {
+                Some(chunk) => &chunk.bytes()[..n],
+                None => &self.rx.data()[..n],
+            };
+            if result.is_ok() {
+                result = self.export.write(offset, data);
+            }
+            if piece.is_none() {
+                self.rx.consume(n);
+            }
             offset += n as u64;
             left -= n;
         }
         drop(piece);
         self.written(r, result, fua)
+    }
+
+    /// Fills `buf` from what was received, then straight from the socket.
+    fn receive_exact(&mut self, buf: &mut [u8]) -> Result<(), End> {
+        let mut have = self.rx.data().len().min(buf.len());
+        buf[..have].copy_from_slice(&self.rx.data()[..have]);
+        self.rx.consume(have);
+        while have < buf.len() {
+            match self.socket.recv(&mut buf[have..])? {
+                0 => return Err(End::Lost),
+                n => have += n,
+            }
+        }
+        Ok(())
     }
 
     /// A read that is answered in pieces.
@@ -119,10 +132,16 @@ impl Conn<'_> {
         let mut offset = r.offset;
         // what the extents leave out is data
         let rest = Extent { len: u64::MAX, hole: false, zero: false };
-        for e in extents.iter().chain(std::iter::once(&rest)) {
-            let mut left = e.len.min(end - offset);
+        let mut extents = extents.iter().chain(std::iter::once(&rest)).peekable();
+        while let Some(e) = extents.next() {
+            let mut len = e.len;
+            // neighbours of one kind travel together
+            while let Some(more) = extents.next_if(|next| is_hole(next) == is_hole(e)) {
+                len = len.saturating_add(more.len);
+            }
+            let mut left = len.min(end - offset);
             while left > 0 {
-                let n = if e.zero {
+                let n = if is_hole(e) {
                     // extents were clipped to the request, whose length has 32 bits
                     let n = u32::try_from(left).unwrap_or(u32::MAX);
                     self.put(&proto::hole_chunk(r.cookie, false, offset, n))?;
@@ -179,6 +198,11 @@ impl Conn<'_> {
         let len = buf.len().min(DATA_CHUNK_LEN + PIECE);
         &mut buf[..len]
     }
+}
+
+/// Whether an extent is sent as a hole rather than as bytes.
+pub(super) fn is_hole(e: &Extent) -> bool {
+    e.zero && e.len >= HOLE_MIN
 }
 
 fn none_chunk(r: &Request) -> [u8; proto::CHUNK_LEN] {

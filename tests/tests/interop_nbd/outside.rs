@@ -123,6 +123,7 @@ fn nbdcopy_both_ways() {
         run(copy().unwrap().args(["--request-size=1048576"]).arg(uri).arg(&back));
         assert!(std::fs::read(&back).unwrap() == data);
     }
+    assert!(rig.count("reads_overlapped") > 0);
     assert_eq!(rig.count("errors") + rig.count("protocol_errors"), 0);
 }
 

@@ -461,7 +461,6 @@ impl Volume {
                 return;
             };
             self.log.enter_chunk(pos, id, n, chunk.body_crc(), end.since(pos));
-            self.commit.request();
             if let Phase::Draining(set) = &mut self.drain.phase {
                 set.encoded.remove(&n.0);
                 set.appended += 1;
@@ -539,7 +538,6 @@ impl Volume {
         }
         self.log.enter_end(pos, end, header);
         self.drain.phase = Phase::Idle;
-        self.commit.request();
     }
 
     /// A commit was done: tell of the sets that are finished now.

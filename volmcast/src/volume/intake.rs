@@ -130,7 +130,6 @@ impl Volume {
             let layer = self.intake.building.get_or_insert_with(|| Layer::new(id, pos));
             layer.push(pos, chunk);
         }
-        self.commit.request();
         self.desk.event(Event::Sendable);
         self.pump();
         Ok(())
@@ -183,7 +182,6 @@ impl Volume {
             layer.seal(header.cut_time);
             self.playback.complete(layer, end);
         }
-        self.commit.request();
         self.desk.event(Event::Sendable);
         self.pump();
         Ok(())

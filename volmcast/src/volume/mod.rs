@@ -344,8 +344,8 @@ impl Volume {
             Purpose::LogWrite { pos } => match outcome {
                 Outcome::Done => {
                     self.log.note_written(pos);
-                    // A commit that came between the append and this could not count the record.
-                    if self.log.written() > self.want.log_head {
+                    // At the primary chunks wait for their set header.
+                    if self.capture().is_none() || self.log.open_step().is_none() {
                         self.commit.request();
                     }
                 }

@@ -91,6 +91,12 @@ async fn get(router: &Router, path: &str, headers: &[(&str, &str)]) -> Reply {
     ask(router, "GET", path, headers, "").await
 }
 
+/// One request on one connection, for whoever counts them.
+pub(crate) async fn one_request() {
+    let (_, site) = site();
+    assert_eq!(get(&site.public, "/healthz", &[]).await.status, StatusCode::OK);
+}
+
 #[tokio::test]
 async fn status_health_and_readiness() {
     let (node, site) = site();

@@ -1,0 +1,282 @@
+//! Delta sets, replication, and the end of a node.
+
+use std::time::Duration;
+
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
+use config::units::{format_duration, format_size, parse_duration, parse_size};
+use serde::Serialize;
+
+use super::client::{Client, ClientError};
+use super::output::{Failed, print, print_json, tell};
+use super::target::{Endpoint, Purpose, Surroundings, Target};
+use crate::api::{CutInfo, PolicyChange};
+use crate::http::{paths, requests};
+
+/// How long `down` waits for a node to end.
+const ENDING: Duration = Duration::from_secs(60);
+
+/// What most commands take after their own words.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Common {
+    /// Print the answer as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    target: Target,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Delta {
+    /// Cut a delta set now
+    Cut {
+        /// The volume
+        volume: String,
+        /// Keep the state readable as VOLUME@SET
+        #[arg(long)]
+        keep: bool,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Keep a state readable as VOLUME@SET
+    Keep {
+        /// The volume
+        volume: String,
+        /// The set; it may still be to come
+        set: u64,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Give a kept state up
+    Release {
+        /// The volume
+        volume: String,
+        /// The set
+        set: u64,
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Replicate {
+    /// Make and send delta sets
+    Start {
+        /// The volume
+        volume: String,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Only mark changes; nothing is sent
+    Stop {
+        /// The volume
+        volume: String,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Bring a child back by a new seed
+    Seed {
+        /// The volume
+        volume: String,
+        /// The child
+        #[arg(long, value_name = "NODE")]
+        to: String,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Change when delta sets are made (at the primary) or played back (at a replica)
+    #[command(group = ArgGroup::new("what").required(true).multiple(true).args(["hwm", "timeout"]))]
+    Policy {
+        /// The volume
+        volume: String,
+        /// High-water mark: bytes of modified data, such as 64MiB
+        #[arg(long, value_name = "SIZE", value_parser = size)]
+        hwm: Option<u64>,
+        /// Longest time between sets, such as 600s or 10min
+        #[arg(long, value_name = "TIME", value_parser = duration)]
+        timeout: Option<Duration>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Whether replication goes on by itself after a restart
+    Persist {
+        /// On or off
+        to: OnOff,
+        /// The volume
+        volume: String,
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum OnOff {
+    /// It does
+    On,
+    /// It waits for `rcpctl replicate start`
+    Off,
+}
+
+/// Which nodes to stop.
+#[derive(Args, Clone, Debug)]
+pub(super) struct DownArgs {
+    /// Print the answer as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    target: Target,
+}
+
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    parse_size(text).map_err(|e| e.to_string())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).map_err(|e| e.to_string())
+}
+
+/// One change of one volume: asks, and says in a sentence what happened.
+async fn change<B: Serialize>(
+    volume: &str,
+    common: &Common,
+    around: &Surroundings,
+    path: &str,
+    body: &B,
+    sentence: String,
+) -> Result<(), Failed> {
+    let client = common.target.one(Purpose::Volume(volume), around)?.client();
+    let done: requests::Done = client.post(path, body).await?;
+    tell(common.json, &done, &sentence)
+}
+
+pub(super) async fn delta(command: Delta, around: &Surroundings) -> Result<(), Failed> {
+    match command {
+        Delta::Cut { volume, keep, common } => {
+            let client = common.target.one(Purpose::Volume(&volume), around)?.client();
+            let body = requests::Cut { volume: volume.clone(), keep };
+            let cut: CutInfo = client.post(paths::CUT, &body).await?;
+            tell(common.json, &cut, &cut_sentence(&volume, keep, &cut))
+        }
+        Delta::Keep { volume, set, common } => {
+            let body = requests::KeptState { volume: volume.clone(), set };
+            let sentence = format!("{volume}: state {set} is kept; read it as {volume}@{set}");
+            change(&volume, &common, around, paths::KEEP, &body, sentence).await
+        }
+        Delta::Release { volume, set, common } => {
+            let body = requests::KeptState { volume: volume.clone(), set };
+            let sentence = format!("{volume}: state {set} is given up");
+            change(&volume, &common, around, paths::RELEASE, &body, sentence).await
+        }
+    }
+}
+
+fn cut_sentence(volume: &str, keep: bool, cut: &CutInfo) -> String {
+    let kept =
+        if keep { format!("; kept, read it as {volume}@{}", cut.set) } else { String::new() };
+    if cut.fresh {
+        format!("{volume}: cut state {}{kept}", cut.set)
+    } else {
+        format!("{volume}: nothing has changed since state {}{kept}", cut.set)
+    }
+}
+
+pub(super) async fn replicate(command: Replicate, around: &Surroundings) -> Result<(), Failed> {
+    match command {
+        Replicate::Start { volume, common } => {
+            let body = requests::Replicate { volume: volume.clone(), on: true };
+            let sentence = format!("{volume}: delta sets are made and sent");
+            change(&volume, &common, around, paths::REPLICATE, &body, sentence).await
+        }
+        Replicate::Stop { volume, common } => {
+            let body = requests::Replicate { volume: volume.clone(), on: false };
+            let sentence = format!(
+                "{volume}: changes are only marked until `rcpctl replicate start {volume}`"
+            );
+            change(&volume, &common, around, paths::REPLICATE, &body, sentence).await
+        }
+        Replicate::Seed { volume, to, common } => {
+            let body = requests::Seed { volume: volume.clone(), child: to.clone() };
+            let sentence = format!(
+                "{volume}: {to} is being seeded; `rcpctl status {volume} --watch` shows how far"
+            );
+            change(&volume, &common, around, paths::SEED, &body, sentence).await
+        }
+        Replicate::Policy { volume, hwm, timeout, common } => {
+            let timeout_ms = timeout.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX));
+            let policy = PolicyChange { hwm, timeout_ms, persistent: None };
+            let body = requests::Policy { volume: volume.clone(), change: policy };
+            let words: Vec<String> = [
+                hwm.map(|h| format!("high-water mark {}", format_size(h))),
+                timeout.map(|t| format!("timeout {}", format_duration(t))),
+            ]
+            .into_iter()
+            .flatten()
+            .collect();
+            let sentence = format!("{volume}: {} from now on", words.join(", "));
+            change(&volume, &common, around, paths::POLICY, &body, sentence).await
+        }
+        Replicate::Persist { to, volume, common } => {
+            let on = to == OnOff::On;
+            let policy = PolicyChange { persistent: Some(on), ..PolicyChange::default() };
+            let body = requests::Policy { volume: volume.clone(), change: policy };
+            let sentence = if on {
+                format!("{volume}: replication goes on by itself after a restart")
+            } else {
+                format!("{volume}: after a restart, `rcpctl replicate start {volume}` is needed")
+            };
+            change(&volume, &common, around, paths::POLICY, &body, sentence).await
+        }
+    }
+}
+
+/// What became of one node.
+#[derive(Serialize)]
+struct Ended {
+    node: String,
+    stopped: bool,
+    text: String,
+}
+
+pub(super) async fn down(args: DownArgs, around: &Surroundings) -> Result<(), Failed> {
+    let here = args.target.all(around)?;
+    let mut ended = Vec::new();
+    // All are told before any is waited for.
+    let mut told = Vec::new();
+    for endpoint in &here {
+        let client = endpoint.client();
+        let answer: Result<requests::Done, ClientError> =
+            client.post(paths::SHUTDOWN, &serde_json::json!({})).await;
+        told.push((endpoint, client, answer));
+    }
+    for (endpoint, client, answer) in told {
+        let (stopped, text) = match answer {
+            Ok(_) => gone(&client).await,
+            Err(ClientError::NotRunning(_)) => (true, "was not running".to_owned()),
+            Err(e) => (false, e.to_string()),
+        };
+        let node = Endpoint::called(endpoint);
+        if !args.json {
+            print(&format!("{node}: {text}\n"))?;
+        }
+        ended.push(Ended { node, stopped, text });
+    }
+    if args.json {
+        print_json(&ended)?;
+    }
+    match ended.iter().filter(|e| !e.stopped).count() {
+        0 => Ok(()),
+        n => Err(Failed::new(format!("{n} of {} nodes did not stop", ended.len()))),
+    }
+}
+
+/// Waits until nobody answers.
+async fn gone(client: &Client) -> (bool, String) {
+    let waiting = async {
+        while !matches!(client.ready().await, Err(ClientError::NotRunning(_))) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    match tokio::time::timeout(ENDING, waiting).await {
+        Ok(()) => (true, "stopped".to_owned()),
+        Err(_) => (false, format!("was told to stop, and still runs after {} s", ENDING.as_secs())),
+    }
+}

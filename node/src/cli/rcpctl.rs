@@ -1,0 +1,81 @@
+//! `rcpctl`: the command line and what each command calls.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use super::commands::{self, Delta, DownArgs, Replicate};
+use super::output::{Failed, finish};
+use super::status::{self, StatusArgs};
+use super::target::Surroundings;
+use super::topology::{self, TopologyCommand};
+use super::volumes::{self, VolumeCommand};
+
+/// Operate the data movers of this machine: status, delta sets, replication, volumes, topology.
+#[derive(Debug, Parser)]
+#[command(name = "rcpctl", version, max_term_width = 100, after_help = AFTER)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER: &str = "\
+Which node: --dir DIR, --socket FILE, or --topology FILE with --node NAME;
+  else the folder in RCP_DIR; else the current folder.
+Exit status: 0 done, 1 refused or failed, 2 wrong usage.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show nodes, trees, volumes, lag, and what is wrong
+    Status(StatusArgs),
+    /// Cut delta sets, keep and release states
+    #[command(subcommand)]
+    Delta(Delta),
+    /// Start, stop and tune replication of a volume
+    #[command(subcommand)]
+    Replicate(Replicate),
+    /// Create, import, list and change volumes
+    #[command(subcommand)]
+    Volume(VolumeCommand),
+    /// Check and draw topology files
+    #[command(subcommand)]
+    Topology(TopologyCommand),
+    /// Stop nodes in order
+    Down(DownArgs),
+}
+
+async fn run(command: Command) -> Result<(), Failed> {
+    let around = Surroundings::read();
+    match command {
+        Command::Status(args) => status::run(args, &around).await,
+        Command::Delta(command) => commands::delta(command, &around).await,
+        Command::Replicate(command) => commands::replicate(command, &around).await,
+        Command::Volume(command) => volumes::run(command, &around).await,
+        Command::Topology(command) => topology::run(command),
+        Command::Down(args) => commands::down(args, &around).await,
+    }
+}
+
+/// The whole program.
+#[must_use]
+pub fn main() -> ExitCode {
+    // Wrong usage ends here, with 2; --help and --version with 0.
+    let cli = Cli::parse();
+    finish("rcpctl", run(cli.command))
+}
+
+#[cfg(test)]
+pub(super) async fn run_words(words: &[&str]) -> Result<(), Failed> {
+    let cli = Cli::try_parse_from(std::iter::once(&"rcpctl").chain(words))
+        .map_err(|e| Failed::usage(e.to_string()))?;
+    run(cli.command).await
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,142 @@
+//! What is wrong, in one place: the first thing to read, so it is printed last.
+
+use std::collections::BTreeSet;
+
+use super::Asked;
+use super::view::tame;
+use super::volumes::Held;
+use crate::api::{LinkStatus, NodeStatus, VolumeInfo};
+use crate::cli::text::{between, plural, span};
+
+/// A save volume that is full sooner than this is a problem.
+const FULL_SOON: f64 = 3_600.0;
+
+/// How bad: what is printed first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    NodeSilent,
+    VolumeBlocked,
+    LinkDown,
+    ChildBehind,
+    SoonFull,
+    Drift,
+}
+
+/// Every problem as a line that names node, thing and reason, the worst first.
+pub(super) fn find(
+    asked: &[Asked],
+    nodes: &[&NodeStatus],
+    wanted: &dyn Fn(&str) -> bool,
+) -> Vec<String> {
+    let mut out: Vec<(Rank, String)> = Vec::new();
+    for a in asked {
+        if let Err(e) = &a.answer {
+            out.push((Rank::NodeSilent, format!("{}: {e}", a.called)));
+        }
+    }
+    // A link is told once, by the node above it if that one was asked.
+    let mut told: BTreeSet<(&str, &str)> = BTreeSet::new();
+    for node in nodes {
+        let name = &node.node;
+        for g in &node.groups {
+            for child in g.children.iter().filter(|c| c.state != "connected") {
+                told.insert((name, &child.node));
+                let text = format!("{name}: child {}", link(child, &g.group, node.at_us));
+                out.push((Rank::LinkDown, text));
+            }
+            for drift in &g.drift {
+                let text =
+                    format!("{name}: routes of {} differ from the topology: {drift}", g.group);
+                out.push((Rank::Drift, text));
+            }
+        }
+    }
+    for node in nodes {
+        for g in &node.groups {
+            if let Some(p) = g.parent.as_ref().filter(|p| p.state != "connected")
+                && !told.contains(&(p.node.as_str(), node.node.as_str()))
+            {
+                let text = format!("{}: parent {}", node.node, link(p, &g.group, node.at_us));
+                out.push((Rank::LinkDown, text));
+            }
+        }
+        for v in node.volumes.iter().filter(|v| wanted(&v.label)) {
+            of_volume(node, v, &mut out);
+        }
+    }
+    out.sort_by_key(|(rank, _)| *rank);
+    out.into_iter().map(|(_, text)| text).collect()
+}
+
+fn link(link: &LinkStatus, group: &str, now_us: u64) -> String {
+    let since = if link.since_us == 0 {
+        String::new()
+    } else {
+        format!(" for {}", between(link.since_us, now_us))
+    };
+    let reason = link.reason.as_deref().map_or(String::new(), |r| format!(": {r}"));
+    format!("{} ({}, {group}): {}{since}{reason}", link.node, link.addr, link.state)
+}
+
+fn of_volume(node: &NodeStatus, v: &VolumeInfo, out: &mut Vec<(Rank, String)>) {
+    let name = format!("{}: volume {}", node.node, v.label);
+    match &v.reason {
+        Some(reason) => {
+            out.push((Rank::VolumeBlocked, format!("{name} is {}: {reason}", v.state)));
+        }
+        None if v.state.starts_with("failed") => {
+            out.push((Rank::VolumeBlocked, format!("{name} has failed")));
+        }
+        None => {}
+    }
+    if let Some(s) = v.save_full_in_seconds.filter(|s| *s < FULL_SOON) {
+        out.push((Rank::SoonFull, format!("{name}: its save volume is full in {}", span(s))));
+    }
+    for c in &v.children {
+        let reason = c.reason.as_deref().map_or(String::new(), |r| format!(": {r}"));
+        // An offline child's link is told already, with its reason.
+        if c.state == "detached" || (c.reason.is_some() && c.state != "offline") {
+            let text = format!("{name}: child {} is {}{reason}", c.node, c.state);
+            out.push((Rank::ChildBehind, text));
+        }
+    }
+}
+
+/// The last lines: all well, or the list.
+pub(super) fn verdict(
+    problems: &[String],
+    nodes: &[&NodeStatus],
+    held: &[Held<'_>],
+    colour: bool,
+) -> String {
+    let (red, plain) = if colour { ("\x1b[31m", "\x1b[0m") } else { ("", "") };
+    if !problems.is_empty() {
+        let mut out = format!("{red}{}:{plain}\n", plural(problems.len() as u64, "problem"));
+        for p in problems {
+            out.push_str(&format!("{red}  {}{plain}\n", tame(p).replace('\n', " ")));
+        }
+        return out;
+    }
+    let lags = held.iter().filter(|h| h.volume.role == "replica").filter_map(|h| {
+        Some((h.volume.lag_seconds?, h.volume.label.as_str(), h.node.node.as_str()))
+    });
+    let below = held.iter().flat_map(|h| {
+        let worst = h.volume.subtree.iter().flat_map(|s| &s.worst);
+        worst.map(|(node, _, lag, _)| (*lag, h.volume.label.as_str(), node.as_str()))
+    });
+    let worst = lags
+        .chain(below)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map_or(String::new(), |(lag, volume, node)| {
+            format!("; largest lag {} ({volume} on {node})", span(lag))
+        });
+    let unknown = held
+        .iter()
+        .filter(|h| h.volume.role == "replica" && h.volume.lag_seconds.is_none())
+        .count();
+    let unknown = match unknown {
+        0 => String::new(),
+        n => format!("; lag unknown for {}", plural(n as u64, "replica")),
+    };
+    format!("No problems on {}{worst}{unknown}.\n", plural(nodes.len() as u64, "node"))
+}

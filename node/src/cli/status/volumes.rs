@@ -1,0 +1,217 @@
+//! Volumes: one line each, and one paragraph each for whoever wants to know.
+
+use config::units::approx_size;
+
+use crate::api::{ChildProgress, NodeStatus, SubtreeStatus, VolumeInfo};
+use crate::cli::columns::columns;
+use crate::cli::text::{between, fill, moment, number, pause, plural, span};
+
+/// A volume on a node.
+#[derive(Clone, Copy)]
+pub(super) struct Held<'a> {
+    pub(super) node: &'a NodeStatus,
+    pub(super) volume: &'a VolumeInfo,
+}
+
+/// All wanted ones: by label, in the order of the nodes.
+pub(super) fn held<'a>(nodes: &[&'a NodeStatus], wanted: &dyn Fn(&str) -> bool) -> Vec<Held<'a>> {
+    let mut all: Vec<Held<'a>> = nodes
+        .iter()
+        .flat_map(|node| node.volumes.iter().map(|volume| Held { node, volume }))
+        .filter(|h| wanted(&h.volume.label))
+        .collect();
+    all.sort_by(|a, b| {
+        let key = |h: &Held<'a>| (h.volume.label.clone(), h.volume.role != "primary");
+        key(a).cmp(&key(b))
+    });
+    all
+}
+
+pub(super) fn overview(held: &[Held<'_>]) -> String {
+    let rows: Vec<Vec<String>> = held.iter().map(row).collect();
+    let headings = [
+        "VOLUME",
+        "NODE",
+        "ROLE",
+        "STATE",
+        ">SET",
+        ">LAG",
+        ">BEHIND",
+        ">OUTSTANDING",
+        "SAVE VOLUME",
+        "CHILDREN",
+    ];
+    let mut out = columns(&headings, &rows);
+    for h in held {
+        if let Some(below) = &h.volume.subtree {
+            out.push_str(&format!("{} below {}: ", h.volume.label, h.node.node));
+            out.push_str(&subtree(below).join("; "));
+            out.push('\n');
+        }
+    }
+    out
+}
+
+fn row(h: &Held<'_>) -> Vec<String> {
+    let v = h.volume;
+    let primary = v.role == "primary";
+    let or_dash = |text: String| if primary { "-".to_owned() } else { text };
+    let mut save = fill(v.save_used, v.save_capacity);
+    if let Some(full_in) = v.save_full_in_seconds {
+        save.push_str(&format!(", full in {}", span(full_in)));
+    }
+    vec![
+        v.label.clone(),
+        h.node.node.clone(),
+        v.role.clone(),
+        v.state.clone(),
+        v.current_set.to_string(),
+        or_dash(v.lag_seconds.map_or("unknown".to_owned(), span)),
+        or_dash(approx_size(v.lag_bytes)),
+        or_dash(v.outstanding_sets.to_string()),
+        save,
+        children(&v.children),
+    ]
+}
+
+/// `2 streaming, 1 seeding 42 %`.
+fn children(list: &[ChildProgress]) -> String {
+    let mut states: Vec<(&str, usize, Option<f64>)> = Vec::new();
+    for child in list {
+        match states.iter_mut().find(|s| s.0 == child.state) {
+            Some(s) => {
+                s.1 += 1;
+                s.2 = match (s.2, child.seed_percent) {
+                    (Some(a), Some(b)) => Some(a.min(b)),
+                    (a, b) => a.or(b),
+                };
+            }
+            None => states.push((&child.state, 1, child.seed_percent)),
+        }
+    }
+    let words: Vec<String> = states
+        .into_iter()
+        .map(|(state, n, percent)| match percent {
+            Some(p) => format!("{n} {state} {} %", number(p)),
+            None => format!("{n} {state}"),
+        })
+        .collect();
+    if words.is_empty() { "-".to_owned() } else { words.join(", ") }
+}
+
+/// Everything about a volume on a node, in words.
+pub(super) fn detail(h: &Held<'_>) -> String {
+    let (v, now) = (h.volume, h.node.at_us);
+    let primary = v.role == "primary";
+    let mut lines = vec![format!("{} on {}: {}, {}", v.label, h.node.node, v.role, v.state)];
+    let mut line = |name: &str, text: String| lines.push(format!("  {name:9}  {text}"));
+    if let Some(reason) = &v.reason {
+        line("because", reason.clone());
+    }
+    let cut = v
+        .current_cut_us
+        .map_or(String::new(), |us| format!(", cut {} UTC ({} ago)", moment(us), between(us, now)));
+    line("state", format!("{}{cut}", v.current_set));
+    if !v.state_id.is_empty() {
+        line("id", v.state_id.clone());
+    }
+    line(
+        "size",
+        format!(
+            "{} in blocks of {}, group {}, generation {}",
+            approx_size(v.size),
+            approx_size(v.block_size),
+            v.group,
+            v.generation
+        ),
+    );
+    if primary {
+        line(
+            "modified",
+            format!(
+                "{} since the last cut; longest pause of writers {}",
+                approx_size(v.dirty_bytes),
+                pause(v.longest_pause_us)
+            ),
+        );
+    } else {
+        let lag = v.lag_seconds.map_or("unknown".to_owned(), span);
+        line(
+            "lag",
+            format!(
+                "{lag}, {}, {} outstanding; newest known {}, saved {}, merged {}",
+                approx_size(v.lag_bytes),
+                plural(v.outstanding_sets, "set"),
+                v.newest_known_set,
+                v.saved_set,
+                v.merged_set
+            ),
+        );
+    }
+    if primary || !v.children.is_empty() {
+        let (now, average) = v.transfer_rate;
+        line(
+            "sending",
+            format!("{} blocks/s, {} blocks/s on average", number(now), number(average)),
+        );
+    }
+    let full = match v.save_full_in_seconds {
+        Some(s) => format!("full in {} at the present rate", span(s)),
+        None => "not filling".to_owned(),
+    };
+    line(
+        "save",
+        format!(
+            "{} of {} ({} at {}), {full}",
+            approx_size(v.save_used),
+            approx_size(v.save_capacity),
+            "write position",
+            v.save_position
+        ),
+    );
+    if !v.kept.is_empty() {
+        let kept: Vec<String> = v.kept.iter().map(|s| format!("{}@{s}", v.label)).collect();
+        line("kept", kept.join(", "));
+    }
+    let width = v.children.iter().map(|c| c.node.len()).max().unwrap_or(0);
+    for child in &v.children {
+        line("child", format!("{:width$}  {}", child.node, progress(child)));
+    }
+    if let Some(below) = &v.subtree {
+        for (i, words) in subtree(below).into_iter().enumerate() {
+            line(if i == 0 { "below" } else { "" }, words);
+        }
+    }
+    lines.join("\n") + "\n"
+}
+
+fn progress(c: &ChildProgress) -> String {
+    let mut text = c.state.clone();
+    if let Some(percent) = c.seed_percent {
+        text.push_str(&format!(" {} %", number(percent)));
+    }
+    text.push_str(&format!(", saved {}", c.saved_set));
+    if c.behind_bytes > 0 {
+        text.push_str(&format!(", {} behind", approx_size(c.behind_bytes)));
+    }
+    if let Some(reason) = &c.reason {
+        text.push_str(&format!(": {reason}"));
+    }
+    text
+}
+
+fn subtree(below: &SubtreeStatus) -> Vec<String> {
+    let by: Vec<String> = below.by_state.iter().map(|(set, n)| format!("{n} at {set}")).collect();
+    let by = if by.is_empty() { String::new() } else { format!(" ({})", by.join(", ")) };
+    let (from, to) = below.played;
+    let mut lines = vec![format!(
+        "{}, visible {from} to {to}{by}, all have {} saved",
+        plural(below.nodes.into(), "replica"),
+        below.saved_min
+    )];
+    for (node, set, lag, words) in &below.worst {
+        let words = if words.is_empty() { String::new() } else { format!(": {words}") };
+        lines.push(format!("furthest behind: {node} at {set}, {}{words}", span(*lag)));
+    }
+    lines
+}
