@@ -39,6 +39,9 @@ pub enum ReadFailure {
     /// The state is gone.
     #[error("{0}")]
     Pin(#[from] SnapshotError),
+    /// The content was given up: the replica is being seeded, or fetches its steps again.
+    #[error("the state is gone: the replica is filled anew")]
+    Lost,
     /// Stored bytes are not what was stored.
     #[error("{0}")]
     Damaged(String),
@@ -78,6 +81,18 @@ impl<F: Storage> ReplicaVolume<F> {
     /// # Errors
     /// [`ReadFailure`].
     pub fn read_through(
+        &self,
+        view: &ViewState,
+        pin: &Pin,
+        offset: u64,
+        buf: &mut [u8],
+    ) -> Result<(), ReadFailure> {
+        let read = self.read_pieces(view, pin, offset, buf);
+        // Asked last: what was read before the content was given up is right.
+        if pin.is_lost() { Err(ReadFailure::Lost) } else { read }
+    }
+
+    fn read_pieces(
         &self,
         view: &ViewState,
         pin: &Pin,

@@ -83,8 +83,7 @@ impl World {
                     self.fail(format!("n{n}: {what} state {}: {e}", pin.state()));
                 }
             }
-            Err(ReadFailure::Pin(e)) => {
-                let _ = e;
+            Err(ReadFailure::Pin(_) | ReadFailure::Lost) => {
                 self.counters.hit("reader lost its state");
             }
             Err(e) => self.fail(format!("n{n}: {what} state {}: {e}", pin.state())),
@@ -125,7 +124,7 @@ impl World {
                     return;
                 }
             }
-            Err(ReadFailure::Pin(_)) => {
+            Err(ReadFailure::Pin(_) | ReadFailure::Lost) => {
                 self.counters.hit("reader lost its state");
                 return;
             }

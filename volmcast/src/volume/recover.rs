@@ -269,6 +269,8 @@ impl Volume {
                 let shown = self.want.visible.max(self.want.hidden_until);
                 let keep = self.want.merged;
                 self.log.reset(keep);
+                // Those that read through its steps.
+                self.board.forsake();
                 self.intake.building = None;
                 self.intake.partial = false;
                 self.playback.clear();
