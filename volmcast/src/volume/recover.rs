@@ -292,7 +292,7 @@ impl Volume {
         }
         self.stalled = Some(text.clone());
         self.desk.event(Event::Damage { text });
-        self.commit.request();
+        self.commit.log_was_reset();
     }
 
     /// The state that is held in full, for a sender: last complete step and the next chunk of the

@@ -73,6 +73,7 @@ impl Volume {
     /// A seed begins: the live stream joins at `from`, everything held before is given up.
     pub fn seed_begin(&mut self, from: SetNumber) {
         self.log.reset(from);
+        self.commit.log_was_reset();
         if matches!(self.cfg.role, Role::Relay) {
             // Nothing to fill: it goes on passing the stream on, from there.
             self.commit.request();
