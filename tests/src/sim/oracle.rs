@@ -192,6 +192,13 @@ impl World {
                     v.position(), d.consumers, d.kept, v.is_idle()
                 ));
             }
+            if let Some(v) = m.volume(VOLUME).filter(|v| !v.is_idle()) {
+                let all = format!("{v:?}");
+                let desk = all.find("purposes").unwrap_or(0);
+                lines.push(format!("  under way: {:.600}", &all[desk..]));
+                let commit = all.find("Committer").unwrap_or(0);
+                lines.push(format!("  commit: {:.600}", &all[commit..]));
+            }
             self.say(format!("n{n} ({:?}):", self.nodes[n].kind));
             for l in lines {
                 self.say(l);

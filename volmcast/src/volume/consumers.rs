@@ -202,6 +202,8 @@ impl Volume {
 
     /// Takes a child on at the newest state whose successors are all in the log, to be seeded.
     fn attach_for_seed(&mut self, child: &NodeName, reason: String) -> Attached {
+        // Its place in the log, if it has one, is of no use to it and must not hold the tail.
+        self.consumer_forget(child);
         if let Some(why) = self.cannot_seed() {
             return Attached::NotNow { reason: format!("{reason}; a seed must wait: {why}") };
         }
@@ -230,6 +232,15 @@ impl Volume {
         self.desk.event(Event::Sendable);
         self.pump();
         Attached::Seed { from, reason }
+    }
+
+    /// The log was emptied: every child has to say anew where it is.
+    pub(super) fn detach_all(&mut self, reason: &str) {
+        for child in self.consumers.clear() {
+            self.seed_outs.remove(&child);
+            self.desk.event(Event::Detached { child, reason: reason.to_owned() });
+        }
+        self.commit.request();
     }
 
     /// The session with a child ended; its place is kept.

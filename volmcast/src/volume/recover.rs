@@ -256,7 +256,6 @@ impl Volume {
 
     /// Stored records are damaged: gives up the log and goes on without it.
     pub(super) fn log_damaged(&mut self, pos: LogPos, what: &str) {
-        let children = self.consumers.clear();
         let text = match self.cfg.role {
             Role::Primary { .. } => {
                 self.log.reset(self.want.visible);
@@ -285,11 +284,7 @@ impl Volume {
                 )
             }
         };
-        for child in children {
-            let reason = "the parent's save volume was damaged".to_owned();
-            self.seed_outs.remove(&child);
-            self.desk.event(Event::Detached { child, reason });
-        }
+        self.detach_all("the parent's save volume was damaged");
         self.stalled = Some(text.clone());
         self.desk.event(Event::Damage { text });
         self.commit.log_was_reset();

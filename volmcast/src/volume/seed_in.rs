@@ -74,6 +74,7 @@ impl Volume {
     pub fn seed_begin(&mut self, from: SetNumber) {
         self.log.reset(from);
         self.commit.log_was_reset();
+        self.detach_all("detached: the parent is itself being seeded");
         if matches!(self.cfg.role, Role::Relay) {
             // Nothing to fill: it goes on passing the stream on, from there.
             self.commit.request();
