@@ -132,6 +132,25 @@ impl World {
         if let (Kind::Primary, Some(to)) = (self.nodes[n].kind, to) {
             self.model.newest_sent = self.model.newest_sent.max(to);
         }
+        if self.verbose {
+            let text = match (&frame.frame, &frame.content) {
+                (Frame::Attach(_) | Frame::Start(_) | Frame::SeedEnd { .. } | Frame::Saved { .. }, _) => {
+                    Some(format!("{:?}", frame.frame))
+                }
+                (f, Verified::Chunk(c)) => {
+                    let s = c.step();
+                    Some(format!(
+                        "{} {}→{} attempt {} chunk {}",
+                        f.frame_type(), s.base, s.to, s.attempt.0, c.number()
+                    ))
+                }
+                (_, Verified::Set(h)) => Some(format!("end of set {} of {} chunks", h.step.to, h.chunk_count)),
+                _ => None,
+            };
+            if let Some(text) = text {
+                self.say(format!("n{n} sends {text}"));
+            }
+        }
         match &frame.frame {
             Frame::Saved { state, next_chunk, .. } => {
                 let new = (*state, *next_chunk);
