@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use rcp::proto::clock::{Mono, Wall};
-use rcp::proto::delta::{Chunk, ChunkHeader, DeltaError, SetHeader};
+use rcp::proto::delta::{Chunk, ChunkHeader, DeltaError, SetHeader, StepId};
 use rcp::proto::ids::{ChunkNumber, SetNumber};
 use rcp::proto::limits::CHUNK_HEADER_LEN;
 
@@ -175,17 +175,20 @@ impl Volume {
                 return Err(format!("at position {pos}: the record is longer than the log"));
             }
             let body_at = at + HEADER_LEN as u64;
-            self.log.enter_scanned(meta);
             if h.kind == RecordKind::SetEnd {
                 let b =
                     read(FileId::Save, body_at, h.body_len as usize).map_err(|e| e.to_string())?;
                 let header = SetHeader::parse(&b)
                     .map_err(|e| format!("at position {pos}: set header: {e}"))?;
+                self.drop_older_attempt(header.step);
+                self.log.enter_scanned(meta);
                 self.scanned_end(pos, end, header);
             } else if self.indexes(h.to) {
                 let b =
                     read(FileId::Save, body_at, h.body_len as usize).map_err(|e| e.to_string())?;
                 let chunk = Chunk::parse(b).map_err(|e| damaged_chunk(&h, &e))?;
+                self.drop_older_attempt(chunk.step());
+                self.log.enter_scanned(meta);
                 self.scanned_header(pos, end, chunk.header());
                 self.intake
                     .building
@@ -194,6 +197,8 @@ impl Volume {
             } else {
                 let b = read(FileId::Save, body_at, CHUNK_HEADER_LEN).map_err(|e| e.to_string())?;
                 let header = ChunkHeader::parse(&b).map_err(|e| damaged_chunk(&h, &e))?;
+                self.drop_older_attempt(header.step);
+                self.log.enter_scanned(meta);
                 self.scanned_header(pos, end, &header);
             }
             pos = end;
@@ -206,9 +211,17 @@ impl Volume {
         matches!(self.cfg.role, Role::Replica { .. }) && to > self.durable.merged
     }
 
+    /// The log still holds what came of an attempt that was given up; its successor follows it.
+    fn drop_older_attempt(&mut self, next: StepId) {
+        if self.log.open_step().is_some_and(|s| s.id != next) {
+            self.log.abandon_open_step();
+            self.intake.building = None;
+        }
+    }
+
     fn scanned_header(&mut self, pos: LogPos, end: LogPos, chunk: &ChunkHeader) {
-        if self.log.open_step().is_none() && chunk.number.0 > 0 {
-            self.intake.partial = true;
+        if self.log.open_step().is_none() {
+            self.intake.partial = chunk.number.0 > 0;
         }
         self.log.enter_chunk(pos, chunk.step, chunk.number, chunk.body_crc, end.since(pos));
     }
