@@ -91,7 +91,13 @@ impl Volume {
             .iter()
             .map(|(name, c)| ConsumerMark { name: name.clone(), acked: c.acked() })
             .collect();
-        m.kept = self.listed().collect();
+        // At a primary a pin is made at the cut, but its state is one only when the set is finished.
+        let primary = matches!(self.cfg.role, Role::Primary { .. });
+        m.kept = self.listed().filter(|k| !primary || k.set <= m.visible).collect();
+        if m.kept != self.durable.kept {
+            self.commit.snapshots_dirty = true;
+            self.commit.base_dirty = true;
+        }
         self.want.clone_from(&m);
         let mut fl = InFlight { mailbox: m, applied: self.merge.applied_pos(), resets: self.commit.resets, syncs: 0 };
         let save = fl.mailbox.log_head > self.durable.log_head;

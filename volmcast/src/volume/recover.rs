@@ -298,6 +298,7 @@ impl Volume {
             }
         };
         self.detach_all("the parent's save volume was damaged");
+        self.publish_view();
         self.stalled = Some(text.clone());
         self.desk.event(Event::Damage { text });
         self.commit.log_was_reset();

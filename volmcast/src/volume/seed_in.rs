@@ -92,6 +92,7 @@ impl Volume {
         self.want.visible = self.want.visible.min(from);
         self.want.seed = Some(SeedMark { from, next_block: 0, need: None });
         self.seed_in = Some(SeedIn::new(Phase::Marking, 0, None));
+        self.publish_view();
         self.commit.request();
         self.pump();
     }
