@@ -5,6 +5,7 @@
 //! waited for. Whatever is started ends with the [`Tree`]; if the test fails, the logs are shown.
 
 mod binaries;
+mod mounted;
 mod outside;
 mod plan;
 mod process;
@@ -13,6 +14,7 @@ mod tree;
 mod wait;
 
 pub use binaries::program;
+pub use mounted::{Device, Mounted, may_mount};
 pub use outside::{lacking, run, said, tool};
 pub use plan::Plan;
 pub use process::{Ended, Process};

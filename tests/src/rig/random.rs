@@ -6,6 +6,12 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
+impl From<u64> for Random {
+    fn from(seed: u64) -> Self {
+        Self(seed)
+    }
+}
+
 impl Random {
     /// From the environment's `SEED`, or a new one; printed.
     #[must_use]
