@@ -119,6 +119,8 @@ pub fn create(
         .map_err(|()| failed("mailbox"))?;
     sync(&files, FileId::Mailbox).map_err(|()| failed("mailbox"))?;
     drop(files);
+    // With its name the folder becomes a volume.
+    identity.store(folder)?;
     open(folder, plan, now, wall)
 }
 
@@ -138,6 +140,7 @@ pub fn open(folder: &Path, plan: &OpenPlan, now: Mono, wall: Wall) -> Result<Ope
         .map_err(|source| recover(RecoverError::Mailbox { volume: identity.volume, source }))?;
     let size = identity.block_size.offset(BlockIndex(mailbox.blocks.0));
     let files = Arc::new(Files::open(folder, &identity, size)?);
+    seal_again(&files, &mailbox).map_err(&fail)?;
     let found = files.save_len().unwrap_or(0);
     if found < identity.save {
         return Err(fail(format!(
@@ -198,6 +201,16 @@ pub fn open(folder: &Path, plan: &OpenPlan, now: Mono, wall: Wall) -> Result<Ope
         Arc::new(ReplicaVolume::new(files.clone(), board, ring, identity.block_size))
     });
     Ok(Opened { identity, volume, files, primary, states, notes })
+}
+
+/// What was read may be in the system's cache alone, after a killed process or a failed sync:
+/// written again to where it stands and synced, before anything is acknowledged because of it. (The
+/// other slot is untouched, so that a crash in between leaves the commit before.)
+fn seal_again(files: &Files, mailbox: &Mailbox) -> Result<(), String> {
+    let slot = mailbox.encode().map_err(|e| e.to_string())?;
+    write(files, FileId::Mailbox, Mailbox::slot_offset(mailbox.sequence), &slot)
+        .and_then(|()| sync(files, FileId::Mailbox))
+        .map_err(|()| "the mailbox could not be written".to_owned())
 }
 
 fn area(identity: &Identity) -> AreaLayout {
