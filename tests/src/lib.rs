@@ -1,1 +1,3 @@
-//! Shared parts of the cross-crate tests.
+//! Shared parts of the cross-crate tests, and the measurements.
+
+pub mod bench;
