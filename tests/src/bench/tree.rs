@@ -63,8 +63,8 @@ fn topology(plan: &Plan, addrs: &[String]) -> TopologySpec {
         routes.insert(PRIMARY.to_owned(), names[1..].to_vec());
     }
     let volume = VolumeSpec {
-        size: plan.size.to_string(),
-        save: Some(plan.save.to_string()),
+        size: format!("{}B", plan.size),
+        save: Some(format!("{}B", plan.save)),
         ..VolumeSpec::default()
     };
     let group = GroupSpec {
@@ -72,7 +72,7 @@ fn topology(plan: &Plan, addrs: &[String]) -> TopologySpec {
         routes,
         volumes: BTreeMap::from([(VOLUME.to_owned(), volume)]),
         policy: PolicySpec {
-            hwm: Some((1u64 << 40).to_string()),
+            hwm: Some("1TiB".to_owned()),
             timeout: Some(NEVER.to_owned()),
             ..PolicySpec::default()
         },
