@@ -1,3 +1,4 @@
-//! Shared parts of the cross-crate tests, and the measurements.
+//! Shared parts of the cross-crate tests, the simulator, and the measurements.
 
 pub mod bench;
+pub mod sim;
