@@ -314,7 +314,12 @@ impl Volume {
     /// When [`Volume::timer`] wants to be called next.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Mono> {
-        [self.playback.timeout(), self.drain.timeout(), self.merge.timeout()]
+        [
+            self.playback.timeout(),
+            self.drain.timeout(),
+            self.merge.timeout(),
+            self.consumers.timeout(),
+        ]
             .into_iter()
             .flatten()
             .min()
