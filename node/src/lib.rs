@@ -4,6 +4,8 @@ pub mod api;
 pub mod cli;
 pub mod clock;
 pub mod daemon;
+pub mod demo;
+pub mod fleet;
 pub mod http;
 pub mod limits;
 pub mod metrics;

@@ -19,6 +19,7 @@ pub mod target;
 mod tests;
 mod text;
 mod topology;
+mod up;
 mod volumes;
 
 pub use client::{Client, ClientError};

@@ -9,7 +9,10 @@ use super::output::{Failed, finish};
 use super::status::{self, StatusArgs};
 use super::target::Surroundings;
 use super::topology::{self, TopologyCommand};
+use super::up::{self, UpArgs};
 use super::volumes::{self, VolumeCommand};
+use crate::daemon;
+use crate::demo::{self, DemoArgs};
 
 /// Operate the data movers of this machine: status, delta sets, replication, volumes, topology.
 #[derive(Debug, Parser)]
@@ -40,8 +43,15 @@ enum Command {
     /// Check and draw topology files
     #[command(subcommand)]
     Topology(TopologyCommand),
+    /// Start every node of a topology on this machine
+    Up(UpArgs),
     /// Stop nodes in order
     Down(DownArgs),
+    /// See the whole thing work: a tree on this machine, under load and faults, compared at the end
+    Demo(DemoArgs),
+    /// Be a node, as `rcpd` is
+    #[command(hide = true)]
+    Daemon(daemon::Args),
 }
 
 async fn run(command: Command) -> Result<(), Failed> {
@@ -52,7 +62,14 @@ async fn run(command: Command) -> Result<(), Failed> {
         Command::Replicate(command) => commands::replicate(command, &around).await,
         Command::Volume(command) => volumes::run(command, &around).await,
         Command::Topology(command) => topology::run(command),
+        Command::Up(args) => up::run(args).await,
         Command::Down(args) => commands::down(args, &around).await,
+        Command::Demo(args) => match demo::run(args).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Failed::new("replicas differ")),
+            Err(e) => Err(Failed::new(format!("{e:#}"))),
+        },
+        Command::Daemon(_) => Err(Failed::new("a daemon is not started from here")),
     }
 }
 
@@ -61,6 +78,9 @@ async fn run(command: Command) -> Result<(), Failed> {
 pub fn main() -> ExitCode {
     // Wrong usage ends here, with 2; --help and --version with 0.
     let cli = Cli::parse();
+    if let Command::Daemon(args) = &cli.command {
+        std::process::exit(daemon::main(args));
+    }
     finish("rcpctl", run(cli.command))
 }
 

@@ -384,7 +384,7 @@ impl Volume {
 
     fn trim_and_detach(&mut self) {
         let capacity = self.log.ring().capacity();
-        let short = capacity / 4;
+        let short = (capacity / 8).max(3 * self.cfg.chunk_bytes).min(capacity / 3);
         if self.log.free() + self.log.reclaimable() >= short {
             if self.log.free() < short && self.log.reclaimable() > 0 {
                 self.commit.request();

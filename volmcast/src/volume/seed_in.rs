@@ -72,6 +72,11 @@ impl SeedIn {
 impl Volume {
     /// A seed begins: the live stream joins at `from`, everything held before is given up.
     pub fn seed_begin(&mut self, from: SetNumber) {
+        for child in self.consumers.clear() {
+            self.seed_outs.remove(&child);
+            let reason = "its parent is itself being seeded".to_owned();
+            self.desk.event(Event::Detached { child, reason });
+        }
         self.log.reset(from);
         self.commit.log_was_reset();
         self.detach_all("detached: the parent is itself being seeded");
