@@ -114,7 +114,7 @@ impl World {
         let Some(v) = self.nodes[0].volume() else { return Some("no primary".to_owned()) };
         let dirty = v.capture().map_or(0, |c| c.dirty_bytes());
         let newest = v.durable().visible;
-        if dirty > 0 || v.draining().is_some() {
+        if dirty > 0 || v.draining().is_some() || v.position().0 != newest {
             return Some(format!("the primary has {dirty} dirty bytes"));
         }
         let mut stuck = vec![false; self.nodes.len()];
