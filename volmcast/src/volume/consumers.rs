@@ -377,14 +377,22 @@ impl Volume {
     /// Gives room back when it runs short; detaches the hindmost child when nothing else helps.
     pub(super) fn make_room(&mut self) {
         self.trim_and_detach();
-        let short = self.log.free() + self.log.reclaimable() < self.log.ring().capacity() / 4;
+        let short = self.log.free() + self.log.reclaimable() < self.short_room();
         let wait = short && self.playback.held_by_readers();
         self.consumers.look_at = wait.then(|| self.desk.now.after(LOOK_AGAIN));
     }
 
+    /// Less room than this is short: a receiver must be able to grant a fraction of its window, or
+    /// the stream would stand still with room left.
+    fn short_room(&self) -> u64 {
+        let capacity = self.log.ring().capacity();
+        let least = (3 * self.cfg.chunk_bytes).max(self.cfg.window / 2);
+        (capacity / 8).max(least).min(capacity / 3)
+    }
+
     fn trim_and_detach(&mut self) {
         let capacity = self.log.ring().capacity();
-        let short = (capacity / 8).max(3 * self.cfg.chunk_bytes).min(capacity / 3);
+        let short = self.short_room();
         if self.log.free() + self.log.reclaimable() >= short {
             if self.log.free() < short && self.log.reclaimable() > 0 {
                 self.commit.request();

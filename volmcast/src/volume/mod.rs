@@ -320,9 +320,9 @@ impl Volume {
             self.merge.timeout(),
             self.consumers.timeout(),
         ]
-            .into_iter()
-            .flatten()
-            .min()
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Tells the time without acting on it: called before any verb.
@@ -362,8 +362,12 @@ impl Volume {
             Purpose::RecordRead { child, pos } => self.record_read_done(&child, pos, outcome),
             Purpose::Merge { job, step } => self.merge_io_done(job, step, outcome),
             Purpose::SeedIn(step) => self.seed_in_io_done(step, &outcome),
-            Purpose::SeedOutMap { child } => self.seed_out_mapped(&child, outcome),
-            Purpose::SeedOutRead { child, first } => self.seed_out_read(&child, first, outcome),
+            Purpose::SeedOutMap { child, session } => {
+                self.seed_out_mapped(&child, session, outcome);
+            }
+            Purpose::SeedOutRead { child, session, first } => {
+                self.seed_out_read(&child, session, first, outcome);
+            }
             Purpose::Encode { .. }
             | Purpose::SeedEncode { .. }
             | Purpose::Open { .. }
@@ -383,8 +387,11 @@ impl Volume {
             (Purpose::Encode { number }, WorkDone::Encoded(chunk)) => {
                 self.drain_encoded(number, chunk);
             }
-            (Purpose::SeedEncode { child, next_block, view }, WorkDone::Encoded(chunk)) => {
-                self.seed_out_encoded(child, next_block, view, chunk);
+            (
+                Purpose::SeedEncode { child, session, next_block, view },
+                WorkDone::Encoded(chunk),
+            ) => {
+                self.seed_out_encoded(child, session, next_block, view, chunk);
             }
             (Purpose::Open { job }, WorkDone::Opened(opened)) => self.merge_opened(job, opened),
             (Purpose::SeedOpen, WorkDone::Opened(opened)) => self.seed_in_opened(opened),

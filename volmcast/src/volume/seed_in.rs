@@ -122,7 +122,8 @@ impl Volume {
     /// hold live sets. `None` when the volume is not being seeded.
     #[must_use]
     pub fn seed_position(&self) -> Option<(u64, SetNumber)> {
-        let mark = self.durable.seed?;
+        // Also before it is durable: the log was emptied already.
+        let mark = self.durable.seed.or(self.want.seed)?;
         let folded = self.log.open_step().map_or(self.log.state(), |s| s.id.to);
         Some((mark.next_block, folded))
     }
