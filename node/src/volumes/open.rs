@@ -254,8 +254,7 @@ pub fn assemble(
     let mailbox = Mailbox::choose(&slots, identity.volume)
         .map_err(|source| recover(RecoverError::Mailbox { volume: identity.volume, source }))?;
     seal_again(files, &mailbox).map_err(&fail)?;
-    let snapshots =
-        Arc::new(open_snapshots(identity, &mailbox, files, &mut notes).map_err(&fail)?);
+    let snapshots = Arc::new(open_snapshots(identity, &mailbox, files, &mut notes).map_err(&fail)?);
     let role = match identity.role.as_str() {
         "primary" => {
             let limits = CaptureLimits { held_bytes: tuning.held };
