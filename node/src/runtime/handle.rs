@@ -90,7 +90,7 @@ impl NodeHandle {
                 std::fs::metadata(path).map_err(|e| bad(format!("{}: {e}", path.display())))?.len();
             size = size.max(len).div_ceil(bs) * bs;
         }
-        if size == 0 || size % bs != 0 {
+        if size == 0 || !size.is_multiple_of(bs) {
             return Err(bad(format!(
                 "a size of {size} bytes is not a multiple of the block size {bs}"
             )));

@@ -192,19 +192,7 @@ pub async fn start(
     let table = load_routes(&folder, &node.name, topology)?;
     let (sender, queue) = mpsc::channel(limits::CORE_QUEUE);
     let names = Arc::new(Names::default());
-    let mover = Mover::new(
-        MoverConfig {
-            node: node.name.clone(),
-            instance: *uuid::Uuid::new_v4().as_bytes(),
-            random: u64::from_le_bytes(first_eight(uuid::Uuid::new_v4().as_bytes())),
-            keepalive: limits::KEEPALIVE,
-            queue_bytes: limits::QUEUE_BYTES,
-            addresses: topology.nodes().map(|n| (n.name.clone(), n.address.to_string())).collect(),
-            table,
-        },
-        clock::mono(),
-        clock::wall(),
-    );
+    let mover = new_mover(topology, node, table);
     let groups: Vec<_> = topology.groups_of(&node.name).collect();
     let plans: BTreeMap<GroupName, ReplicaPlan> =
         groups.iter().map(|g| (g.name.clone(), replica_plan(g, &node.name, &folder))).collect();
@@ -245,18 +233,7 @@ pub async fn start(
     core.nbd.clone_from(&uris);
 
     // Groups last: from here on neighbours are dialled.
-    for g in &groups {
-        let role = g.role(&node.name);
-        core.mover.add_group(
-            g.name.clone(),
-            GroupPlan {
-                primary: g.primary == node.name,
-                replica: role.is_some_and(config::Role::has_replica),
-                planned: g.children(&node.name).to_vec(),
-                members: topology.nodes().map(|n| n.name.clone()).collect(),
-            },
-        );
-    }
+    enter_groups(&mut core.mover, topology, &groups, &node.name);
     let stop = CancellationToken::new();
     let handle = Arc::new(NodeHandle {
         core: sender.clone(),
@@ -279,6 +256,32 @@ pub async fn start(
     task(accept_control(control, routers.control, stop.clone()));
     let core = tokio::spawn(core.run());
     Ok(Running { handle, stop, listen, nbd: uris, server, core, sender, folder, _lock: lock })
+}
+
+/// The machine of a node that is in no group and has no volumes yet.
+fn new_mover(topology: &Topology, node: &NodePlan, table: Table) -> Mover {
+    let cfg = MoverConfig {
+        node: node.name.clone(),
+        instance: *uuid::Uuid::new_v4().as_bytes(),
+        random: u64::from_le_bytes(first_eight(uuid::Uuid::new_v4().as_bytes())),
+        keepalive: limits::KEEPALIVE,
+        queue_bytes: limits::QUEUE_BYTES,
+        addresses: topology.nodes().map(|n| (n.name.clone(), n.address.to_string())).collect(),
+        table,
+    };
+    Mover::new(cfg, clock::mono(), clock::wall())
+}
+
+fn enter_groups(mover: &mut Mover, topology: &Topology, groups: &[&PlannedGroup], node: &NodeName) {
+    for g in groups {
+        let plan = GroupPlan {
+            primary: g.primary == *node,
+            replica: g.role(node).is_some_and(config::Role::has_replica),
+            planned: g.children(node).to_vec(),
+            members: topology.nodes().map(|n| n.name.clone()).collect(),
+        };
+        mover.add_group(g.name.clone(), plan);
+    }
 }
 
 /// The addresses the NBD server listens on.

@@ -330,7 +330,7 @@ pub fn zero_range(f: &File, offset: u64, len: u64) -> Result<(), Error> {
         }
         Err(e) => return Err(e.into()),
     }
-    const ZERO: [u8; 64 << 10] = [0; 64 << 10];
+    static ZERO: [u8; 64 << 10] = [0; 64 << 10];
     let (mut offset, end) = (offset, offset + len);
     while offset < end {
         let n = usize::try_from(end - offset).unwrap_or(usize::MAX).min(ZERO.len());

@@ -280,20 +280,7 @@ impl Volume {
             return false;
         }
         if capture.dirty_bytes() == 0 && capture.drained() {
-            // Only a state to keep brought us here; nothing has changed since it.
-            let state = self.durable.visible;
-            if std::mem::take(&mut self.drain.keep) {
-                self.pin_durably(state);
-            }
-            capture.open_gate();
-            self.drain.gate_closed_at = None;
-            self.drain.phase = Phase::Idle;
-            if let Some(t) = &mut self.drain.triggers {
-                t.rearm(self.desk.now);
-            }
-            if std::mem::take(&mut self.drain.demanded) {
-                self.cut_answered(state, false);
-            }
+            self.nothing_to_cut(capture);
             return false;
         }
         let set = self.want.visible.next();
@@ -360,6 +347,7 @@ impl Volume {
         true
     }
 
+<<<<<<< HEAD
     /// A writer could not read the old content of a block: the set cannot be completed. What was
     /// taken for it belongs to the next one.
     fn abandon_spoiled(&mut self, capture: &Capture) {
@@ -376,6 +364,23 @@ impl Volume {
              overwrote it; its changes go into the next set; look at the disk below the volume",
             set.id.to
         ));
+=======
+    /// Only a state to keep closed the gate; nothing has changed since it.
+    fn nothing_to_cut(&mut self, capture: &Capture) {
+        let state = self.durable.visible;
+        if std::mem::take(&mut self.drain.keep) {
+            self.pin_durably(state);
+        }
+        capture.open_gate();
+        self.drain.gate_closed_at = None;
+        self.drain.phase = Phase::Idle;
+        if let Some(t) = &mut self.drain.triggers {
+            t.rearm(self.desk.now);
+        }
+        if std::mem::take(&mut self.drain.demanded) {
+            self.cut_answered(state, false);
+        }
+>>>>>>> house
     }
 
     fn drain_step(&mut self, capture: &Capture) {
@@ -384,17 +389,17 @@ impl Volume {
             return;
         }
         self.append_encoded();
-        if let Phase::Draining(set) = &mut self.drain.phase {
-            if set.without_data {
-                // Only the tables are emptied: the next set begins clean.
-                let all = BlockCount(self.cfg.blocks.0);
-                set.blocks +=
-                    capture.take_read(BlockIndex(0), all).iter().map(|(_, n)| n.0).sum::<u64>();
-                set.blocks += capture.take_held(u64::MAX).len() as u64;
-                set.pieces.clear();
-                set.piece_bytes = 0;
-                set.encoded.clear();
-            }
+        if let Phase::Draining(set) = &mut self.drain.phase
+            && set.without_data
+        {
+            // Only the tables are emptied: the next set begins clean.
+            let all = BlockCount(self.cfg.blocks.0);
+            set.blocks +=
+                capture.take_read(BlockIndex(0), all).iter().map(|(_, n)| n.0).sum::<u64>();
+            set.blocks += capture.take_held(u64::MAX).len() as u64;
+            set.pieces.clear();
+            set.piece_bytes = 0;
+            set.encoded.clear();
         }
         let (bs, chunk) =
             (self.cfg.block_size, self.cfg.chunk_bytes.max(self.cfg.block_size.bytes()));
@@ -595,7 +600,7 @@ impl Volume {
             .log
             .steps()
             .filter(|s| s.id.to > before && s.id.to <= after)
-            .filter_map(|s| s.end.as_ref().map(|(h, _)| h.clone()))
+            .filter_map(|s| s.end.as_ref().map(|(h, _)| *h))
             .collect();
         self.drain.forgetting = !ready.is_empty();
         for h in ready {
