@@ -207,11 +207,20 @@ pub struct Pin {
     state: SetNumber,
     /// Entry in the snapshot queue, once the base has reached the state.
     id: AtomicU64,
+    /// The line of content it belongs to; see [`PinBoard::forsake`].
+    line: u64,
     board: Weak<PinBoard>,
     store: Arc<SnapshotStore>,
 }
 
 impl Pin {
+    /// The content it held was given up (a seed, or a damaged save volume): what was read under it
+    /// is void, if this is true *after* reading.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.board.upgrade().is_none_or(|b| b.line.load(Ordering::SeqCst) != self.line)
+    }
+
     /// The state it holds.
     #[must_use]
     pub fn state(&self) -> SetNumber {
@@ -255,6 +264,8 @@ struct Board {
 #[derive(Debug)]
 pub struct PinBoard {
     inner: Mutex<Board>,
+    /// Rises when the content is given up.
+    line: AtomicU64,
     store: Arc<SnapshotStore>,
 }
 
@@ -262,7 +273,7 @@ impl PinBoard {
     /// A board over a snapshot store, with nothing visible.
     #[must_use]
     pub fn new(store: Arc<SnapshotStore>) -> Arc<Self> {
-        Arc::new(Self { inner: Mutex::default(), store })
+        Arc::new(Self { inner: Mutex::default(), line: AtomicU64::new(0), store })
     }
 
     /// The snapshot store behind the pins.
@@ -290,6 +301,7 @@ impl PinBoard {
         let pin = Arc::new(Pin {
             state,
             id: AtomicU64::new(0),
+            line: self.line.load(Ordering::SeqCst),
             board: Arc::downgrade(self),
             store: self.store.clone(),
         });
@@ -304,11 +316,12 @@ impl PinBoard {
 
     /// Holds a kept state once more, for a reader; `None` if it is not kept.
     pub fn pin_kept(self: &Arc<Self>, state: SetNumber) -> Option<Arc<Pin>> {
-        let id = self.store.find(state)?;
+        let (id, _) = self.store.durable_pins().into_iter().rev().find(|(_, s)| *s == state)?;
         self.store.share(id, PinKind::Ephemeral).ok()?;
         Some(Arc::new(Pin {
             state,
             id: AtomicU64::new(id.0),
+            line: self.line.load(Ordering::SeqCst),
             board: Arc::downgrade(self),
             store: self.store.clone(),
         }))
@@ -317,6 +330,14 @@ impl PinBoard {
     /// The engine publishes a new view; the one before is handed back, for its layers' sake.
     pub fn publish(&self, view: Arc<ViewState>) -> Arc<ViewState> {
         std::mem::replace(&mut self.inner.lock().view, view)
+    }
+
+    /// The base, or the steps over it, are about to be overwritten with something else: every pin is
+    /// lost. Called before the first write.
+    pub fn forsake(&self) {
+        self.inner.lock().waiting.clear();
+        self.line.fetch_add(1, Ordering::SeqCst);
+        self.store.new_line();
     }
 
     /// The base now holds `merged` in full: pins that waited for it enter the snapshot queue. Must

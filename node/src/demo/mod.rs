@@ -37,7 +37,7 @@ const GROUP: &str = "g1";
 /// Smallest volume.
 const SIZE: u64 = 256 << 20;
 /// Save volume of every node: a fraction of the volume, so that it wraps.
-const SAVE: &str = "64MiB";
+const SAVE: &str = "128MiB";
 
 /// The main job from end to end, with everything on this machine
 #[derive(Args, Clone, Debug)]

@@ -470,15 +470,16 @@ impl Mover {
                 }
             }
         }
+        let level = if self.stopping { Level::Info } else { Level::Warn };
         if let Some((node, asked)) = lost_child {
             if let Some(ask) = asked {
                 self.route_refused(ask, &group_name, &node, &text);
             } else if role.is_some() {
-                self.note(Level::Warn, format!("lost {node} of group {group_name}: {text}"));
+                self.note(level, format!("lost {node} of group {group_name}: {text}"));
             }
         } else if role == Some(Role::Sender) {
             let node = peer.map(|p| p.to_string()).unwrap_or_default();
-            self.note(Level::Warn, format!("lost the parent {node} of group {group_name}: {text}"));
+            self.note(level, format!("lost the parent {node} of group {group_name}: {text}"));
         }
     }
 

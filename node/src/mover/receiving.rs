@@ -393,7 +393,7 @@ impl Mover {
             i.told = total;
         }
         let seed = h.volume.seed_credit();
-        let seed_grant = seed >= i.seed_told + (1 << 20);
+        let seed_grant = seed >= i.seed_told + quantum;
         let next_block = h.volume.seed_position().map_or(0, |(b, _)| b);
         if seed_grant {
             i.seed_told = seed;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rcp::proto::ids::VolumeId;
 use tokio::sync::mpsc;
 use volmcast::io::{Io, Tag};
-use volmcast::storage::Files;
+use volmcast::storage::{Files, Storage};
 use volmcast::volume::Work;
 
 use super::core::Input;

@@ -11,9 +11,10 @@ use volmcast::capture::{Capture, CaptureLimits};
 use volmcast::io::{FileId, Outcome};
 use volmcast::mailbox::{Mailbox, SLOT_LEN};
 use volmcast::save::Ring;
+use volmcast::save::ring::MIN_CAPACITY;
 use volmcast::snapshots::layout::AreaLayout;
 use volmcast::snapshots::{PinId, SnapshotStore};
-use volmcast::storage::{Files, Identity, Sizes, StorageError};
+use volmcast::storage::{Files, Identity, Sizes, Storage, StorageError};
 use volmcast::units::BlockIndex;
 use volmcast::volume::{CutPolicy, PlaybackPolicy, RecoverError, Role, Volume, VolumeConfig};
 
@@ -34,6 +35,46 @@ pub struct OpenPlan {
     pub compression: Compression,
     /// The content is already there and must become the first state (import).
     pub import: bool,
+}
+
+/// Sizes that a node takes from its limits, and a simulation makes small.
+#[derive(Clone, Copy, Debug)]
+pub struct Tuning {
+    /// Payload bytes of one chunk.
+    pub chunk_bytes: u64,
+    /// Most bytes a receiver grants ahead of what is durable.
+    pub window: u64,
+    /// Bytes of recent chunks kept in memory.
+    pub cache: u64,
+    /// Bytes of copies that writers keep for a draining set.
+    pub held: u64,
+    /// Extents of the activity log.
+    pub extent: ExtentSize,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            chunk_bytes: limits::CHUNK_BYTES,
+            window: limits::WINDOW_BYTES,
+            cache: limits::CACHE_BYTES,
+            held: limits::HELD_BYTES,
+            extent: ExtentSize::DEFAULT,
+        }
+    }
+}
+
+/// The machine of a volume, and what it found.
+#[derive(Debug)]
+pub struct Machine {
+    /// The machine.
+    pub volume: Volume,
+    /// The primary's activity log.
+    pub activity: Option<Arc<SharedLog>>,
+    /// Arithmetic of the save area.
+    pub ring: Ring,
+    /// What an operator should know of the opening.
+    pub notes: Vec<String>,
 }
 
 /// An open volume.
@@ -88,20 +129,41 @@ pub fn create(
     now: Mono,
     wall: Wall,
 ) -> Result<Opened, OpenFailure> {
-    let size = identity.block_size.offset(BlockIndex(identity.blocks.0));
-    let layout = area(identity);
-    let sizes = Sizes { base: size, save: identity.save, snapshots: layout.file_len() };
-    let files = Files::create(folder, identity, sizes)?;
+    let files = Files::create(folder, identity, sizes(identity))?;
+    format(identity, &Tuning::default(), &files)?;
+    drop(files);
+    open(folder, plan, now, wall)
+}
+
+/// Bytes of each area of a volume.
+#[must_use]
+pub fn sizes(identity: &Identity) -> Sizes {
+    Sizes {
+        base: identity.block_size.offset(BlockIndex(identity.blocks.0)),
+        save: identity.save,
+        snapshots: area(identity).file_len(),
+    }
+}
+
+/// Writes what the files of a new volume begin with; the mailbox comes last.
+///
+/// # Errors
+/// [`OpenFailure`].
+pub fn format(
+    identity: &Identity,
+    tuning: &Tuning,
+    files: &dyn Storage,
+) -> Result<(), OpenFailure> {
     let failed = |what: &str| OpenFailure::Area {
         label: identity.label.to_string(),
-        text: format!("the {what} could not be written in {}", folder.display()),
+        text: format!("the {what} could not be written"),
     };
-    for (offset, bytes) in layout.format() {
-        write(&files, FileId::Snapshots, offset, &bytes).map_err(|()| failed("snapshot area"))?;
+    for (offset, bytes) in area(identity).format() {
+        write(files, FileId::Snapshots, offset, &bytes).map_err(|()| failed("snapshot area"))?;
     }
-    sync(&files, FileId::Snapshots).map_err(|()| failed("snapshot area"))?;
+    sync(files, FileId::Snapshots).map_err(|()| failed("snapshot area"))?;
     if identity.role == "primary" {
-        let (mut log, _) = ActivityLog::create(geometry(identity));
+        let (mut log, _) = ActivityLog::create(geometry(identity, tuning));
         while let Some(io) = log.poll_io() {
             let outcome = files.perform(&io);
             log.complete(io.tag, &outcome);
@@ -115,11 +177,9 @@ pub fn create(
         ..Mailbox::empty(identity.volume, identity.block_size, identity.blocks)
     };
     let slot = first.encode().map_err(|_| failed("mailbox"))?;
-    write(&files, FileId::Mailbox, Mailbox::slot_offset(1), &slot)
+    write(files, FileId::Mailbox, Mailbox::slot_offset(1), &slot)
         .map_err(|()| failed("mailbox"))?;
-    sync(&files, FileId::Mailbox).map_err(|()| failed("mailbox"))?;
-    drop(files);
-    open(folder, plan, now, wall)
+    sync(files, FileId::Mailbox).map_err(|()| failed("mailbox"))
 }
 
 /// Opens the volume of `folder`.
@@ -131,7 +191,6 @@ pub fn open(folder: &Path, plan: &OpenPlan, now: Mono, wall: Wall) -> Result<Ope
     let label = identity.label.to_string();
     let fail = |text: String| OpenFailure::Area { label: label.clone(), text };
     let recover = |source| OpenFailure::Recover { label: label.clone(), source };
-    let mut notes = Vec::new();
     // The size may have changed since; the mailbox knows.
     let slots = std::fs::read(folder.join("mailbox")).unwrap_or_default();
     let mailbox = Mailbox::choose(&slots, identity.volume)
@@ -149,11 +208,54 @@ pub fn open(folder: &Path, plan: &OpenPlan, now: Mono, wall: Wall) -> Result<Ope
             identity.save
         )));
     }
+    if identity.save < MIN_CAPACITY {
+        return Err(recover(RecoverError::TooSmall(identity.save)));
+    }
+    let m = assemble(&identity, plan, &Tuning::default(), &*files, now, wall)?;
+    let primary = m.volume.capture().zip(m.activity).map(|(capture, activity)| {
+        Arc::new(PrimaryVolume::new(
+            files.clone(),
+            capture.clone(),
+            activity,
+            m.volume.config().snapshots.clone(),
+            identity.block_size,
+            size,
+            format!("primary of volume {label}"),
+        ))
+    });
+    let states = (identity.role != "relay").then(|| {
+        let board = m.volume.board().clone();
+        Arc::new(ReplicaVolume::new(files.clone(), board, m.ring, identity.block_size))
+    });
+    Ok(Opened { identity, volume: m.volume, files, primary, states, notes: m.notes })
+}
+
+/// Opens the machine of a volume over its files.
+///
+/// # Errors
+/// [`OpenFailure`].
+pub fn assemble(
+    identity: &Identity,
+    plan: &OpenPlan,
+    tuning: &Tuning,
+    files: &dyn Storage,
+    now: Mono,
+    wall: Wall,
+) -> Result<Machine, OpenFailure> {
+    let label = identity.label.to_string();
+    let fail = |text: String| OpenFailure::Area { label: label.clone(), text };
+    let recover = |source| OpenFailure::Recover { label: label.clone(), source };
+    let mut notes = Vec::new();
+    let slots = files
+        .read(FileId::Mailbox, 0, MAILBOX_LEN)
+        .map_err(|e| fail(format!("the mailbox cannot be read: {e}")))?;
+    let mailbox = Mailbox::choose(&slots, identity.volume)
+        .map_err(|source| recover(RecoverError::Mailbox { volume: identity.volume, source }))?;
     let snapshots =
-        Arc::new(open_snapshots(&identity, &mailbox, &files, &mut notes).map_err(&fail)?);
+        Arc::new(open_snapshots(identity, &mailbox, files, &mut notes).map_err(&fail)?);
     let role = match identity.role.as_str() {
         "primary" => {
-            let limits = CaptureLimits { held_bytes: limits::HELD_BYTES };
+            let limits = CaptureLimits { held_bytes: tuning.held };
             let capture = Arc::new(Capture::new(identity.block_size, mailbox.blocks, limits));
             Role::Primary { capture, policy: plan.cut }
         }
@@ -166,9 +268,9 @@ pub fn open(folder: &Path, plan: &OpenPlan, now: Mono, wall: Wall) -> Result<Ope
         block_size: identity.block_size,
         blocks: mailbox.blocks,
         save_capacity: identity.save,
-        cache: limits::CACHE_BYTES.min(identity.save / 4),
-        chunk_bytes: limits::CHUNK_BYTES,
-        window: limits::WINDOW_BYTES,
+        cache: tuning.cache.min(identity.save / 4),
+        chunk_bytes: tuning.chunk_bytes,
+        window: tuning.window,
         compression: plan.compression,
         snapshots,
         role,
@@ -178,26 +280,11 @@ pub fn open(folder: &Path, plan: &OpenPlan, now: Mono, wall: Wall) -> Result<Ope
     let volume =
         Volume::open(cfg, now, wall, &mut |file, offset, len| files.read(file, offset, len))
             .map_err(recover)?;
-    let primary = match volume.capture() {
-        Some(capture) => {
-            let activity = open_activity(&identity, &mailbox, &files, capture, plan, &mut notes)?;
-            Some(Arc::new(PrimaryVolume::new(
-                files.clone(),
-                capture.clone(),
-                activity,
-                volume.config().snapshots.clone(),
-                identity.block_size,
-                size,
-                format!("primary of volume {label}"),
-            )))
-        }
-        None => None,
-    };
-    let states = (identity.role != "relay").then(|| {
-        let board = volume.board().clone();
-        Arc::new(ReplicaVolume::new(files.clone(), board, ring, identity.block_size))
-    });
-    Ok(Opened { identity, volume, files, primary, states, notes })
+    let activity = volume
+        .capture()
+        .map(|capture| open_activity(identity, &mailbox, files, capture, plan, tuning, &mut notes))
+        .transpose()?;
+    Ok(Machine { volume, activity, ring, notes })
 }
 
 fn area(identity: &Identity) -> AreaLayout {
@@ -210,10 +297,10 @@ fn area(identity: &Identity) -> AreaLayout {
     }
 }
 
-fn geometry(identity: &Identity) -> Geometry {
+fn geometry(identity: &Identity, tuning: &Tuning) -> Geometry {
     Geometry {
         volume: identity.volume,
-        extent: ExtentSize::DEFAULT,
+        extent: tuning.extent,
         block: identity.block_size,
         blocks: identity.blocks,
     }
@@ -222,7 +309,7 @@ fn geometry(identity: &Identity) -> Geometry {
 fn open_snapshots(
     identity: &Identity,
     mailbox: &Mailbox,
-    files: &Files,
+    files: &dyn Storage,
     notes: &mut Vec<String>,
 ) -> Result<SnapshotStore, String> {
     let pins: Vec<_> =
@@ -274,12 +361,13 @@ fn open_snapshots(
 fn open_activity(
     identity: &Identity,
     mailbox: &Mailbox,
-    files: &Arc<Files>,
+    files: &dyn Storage,
     capture: &Capture,
     plan: &OpenPlan,
+    tuning: &Tuning,
     notes: &mut Vec<String>,
 ) -> Result<Arc<SharedLog>, OpenFailure> {
-    let g = Geometry { blocks: mailbox.blocks, ..geometry(identity) };
+    let g = Geometry { blocks: mailbox.blocks, ..geometry(identity, tuning) };
     let fail = |text: String| OpenFailure::Area { label: identity.label.to_string(), text };
     let len = usize::try_from(g.file_len()).unwrap_or(0);
     let bytes = files
@@ -312,16 +400,16 @@ fn open_activity(
     Ok(log)
 }
 
-fn write(files: &Files, file: FileId, offset: u64, bytes: &bytes::Bytes) -> Result<(), ()> {
+fn write(files: &dyn Storage, file: FileId, offset: u64, bytes: &bytes::Bytes) -> Result<(), ()> {
     let op = volmcast::io::Op::Write { offset, data: vec![bytes.clone()] };
     run(files, file, op)
 }
 
-fn sync(files: &Files, file: FileId) -> Result<(), ()> {
+fn sync(files: &dyn Storage, file: FileId) -> Result<(), ()> {
     run(files, file, volmcast::io::Op::Sync)
 }
 
-fn run(files: &Files, file: FileId, op: volmcast::io::Op) -> Result<(), ()> {
+fn run(files: &dyn Storage, file: FileId, op: volmcast::io::Op) -> Result<(), ()> {
     let io = volmcast::io::Io { tag: volmcast::io::Tag(0), file, op };
     match files.perform(&io) {
         Outcome::Done => Ok(()),

@@ -9,12 +9,13 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use bytes::Bytes;
 use rustix::io::{Errno as Os, ReadWriteFlags};
 use volmcast::activity::SharedLog;
 use volmcast::capture::Capture;
-use volmcast::io::{FileId, IoError};
+use volmcast::io::{FileId, Io, IoError, Op, Outcome, Tag};
 use volmcast::snapshots::{AreaIo, SnapshotStore};
-use volmcast::storage::{self, Files};
+use volmcast::storage::{self, Files, Storage};
 use volmcast::units::{BlockIndex, BlockSize};
 
 use crate::nbd::{Errno, Export, ExportInfo, Extent, ReadError};
@@ -102,7 +103,7 @@ impl PrimaryVolume {
             self.activity
                 .ensure(first, count, &mut |io| self.files.perform(io))
                 .map_err(|_| Errno::Io)?;
-            let mut area = Area { files: &self.files, bs: self.block_size };
+            let mut area = Area { files: &*self.files, bs: self.block_size };
             self.snapshots.preserve(first, count, &mut area).map_err(io_errno)?;
             let ticket = self.capture.enter();
             let mut read_old = |b: BlockIndex, buf: &mut [u8]| {
@@ -158,32 +159,38 @@ fn io_errno(e: IoError) -> Errno {
 }
 
 /// Files as the snapshot store wants them.
-pub(super) struct Area<'a> {
-    pub(super) files: &'a Files,
-    pub(super) bs: BlockSize,
+pub struct Area<'a> {
+    /// The volume's files.
+    pub files: &'a dyn Storage,
+    /// Its block size.
+    pub bs: BlockSize,
+}
+
+impl Area<'_> {
+    fn run(&self, op: Op) -> Result<(), IoError> {
+        let io = Io { tag: Tag(0), file: FileId::Snapshots, op };
+        match self.files.perform(&io) {
+            Outcome::Failed(e) => Err(e),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl AreaIo for Area<'_> {
     fn read_base(&mut self, block: BlockIndex, buf: &mut [u8]) -> Result<(), IoError> {
-        let at = self.bs.offset(block);
-        storage::read_full(self.files.file(FileId::Base), at, buf)
-            .map_err(|e| storage::io_error(&e))
+        self.files.read_into(FileId::Base, self.bs.offset(block), buf)
     }
 
     fn read_area(&mut self, offset: u64, buf: &mut [u8]) -> Result<(), IoError> {
-        storage::read_full(self.files.file(FileId::Snapshots), offset, buf)
-            .map_err(|e| storage::io_error(&e))
+        self.files.read_into(FileId::Snapshots, offset, buf)
     }
 
     fn write_area(&mut self, offset: u64, data: &[u8]) -> Result<(), IoError> {
-        self.files
-            .file(FileId::Snapshots)
-            .write_all_at(data, offset)
-            .map_err(|e| storage::io_error(&e))
+        self.run(Op::Write { offset, data: vec![Bytes::copy_from_slice(data)] })
     }
 
     fn sync_area(&mut self) -> Result<(), IoError> {
-        self.files.file(FileId::Snapshots).sync_data().map_err(|e| storage::io_error(&e))
+        self.run(Op::Sync)
     }
 }
 

@@ -7,13 +7,13 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use rcp::proto::delta::Chunk;
 use rcp::proto::ids::{SetNumber, StateId};
-use volmcast::io::FileId;
+use volmcast::io::{FileId, IoError};
 use volmcast::save::Ring;
 use volmcast::save::record::HEADER_LEN;
 use volmcast::snapshots::{Found, SnapshotError};
-use volmcast::storage::{self, Files};
+use volmcast::storage::{Files, Storage};
 use volmcast::units::{BlockCount, BlockIndex, BlockSize};
-use volmcast::view::{Layer, Pin, PinBoard, Source};
+use volmcast::view::{Layer, Pin, PinBoard, Source, ViewState};
 
 use crate::nbd::{Errno, Export, ExportInfo, Extent, ReadError};
 
@@ -22,8 +22,8 @@ const UNPACKED: usize = 4;
 
 /// Shared parts of a volume that can be read at a state.
 #[derive(Debug)]
-pub struct ReplicaVolume {
-    files: Arc<Files>,
+pub struct ReplicaVolume<F = Files> {
+    files: Arc<F>,
     board: Arc<PinBoard>,
     ring: Ring,
     block_size: BlockSize,
@@ -35,19 +35,22 @@ pub struct ReplicaVolume {
 pub enum ReadFailure {
     /// The disk.
     #[error("{0}")]
-    Io(#[from] std::io::Error),
+    Io(#[from] IoError),
     /// The state is gone.
     #[error("{0}")]
     Pin(#[from] SnapshotError),
+    /// The content was given up: the replica is being seeded, or fetches its steps again.
+    #[error("the state is gone: the replica is filled anew")]
+    Lost,
     /// Stored bytes are not what was stored.
     #[error("{0}")]
     Damaged(String),
 }
 
-impl ReplicaVolume {
+impl<F: Storage> ReplicaVolume<F> {
     /// Over open files and the engine's board.
     #[must_use]
-    pub fn new(files: Arc<Files>, board: Arc<PinBoard>, ring: Ring, block_size: BlockSize) -> Self {
+    pub fn new(files: Arc<F>, board: Arc<PinBoard>, ring: Ring, block_size: BlockSize) -> Self {
         Self { files, board, ring, block_size, unpacked: Mutex::default() }
     }
 
@@ -59,7 +62,7 @@ impl ReplicaVolume {
 
     /// The open files.
     #[must_use]
-    pub fn files(&self) -> &Arc<Files> {
+    pub fn files(&self) -> &Arc<F> {
         &self.files
     }
 
@@ -68,10 +71,36 @@ impl ReplicaVolume {
     /// # Errors
     /// [`ReadFailure`].
     pub fn read(&self, pin: &Pin, offset: u64, buf: &mut [u8]) -> Result<(), ReadFailure> {
-        let bs = self.block_size;
-        let (first, count) = bs.span(offset, buf.len() as u64);
         // Held for the whole request: the records of its layers stay in the save volume.
         let view = self.board.view();
+        self.read_through(&view, pin, offset, buf)
+    }
+
+    /// As [`read`](Self::read), through a view that was taken before and is held.
+    ///
+    /// # Errors
+    /// [`ReadFailure`].
+    pub fn read_through(
+        &self,
+        view: &ViewState,
+        pin: &Pin,
+        offset: u64,
+        buf: &mut [u8],
+    ) -> Result<(), ReadFailure> {
+        let read = self.read_pieces(view, pin, offset, buf);
+        // Asked last: what was read before the content was given up is right.
+        if pin.is_lost() { Err(ReadFailure::Lost) } else { read }
+    }
+
+    fn read_pieces(
+        &self,
+        view: &ViewState,
+        pin: &Pin,
+        offset: u64,
+        buf: &mut [u8],
+    ) -> Result<(), ReadFailure> {
+        let bs = self.block_size;
+        let (first, count) = bs.span(offset, buf.len() as u64);
         for piece in view.resolve(pin.state(), first, count.0, bs.shift()) {
             let start = bs.offset(piece.block).max(offset);
             let end =
@@ -107,7 +136,7 @@ impl ReplicaVolume {
             None => {
                 let at = self.ring.offset(c.pos) + HEADER_LEN as u64;
                 let mut b = vec![0; c.body_len as usize];
-                storage::read_full(self.files.file(FileId::Save), at, &mut b)?;
+                self.files.read_into(FileId::Save, at, &mut b)?;
                 let chunk = Chunk::parse(Bytes::from(b)).and_then(|c| c.payload());
                 let payload = chunk.map_err(|e| {
                     ReadFailure::Damaged(format!(
@@ -142,15 +171,11 @@ impl ReplicaVolume {
                 let part = &mut out[at..at + usize::try_from(end - start).unwrap_or(0)];
                 match found {
                     Found::Base => {
-                        storage::read_full(self.files.file(FileId::Base), start, part)?;
+                        self.files.read_into(FileId::Base, start, part)?;
                     }
                     Found::Slot(s) => {
                         let mut block = vec![0; usize::try_from(bs.bytes()).unwrap_or(0)];
-                        storage::read_full(
-                            self.files.file(FileId::Snapshots),
-                            s.offset,
-                            &mut block,
-                        )?;
+                        self.files.read_into(FileId::Snapshots, s.offset, &mut block)?;
                         if !found.verifies(&block) {
                             return Err(ReadFailure::Damaged(format!(
                                 "before image of block {} of state {}",

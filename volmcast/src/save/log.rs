@@ -274,9 +274,10 @@ impl Log {
         if self.cached <= self.cache_limit {
             return;
         }
-        let from = self.index_of(self.cache_from);
+        let (from, written) = (self.index_of(self.cache_from), self.written());
         for r in self.records.range_mut(from..) {
-            if self.cached <= self.cache_limit {
+            // What is not in the file yet can be had from nowhere else.
+            if self.cached <= self.cache_limit || r.pos >= written {
                 break;
             }
             if let Some(b) = r.cached.take() {

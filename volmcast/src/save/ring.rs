@@ -5,8 +5,10 @@ use crate::units::LogPos;
 /// Records begin at multiples of this many bytes, so that a pad record always fits.
 pub const ALIGN: u64 = 64;
 
-/// Smallest capacity of a save volume: a few full chunks must fit beside each other.
+/// Smallest capacity of a node's save volume: a few full chunks must fit beside each other. Checked
+/// where a volume's files are opened; the arithmetic here holds for any ring of a few KiB.
 pub const MIN_CAPACITY: u64 = 8 << 20;
+const MIN_RING: u64 = 4 << 10;
 
 /// The arithmetic of a ring of fixed capacity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,10 +17,10 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// A ring of `capacity` bytes, rounded down to [`ALIGN`]; `None` below [`MIN_CAPACITY`].
+    /// A ring of `capacity` bytes, rounded down to [`ALIGN`]; `None` below 4 KiB.
     #[must_use]
     pub fn new(capacity: u64) -> Option<Self> {
-        (capacity >= MIN_CAPACITY).then_some(Self { capacity: capacity / ALIGN * ALIGN })
+        (capacity >= MIN_RING).then_some(Self { capacity: capacity / ALIGN * ALIGN })
     }
 
     /// Bytes the ring holds.
@@ -66,6 +68,6 @@ mod tests {
         let (pos, pad) = r.place(head, 192);
         assert_eq!((pos, pad), (LogPos(MIN_CAPACITY * 4), 128));
         assert_eq!(r.offset(pos), 0);
-        assert_eq!(Ring::new(MIN_CAPACITY - 1), None);
+        assert_eq!(Ring::new(MIN_RING - 1), None);
     }
 }

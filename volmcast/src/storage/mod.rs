@@ -60,6 +60,29 @@ fn at(path: &Path) -> impl FnOnce(Error) -> StorageError + '_ {
     move |source| StorageError::Io { path: path.to_owned(), source }
 }
 
+/// The files of one volume as those see them who may block: a request is carried out before the
+/// call returns.
+pub trait Storage {
+    /// Carries a request out.
+    fn perform(&self, io: &Io) -> Outcome;
+
+    /// Reads a range, with zeroes beyond the end of the file.
+    ///
+    /// # Errors
+    /// [`IoError`].
+    fn read_into(&self, id: FileId, offset: u64, buf: &mut [u8]) -> Result<(), IoError>;
+
+    /// As [`read_into`](Self::read_into), into a buffer of its own.
+    ///
+    /// # Errors
+    /// [`IoError`].
+    fn read(&self, id: FileId, offset: u64, len: usize) -> Result<Bytes, IoError> {
+        let mut buf = BytesMut::zeroed(len);
+        self.read_into(id, offset, &mut buf)?;
+        Ok(buf.freeze())
+    }
+}
+
 /// The open files of one volume.
 #[derive(Debug)]
 pub struct Files {
@@ -191,25 +214,6 @@ impl Files {
         Ok(self.save.metadata()?.len())
     }
 
-    /// Reads a range, with zeroes beyond the end of the file.
-    ///
-    /// # Errors
-    /// [`IoError`].
-    pub fn read(&self, id: FileId, offset: u64, len: usize) -> Result<Bytes, IoError> {
-        let mut buf = BytesMut::zeroed(len);
-        read_full(self.file(id), offset, &mut buf).map_err(|e| io_error(&e))?;
-        Ok(buf.freeze())
-    }
-
-    /// Carries a request out.
-    #[must_use]
-    pub fn perform(&self, io: &Io) -> Outcome {
-        match self.run(io.file, &io.op) {
-            Ok(o) => o,
-            Err(e) => Outcome::Failed(io_error(&e)),
-        }
-    }
-
     fn run(&self, id: FileId, op: &Op) -> Result<Outcome, Error> {
         let f = self.file(id);
         match op {
@@ -270,6 +274,19 @@ impl Files {
         };
         let end = rustix::fs::seek(f, SeekFrom::Hole(start))?;
         Ok(Outcome::NextData(Some((start, end))))
+    }
+}
+
+impl Storage for Files {
+    fn perform(&self, io: &Io) -> Outcome {
+        match self.run(io.file, &io.op) {
+            Ok(o) => o,
+            Err(e) => Outcome::Failed(io_error(&e)),
+        }
+    }
+
+    fn read_into(&self, id: FileId, offset: u64, buf: &mut [u8]) -> Result<(), IoError> {
+        read_full(self.file(id), offset, buf).map_err(|e| io_error(&e))
     }
 }
 

@@ -22,6 +22,8 @@ struct InFlight {
     mailbox: Mailbox,
     /// Everything before this log position is in the base once this commit is done.
     applied: LogPos,
+    /// The log as of this reset.
+    resets: u64,
     syncs: u8,
 }
 
@@ -38,11 +40,20 @@ pub(super) struct Committer {
     pub(super) applied: LogPos,
     /// Last position told to the parent.
     told: (SetNumber, ChunkNumber),
+    /// How often the log was emptied, and up to which time the mailbox knows.
+    resets: u64,
+    resets_durable: u64,
 }
 
 impl Committer {
     /// Something changed that must become durable.
     pub(super) fn request(&mut self) {
+        self.wanted = true;
+    }
+
+    /// The log was emptied: what it holds from now on is not durable before the mailbox says so.
+    pub(super) fn log_was_reset(&mut self) {
+        self.resets += 1;
         self.wanted = true;
     }
 
@@ -80,9 +91,15 @@ impl Volume {
             .iter()
             .map(|(name, c)| ConsumerMark { name: name.clone(), acked: c.acked() })
             .collect();
-        m.kept = self.listed().collect();
+        // At a primary a pin is made at the cut, but its state is one only when the set is finished.
+        let primary = matches!(self.cfg.role, Role::Primary { .. });
+        m.kept = self.listed().filter(|k| !primary || k.set <= m.visible).collect();
+        if m.kept != self.durable.kept {
+            self.commit.snapshots_dirty = true;
+            self.commit.base_dirty = true;
+        }
         self.want.clone_from(&m);
-        let mut fl = InFlight { mailbox: m, applied: self.merge.applied_pos(), syncs: 0 };
+        let mut fl = InFlight { mailbox: m, applied: self.merge.applied_pos(), resets: self.commit.resets, syncs: 0 };
         let save = fl.mailbox.log_head > self.durable.log_head;
         let parts = [
             (save, CommitPart::SyncSave, FileId::Save),
@@ -149,6 +166,7 @@ impl Volume {
         let Some(fl) = self.commit.in_flight.take() else { return };
         let before = std::mem::replace(&mut self.durable, fl.mailbox);
         self.commit.applied = self.commit.applied.max(fl.applied);
+        self.commit.resets_durable = fl.resets;
         self.log.note_tail_durable(self.durable.log_tail);
         if self.durable.log_tail > before.log_tail {
             self.desk.event(Event::Room);
@@ -169,6 +187,9 @@ impl Volume {
     /// The position that is durable here: last complete step, next chunk of the one after it.
     #[must_use]
     pub fn saved_position(&self) -> (SetNumber, ChunkNumber) {
+        if self.commit.resets_durable != self.commit.resets {
+            return self.commit.told;
+        }
         let head = self.durable.log_head;
         let mut state = self.log.base();
         let mut next = ChunkNumber(0);

@@ -29,8 +29,8 @@ pub(super) struct Consumer {
     waiting_for: Option<SetNumber>,
     /// A record that was read from the file for it.
     fetched: Option<(LogPos, Bytes)>,
-    /// A read is under way.
-    fetching: bool,
+    /// The read that is waited for; others are of an attachment that has ended.
+    fetching: Option<LogPos>,
 }
 
 impl Consumer {
@@ -60,7 +60,7 @@ impl Consumers {
                 live: false,
                 waiting_for: None,
                 fetched: None,
-                fetching: false,
+                fetching: None,
             },
         );
     }
@@ -174,7 +174,7 @@ impl Volume {
                 live: true,
                 waiting_for,
                 fetched: None,
-                fetching: false,
+                fetching: None,
             },
         );
         if let Some((block, folded)) = seeding {
@@ -202,6 +202,8 @@ impl Volume {
 
     /// Takes a child on at the newest state whose successors are all in the log, to be seeded.
     fn attach_for_seed(&mut self, child: &NodeName, reason: String) -> Attached {
+        // Its place in the log, if it has one, is of no use to it and must not hold the tail.
+        self.consumer_forget(child);
         if let Some(why) = self.cannot_seed() {
             return Attached::NotNow { reason: format!("{reason}; a seed must wait: {why}") };
         }
@@ -222,7 +224,7 @@ impl Volume {
                 live: true,
                 waiting_for: None,
                 fetched: None,
-                fetching: false,
+                fetching: None,
             },
         );
         self.seed_out_begin(child, 0, from);
@@ -230,6 +232,15 @@ impl Volume {
         self.desk.event(Event::Sendable);
         self.pump();
         Attached::Seed { from, reason }
+    }
+
+    /// The log was emptied: every child has to say anew where it is.
+    pub(super) fn detach_all(&mut self, reason: &str) {
+        for child in self.consumers.clear() {
+            self.seed_outs.remove(&child);
+            self.desk.event(Event::Detached { child, reason: reason.to_owned() });
+        }
+        self.commit.request();
     }
 
     /// The session with a child ended; its place is kept.
@@ -286,8 +297,8 @@ impl Volume {
         }
         let fetched = c.fetched.take_if(|(pos, _)| *pos == r.pos).map(|(_, b)| b);
         let Some(body) = r.cached.clone().or(fetched) else {
-            if !c.fetching {
-                c.fetching = true;
+            if c.fetching != Some(r.pos) {
+                c.fetching = Some(r.pos);
                 let purpose = Purpose::RecordRead { child: child.clone(), pos: r.pos };
                 let op = Op::Read {
                     offset: self.log.ring().offset(r.pos),
@@ -322,8 +333,10 @@ impl Volume {
                 return;
             }
         };
-        if let Some(c) = self.consumers.map.get_mut(child) {
-            c.fetching = false;
+        if let Some(c) = self.consumers.map.get_mut(child)
+            && c.fetching == Some(pos)
+        {
+            c.fetching = None;
             c.fetched = body.map(|b| (pos, b));
             self.desk.event(Event::Sendable);
         }
@@ -353,7 +366,7 @@ impl Volume {
     /// Gives room back when it runs short; detaches the hindmost child when nothing else helps.
     pub(super) fn make_room(&mut self) {
         let capacity = self.log.ring().capacity();
-        let short = capacity / 4;
+        let short = (capacity / 8).max(3 * self.cfg.chunk_bytes).min(capacity / 3);
         if self.log.free() + self.log.reclaimable() >= short {
             if self.log.free() < short && self.log.reclaimable() > 0 {
                 self.commit.request();

@@ -133,6 +133,11 @@ impl Desk {
         self.events.push_back(event);
     }
 
+    /// A request or computation of this kind is under way.
+    pub(super) fn any(&self, kind: impl Fn(&Purpose) -> bool) -> bool {
+        self.purposes.values().any(kind)
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         self.purposes.is_empty() && self.ios.is_empty() && self.works.is_empty()
     }

@@ -120,6 +120,16 @@ impl Volume {
         self.keeps_waiting.retain(|s| *s > merged);
     }
 
+    /// The content that kept states rest on is about to be overwritten: the commit that says so
+    /// lists none of them.
+    pub(super) fn give_up_kept(&mut self) {
+        for (pin, _) in self.cfg.snapshots.durable_pins() {
+            if !self.releasing.contains(&pin) {
+                self.releasing.push(pin);
+            }
+        }
+    }
+
     /// The mailbox no longer lists what was given up.
     pub(super) fn release_unlisted(&mut self) {
         let listed: Vec<_> = self.durable.kept.iter().map(|k| PinId(k.pin)).collect();

@@ -65,11 +65,14 @@ pub(super) struct Merge {
     jobs: BTreeMap<u64, Job>,
     last_job: u64,
     retry_at: Option<Mono>,
+    /// Jobs were given up: nothing is written before the last of their writes has ended.
+    restarted: bool,
 }
 
 impl Merge {
     pub(super) fn start(&mut self, next: LogPos, applied: SetNumber) {
-        *self = Self { next, applied, last_job: self.last_job, ..Self::default() };
+        *self =
+            Self { next, applied, last_job: self.last_job, restarted: true, ..Self::default() };
     }
 
     /// Everything before this position is written to the base.
@@ -91,6 +94,13 @@ impl Volume {
         matches!(self.cfg.role, Role::Replica { .. })
     }
 
+    /// A write to the base is under way, be it of a job that was given up.
+    pub(super) fn base_being_written(&self) -> bool {
+        self.desk.any(|p| {
+            matches!(p, Purpose::Merge { step: MergeStep::Base, .. } | Purpose::SeedIn(_))
+        })
+    }
+
     /// Position from which our own playback still needs records.
     pub(super) fn merge_hold(&mut self) -> Option<LogPos> {
         if !self.has_base() {
@@ -108,7 +118,17 @@ impl Volume {
         if self.merge.retry_at.take().is_some() {
             self.stalled = None;
         }
+        if self.merge.restarted {
+            if self.base_being_written() {
+                return;
+            }
+            self.merge.restarted = false;
+        }
         let hidden = self.durable.seed.is_some();
+        if hidden && self.want.seed.is_none() {
+            // The seed ends with exactly this state: nothing more is folded under it.
+            return;
+        }
         let limit = if hidden {
             self.durable.log_head
         } else {
@@ -317,6 +337,8 @@ impl Volume {
                 self.merge_images(id);
             }
             Stage::Base => {
+                // A sync that began before this moment does not cover it.
+                self.commit.base_dirty = true;
                 self.merge.jobs.remove(&id);
             }
         }
@@ -327,7 +349,6 @@ impl Volume {
         let Some(job) = self.merge.jobs.get_mut(&id) else { return };
         job.stage = Stage::Base;
         let Some((chunk, payload)) = job.chunk.take() else { return };
-        self.commit.base_dirty = true;
         let (mut writes, mut zeroes) = (Vec::new(), Vec::new());
         for e in chunk.extents() {
             let offset = bs.offset(BlockIndex(e.block));

@@ -163,7 +163,8 @@ impl Volume {
             Role::Primary { .. } => return None,
             Role::Replica { .. } => {}
         }
-        if let Some(s) = self.durable.seed {
+        // From the moment on that it is wanted: the layers are gone at once.
+        if let Some(s) = self.durable.seed.or(self.want.seed) {
             let total = self.durable.blocks.0.max(1);
             let percent = s.next_block.saturating_mul(100) / total;
             return Some(match s.need {
@@ -174,11 +175,12 @@ impl Volume {
                 ),
             });
         }
-        if self.durable.hidden_until > self.durable.visible {
+        let hidden = |m: &Mailbox| m.hidden_until > m.visible;
+        if let Some(m) = [&self.durable, &self.want].into_iter().find(|m| hidden(m)) {
             return Some(format!(
                 "damage in the save volume: sets up to {} are fetched again from the parent \
                  (holds set {})",
-                self.durable.hidden_until, self.durable.visible
+                m.hidden_until, m.visible
             ));
         }
         None

@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use rcp::proto::clock::{Mono, Wall};
-use rcp::proto::delta::{Chunk, ChunkHeader, DeltaError, SetHeader};
+use rcp::proto::delta::{Chunk, ChunkHeader, DeltaError, SetHeader, StepId};
 use rcp::proto::ids::{ChunkNumber, SetNumber};
 use rcp::proto::limits::CHUNK_HEADER_LEN;
 
@@ -175,17 +175,20 @@ impl Volume {
                 return Err(format!("at position {pos}: the record is longer than the log"));
             }
             let body_at = at + HEADER_LEN as u64;
-            self.log.enter_scanned(meta);
             if h.kind == RecordKind::SetEnd {
                 let b =
                     read(FileId::Save, body_at, h.body_len as usize).map_err(|e| e.to_string())?;
                 let header = SetHeader::parse(&b)
                     .map_err(|e| format!("at position {pos}: set header: {e}"))?;
+                self.drop_older_attempt(header.step);
+                self.log.enter_scanned(meta);
                 self.scanned_end(pos, end, header);
             } else if self.indexes(h.to) {
                 let b =
                     read(FileId::Save, body_at, h.body_len as usize).map_err(|e| e.to_string())?;
                 let chunk = Chunk::parse(b).map_err(|e| damaged_chunk(&h, &e))?;
+                self.drop_older_attempt(chunk.step());
+                self.log.enter_scanned(meta);
                 self.scanned_header(pos, end, chunk.header());
                 self.intake
                     .building
@@ -194,6 +197,8 @@ impl Volume {
             } else {
                 let b = read(FileId::Save, body_at, CHUNK_HEADER_LEN).map_err(|e| e.to_string())?;
                 let header = ChunkHeader::parse(&b).map_err(|e| damaged_chunk(&h, &e))?;
+                self.drop_older_attempt(header.step);
+                self.log.enter_scanned(meta);
                 self.scanned_header(pos, end, &header);
             }
             pos = end;
@@ -206,9 +211,17 @@ impl Volume {
         matches!(self.cfg.role, Role::Replica { .. }) && to > self.durable.merged
     }
 
+    /// The log still holds what came of an attempt that was given up; its successor follows it.
+    fn drop_older_attempt(&mut self, next: StepId) {
+        if self.log.open_step().is_some_and(|s| s.id != next) {
+            self.log.abandon_open_step();
+            self.intake.building = None;
+        }
+    }
+
     fn scanned_header(&mut self, pos: LogPos, end: LogPos, chunk: &ChunkHeader) {
-        if self.log.open_step().is_none() && chunk.number.0 > 0 {
-            self.intake.partial = true;
+        if self.log.open_step().is_none() {
+            self.intake.partial = chunk.number.0 > 0;
         }
         self.log.enter_chunk(pos, chunk.step, chunk.number, chunk.body_crc, end.since(pos));
     }
@@ -256,7 +269,6 @@ impl Volume {
 
     /// Stored records are damaged: gives up the log and goes on without it.
     pub(super) fn log_damaged(&mut self, pos: LogPos, what: &str) {
-        let children = self.consumers.clear();
         let text = match self.cfg.role {
             Role::Primary { .. } => {
                 self.log.reset(self.want.visible);
@@ -269,6 +281,8 @@ impl Volume {
                 let shown = self.want.visible.max(self.want.hidden_until);
                 let keep = self.want.merged;
                 self.log.reset(keep);
+                // Those that read through its steps.
+                self.board.forsake();
                 self.intake.building = None;
                 self.intake.partial = false;
                 self.playback.clear();
@@ -283,14 +297,11 @@ impl Volume {
                 )
             }
         };
-        for child in children {
-            let reason = "the parent's save volume was damaged".to_owned();
-            self.seed_outs.remove(&child);
-            self.desk.event(Event::Detached { child, reason });
-        }
+        self.detach_all("the parent's save volume was damaged");
+        self.publish_view();
         self.stalled = Some(text.clone());
         self.desk.event(Event::Damage { text });
-        self.commit.request();
+        self.commit.log_was_reset();
     }
 
     /// The state that is held in full, for a sender: last complete step and the next chunk of the

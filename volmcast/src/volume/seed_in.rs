@@ -13,16 +13,14 @@ use rcp::proto::delta::{Chunk, DeltaError, ExtentKind};
 use rcp::proto::ids::SetNumber;
 
 use super::desk::{Purpose, SeedStep, Work};
-use super::{Event, Volume};
+use super::{Event, Role, Volume};
 use crate::bitmap::BlockSet;
 use crate::io::{FileId, Op, Outcome};
 use crate::mailbox::{Mailbox, SeedMark};
 use crate::units::{BlockCount, BlockIndex};
 
-/// Bytes of extents that may be under way to a receiver.
-const SEED_WINDOW: u64 = 8 << 20;
-/// Bytes of extents after which progress is made durable.
-const COMMIT_EVERY: u64 = 16 << 20;
+/// Credit windows of extents after which progress is made durable.
+const COMMIT_EVERY: u64 = 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -74,7 +72,23 @@ impl SeedIn {
 impl Volume {
     /// A seed begins: the live stream joins at `from`, everything held before is given up.
     pub fn seed_begin(&mut self, from: SetNumber) {
+        for child in self.consumers.clear() {
+            self.seed_outs.remove(&child);
+            let reason = "its parent is itself being seeded".to_owned();
+            self.desk.event(Event::Detached { child, reason });
+        }
         self.log.reset(from);
+        self.commit.log_was_reset();
+        self.detach_all("detached: the parent is itself being seeded");
+        if matches!(self.cfg.role, Role::Relay) {
+            // Nothing to fill: it goes on passing the stream on, from there.
+            self.commit.request();
+            self.pump();
+            return;
+        }
+        // The content that held them is overwritten: readers and kept states end here.
+        self.board.forsake();
+        self.give_up_kept();
         self.intake.building = None;
         self.intake.partial = false;
         self.playback.clear();
@@ -83,6 +97,7 @@ impl Volume {
         self.want.visible = self.want.visible.min(from);
         self.want.seed = Some(SeedMark { from, next_block: 0, need: None });
         self.seed_in = Some(SeedIn::new(Phase::Marking, 0, None));
+        self.publish_view();
         self.commit.request();
         self.pump();
     }
@@ -119,7 +134,7 @@ impl Volume {
         match &self.seed_in {
             Some(s) if s.phase == Phase::Open => {
                 let waiting: u64 = s.queue.iter().map(|(_, b)| b.len() as u64).sum();
-                s.received + SEED_WINDOW.saturating_sub(waiting)
+                s.received + self.cfg.window.saturating_sub(waiting)
             }
             _ => 0,
         }
@@ -145,10 +160,21 @@ impl Volume {
     /// The base is being written by the seed: live sets wait their turn.
     pub(super) fn seed_in_writing(&self) -> bool {
         self.seed_in.as_ref().is_some_and(|s| s.busy.is_some() || s.phase == Phase::Clearing)
+            || self.seed_in_strays()
+    }
+
+    /// An extent of an attachment that has ended is still being opened or written.
+    fn seed_in_strays(&self) -> bool {
+        self.seed_in.as_ref().is_none_or(|s| s.busy.is_none())
+            && self.desk.any(|p| matches!(p, Purpose::SeedIn(SeedStep::Base) | Purpose::SeedOpen))
     }
 
     pub(super) fn pump_seed_in(&mut self) {
+        let blocked = self.seed_in_strays() || self.base_being_written();
         let Some(s) = &mut self.seed_in else { return };
+        if blocked && s.busy.is_none() {
+            return;
+        }
         if s.phase == Phase::Marking && self.durable.seed.is_some() && self.merge.is_idle() {
             s.phase = Phase::Clearing;
             let len = self.cfg.block_size.offset(BlockIndex(self.cfg.blocks.0));
@@ -176,7 +202,11 @@ impl Volume {
             self.commit.request();
         }
         // Whole: every set up to the newest complete one that is folded in belongs to the state.
-        let between_sets = self.log.open_step().is_none_or(|o| o.first >= self.merge.applied_pos());
+        let at = self.merge.applied_pos();
+        let between_sets = !self
+            .log
+            .steps()
+            .any(|s| s.first < at && s.end.as_ref().is_none_or(|(_, end)| *end > at));
         if self.want.merged >= need && between_sets && self.want.seed.is_some() {
             self.want.seed = None;
             self.want.visible = self.want.merged;
@@ -188,7 +218,7 @@ impl Volume {
 
     pub(super) fn seed_in_opened(&mut self, opened: Result<(Chunk, Bytes), DeltaError>) {
         let bs = self.cfg.block_size;
-        let Some(s) = &mut self.seed_in else { return };
+        let Some(s) = self.seed_in.as_mut().filter(|s| s.busy.is_some()) else { return };
         let (chunk, payload) = match opened {
             Ok(x) => x,
             Err(e) => {
@@ -239,11 +269,11 @@ impl Volume {
 
     fn seed_extent_written(&mut self) {
         let Some(s) = &mut self.seed_in else { return };
-        if let Some(next) = s.busy.take() {
-            s.next_block = next;
-        }
         self.commit.base_dirty = true;
-        let progressed = s.since_commit >= COMMIT_EVERY;
+        // Otherwise a stray of an attachment that has ended.
+        let Some(next) = s.busy.take() else { return };
+        s.next_block = next;
+        let progressed = s.since_commit >= COMMIT_EVERY * self.cfg.window;
         if let Some(mark) = &mut self.want.seed {
             mark.next_block = s.next_block;
         }
@@ -258,6 +288,7 @@ impl Volume {
         match (before.seed, self.durable.seed) {
             (Some(_), None) => {
                 self.seed_in = None;
+                self.keep_reached(self.durable.merged);
                 self.board.advance(self.durable.merged);
             }
             (_, Some(mark)) => {

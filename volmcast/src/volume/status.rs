@@ -120,6 +120,12 @@ impl Volume {
         self.log.steps().filter(|s| s.id.to > shown).map(|s| s.bytes).sum()
     }
 
+    /// The set that is being made, at a primary.
+    #[must_use]
+    pub fn draining(&self) -> Option<SetNumber> {
+        self.drain.draining()
+    }
+
     /// The volume as of now.
     #[must_use]
     pub fn status(&self) -> VolumeStatus {

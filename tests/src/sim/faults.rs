@@ -1,0 +1,239 @@
+//! Crashes, cuts, stalls, and an operator who does not sit still.
+
+use node::api::PolicyChange;
+use node::mover::{Ask, AskId};
+use rcp::proto::ids::SetNumber;
+
+use super::node::{GROUP, LABEL, name};
+use super::options::Kind;
+use super::world::{Event, World};
+
+impl World {
+    /// A node is started, if it is down.
+    pub fn start(&mut self, n: usize) {
+        if self.nodes[n].mover.is_some() {
+            return;
+        }
+        let (now, wall, random) = (self.mono(), self.wall(), self.rng.next());
+        let opt = self.opt.clone();
+        self.say(format!("n{n} starts"));
+        if let Err(e) = self.nodes[n].start(&opt, now, wall, random) {
+            self.fail(format!("n{n} cannot start: {e}"));
+            return;
+        }
+        self.after_restart(n);
+    }
+
+    /// A node loses its memory, and perhaps what its disk had in its cache.
+    pub fn crash(&mut self, n: usize) {
+        if self.nodes[n].mover.is_none() {
+            return;
+        }
+        if n == 0 {
+            self.after_primary_crash();
+            self.client.requests.clear();
+        }
+        let power = self.rng.percent(60);
+        self.counters.hit(match (self.nodes[n].kind, power) {
+            (Kind::Primary, true) => "power cut of the primary",
+            (Kind::Replica, true) => "power cut of a replica",
+            (Kind::Relay, true) => "power cut of a relay",
+            (Kind::Primary, false) => "kill of the primary",
+            (Kind::Replica, false) => "kill of a replica",
+            (Kind::Relay, false) => "kill of a relay",
+        });
+        if self.nodes[n].seeding {
+            self.counters.hit("crash of a node that is being seeded");
+        }
+        self.say(format!("n{n} {}", if power { "loses power" } else { "is killed" }));
+        self.drop_links(n);
+        self.nodes[n].drop_memory();
+        if let Some(disk) = self.nodes[n].disk.clone() {
+            let mut d = disk.0.borrow_mut();
+            if power {
+                let damage = d.crash(&mut self.rng);
+                self.counters.add("torn write", damage.torn);
+                self.counters.add("lost write", damage.lost);
+            } else {
+                d.kill(&mut self.rng);
+            }
+        }
+        let long = self.rng.percent(15);
+        let (from, to) = if long { (4_000_000, 12_000_000) } else { (10_000, 1_500_000) };
+        if long {
+            self.counters.hit("long absence");
+        }
+        self.after(from, to, Event::Start { node: n });
+    }
+
+    /// Parts of writes under way are seen.
+    pub fn smear(&mut self, n: usize) {
+        if let Some(disk) = self.nodes[n].disk.clone() {
+            disk.0.borrow_mut().smear(volmcast::io::FileId::Base, &mut self.rng);
+        }
+    }
+
+    fn ask(&mut self, n: usize, question: Ask) {
+        if self.nodes[n].mover.is_none() {
+            return;
+        }
+        self.next_id += 1;
+        let ask = AskId(self.next_id);
+        self.say(format!("n{n}: operator: {question:?}"));
+        self.asked.insert(ask);
+        if let Some(m) = &mut self.nodes[n].mover {
+            m.ask(ask, question);
+        }
+        self.after_mover(n);
+    }
+
+    fn some_node(&mut self) -> usize {
+        usize::try_from(self.rng.below(self.nodes.len() as u64)).unwrap_or(0)
+    }
+
+    /// Something goes wrong, or an operator acts.
+    pub fn fault(&mut self) {
+        if self.calm.is_some() || self.opt.calm {
+            return;
+        }
+        let pause = self.opt.fault_pause;
+        self.after(pause / 10, pause * 2, Event::Fault);
+        let n = self.some_node();
+        let volume = LABEL.to_owned();
+        match self.rng.below(100) {
+            0..18 => self.crash(n),
+            18..34 => {
+                let ids: Vec<_> = self.links.keys().copied().collect();
+                if let Some(id) = self.rng.pick(&ids).copied() {
+                    self.counters.hit("connection cut");
+                    self.cut_link(id);
+                }
+            }
+            34..42 => {
+                let ids: Vec<_> = self.links.keys().copied().collect();
+                if let Some(id) = self.rng.pick(&ids).copied() {
+                    self.counters.hit("one-way stall");
+                    let side = usize::from(self.rng.percent(50));
+                    let until = self.now + self.rng.range(50_000, 4_000_000);
+                    if let Some(l) = self.links.get_mut(&id) {
+                        l.ends[side].stalled_until = until;
+                    }
+                }
+            }
+            42..48 => {
+                let m = self.some_node();
+                if m != n {
+                    self.counters.hit("partition");
+                    let until = self.now + self.rng.range(100_000, 6_000_000);
+                    self.apart.insert((n.min(m), n.max(m)), until);
+                }
+            }
+            48..60 => {
+                let keep = self.rng.percent(40);
+                self.counters.hit(if keep { "cut demanded, kept" } else { "cut demanded" });
+                self.ask(0, Ask::Cut { volume, keep });
+            }
+            60..70 => {
+                if self.nodes[n].kind == Kind::Replica
+                    && let Some(visible) = self.visible(n)
+                    && self.nodes[n].kept.len() < 4
+                {
+                    let set = visible.0 + self.rng.below(4);
+                    self.counters.hit("keep demanded");
+                    self.ask(n, Ask::Keep { volume, set });
+                }
+            }
+            70..78 => {
+                let kept: Vec<SetNumber> = self.nodes[n].kept.keys().copied().collect();
+                if let Some(set) = self.rng.pick(&kept).copied()
+                    && self.nodes[n].mover.is_some()
+                {
+                    self.counters.hit("kept state released");
+                    self.nodes[n].kept.remove(&set);
+                    self.ask(n, Ask::Release { volume, set: set.0 });
+                    self.nodes[n].kept.remove(&set);
+                }
+            }
+            78..80 => {
+                if let Some(parent) = self.opt.places[n].parent {
+                    self.counters.hit("seed demanded");
+                    // The one command by which a state may go back.
+                    self.nodes[n].shown = SetNumber::ZERO;
+                    self.nodes[n].saved = None;
+                    self.ask(parent, Ask::Seed { volume, child: name(n).to_string() });
+                }
+            }
+            80..84 => {
+                if let Some(parent) = self.opt.places[n].parent
+                    && self.nodes[parent].mover.is_some()
+                {
+                    self.counters.hit("route deleted");
+                    let next_hop = Some(name(n).to_string());
+                    self.routes_gone.insert((parent, n));
+                    self.ask(parent, Ask::RouteDelete { group: Some(GROUP.to_owned()), next_hop });
+                    self.after(10_000, 3_000_000, Event::AddRoute { parent, child: n });
+                }
+            }
+            84..90 => {
+                self.counters.hit("policy changed");
+                let bytes = self.opt.blocks * self.opt.block_size.bytes();
+                let hwm = Some(bytes * self.rng.range(1, 60) / 100);
+                let timeout_ms = Some(self.rng.range(0, 2_000));
+                let change = PolicyChange { hwm, timeout_ms, persistent: None };
+                self.ask(n, Ask::Policy { volume, change });
+            }
+            90..95 => {
+                self.counters.hit("slow disk");
+                let until = self.now + self.rng.range(200_000, 4_000_000);
+                self.nodes[n].slow_until = until;
+            }
+            95..98 => {
+                self.counters.hit("burst of writes");
+                self.client.burst = self.rng.range(50, 400);
+                self.at(self.now, Event::Client);
+            }
+            _ => {
+                if let Some(m) = &mut self.nodes[n].mover {
+                    self.counters.hit("orderly stop");
+                    m.stop();
+                    self.after_mover(n);
+                    self.crash(n);
+                }
+            }
+        }
+    }
+
+    /// A route comes back.
+    pub fn add_route(&mut self, parent: usize, child: usize) {
+        if self.nodes[parent].mover.is_none() {
+            self.after(100_000, 1_000_000, Event::AddRoute { parent, child });
+            return;
+        }
+        if self.has_route(parent, child) {
+            self.routes_gone.remove(&(parent, child));
+            return;
+        }
+        self.counters.hit("route added");
+        let next_hop = name(child).to_string();
+        self.ask(parent, Ask::RouteAdd { group: GROUP.to_owned(), next_hop });
+        // It may be refused, or the node may crash before it is stored.
+        self.after(500_000, 3_000_000, Event::AddRoute { parent, child });
+    }
+
+    fn has_route(&self, parent: usize, child: usize) -> bool {
+        let name = name(child).to_string();
+        self.nodes[parent].mover.as_ref().and_then(|m| m.routes(None).ok()).is_some_and(|t| {
+            t.entries.iter().any(|e| {
+                e.node == super::node::name(parent).to_string() && e.next_hops.contains(&name)
+            })
+        })
+    }
+
+    /// After the faults: the last writes become a set.
+    pub fn nudge(&mut self) {
+        let dirty = self.nodes[0].volume().and_then(|v| v.capture()).map_or(0, |c| c.dirty_bytes());
+        if dirty > 0 && self.client.requests.is_empty() {
+            self.ask(0, Ask::Cut { volume: LABEL.to_owned(), keep: false });
+        }
+    }
+}

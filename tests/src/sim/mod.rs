@@ -1,0 +1,42 @@
+//! A seeded simulation of a whole tree: real movers, volumes and sessions on one thread, in virtual
+//! time, over disks that forget and links that break.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `options` | what a seed decides beforehand |
+//! | `world` | time, events, and the carrying out of effects |
+//! | `wires` | connections between movers |
+//! | `node` | one node through its lives |
+//! | `disk`, `link`, `rng` | what it stands on |
+//! | `client` | writers at the primary |
+//! | `readers` | readers of replicas and kept states |
+//! | `faults` | crashes, cuts, stalls, and an operator |
+//! | `model`, `oracle` | what must be true |
+//! | `report` | counters and failures |
+
+pub mod client;
+pub mod disk;
+pub mod faults;
+pub mod link;
+pub mod model;
+pub mod node;
+pub mod options;
+pub mod oracle;
+pub mod readers;
+pub mod report;
+pub mod rng;
+pub mod wires;
+pub mod world;
+
+pub use options::Options;
+pub use report::{Counters, Failure};
+
+/// Runs one seed.
+///
+/// # Errors
+/// The first promise that was broken.
+pub fn run(seed: u64, verbose: bool) -> Result<Counters, Box<Failure>> {
+    let mut rng = rng::Rng::new(seed);
+    let options = Options::random(&mut rng);
+    world::World::new(seed, options, rng, verbose).run()
+}

@@ -1,0 +1,102 @@
+//! What is true: the volume's content at every cut, block by block as hashes.
+
+use std::collections::BTreeMap;
+
+use rcp::proto::ids::SetNumber;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// The content of a volume at its cuts.
+#[derive(Debug)]
+pub struct Model {
+    block: usize,
+    cuts: BTreeMap<SetNumber, Cut>,
+    /// Newest set of which the primary put anything on the wire.
+    pub newest_sent: SetNumber,
+}
+
+#[derive(Debug)]
+struct Cut {
+    hashes: Vec<u64>,
+    /// Writes to the base that had completed.
+    writes: u64,
+}
+
+impl Model {
+    /// A volume of zeroes.
+    #[must_use]
+    pub fn new(block: usize, blocks: u64) -> Self {
+        let zero = xxh3_64(&vec![0; block]);
+        let hashes = vec![zero; usize::try_from(blocks).unwrap_or(0)];
+        let cuts = BTreeMap::from([(SetNumber::ZERO, Cut { hashes, writes: 0 })]);
+        Self { block, cuts, newest_sent: SetNumber::ZERO }
+    }
+
+    fn hashes(&self, content: &[u8]) -> Vec<u64> {
+        content.chunks(self.block).map(xxh3_64).collect()
+    }
+
+    /// The primary made a cut; a set number may be cut again after a crash.
+    pub fn cut(&mut self, set: SetNumber, content: &[u8], writes: u64) {
+        let hashes = self.hashes(content);
+        self.cuts.insert(set, Cut { hashes, writes });
+    }
+
+    /// Writes to the base that state `set` includes.
+    #[must_use]
+    pub fn writes_at(&self, set: SetNumber) -> u64 {
+        self.cuts.get(&set).map_or(0, |c| c.writes)
+    }
+
+    /// Checks blocks from `first` on against state `set`.
+    ///
+    /// # Errors
+    /// In words, naming the states that the content would fit.
+    pub fn check(&self, set: SetNumber, first: u64, content: &[u8]) -> Result<(), String> {
+        let Some(cut) = self.cuts.get(&set) else {
+            return Err(format!("state {set} was never cut"));
+        };
+        let mut wrong = Vec::new();
+        for (i, h) in self.hashes(content).into_iter().enumerate() {
+            let b = usize::try_from(first).unwrap_or(0) + i;
+            if cut.hashes.get(b) != Some(&h) {
+                let fits: Vec<_> = self
+                    .cuts
+                    .iter()
+                    .filter(|(_, c)| c.hashes.get(b) == Some(&h))
+                    .map(|(s, _)| s.0)
+                    .collect();
+                wrong.push(format!("block {b} has the content of states {}", spans(&fits)));
+            }
+        }
+        if wrong.is_empty() {
+            return Ok(());
+        }
+        let n = wrong.len();
+        wrong.truncate(4);
+        Err(format!("{n} blocks differ from state {set}: {}", wrong.join("; ")))
+    }
+
+    /// Whether `content` is exactly state `set`.
+    #[must_use]
+    pub fn is(&self, set: SetNumber, content: &[u8]) -> bool {
+        self.check(set, 0, content).is_ok()
+    }
+}
+
+fn spans(sets: &[u64]) -> String {
+    let mut out: Vec<(u64, u64)> = Vec::new();
+    for s in sets {
+        match out.last_mut() {
+            Some((_, to)) if *to + 1 == *s => *to = *s,
+            _ => out.push((*s, *s)),
+        }
+    }
+    if out.is_empty() {
+        return "none".to_owned();
+    }
+    let words: Vec<_> = out
+        .iter()
+        .map(|(a, b)| if a == b { a.to_string() } else { format!("{a}-{b}") })
+        .collect();
+    words.join(",")
+}

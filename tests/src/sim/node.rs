@@ -1,0 +1,277 @@
+//! One simulated node: the real mover over a forgetful disk, through all its lives.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use forwarder::table::Table;
+use node::mover::{ConnId, GroupPlan, Mover, MoverConfig};
+use node::volumes::ReplicaVolume;
+use node::volumes::open::{self, OpenPlan, Tuning};
+use rcp::proto::clock::{Mono, Wall};
+use rcp::proto::delta::Compression;
+use rcp::proto::ids::{ChunkNumber, GroupName, Label, NodeName, SetNumber, VolumeId};
+use volmcast::activity::SharedLog;
+use volmcast::capture::{Capture, Notice};
+use volmcast::storage::Identity;
+use volmcast::units::BlockCount;
+use volmcast::volume::{CutPolicy, PlaybackPolicy, Volume};
+
+use super::disk::{Disk, SharedDisk};
+use super::options::{Kind, Options};
+use super::readers::Reader;
+
+/// The one volume.
+pub const VOLUME: VolumeId = VolumeId([7; 16]);
+/// Its label.
+pub const LABEL: &str = "vol";
+/// Its group.
+pub const GROUP: &str = "grp";
+
+/// Names of the nodes.
+#[must_use]
+pub fn name(n: usize) -> NodeName {
+    NodeName::new(&format!("n{n}")).expect("a valid name")
+}
+
+fn group() -> GroupName {
+    GroupName::new(GROUP).expect("a valid name")
+}
+
+/// A node.
+pub struct SimNode {
+    /// Its index.
+    pub index: usize,
+    /// What it is.
+    pub kind: Kind,
+    /// Rises with every start.
+    pub life: u64,
+    /// While it runs.
+    pub mover: Option<Mover>,
+    /// The files of the volume, once it has it.
+    pub disk: Option<SharedDisk>,
+    identity: Option<Identity>,
+    /// Reads states.
+    pub states: Option<Rc<ReplicaVolume<SharedDisk>>>,
+    /// The primary's activity log.
+    pub activity: Option<Arc<SharedLog>>,
+    /// The primary's tables; leaked, so that tickets can be held from one event to another.
+    pub capture: Option<&'static Capture>,
+    /// What the tables noticed.
+    pub notices: Arc<Mutex<Vec<Notice>>>,
+    /// The stored routing table.
+    pub routes: Vec<u8>,
+    /// Connections: link and side.
+    pub conns: BTreeMap<ConnId, (u64, usize)>,
+    /// When the next tick is due.
+    pub tick_at: u64,
+    /// Its disk answers late until then.
+    pub slow_until: u64,
+    /// The set being made when it was looked at last.
+    pub draining: Option<SetNumber>,
+    /// Newest state that readers could see.
+    pub shown: SetNumber,
+    /// What was acknowledged upwards.
+    pub saved: Option<(SetNumber, ChunkNumber)>,
+    /// Kept states that the mailbox listed durably and nobody gave up.
+    pub kept: BTreeMap<SetNumber, u64>,
+    /// Readers that hold a state.
+    pub readers: Vec<Reader>,
+    /// A seed was under way when it was looked at last.
+    pub seeding: bool,
+    /// Log positions when it was looked at last, to see it wrap.
+    pub log_head: u64,
+    plan: OpenPlan,
+    tuning: Tuning,
+    save: u64,
+    snapshots: u64,
+}
+
+impl SimNode {
+    /// A node with an empty disk.
+    #[must_use]
+    pub fn new(index: usize, opt: &Options) -> Self {
+        let place = opt.places[index];
+        let hops: Vec<_> = opt
+            .places
+            .iter()
+            .enumerate()
+            .filter(|(_, p)| p.parent == Some(index))
+            .map(|(i, _)| name(i))
+            .collect();
+        let planned = BTreeMap::from([(group(), hops)]);
+        let planned: BTreeMap<_, _> = planned.into_iter().filter(|(_, h)| !h.is_empty()).collect();
+        let table = Table::from_plan(name(index), &planned).expect("a tree");
+        let bs = opt.block_size.bytes();
+        Self {
+            index,
+            kind: place.kind,
+            life: 0,
+            mover: None,
+            disk: None,
+            identity: None,
+            states: None,
+            activity: None,
+            capture: None,
+            notices: Arc::default(),
+            routes: table.encode(),
+            conns: BTreeMap::new(),
+            tick_at: u64::MAX,
+            slow_until: 0,
+            draining: None,
+            shown: SetNumber::ZERO,
+            saved: None,
+            kept: BTreeMap::new(),
+            readers: Vec::new(),
+            seeding: false,
+            log_head: 0,
+            plan: OpenPlan {
+                node: name(index),
+                cut: CutPolicy { hwm: opt.cut.0, timeout: opt.cut.1 },
+                playback: PlaybackPolicy { hwm: opt.playback.0, timeout: opt.playback.1 },
+                compression: Compression::WherePays,
+                import: false,
+            },
+            tuning: Tuning {
+                chunk_bytes: opt.chunk,
+                window: opt.window,
+                cache: opt.cache,
+                held: opt.held,
+                extent: opt.extent,
+            },
+            save: opt.save,
+            snapshots: opt.snapshot_slots * (bs + 32),
+        }
+    }
+
+    /// The volume, while the node runs and has it.
+    #[must_use]
+    pub fn volume(&self) -> Option<&Volume> {
+        self.mover.as_ref()?.volume(VOLUME)
+    }
+
+    /// Starts the node with what its disk holds.
+    ///
+    /// # Errors
+    /// The volume cannot be opened.
+    pub fn start(&mut self, opt: &Options, now: Mono, wall: Wall, random: u64) -> Result<(), String> {
+        self.life += 1;
+        let mut instance = [0; 16];
+        instance[..8].copy_from_slice(&random.to_le_bytes());
+        let table = Table::decode(&self.routes).map_err(|e| format!("stored routes: {e}"))?;
+        let all: Vec<_> = (0..opt.places.len()).map(name).collect();
+        let cfg = MoverConfig {
+            node: name(self.index),
+            instance,
+            random,
+            keepalive: Duration::from_millis(500),
+            queue_bytes: (opt.window / 2).max(opt.chunk * 2),
+            addresses: all.iter().map(|n| (n.clone(), n.to_string())).collect(),
+            table,
+        };
+        self.mover = Some(Mover::new(cfg, now, wall));
+        if self.disk.is_some() {
+            self.open(now, wall)?;
+        } else if self.kind == Kind::Primary {
+            let blocks = BlockCount(opt.blocks);
+            let identity = self.identity(opt.block_size, blocks, "primary");
+            self.create(identity, now, wall)?;
+        }
+        let plan = GroupPlan {
+            primary: self.kind == Kind::Primary,
+            replica: self.kind == Kind::Replica,
+            planned: Vec::new(),
+            members: all,
+        };
+        if let Some(m) = &mut self.mover {
+            m.add_group(group(), plan);
+        }
+        Ok(())
+    }
+
+    /// The identity of the volume here.
+    #[must_use]
+    pub fn identity(
+        &self,
+        block_size: volmcast::units::BlockSize,
+        blocks: BlockCount,
+        role: &str,
+    ) -> Identity {
+        Identity {
+            volume: VOLUME,
+            label: Label::new(LABEL).expect("a valid label"),
+            group: group(),
+            node: name(self.index),
+            role: role.to_owned(),
+            block_size,
+            blocks,
+            save: self.save,
+            snapshots: self.snapshots,
+            base: None,
+        }
+    }
+
+    /// Makes the volume's files and opens it.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn create(&mut self, identity: Identity, now: Mono, wall: Wall) -> Result<(), String> {
+        let disk = SharedDisk(Rc::new(RefCell::new(Disk::new(open::sizes(&identity)))));
+        open::format(&identity, &self.tuning, &disk).map_err(|e| e.to_string())?;
+        self.disk = Some(disk);
+        self.identity = Some(identity);
+        self.open(now, wall)
+    }
+
+    fn open(&mut self, now: Mono, wall: Wall) -> Result<(), String> {
+        let (Some(disk), Some(identity), Some(mover)) =
+            (&self.disk, &self.identity, &mut self.mover)
+        else {
+            return Ok(());
+        };
+        let m = open::assemble(identity, &self.plan, &self.tuning, disk, now, wall)
+            .map_err(|e| e.to_string())?;
+        if let Some(note) = m.notes.first() {
+            return Err(format!("opening the volume: {note}"));
+        }
+        let primary = m.volume.capture().cloned();
+        if let Some(capture) = &primary {
+            let notices = self.notices.clone();
+            capture.on_notice(move |n| {
+                if let Ok(mut all) = notices.lock() {
+                    all.push(n);
+                }
+            });
+            let kept: &'static Arc<Capture> = Box::leak(Box::new(capture.clone()));
+            self.capture = Some(kept);
+        }
+        self.activity = m.activity;
+        self.states = (identity.role != "relay").then(|| {
+            let board = m.volume.board().clone();
+            #[allow(clippy::arc_with_non_send_sync)]
+            let files = Arc::new(disk.clone());
+            Rc::new(ReplicaVolume::new(files, board, m.ring, identity.block_size))
+        });
+        mover.add_volume(identity.label.clone(), identity.group.clone(), m.volume);
+        if primary.is_some() {
+            mover.open_generation(VOLUME);
+        }
+        Ok(())
+    }
+
+    /// Memory is gone.
+    pub fn drop_memory(&mut self) {
+        self.life += 1;
+        self.readers.clear();
+        self.mover = None;
+        self.states = None;
+        self.activity = None;
+        self.capture = None;
+        self.notices = Arc::default();
+        self.conns.clear();
+        self.tick_at = u64::MAX;
+        self.draining = None;
+    }
+}

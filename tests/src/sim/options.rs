@@ -1,0 +1,131 @@
+//! What one seed runs: shape of the tree, sizes, rates of faults.
+
+use std::time::Duration;
+
+use volmcast::activity::ExtentSize;
+use volmcast::units::BlockSize;
+
+use super::rng::Rng;
+
+/// What a node of the tree is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The writer.
+    Primary,
+    /// A readable copy, perhaps with children.
+    Replica,
+    /// It only forwards.
+    Relay,
+}
+
+/// A node of the tree.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// What it is.
+    pub kind: Kind,
+    /// Its parent.
+    pub parent: Option<usize>,
+    /// When it is started for the first time.
+    pub joins: Duration,
+}
+
+/// Everything that a seed decides before the run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The nodes; the first is the primary.
+    pub places: Vec<Place>,
+    /// Block size.
+    pub block_size: BlockSize,
+    /// Blocks of the volume.
+    pub blocks: u64,
+    /// Capacity of the save areas.
+    pub save: u64,
+    /// Blocks that fit the snapshot area.
+    pub snapshot_slots: u64,
+    /// Payload of a chunk.
+    pub chunk: u64,
+    /// Credit window.
+    pub window: u64,
+    /// Copies kept for the drain.
+    pub held: u64,
+    /// Cache of recent chunks.
+    pub cache: u64,
+    /// Extents of the activity log.
+    pub extent: ExtentSize,
+    /// High-water mark and timeout of cuts.
+    pub cut: (u64, Duration),
+    /// High-water mark and timeout of playback.
+    pub playback: (u64, Duration),
+    /// How long clients write and faults happen.
+    pub faults_for: Duration,
+    /// Mean pause between client requests, microseconds.
+    pub client_pause: u64,
+    /// Mean pause between faults, microseconds.
+    pub fault_pause: u64,
+    /// Longest ordinary disk delay, microseconds.
+    pub disk_delay: u64,
+    /// Longest ordinary link delay, microseconds.
+    pub link_delay: u64,
+    /// In a million effects, how many are followed by a crash of the node.
+    pub crash_ppm: u64,
+    /// Nothing goes wrong: only for a first look.
+    pub calm: bool,
+}
+
+impl Options {
+    /// From a seed's chance.
+    #[must_use]
+    pub fn random(rng: &mut Rng) -> Self {
+        let shape = rng.below(7);
+        let r = |parent| (Kind::Replica, parent);
+        let relay = |parent| (Kind::Relay, parent);
+        let tree: Vec<(Kind, usize)> = match shape {
+            0 => vec![r(0)],
+            1 => vec![r(0), r(1)],
+            2 => vec![r(0), r(0)],
+            3 => vec![r(0), r(1), r(1), r(0)],
+            4 => vec![r(0), r(1), r(2)],
+            5 => vec![relay(0), r(1), r(1)],
+            _ => vec![r(0), relay(1), r(2)],
+        };
+        let mut places =
+            vec![Place { kind: Kind::Primary, parent: None, joins: Duration::ZERO }];
+        for (kind, parent) in tree {
+            let late = rng.percent(25);
+            let joins = Duration::from_millis(if late { rng.range(2000, 12_000) } else { rng.below(300) });
+            places.push(Place { kind, parent: Some(parent), joins });
+        }
+        let block_size = BlockSize::from_bytes(*rng.pick(&[512, 512, 1024, 4096]).unwrap_or(&512))
+            .unwrap_or_default();
+        let blocks = *rng.pick(&[64, 100, 256, 512]).unwrap_or(&64);
+        let bytes = blocks * block_size.bytes();
+        let chunk = block_size.bytes() * rng.range(2, 16);
+        // Between a part of the volume and several volumes.
+        let save = (bytes * rng.range(30, 400) / 100).max(chunk * 12).max(16 << 10) / 64 * 64;
+        Self {
+            places,
+            block_size,
+            blocks,
+            save,
+            snapshot_slots: blocks * rng.range(1, 8),
+            chunk,
+            window: (save / rng.range(2, 8)).max(2 * chunk + 8192),
+            held: block_size.bytes() * rng.range(1, 32),
+            cache: rng.below(save / 2),
+            extent: ExtentSize::from_shift(20).unwrap_or(ExtentSize::DEFAULT),
+            cut: (bytes * rng.range(2, 60) / 100, Duration::from_millis(rng.range(20, 3000))),
+            playback: match rng.below(3) {
+                0 => (0, Duration::ZERO),
+                1 => (save / 8, Duration::from_millis(rng.range(10, 2000))),
+                _ => (0, Duration::from_millis(rng.range(10, 500))),
+            },
+            faults_for: Duration::from_millis(rng.range(8_000, 25_000)),
+            client_pause: *rng.pick(&[3_000, 10_000, 30_000, 100_000]).unwrap_or(&10_000),
+            fault_pause: *rng.pick(&[300_000, 700_000, 2_000_000]).unwrap_or(&700_000),
+            disk_delay: *rng.pick(&[500, 3_000, 20_000]).unwrap_or(&3_000),
+            link_delay: *rng.pick(&[500, 5_000, 50_000]).unwrap_or(&5_000),
+            crash_ppm: *rng.pick(&[0, 50, 200, 600]).unwrap_or(&0),
+            calm: false,
+        }
+    }
+}

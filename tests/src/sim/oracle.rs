@@ -1,0 +1,208 @@
+//! What must be true after every step, and at the end.
+
+use rcp::proto::ids::{ChunkNumber, SetNumber};
+use volmcast::io::FileId;
+
+use super::node::VOLUME;
+use super::options::Kind;
+use super::world::World;
+
+impl World {
+    /// Looks at a node after any call of its mover.
+    pub fn observe(&mut self, n: usize) {
+        let Some(v) = self.nodes[n].volume() else { return };
+        let m = v.durable();
+        let (seeding, head, tail) = (m.seed.is_some(), m.log_head.0, m.log_tail.0);
+        let kept: Vec<_> = m.kept.iter().filter(|k| k.pin > 0).map(|k| k.set).collect();
+        let (draining, failure) = (v.draining(), v.failure().map(str::to_owned));
+        if let Some(f) = failure {
+            self.fail(format!("n{n}: the volume stopped: {f}"));
+            return;
+        }
+        if draining != self.nodes[n].draining {
+            if let (Some(set), Some(disk)) = (draining, self.nodes[n].disk.clone()) {
+                let d = disk.0.borrow();
+                self.model.cut(set, d.bytes(FileId::Base), d.completed(FileId::Base));
+                self.counters.hit("cut");
+            }
+            self.nodes[n].draining = draining;
+        }
+        let life = self.nodes[n].life;
+        for set in &kept {
+            self.nodes[n].kept.entry(*set).or_insert(life);
+        }
+        self.nodes[n].kept.retain(|s, _| kept.contains(s));
+        if seeding && !self.nodes[n].seeding {
+            self.counters.hit("replica hidden by a seed");
+        }
+        if !seeding && self.nodes[n].seeding {
+            self.counters.hit("seed finished");
+        }
+        self.nodes[n].seeding = seeding;
+        if head / self.opt.save > self.nodes[n].log_head / self.opt.save {
+            self.counters.hit("log wrapped");
+        }
+        self.nodes[n].log_head = head;
+        if tail > head {
+            self.fail(format!("n{n}: the log's tail {tail} is beyond its head {head}"));
+        }
+        if self.nodes[n].kind == Kind::Replica
+            && let Some(visible) = self.visible(n)
+        {
+            let shown = self.nodes[n].shown;
+            if visible < shown {
+                self.fail(format!("n{n}: the visible state went back from {shown} to {visible}"));
+            }
+            self.nodes[n].shown = visible;
+        }
+    }
+
+    /// The primary lost its memory: what left it must be in what it kept.
+    pub fn after_primary_crash(&mut self) {
+        let sent = self.model.newest_sent;
+        let Some(disk) = self.nodes[0].disk.clone() else { return };
+        // Looked at before the crash took anything.
+        let durable = disk.0.borrow().durable_through(FileId::Base);
+        let needed = self.model.writes_at(sent);
+        if durable < needed {
+            self.fail(format!(
+                "set {sent} left the primary, but only {durable} of the {needed} writes in it are \
+                 durable there"
+            ));
+        }
+        if durable < self.client.flushed_through {
+            self.fail("a flushed write is not durable".to_owned());
+        }
+        for node in &mut self.nodes {
+            if let Some(s) = &mut node.saved {
+                // A new attempt of the open set voids the chunks of the old one.
+                s.1 = ChunkNumber(0);
+            }
+        }
+    }
+
+    /// A node was started again.
+    pub fn after_restart(&mut self, n: usize) {
+        let Some(v) = self.nodes[n].volume() else { return };
+        let at = v.saved_position();
+        let m = v.durable();
+        let (visible, seeding) = (m.visible, m.seed.is_some());
+        let kept: Vec<_> = v.kept().collect();
+        if self.nodes[n].kind == Kind::Primary {
+            let sent = self.model.newest_sent;
+            if visible < sent {
+                self.fail(format!("the primary recovered set {visible}, but had sent {sent}"));
+            }
+            return;
+        }
+        if let Some(saved) = self.nodes[n].saved
+            && at < saved
+        {
+            self.fail(format!("n{n} acknowledged {saved:?}, but holds {at:?} after a crash"));
+        }
+        let lost: Vec<_> = self.nodes[n].kept.keys().filter(|s| !kept.contains(s)).collect();
+        if !lost.is_empty() && !seeding {
+            self.fail(format!("n{n}: kept states {lost:?} are not kept any more"));
+        }
+    }
+
+    /// Why the tree has not converged, if so.
+    pub fn unsettled(&mut self) -> Option<String> {
+        if !self.client.requests.is_empty() {
+            return Some("clients still wait".to_owned());
+        }
+        let Some(v) = self.nodes[0].volume() else { return Some("no primary".to_owned()) };
+        let dirty = v.capture().map_or(0, |c| c.dirty_bytes());
+        let newest = v.durable().visible;
+        if dirty > 0 || v.draining().is_some() {
+            return Some(format!("the primary has {dirty} dirty bytes"));
+        }
+        let mut stuck = vec![false; self.nodes.len()];
+        for n in 1..self.nodes.len() {
+            let parent = self.opt.places[n].parent.unwrap_or(0);
+            if stuck[parent] || self.below_a_relay(n) {
+                // A relay has no content to seed from: known, and said in words.
+                stuck[n] = true;
+                continue;
+            }
+            let Some(v) = self.nodes[n].volume() else { return Some(format!("n{n} has no volume")) };
+            let here = match self.nodes[n].kind {
+                Kind::Relay => Some(v.saved_position().0),
+                _ => self.visible(n),
+            };
+            if here != Some(newest) {
+                return Some(format!("n{n} shows {here:?}, the primary has {newest}"));
+            }
+        }
+        self.counters.add("stuck below a relay", stuck.iter().filter(|s| **s).count() as u64);
+        self.same_content(newest);
+        None
+    }
+
+    fn below_a_relay(&self, n: usize) -> bool {
+        let Some(m) = &self.nodes[n].mover else { return false };
+        m.status().volumes.iter().any(|v| {
+            v.reason.as_ref().is_some_and(|r| r.contains("it has no content to seed from"))
+        })
+    }
+
+    fn same_content(&mut self, newest: SetNumber) {
+        let Some(disk) = self.nodes[0].disk.clone() else { return };
+        if let Err(e) = self.model.check(newest, 0, disk.0.borrow().bytes(FileId::Base)) {
+            self.fail(format!("the primary's content is not its newest state: {e}"));
+        }
+        for n in 1..self.nodes.len() {
+            self.look(n);
+        }
+    }
+
+    /// Says in words where every node stands.
+    pub fn status_words(&mut self) {
+        for n in 0..self.nodes.len() {
+            let Some(m) = &self.nodes[n].mover else {
+                self.say(format!("n{n} is down"));
+                continue;
+            };
+            let mut lines = Vec::new();
+            let s = m.status();
+            for g in &s.groups {
+                for l in g.parent.iter().chain(&g.children) {
+                    lines.push(format!("  link {} {}: {:?}", l.node, l.state, l.reason));
+                }
+            }
+            for v in &s.volumes {
+                lines.push(format!(
+                    "  {} {}: visible {} saved {} merged {} newest {} reason {:?} used {}/{}",
+                    v.role, v.state, v.current_set, v.saved_set, v.merged_set, v.newest_known_set,
+                    v.reason, v.save_used, v.save_capacity
+                ));
+                for c in &v.children {
+                    lines.push(format!(
+                        "    child {} {}: saved {} behind {} seed {:?} {:?}",
+                        c.node, c.state, c.saved_set, c.behind_bytes, c.seed_percent, c.reason
+                    ));
+                }
+            }
+            if let Some(v) = m.volume(VOLUME) {
+                let d = v.durable();
+                lines.push(format!(
+                    "  mailbox: tail {} head {} base {} visible {} merged {} seed {:?} hidden {} \
+                     position {:?} consumers {:?} kept {:?} idle {}",
+                    d.log_tail, d.log_head, d.log_base, d.visible, d.merged, d.seed, d.hidden_until,
+                    v.position(), d.consumers, d.kept, v.is_idle()
+                ));
+            }
+            if let Some(v) = m.volume(VOLUME).filter(|v| !v.is_idle()) {
+                let all = format!("{v:?}");
+                let desk = all.find("purposes").unwrap_or(0);
+                lines.push(format!("  under way: {:.600}", &all[desk..]));
+                let commit = all.find("Committer").unwrap_or(0);
+                lines.push(format!("  commit: {:.600}", &all[commit..]));
+            }
+            self.say(format!("n{n} ({:?}):", self.nodes[n].kind));
+            for l in lines {
+                self.say(l);
+            }
+        }
+    }
+}

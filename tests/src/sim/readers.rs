@@ -1,0 +1,156 @@
+//! Readers of replicas and kept states: what they see must be one state, however long they take.
+
+use std::sync::Arc;
+
+use node::volumes::replica::ReadFailure;
+use rcp::proto::ids::SetNumber;
+use volmcast::view::{Pin, ViewState};
+
+use super::world::{Event, World};
+
+/// Somebody who holds a state and reads it again and again.
+#[derive(Debug)]
+pub struct Reader {
+    /// Its number.
+    pub id: u64,
+    pin: Arc<Pin>,
+    /// A request under way: its view and the next block.
+    request: Option<(Arc<ViewState>, u64)>,
+    /// Requests until it leaves.
+    left: u64,
+}
+
+impl World {
+    /// Reads everything that node `n` shows now.
+    pub fn look(&mut self, n: usize) {
+        let node = &self.nodes[n];
+        let Some(states) = node.states.clone() else { return };
+        let kept: Vec<_> = node.kept.keys().copied().collect();
+        if self.rng.percent(30) {
+            self.smear(n);
+        }
+        if self.nodes[n].kind != super::options::Kind::Primary {
+            match states.board().pin_visible() {
+                Ok(pin) => {
+                    self.counters.hit("replica read");
+                    self.read_whole(n, &pin, "visible");
+                    if self.nodes[n].readers.len() < 3 && self.rng.percent(30) {
+                        self.begin_reader(n, pin);
+                    }
+                }
+                Err(_) => self.counters.hit("read refused"),
+            }
+        }
+        for set in kept {
+            let Some(pin) = states.board().pin_kept(set) else {
+                let pins = states.board().store().pins();
+                if self.broken_pins(n) {
+                    self.nodes[n].kept.remove(&set);
+                    continue;
+                }
+                self.fail(format!("n{n}: kept state {set} cannot be opened; pins: {pins:?}"));
+                return;
+            };
+            self.counters.hit("kept state read");
+            if self.nodes[n].kept.get(&set).is_some_and(|life| *life < self.nodes[n].life) {
+                self.counters.hit("kept state read after a restart");
+            }
+            self.read_whole(n, &pin, "kept");
+            if self.nodes[n].readers.len() < 3 && self.rng.percent(10) {
+                self.begin_reader(n, pin);
+            }
+        }
+    }
+
+    /// The snapshot area was full once, so that pins may have been broken.
+    fn broken_pins(&mut self, n: usize) -> bool {
+        use volmcast::snapshots::PinInfo;
+        let Some(states) = &self.nodes[n].states else { return false };
+        let broken = states.board().store().pins().iter().any(|(_, i): &(_, PinInfo)| i.broken.is_some());
+        if broken {
+            self.counters.hit("kept state broken by a full area");
+        }
+        broken
+    }
+
+    fn read_whole(&mut self, n: usize, pin: &Pin, what: &str) {
+        let Some(states) = self.nodes[n].states.clone() else { return };
+        let len = self.opt.blocks * self.opt.block_size.bytes();
+        let mut buf = vec![0; usize::try_from(len).unwrap_or(0)];
+        match states.read(pin, 0, &mut buf) {
+            Ok(()) => {
+                if let Err(e) = self.model.check(pin.state(), 0, &buf) {
+                    self.fail(format!("n{n}: {what} state {}: {e}", pin.state()));
+                }
+            }
+            Err(ReadFailure::Pin(_) | ReadFailure::Lost) => {
+                self.counters.hit("reader lost its state");
+            }
+            Err(e) => self.fail(format!("n{n}: {what} state {}: {e}", pin.state())),
+        }
+    }
+
+    fn begin_reader(&mut self, n: usize, pin: Arc<Pin>) {
+        self.next_id += 1;
+        let id = self.next_id;
+        let left = self.rng.range(1, 6);
+        self.nodes[n].readers.push(Reader { id, pin, request: None, left });
+        let life = self.nodes[n].life;
+        self.after(1, 20_000, Event::Read { node: n, life, id });
+    }
+
+    /// A reader takes a step.
+    pub fn reader_step(&mut self, n: usize, id: u64) {
+        let Some(i) = self.nodes[n].readers.iter().position(|r| r.id == id) else { return };
+        let Some(states) = self.nodes[n].states.clone() else { return };
+        if self.rng.percent(20) {
+            self.smear(n);
+        }
+        let mut r = self.nodes[n].readers.swap_remove(i);
+        let (view, first) = r.request.take().unwrap_or_else(|| (states.board().view(), 0));
+        let bs = self.opt.block_size.bytes();
+        let count = self.rng.range(1, self.opt.blocks / 4).min(self.opt.blocks - first);
+        let mut buf = vec![0; usize::try_from(count * bs).unwrap_or(0)];
+        let state = r.pin.state();
+        match states.read_through(&view, &r.pin, first * bs, &mut buf) {
+            Ok(()) => {
+                self.counters.hit("reader step");
+                if let Err(e) = self.model.check(state, first, &buf) {
+                    self.fail(format!(
+                        "n{n}: reader {id} of state {state} (view {}, entry {:?}): {e}",
+                        view.visible,
+                        r.pin.entry()
+                    ));
+                    return;
+                }
+            }
+            Err(ReadFailure::Pin(_) | ReadFailure::Lost) => {
+                self.counters.hit("reader lost its state");
+                return;
+            }
+            Err(e) => {
+                self.fail(format!("n{n}: reader {id} of state {state}: {e}"));
+                return;
+            }
+        }
+        if first + count >= self.opt.blocks {
+            r.left -= 1;
+            if r.left == 0 {
+                self.counters.hit("reader done");
+                return;
+            }
+        } else {
+            r.request = Some((view, first + count));
+        }
+        self.nodes[n].readers.push(r);
+        let life = self.nodes[n].life;
+        self.after(1, 300_000, Event::Read { node: n, life, id });
+    }
+
+    /// Newest state shown on a node, if reads are let in.
+    #[must_use]
+    pub fn visible(&self, n: usize) -> Option<SetNumber> {
+        let view = self.nodes[n].states.as_ref()?.board().view();
+        view.refused.is_none().then_some(view.visible)
+    }
+}

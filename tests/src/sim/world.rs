@@ -1,0 +1,447 @@
+//! Time, events, and the carrying out of what the movers want done.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use node::mover::{AskId, Effect, Level, NewReplica, Reply};
+use rcp::proto::clock::{Mono, Wall};
+use volmcast::capture::Notice;
+use volmcast::io::{FileId, Op, Tag};
+use volmcast::units::BlockIndex;
+use volmcast::volume::Work;
+
+use super::client::Client;
+use super::disk::Submitted;
+use super::link::Link;
+use super::model::Model;
+use super::node::{SimNode, VOLUME};
+use super::options::{Kind, Options};
+use super::report::{Counters, Failure};
+use super::rng::Rng;
+
+/// Notes kept for a failure.
+const TRAIL: usize = 60;
+/// Virtual time within which a healed tree must have converged, microseconds.
+const LIVENESS: u64 = 180_000_000;
+
+/// Something that happens at a moment.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub enum Event {
+    /// A node's disk answers.
+    Io { node: usize, life: u64, sub: Submitted },
+    /// A computation is done.
+    Work { node: usize, life: u64, tag: Tag, work: Work },
+    /// A notice of the capture tables.
+    Notice { node: usize, life: u64, notice: Notice },
+    /// The activity log is looked through.
+    Forget { node: usize, life: u64 },
+    /// A replica's files are made.
+    Create { node: usize, life: u64, replica: Box<NewReplica> },
+    /// The mover asked to be called.
+    Tick { node: usize, life: u64, at: u64 },
+    /// A dial comes to its end.
+    Dialled { link: u64 },
+    /// Something may have arrived at an end.
+    Arrive { link: u64, side: usize },
+    /// A client does something new.
+    Client,
+    /// A client's request goes on.
+    Request { id: u64, life: u64 },
+    /// A write or sync of a client is done.
+    Written { id: u64, life: u64, sub: Submitted },
+    /// A reader goes on.
+    Read { node: usize, life: u64, id: u64 },
+    /// Somebody looks at a node.
+    Look,
+    /// Something goes wrong, or an operator acts.
+    Fault,
+    /// A node is started.
+    Start { node: usize },
+    /// A route is added again.
+    AddRoute { parent: usize, child: usize },
+    /// Faults and writes end.
+    Calm,
+    /// Has everything converged?
+    Settled,
+}
+
+/// One run.
+pub struct World {
+    pub(super) seed: u64,
+    pub(super) verbose: bool,
+    pub(super) opt: Options,
+    pub(super) rng: Rng,
+    pub(super) now: u64,
+    queue: BTreeMap<(u64, u64), Event>,
+    next_event: u64,
+    pub(super) next_id: u64,
+    pub(super) nodes: Vec<SimNode>,
+    pub(super) links: BTreeMap<u64, Link>,
+    pub(super) client: Client,
+    pub(super) model: Model,
+    pub(super) counters: Counters,
+    /// Pairs of nodes that cannot reach each other, and until when.
+    pub(super) apart: BTreeMap<(usize, usize), u64>,
+    /// Faults are over since.
+    pub(super) calm: Option<u64>,
+    pub(super) asked: BTreeSet<AskId>,
+    /// Routes that an operator took away.
+    pub(super) routes_gone: BTreeSet<(usize, usize)>,
+    trail: VecDeque<String>,
+    failure: Option<String>,
+    done: bool,
+}
+
+impl World {
+    /// A tree that is not started yet.
+    #[must_use]
+    pub fn new(seed: u64, opt: Options, rng: Rng, verbose: bool) -> Self {
+        let bs = usize::try_from(opt.block_size.bytes()).unwrap_or(512);
+        Self {
+            seed,
+            verbose,
+            now: 1_000_000,
+            queue: BTreeMap::new(),
+            next_event: 0,
+            next_id: 0,
+            nodes: (0..opt.places.len()).map(|i| SimNode::new(i, &opt)).collect(),
+            links: BTreeMap::new(),
+            client: Client::default(),
+            model: Model::new(bs, opt.blocks),
+            counters: Counters::default(),
+            apart: BTreeMap::new(),
+            calm: None,
+            asked: BTreeSet::new(),
+            routes_gone: BTreeSet::new(),
+            trail: VecDeque::new(),
+            failure: None,
+            done: false,
+            opt,
+            rng,
+        }
+    }
+
+    /// The clock that never goes back.
+    #[must_use]
+    pub fn mono(&self) -> Mono {
+        Mono(self.now)
+    }
+
+    /// The clock for people.
+    #[must_use]
+    pub fn wall(&self) -> Wall {
+        Wall(1_700_000_000_000_000 + self.now)
+    }
+
+    /// Schedules an event.
+    pub fn at(&mut self, at: u64, e: Event) {
+        self.next_event += 1;
+        self.queue.insert((at.max(self.now), self.next_event), e);
+    }
+
+    /// Schedules an event between `from` and `to` microseconds from now.
+    pub fn after(&mut self, from: u64, to: u64, e: Event) {
+        let at = self.now + self.rng.range(from, to);
+        self.at(at, e);
+    }
+
+    /// A promise was broken.
+    pub fn fail(&mut self, text: String) {
+        if self.failure.is_none() {
+            self.say(format!("FAILED: {text}"));
+            self.failure = Some(text);
+        }
+    }
+
+    /// Something for the trail.
+    pub fn say(&mut self, text: String) {
+        let line = format!("{:10.6} {text}", self.now as f64 / 1e6);
+        if self.verbose {
+            println!("{line}");
+        }
+        if self.trail.len() >= TRAIL {
+            self.trail.pop_front();
+        }
+        self.trail.push_back(line);
+    }
+
+    /// Runs to the end.
+    ///
+    /// # Errors
+    /// The first broken promise.
+    pub fn run(mut self) -> Result<Counters, Box<Failure>> {
+        let places = self.opt.places.clone();
+        for (node, p) in places.iter().enumerate() {
+            let at = self.now + u64::try_from(p.joins.as_micros()).unwrap_or(0);
+            self.at(at, Event::Start { node });
+        }
+        let calm = self.now + u64::try_from(self.opt.faults_for.as_micros()).unwrap_or(0);
+        self.at(calm, Event::Calm);
+        self.after(10_000, 400_000, Event::Client);
+        self.after(100_000, 2_000_000, Event::Fault);
+        self.after(1_000, 500_000, Event::Look);
+        while self.failure.is_none() && !self.done {
+            let Some(((at, _), e)) = self.queue.pop_first() else { break };
+            self.now = at;
+            self.counters.hit("events");
+            self.event(e);
+        }
+        match self.failure.take() {
+            None => Ok(self.counters),
+            Some(text) => Err(Box::new(Failure {
+                seed: self.seed,
+                at: self.now,
+                text,
+                trail: self.trail.into(),
+                options: format!("{:?}", self.opt),
+            })),
+        }
+    }
+
+    fn alive(&self, node: usize, life: u64) -> bool {
+        self.nodes[node].life == life && self.nodes[node].mover.is_some()
+    }
+
+    fn event(&mut self, e: Event) {
+        let (now, wall) = (self.mono(), self.wall());
+        let touched = match e {
+            Event::Io { node, life, sub } if self.alive(node, life) => {
+                let Some(disk) = self.nodes[node].disk.clone() else { return };
+                let outcome = disk.0.borrow_mut().complete(&sub);
+                if let Some(m) = &mut self.nodes[node].mover {
+                    m.io_done(now, wall, VOLUME, sub.io.tag, outcome);
+                }
+                node
+            }
+            Event::Work { node, life, tag, work } if self.alive(node, life) => {
+                if let Some(m) = &mut self.nodes[node].mover {
+                    m.work_done(now, wall, VOLUME, tag, work.run());
+                }
+                node
+            }
+            Event::Notice { node, life, notice } if self.alive(node, life) => {
+                if let Some(m) = &mut self.nodes[node].mover {
+                    m.notice(now, wall, VOLUME, notice);
+                }
+                node
+            }
+            Event::Forget { node, life } if self.alive(node, life) => {
+                self.forget(node);
+                node
+            }
+            Event::Create { node, life, replica } if self.alive(node, life) => {
+                let role = if replica.replica { "replica" } else { "relay" };
+                let n = &mut self.nodes[node];
+                let identity = n.identity(replica.block_size, replica.blocks, role);
+                if let Err(e) = n.create(identity, now, wall) {
+                    self.fail(format!("n{node}: {e}"));
+                }
+                node
+            }
+            Event::Tick { node, life, at } if self.alive(node, life) => {
+                if self.nodes[node].tick_at != at {
+                    return;
+                }
+                self.nodes[node].tick_at = u64::MAX;
+                if let Some(m) = &mut self.nodes[node].mover {
+                    m.tick(now, wall);
+                }
+                node
+            }
+            Event::Dialled { link } => return self.dialled(link),
+            Event::Arrive { link, side } => return self.arrive(link, side),
+            Event::Client => return self.client_event(),
+            Event::Request { id, life } if self.alive(0, life) => {
+                self.client_request(id);
+                0
+            }
+            Event::Written { id, life, sub } if self.alive(0, life) => {
+                self.client_written(id, &sub);
+                0
+            }
+            Event::Read { node, life, id } if self.alive(node, life) => {
+                return self.reader_step(node, id);
+            }
+            Event::Look => {
+                let n = usize::try_from(self.rng.below(self.nodes.len() as u64)).unwrap_or(0);
+                self.look(n);
+                self.after(1_000, 400_000, Event::Look);
+                return;
+            }
+            Event::Fault => return self.fault(),
+            Event::Start { node } => {
+                self.start(node);
+                node
+            }
+            Event::AddRoute { parent, child } => return self.add_route(parent, child),
+            Event::Calm => return self.calm_down(),
+            Event::Settled => return self.settled(),
+            _ => return,
+        };
+        self.after_mover(touched);
+    }
+
+    /// After any call of a node's mover: effects, oracle, next tick.
+    pub fn after_mover(&mut self, n: usize) {
+        let life = self.nodes[n].life;
+        self.observe(n);
+        self.effects(n);
+        if self.nodes[n].life != life {
+            return;
+        }
+        let notices: Vec<_> = match self.nodes[n].notices.lock() {
+            Ok(mut all) => all.drain(..).collect(),
+            Err(_) => Vec::new(),
+        };
+        for notice in notices {
+            self.after(1, 500, Event::Notice { node: n, life, notice });
+        }
+        if let Some(t) = self.nodes[n].mover.as_ref().and_then(|m| m.poll_timeout()) {
+            let at = t.0.max(self.now + 1);
+            if at < self.nodes[n].tick_at {
+                self.nodes[n].tick_at = at;
+                self.at(at, Event::Tick { node: n, life, at });
+            }
+        }
+    }
+
+    fn effects(&mut self, n: usize) {
+        let life = self.nodes[n].life;
+        while let Some(e) = self.nodes[n].mover.as_mut().and_then(node::mover::Mover::poll_effect) {
+            self.effect(n, e);
+            let ppm = if self.calm.is_some() { 0 } else { self.opt.crash_ppm };
+            if self.rng.below(1_000_000) < ppm {
+                self.counters.hit("crash between two effects");
+                self.crash(n);
+            }
+            if self.nodes[n].life != life || self.failure.is_some() {
+                return;
+            }
+        }
+    }
+
+    /// A delay of node `n`'s disk.
+    pub fn disk_delay(&mut self, n: usize) -> u64 {
+        let most = self.opt.disk_delay;
+        let d = if self.rng.permille(5) { most * 20 } else { most };
+        let d = self.rng.range(20, d.max(21));
+        if self.nodes[n].slow_until > self.now { d * 30 } else { d }
+    }
+
+    fn effect(&mut self, n: usize, e: Effect) {
+        let life = self.nodes[n].life;
+        match e {
+            Effect::Dial { conn, addr, .. } => self.dial(n, conn, &addr),
+            Effect::Send { conn, frame } => self.send(n, conn, frame),
+            Effect::Close { conn } => self.close(n, conn),
+            Effect::Io { io, .. } => {
+                let Some(disk) = self.nodes[n].disk.clone() else {
+                    self.fail(format!("n{n}: a request without files: {io:?}"));
+                    return;
+                };
+                let writes = matches!(io.op, Op::Write { .. } | Op::Zero { .. } | Op::Scatter { .. });
+                if writes && io.file == FileId::Base && self.nodes[n].kind != Kind::Replica {
+                    self.fail(format!("n{n}: the machine writes to the base of a {:?}", self.nodes[n].kind));
+                }
+                let sub = disk.0.borrow_mut().submit(io);
+                let delay = self.disk_delay(n);
+                self.at(self.now + delay, Event::Io { node: n, life, sub });
+            }
+            Effect::Work { tag, work, .. } => {
+                self.after(5, 2_000, Event::Work { node: n, life, tag, work });
+            }
+            Effect::CreateReplica(r) => {
+                self.after(100, 200_000, Event::Create { node: n, life, replica: Box::new(r) });
+            }
+            Effect::SetFinished { .. } => self.after(10, 20_000, Event::Forget { node: n, life }),
+            Effect::Exports { .. } => {}
+            Effect::RemoveVolume { .. } => self.fail(format!("n{n} removes the volume")),
+            Effect::StoreRoutes(bytes) => self.nodes[n].routes = bytes,
+            Effect::Reply { ask, reply } => {
+                self.asked.remove(&ask);
+                if let Reply::Refused(e) = &reply {
+                    self.say(format!("n{n}: refused: {e:?}"));
+                    self.counters.hit("operator refused");
+                }
+            }
+            Effect::Note { level, text } => {
+                self.count_note(&text);
+                self.say(format!("n{n}: {level:?}: {text}"));
+                if level == Level::Error {
+                    self.fail(format!("n{n}: {text}"));
+                }
+            }
+        }
+    }
+
+    fn count_note(&mut self, text: &str) {
+        for (part, name) in [
+            ("a seed begins", "seed begun"),
+            ("detached:", "detached"),
+            ("larger than the save volume: a seed", "set without data"),
+            ("the stream starts again", "stream started again"),
+            ("the parent stopped the stream", "stream stopped by the parent"),
+        ] {
+            if text.contains(part) {
+                self.counters.hit(name);
+            }
+        }
+    }
+
+    /// The activity log gives up extents without marks, as `PrimaryVolume` does it.
+    fn forget(&mut self, n: usize) {
+        let (now, wall, blocks) = (self.mono(), self.wall(), self.opt.blocks);
+        let node = &mut self.nodes[n];
+        let (Some(activity), Some(capture)) = (&node.activity, node.capture) else { return };
+        activity.with(|log| {
+            log.clear_clean(
+                BlockIndex(0),
+                volmcast::units::BlockCount(blocks),
+                &mut |first, count| capture.any_dirty(first, count),
+            )
+        });
+        if let Some(m) = &mut node.mover {
+            m.forgotten(now, wall, VOLUME);
+        }
+    }
+
+    fn calm_down(&mut self) {
+        self.say("faults end".to_owned());
+        self.calm = Some(self.now);
+        self.apart.clear();
+        for n in &mut self.nodes {
+            n.slow_until = 0;
+        }
+        for l in self.links.values_mut() {
+            for e in &mut l.ends {
+                e.stalled_until = e.stalled_until.min(self.now);
+            }
+        }
+        for n in 0..self.nodes.len() {
+            if self.nodes[n].mover.is_none() {
+                self.after(1, 1_000_000, Event::Start { node: n });
+            }
+        }
+        for (parent, child) in std::mem::take(&mut self.routes_gone) {
+            self.after(1, 1_000_000, Event::AddRoute { parent, child });
+        }
+        self.after(2_000_000, 3_000_000, Event::Settled);
+    }
+
+    fn settled(&mut self) {
+        match self.unsettled() {
+            None => {
+                self.counters.hit("runs converged");
+                self.done = true;
+            }
+            Some(why) if self.calm.is_some_and(|t| self.now > t + LIVENESS) => {
+                self.status_words();
+                self.fail(format!("not converged after {} s: {why}", LIVENESS / 1_000_000));
+            }
+            Some(_) => {
+                self.nudge();
+                self.after(200_000, 400_000, Event::Settled);
+            }
+        }
+    }
+}
