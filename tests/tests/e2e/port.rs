@@ -79,6 +79,7 @@ fn one_port_serves_everybody_and_closes_on_what_it_does_not_know() {
     let mut writer = Writer::new("vol", 0, 8000, random.fork());
     let load = Load::default();
     let garbage = random.bytes(4096);
+    let whole = Clock::default();
     std::thread::scope(|s| {
         let _ends = Ends(&load);
         s.spawn(|| writer.work(&tree, &load, 4 * MIB));
@@ -123,12 +124,14 @@ fn one_port_serves_everybody_and_closes_on_what_it_does_not_know() {
                 });
             }
         });
+        eprintln!("port: all closed after {:?}", whole.passed());
         let after = resident(&tree, "f1");
         assert!(after < before + 32 * MIB, "resident size rose from {before} to {after}");
         let now = tree.volume("l1", "vol").unwrap().current_set;
         assert!(now > set + 5, "the stream stood still: set {set}, then {now}");
         tree.reaches("l1", "vol", now + 2, LONG);
     });
+    eprintln!("port: load ended after {:?}", whole.passed());
     // A peer that leaves at once.
     connect(&tree, "f1").shutdown(Shutdown::Both).unwrap();
     let cut = tree.cut("vol", true);
