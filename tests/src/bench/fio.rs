@@ -82,7 +82,7 @@ pub(super) fn files(fio: &Path, dir: &Path, files: usize, len: u64) -> anyhow::R
         let took = process::now() - began;
         job(&text)?;
         std::fs::remove_dir_all(&folder)?;
-        process::settle();
+        process::cool_down();
         Ok(took)
     };
     // What fio needs for itself is not held against the disk.
