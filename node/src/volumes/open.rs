@@ -253,14 +253,7 @@ pub fn assemble(
         .map_err(|e| fail(format!("the mailbox cannot be read: {e}")))?;
     let mailbox = Mailbox::choose(&slots, identity.volume)
         .map_err(|source| recover(RecoverError::Mailbox { volume: identity.volume, source }))?;
-<<<<<<< HEAD
-<<<<<<< HEAD
     seal_again(files, &mailbox).map_err(&fail)?;
-=======
->>>>>>> sim
-=======
-    seal_again(files, &mailbox).map_err(&fail)?;
->>>>>>> house
     let snapshots = Arc::new(open_snapshots(identity, &mailbox, files, &mut notes).map_err(&fail)?);
     let role = match identity.role.as_str() {
         "primary" => {

@@ -347,7 +347,6 @@ impl Volume {
         true
     }
 
-<<<<<<< HEAD
     /// A writer could not read the old content of a block: the set cannot be completed. What was
     /// taken for it belongs to the next one.
     fn abandon_spoiled(&mut self, capture: &Capture) {
@@ -364,7 +363,8 @@ impl Volume {
              overwrote it; its changes go into the next set; look at the disk below the volume",
             set.id.to
         ));
-=======
+    }
+
     /// Only a state to keep closed the gate; nothing has changed since it.
     fn nothing_to_cut(&mut self, capture: &Capture) {
         let state = self.durable.visible;
@@ -380,7 +380,6 @@ impl Volume {
         if std::mem::take(&mut self.drain.demanded) {
             self.cut_answered(state, false);
         }
->>>>>>> house
     }
 
     fn drain_step(&mut self, capture: &Capture) {
