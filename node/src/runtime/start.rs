@@ -187,7 +187,11 @@ pub async fn start(
     node: &NodePlan,
     base: &Path,
 ) -> Result<Running, StartError> {
-    let folder = base.join(&node.data);
+    let folder: PathBuf = base
+        .join(&node.data)
+        .components()
+        .filter(|c| !matches!(c, std::path::Component::CurDir))
+        .collect();
     let lock = open_folder(&folder, &node.name)?;
     let table = load_routes(&folder, &node.name, topology)?;
     let (sender, queue) = mpsc::channel(limits::CORE_QUEUE);
@@ -251,6 +255,11 @@ pub async fn start(
     let api: Arc<dyn NodeApi> = handle.clone();
     let metrics = Metrics::install()
         .map_err(|e| StartError::Refused(format!("metrics cannot be set up: {e}")))?;
+    let counters = server.metrics();
+    metrics.on_scrape(move || {
+        crate::metrics::counters("rcp_nbd", "NBD server", counters.each().collect::<Vec<_>>());
+    });
+    task(upkeep(metrics.clone(), stop.clone()));
     let routers = http::routers(api, metrics);
     task(accept(listener, sender.clone(), routers.public, stop.clone()));
     task(accept_control(control, routers.control, stop.clone()));
@@ -290,6 +299,16 @@ async fn resolve(node: &NodePlan) -> Result<Vec<std::net::SocketAddr>, StartErro
     let what = || format!("the NBD address {nbd} of {}", node.name);
     let found = tokio::net::lookup_host(nbd.to_string()).await.map_err(io(what()))?;
     Ok(found.take(1).collect())
+}
+
+/// Keeps the metrics' sample buffers small.
+async fn upkeep(metrics: Arc<Metrics>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs(5)) => metrics.upkeep(),
+            () = stop.cancelled() => return,
+        }
+    }
 }
 
 fn first_eight(b: &[u8; 16]) -> [u8; 8] {
