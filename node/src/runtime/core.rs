@@ -405,8 +405,10 @@ impl Core {
         }
         let folder = self.folder.join("volumes").join(id.to_string());
         tokio::task::spawn_blocking(move || {
-            // Connections may still hold the files; the names go first.
-            if let Err(e) = std::fs::remove_dir_all(&folder) {
+            // The name goes first: what a crash leaves is then removed at the next start. Connections
+            // may still hold the files.
+            let gone = Identity::remove(&folder).and_then(|()| std::fs::remove_dir_all(&folder));
+            if let Err(e) = gone {
                 tracing::error!("{} could not be removed: {e}", folder.display());
             }
         });

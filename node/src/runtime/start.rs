@@ -17,7 +17,7 @@ use rcp::proto::ids::{GroupName, NodeName, VolumeId};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
-use volmcast::storage::{Identity, sync_folder};
+use volmcast::storage::{Identity, StorageError, replace_file};
 use volmcast::units::BlockCount;
 use volmcast::volume::{CutPolicy, PlaybackPolicy};
 
@@ -56,6 +56,10 @@ pub enum StartError {
 fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> StartError {
     let what = what.into();
     move |source| StartError::Io { what, source }
+}
+
+fn refused(e: StorageError) -> StartError {
+    StartError::Refused(e.to_string())
 }
 
 /// A node that is up.
@@ -107,8 +111,7 @@ fn open_folder(folder: &Path, node: &NodeName) -> Result<File, StartError> {
             )));
         }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            std::fs::write(&id, format!("{node}\n")).map_err(io(id.display().to_string()))?;
-            sync_folder(folder).map_err(|e| StartError::Refused(e.to_string()))?;
+            replace_file(&id, format!("{node}\n").as_bytes()).map_err(refused)?;
         }
         Err(e) => return Err(io(id.display().to_string())(e)),
     }
@@ -123,12 +126,8 @@ fn routes_path(folder: &Path) -> PathBuf {
 }
 
 /// Stores the routing table so that a crash leaves the old or the new one.
-pub(super) fn store_routes(folder: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let (tmp, path) = (folder.join("routes.new"), routes_path(folder));
-    std::fs::write(&tmp, bytes)?;
-    File::open(&tmp)?.sync_all()?;
-    std::fs::rename(&tmp, &path)?;
-    File::open(folder)?.sync_all()
+pub(super) fn store_routes(folder: &Path, bytes: &[u8]) -> Result<(), StorageError> {
+    replace_file(&routes_path(folder), bytes)
 }
 
 /// The stored routing table; at the first start, the topology's lines.
@@ -149,7 +148,7 @@ fn load_routes(folder: &Path, node: &NodeName, topology: &Topology) -> Result<Ta
                 .collect();
             let table = Table::from_plan(node.clone(), &planned)
                 .map_err(|e| StartError::Refused(e.to_string()))?;
-            store_routes(folder, &table.encode()).map_err(io(path.display().to_string()))?;
+            store_routes(folder, &table.encode()).map_err(refused)?;
             Ok(table)
         }
         Err(e) => Err(io(path.display().to_string())(e)),

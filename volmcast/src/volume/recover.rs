@@ -56,17 +56,6 @@ pub enum RecoverError {
     /// The configured save volume is too small.
     #[error("a save volume of {0} bytes is too small: at least 8 MiB are needed")]
     TooSmall(u64),
-    /// The save volume was resized while it holds data.
-    #[error(
-        "the save volume is configured with {configured} bytes but holds a log of {found} bytes; \
-         set `save` back, or let every child catch up and recreate the volume's save area"
-    )]
-    Resized {
-        /// From the topology.
-        configured: u64,
-        /// From the file.
-        found: u64,
-    },
 }
 
 impl Volume {
