@@ -1,0 +1,166 @@
+//! Measurements beside other programs, in the same run and on the same disk.
+//!
+//! | name | what | beside |
+//! |---|---|---|
+//! | `nbd` | requests per second of the NBD front end, capture off, on, and on with 1 s cuts | `qemu-nbd`, `nbdkit file` |
+//! | `fanout` | 1 GiB of incompressible data to 1, 4 and 8 children: into memory, and durable | `iperf3`, `fio` |
+//! | `delta` | 1% of an image to 1, 4 and 8 replicas, from the demand to visible everywhere | `rsync` |
+//!
+//! A figure is the median of the runs with the smallest and the largest; the contestants take
+//! turns within each run. What runs is this executable itself (hidden commands), so that nothing
+//! else has to be built. Every wait has a deadline, every process is ended with its owner.
+
+mod delta;
+mod facts;
+mod fanout;
+mod fill;
+mod fio;
+mod nbd;
+mod peers;
+mod process;
+mod report;
+mod sink;
+mod tree;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand, ValueEnum};
+
+use report::Report;
+
+/// One mebibyte.
+const MIB: u64 = 1 << 20;
+/// One gibibyte.
+const GIB: u64 = 1 << 30;
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum What {
+    /// Everything.
+    All,
+    /// The NBD front end.
+    Nbd,
+    /// Fan-out to many children.
+    Fanout,
+    /// A small change of a large image.
+    Delta,
+}
+
+/// Measures, beside other programs, on this machine.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "bench", args_conflicts_with_subcommands = true)]
+struct Args {
+    #[command(subcommand)]
+    part: Option<Part>,
+    /// What to measure.
+    #[arg(value_enum, default_value = "all")]
+    what: What,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// How it is measured.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// How often; medians are shown.
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+    /// Seconds of one fio or iperf3 measurement.
+    #[arg(long, default_value_t = 3)]
+    seconds: u64,
+    /// Numbers of children or replicas.
+    #[arg(long, value_delimiter = ',', default_value = "1,4,8")]
+    children: Vec<usize>,
+    /// MiB of the volume for `nbd`.
+    #[arg(long, default_value_t = 1024)]
+    nbd_mib: u64,
+    /// MiB that `fanout` delivers to each child.
+    #[arg(long, default_value_t = 1024)]
+    fanout_mib: u64,
+    /// MiB of the image for `delta`.
+    #[arg(long, default_value_t = 4096)]
+    delta_mib: u64,
+    /// Only the rows whose name contains this.
+    #[arg(long, default_value = "")]
+    only: String,
+    /// Leave the other programs out.
+    #[arg(long)]
+    no_peers: bool,
+    /// Write everything as JSON too.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Folder for the data, on the disk to be measured; removed afterwards.
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+/// Parts of the measurement that are processes of their own.
+#[derive(Clone, Debug, Subcommand)]
+enum Part {
+    /// A node.
+    #[command(hide = true)]
+    Node(node::daemon::Args),
+    /// A receiver that drops what it gets.
+    #[command(hide = true)]
+    Sink(sink::Args),
+    /// A file over NBD, without a volume round it.
+    #[command(hide = true)]
+    NbdFile {
+        /// The file.
+        file: PathBuf,
+        /// Where to listen.
+        socket: PathBuf,
+    },
+}
+
+/// The whole program.
+#[must_use]
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    process::die_with_parent(args.part.is_some());
+    let done = match args.part {
+        Some(Part::Node(a)) => {
+            return match node::daemon::main(&a) {
+                0 => ExitCode::SUCCESS,
+                _ => ExitCode::FAILURE,
+            };
+        }
+        Some(Part::Sink(a)) => sink::main(&a),
+        Some(Part::NbdFile { file, socket }) => nbd::serve_file(&file, &socket),
+        None => measure(args.what, &args.options),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("bench: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(what: What, o: &Options) -> anyhow::Result<()> {
+    anyhow::ensure!(o.runs > 0, "--runs must be at least 1");
+    let parent = o.dir.clone().unwrap_or_else(|| PathBuf::from("target"));
+    std::fs::create_dir_all(&parent).with_context(|| parent.display().to_string())?;
+    let dir = tempfile::Builder::new().prefix("bench-").tempdir_in(&parent)?;
+    let root = dir.path().canonicalize()?;
+    let mut report = Report::new(facts::machine(&root));
+    report.print_facts();
+    let wanted = |w: What| what == What::All || what == w;
+    let mut section = |w: What, f: fn(&Path, &Options, &mut Report) -> anyhow::Result<()>| {
+        if wanted(w) {
+            let done = f(&root, o, &mut report);
+            report.print_new();
+            report.store(o.out.as_deref())?;
+            return done;
+        }
+        Ok(())
+    };
+    section(What::Nbd, nbd::measure)?;
+    section(What::Fanout, fanout::measure)?;
+    section(What::Delta, delta::measure)?;
+    report.print_missing();
+    Ok(())
+}
