@@ -131,7 +131,7 @@ async fn run(cli: Cli) -> Result<(), Failed> {
             text.push_str(&format!("{:<15} {}  {verdict}\n", m.node, m.text));
         }
         let same = members.iter().filter(|m| good(m)).count();
-        text.push_str(&format!("{same} of {} members have the file", members.len()));
+        text.push_str(&format!("{same} of {} members have the file\n", members.len()));
         print(&text)?;
     }
     if members.iter().all(good) {

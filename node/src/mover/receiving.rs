@@ -14,7 +14,7 @@ use volmcast::volume::Role;
 use super::{ConnId, Effect, Level, Mover, NewReplica};
 
 /// Labels of volumes that `rcpfiletest` makes begin with this.
-pub const FILE_PREFIX: &str = "file-";
+const FILE_PREFIX: &str = "file-";
 /// How long to wait before asking again after the parent could not serve a stream.
 const RETRY: Duration = Duration::from_secs(1);
 

@@ -414,6 +414,7 @@ async fn classify(
     router: axum::Router,
     stop: CancellationToken,
 ) {
+    let began = clock::mono();
     let accepted = accept_tcp(io).await;
     crate::metrics::port_connection(accepted.label());
     match accepted {
@@ -421,7 +422,11 @@ async fn classify(
             let _ = core.send(Input::Accepted { group, io: Box::new(io), peer }).await;
         }
         Accepted::Http { io } => {
-            http::serve_connection(io, router, Deadlines::default(), stop).await;
+            // Whoever sends its first line byte by byte has used up its time for the rest.
+            let mut deadlines = Deadlines::default();
+            let left = deadlines.header_read.saturating_sub(clock::mono().since(began));
+            deadlines.header_read = left.max(limits::MIN_HEADER_READ);
+            http::serve_connection(io, router, deadlines, stop).await;
         }
         Accepted::Tls { .. } => {
             tracing::debug!(%peer, "TLS is not configured on this port");

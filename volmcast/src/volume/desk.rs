@@ -90,9 +90,9 @@ pub(super) enum Purpose {
     Open { job: u64 },
     SeedIn(SeedStep),
     SeedOpen,
-    SeedOutMap { child: NodeName },
-    SeedOutRead { child: NodeName, first: u64 },
-    SeedEncode { child: NodeName, next_block: u64, view: SetNumber },
+    SeedOutMap { child: NodeName, session: u64 },
+    SeedOutRead { child: NodeName, session: u64, first: u64 },
+    SeedEncode { child: NodeName, session: u64, next_block: u64, view: SetNumber },
 }
 
 /// Everything on its way out.

@@ -578,7 +578,7 @@ impl Volume {
         let took = self.desk.now.since(set.began);
         let n = ChunkNumber(header.chunk_count);
         let Some((pos, end)) = self.append(RecordKind::SetEnd, id.to, n, &header.to_bytes()) else {
-            self.make_room();
+            self.no_room_for_set();
             return;
         };
         self.history_table.drained(id.to, header.block_count, took);
