@@ -244,6 +244,20 @@ fn no_path_of_one_machine() {
 }
 
 #[test]
+fn no_merge_was_left_half_done() {
+    let marks = ["<", ">", "|"].map(|m| m.repeat(7) + " ");
+    let mut v = Verdict::new(&[]);
+    for (path, text) in text_files() {
+        for (n, line) in text.lines().enumerate() {
+            if marks.iter().any(|m| line.starts_with(m.as_str())) {
+                v.breach(&path, n + 1, line);
+            }
+        }
+    }
+    v.end("merges");
+}
+
+#[test]
 fn the_tree_speaks_of_itself_only() {
     // who made it, with what, and where, belongs elsewhere; put together as above
     let words = [["clau", "de"], ["anthro", "pic"], ["co", "pilot"], ["chat", "gpt"], ["llm", "s"]];
