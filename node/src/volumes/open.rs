@@ -129,6 +129,10 @@ pub fn create(
     now: Mono,
     wall: Wall,
 ) -> Result<Opened, OpenFailure> {
+    if folder.join("identity").exists() {
+        let text = format!("{} holds a volume already; it is left as it is", folder.display());
+        return Err(OpenFailure::Area { label: identity.label.to_string(), text });
+    }
     let files = Files::create(folder, identity, sizes(identity))?;
     format(identity, &Tuning::default(), &files)?;
     drop(files);
@@ -254,8 +258,7 @@ pub fn assemble(
     let mailbox = Mailbox::choose(&slots, identity.volume)
         .map_err(|source| recover(RecoverError::Mailbox { volume: identity.volume, source }))?;
     seal_again(files, &mailbox).map_err(&fail)?;
-    let snapshots =
-        Arc::new(open_snapshots(identity, &mailbox, files, &mut notes).map_err(&fail)?);
+    let snapshots = Arc::new(open_snapshots(identity, &mailbox, files, &mut notes).map_err(&fail)?);
     let role = match identity.role.as_str() {
         "primary" => {
             let limits = CaptureLimits { held_bytes: tuning.held };
