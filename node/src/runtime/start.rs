@@ -223,6 +223,8 @@ pub async fn start(
         nbd: Vec::new(),
     };
     open_volumes(&mut core, &groups, &node.name, &folder)?;
+    // The export names are there before anybody is let in.
+    core.effects();
 
     let listener = TcpListener::bind(node.listen.to_string())
         .await
