@@ -48,9 +48,7 @@ impl Device {
         let mut losetup = tool("losetup", "mount")?;
         let path = said(losetup.args(["--direct-io=on", "-f", "--show"]).arg(&file));
         match path {
-            Ok(path) => {
-                Some(Self { path: path.trim().into(), folder: folder.to_owned(), fuse })
-            }
+            Ok(path) => Some(Self { path: path.trim().into(), folder: folder.to_owned(), fuse }),
             Err(e) => {
                 unmount_fuse(folder);
                 lacking(&format!("no loop device ({e})"), "run where loop devices can be made");

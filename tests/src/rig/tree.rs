@@ -16,10 +16,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::binaries::program;
+use super::outside;
 use super::plan::{GROUP, Plan};
 use super::process::{Ended, Process};
 use super::wait::wait_for;
-use super::outside;
 
 /// Time for a node to be ready, or to be gone.
 const UP: Duration = Duration::from_secs(20);
@@ -355,7 +355,10 @@ impl Tree {
             if v.current_set >= set && v.state.starts_with("readable") {
                 return Ok(());
             }
-            Err(format!("set {} of {}, {}: {:?}", v.current_set, v.newest_known_set, v.state, v.reason))
+            Err(format!(
+                "set {} of {}, {}: {:?}",
+                v.current_set, v.newest_known_set, v.state, v.reason
+            ))
         });
     }
 
@@ -394,9 +397,8 @@ impl Tree {
     #[must_use]
     pub fn unexpected(&self) -> Vec<String> {
         let expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
-        let loud = |l: &str| {
-            l.contains(" ERROR ") || l.contains(" WARN ") || l.contains("panicked at")
-        };
+        let loud =
+            |l: &str| l.contains(" ERROR ") || l.contains(" WARN ") || l.contains("panicked at");
         let mut out = Vec::new();
         for n in self.names() {
             let log = self.log(&n);
@@ -445,4 +447,3 @@ impl Drop for Tree {
         }
     }
 }
-

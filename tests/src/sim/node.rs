@@ -156,7 +156,13 @@ impl SimNode {
     ///
     /// # Errors
     /// The volume cannot be opened.
-    pub fn start(&mut self, opt: &Options, now: Mono, wall: Wall, random: u64) -> Result<(), String> {
+    pub fn start(
+        &mut self,
+        opt: &Options,
+        now: Mono,
+        wall: Wall,
+        random: u64,
+    ) -> Result<(), String> {
         self.life += 1;
         let mut instance = [0; 16];
         instance[..8].copy_from_slice(&random.to_le_bytes());

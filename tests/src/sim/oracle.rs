@@ -125,7 +125,9 @@ impl World {
                 stuck[n] = true;
                 continue;
             }
-            let Some(v) = self.nodes[n].volume() else { return Some(format!("n{n} has no volume")) };
+            let Some(v) = self.nodes[n].volume() else {
+                return Some(format!("n{n} has no volume"));
+            };
             let here = match self.nodes[n].kind {
                 Kind::Relay => Some(v.saved_position().0),
                 _ => self.visible(n),
@@ -173,8 +175,15 @@ impl World {
             for v in &s.volumes {
                 lines.push(format!(
                     "  {} {}: visible {} saved {} merged {} newest {} reason {:?} used {}/{}",
-                    v.role, v.state, v.current_set, v.saved_set, v.merged_set, v.newest_known_set,
-                    v.reason, v.save_used, v.save_capacity
+                    v.role,
+                    v.state,
+                    v.current_set,
+                    v.saved_set,
+                    v.merged_set,
+                    v.newest_known_set,
+                    v.reason,
+                    v.save_used,
+                    v.save_capacity
                 ));
                 for c in &v.children {
                     lines.push(format!(
@@ -188,8 +197,17 @@ impl World {
                 lines.push(format!(
                     "  mailbox: tail {} head {} base {} visible {} merged {} seed {:?} hidden {} \
                      position {:?} consumers {:?} kept {:?} idle {}",
-                    d.log_tail, d.log_head, d.log_base, d.visible, d.merged, d.seed, d.hidden_until,
-                    v.position(), d.consumers, d.kept, v.is_idle()
+                    d.log_tail,
+                    d.log_head,
+                    d.log_base,
+                    d.visible,
+                    d.merged,
+                    d.seed,
+                    d.hidden_until,
+                    v.position(),
+                    d.consumers,
+                    d.kept,
+                    v.is_idle()
                 ));
             }
             if let Some(v) = m.volume(VOLUME).filter(|v| !v.is_idle()) {

@@ -38,10 +38,8 @@ fn kill_at_random(name: &str, save: u64, rate: u64, time: Duration) {
     let tree = Tree::start(plan);
     // What a killed neighbour leaves is worth a warning each time.
     tree.expect(" WARN ");
-    let mut writers = [
-        Writer::new("vol", 0, 6000, random.fork()),
-        Writer::new("vol", 6000, 6000, random.fork()),
-    ];
+    let mut writers =
+        [Writer::new("vol", 0, 6000, random.fork()), Writer::new("vol", 6000, 6000, random.fork())];
     let load = Load::default();
     let seeds = Mutex::default();
     let mut kills = 0;

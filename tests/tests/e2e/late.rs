@@ -17,10 +17,8 @@ fn a_late_leaf_reaches_the_stream_under_load() {
     plan.group().policy.hwm = Some("1 MiB".to_owned());
     let tree = Tree::start_but(plan.save(SAVE).cut_every(200), &["l2"]);
     tree.expect(" WARN ");
-    let mut writers = [
-        Writer::new("vol", 0, 8000, random.fork()),
-        Writer::new("vol", 8000, 8000, random.fork()),
-    ];
+    let mut writers =
+        [Writer::new("vol", 0, 8000, random.fork()), Writer::new("vol", 8000, 8000, random.fork())];
     for w in &mut writers {
         w.fill(&tree).unwrap();
     }

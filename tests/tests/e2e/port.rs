@@ -116,7 +116,9 @@ fn one_port_serves_everybody_and_closes_on_what_it_does_not_know() {
                     s.spawn(move || is_closed(&what, t, &frame, none()));
                 }
             }
-            s.spawn(move || is_closed("a TLS hello", t, &[22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3], none()));
+            s.spawn(move || {
+                is_closed("a TLS hello", t, &[22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3], none())
+            });
             for bytes in [&b"x"[..], b"OPEN ", b"GET /", b"\0"] {
                 s.spawn(move || {
                     let taken = flood(t, &bytes.repeat(4096));
@@ -143,10 +145,12 @@ fn one_port_serves_everybody_and_closes_on_what_it_does_not_know() {
 fn http(tree: &Tree) {
     for n in tree.names() {
         let base = format!("http://{}", tree.addr(&n));
-        let curl = || tool("curl", "curl").map(|mut c| {
-            c.args(["-sS", "--fail", "--max-time", "20"]);
-            c
-        });
+        let curl = || {
+            tool("curl", "curl").map(|mut c| {
+                c.args(["-sS", "--fail", "--max-time", "20"]);
+                c
+            })
+        };
         let Some(mut metrics) = curl() else { return };
         let text = run(metrics.arg(format!("{base}/metrics")));
         assert!(text.contains("rcp_current_delta_set"), "{text}");
