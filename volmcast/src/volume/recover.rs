@@ -18,6 +18,7 @@ use super::drain::Drain;
 use super::intake::Intake;
 use super::merge::Merge;
 use super::playback::Playback;
+use super::seed_in::SeedIn;
 use super::seed_out::SeedOuts;
 use super::status::SetTable;
 use super::{Event, Role, Volume, VolumeConfig};
@@ -253,19 +254,21 @@ impl Volume {
                 self.log.abandon_open_step();
             }
             Role::Replica { .. } => {
-                if self.durable.seed.is_none() {
-                    let merged = self.durable.merged;
-                    let next = self
-                        .log
-                        .steps()
-                        .rev()
-                        .find(|s| s.id.to <= merged)
-                        .and_then(|s| s.end.as_ref().map(|(_, end)| *end))
-                        .unwrap_or_else(|| self.log.tail());
-                    self.merge.start(next, merged);
-                    self.board.advance(merged);
-                } else {
-                    self.merge.start(self.log.tail(), self.durable.merged);
+                let merged = self.durable.merged;
+                let next = self
+                    .log
+                    .steps()
+                    .rev()
+                    .find(|s| s.id.to <= merged)
+                    .and_then(|s| s.end.as_ref().map(|(_, end)| *end))
+                    .unwrap_or_else(|| self.log.tail());
+                self.merge.start(next, merged);
+                match self.durable.seed {
+                    None => self.board.advance(merged),
+                    Some(mark) => {
+                        let floor = self.log.open_step().map_or(self.log.state(), |s| s.id.to);
+                        self.seed_in = Some(SeedIn::resumed(mark, floor));
+                    }
                 }
             }
             Role::Relay => {}
