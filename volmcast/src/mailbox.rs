@@ -83,8 +83,6 @@ pub struct Mailbox {
     pub consumers: Vec<ConsumerMark>,
     /// Kept states.
     pub kept: Vec<KeptState>,
-    /// The node stopped in order: nothing was written since the newest finished set.
-    pub clean: bool,
 }
 
 /// Why a slot, or both, cannot be read.
@@ -127,7 +125,6 @@ impl Mailbox {
             history: Vec::new(),
             consumers: Vec::new(),
             kept: Vec::new(),
-            clean: false,
         }
     }
 
@@ -152,8 +149,7 @@ impl Mailbox {
         b.put_bytes(0, HEAD);
         b.put_slice(&self.volume.0);
         b.put_u8(self.block_size.shift());
-        b.put_u8(u8::from(self.clean));
-        b.put_u16_le(0);
+        b.put_bytes(0, 3);
         b.put_u32_le(self.attempt.0);
         b.put_u64_le(self.blocks.0);
         b.put_u64_le(self.log_tail.0);
@@ -241,8 +237,8 @@ impl Mailbox {
         let Some(block_size) = BlockSize::from_shift(shift) else {
             return Some(Err(MailboxError::Damaged("block size")));
         };
-        let clean = b.try_get_u8().ok()? == 1;
-        b.try_get_u16_le().ok()?;
+        let mut reserved = [0u8; 3];
+        b.try_copy_to_slice(&mut reserved).ok()?;
         let attempt = Attempt(b.try_get_u32_le().ok()?);
         let mut u64s = [0u64; 7];
         for x in &mut u64s {
@@ -282,7 +278,13 @@ impl Mailbox {
             let pin = b.try_get_u64_le().ok()?;
             kept.push(KeptState { pin, set: SetNumber(b.try_get_u64_le().ok()?) });
         }
-        if !b.is_empty() || tail > head {
+        // What has no meaning is zero.
+        let idle = match kind {
+            0 => (from, next_block, need) == (0, 0, 0),
+            1 => need == 0,
+            k => k == 2,
+        };
+        if !b.is_empty() || tail > head || reserved != [0; 3] || !idle {
             return None;
         }
         Some(Ok(Self {
@@ -301,20 +303,24 @@ impl Mailbox {
             history,
             consumers,
             kept,
-            clean,
         }))
     }
 
     /// The ruling slot of a mailbox file: the valid one with the higher sequence number.
     ///
     /// # Errors
-    /// The error of the slot that came closest when neither is valid, or [`MailboxError::Foreign`].
+    /// [`MailboxError::Version`] if either slot is a newer program's: what the other says is then out
+    /// of date. Else the error of the slot that came closest when neither is valid, or
+    /// [`MailboxError::Foreign`].
     pub fn choose(file: &[u8], volume: VolumeId) -> Result<Self, MailboxError> {
         let slot = |i: usize| {
             let from = (i * SLOT_LEN).min(file.len());
             Self::decode(&file[from..file.len().min(from + SLOT_LEN)])
         };
         let best = match (slot(0), slot(1)) {
+            (Err(e @ MailboxError::Version(_)), _) | (_, Err(e @ MailboxError::Version(_))) => {
+                return Err(e);
+            }
             (Ok(a), Ok(b)) => {
                 if a.sequence > b.sequence {
                     a
@@ -398,6 +404,64 @@ mod tests {
         assert_eq!(
             Mailbox::choose(&f, VolumeId([1; 16])),
             Err(MailboxError::Foreign(VolumeId([9; 16])))
+        );
+    }
+
+    #[test]
+    fn a_slot_of_a_newer_program_is_not_passed_over() {
+        let (old, new) = (sample(), Mailbox { sequence: 6, ..sample() });
+        let mut f = file([&old, &new]);
+        let at = usize::try_from(Mailbox::slot_offset(6)).expect("small");
+        f[at + 4] = 2;
+        let crc = crc32c::crc32c(&f[at..at + 28]);
+        f[at + 28..at + 32].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(Mailbox::choose(&f, old.volume), Err(MailboxError::Version(2)));
+    }
+
+    /// The bytes of this form may never change.
+    #[test]
+    fn golden_vector() {
+        let hex: String =
+            sample().encode().expect("fits").iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(
+            hex,
+            concat!(
+                "5243504d",                         // magic RCPM
+                "0100",                             // version
+                "0000",                             // reserved
+                "0500000000000000",                 // sequence
+                "c6000000",                         // bytes of body
+                "b5ca03f9",                         // CRC32C of the body
+                "00000000",                         // reserved
+                "5b8310c1",                         // CRC32C of the 28 bytes before
+                "09090909090909090909090909090909", // volume
+                "0c",                               // block size 2^12
+                "000000",                           // reserved
+                "02000000",                         // attempt
+                "0000010000000000",                 // blocks
+                "4000000000000000",                 // log tail
+                "0000000000010000",                 // log head
+                "0300000000000000",                 // log base
+                "0900000000000000",                 // visible
+                "0800000000000000",                 // merged
+                "0000000000000000",                 // hidden until
+                "0200000000000000",                 // seed: its end is known
+                "0400000000000000",                 // joined at
+                "4d00000000000000",                 // next block
+                "0600000000000000",                 // needed set
+                "0100",                             // branches
+                "01000000",                         // counter
+                "cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd", // id
+                "0000000000000000",                 // forked from
+                "0963656c312d73657231",             // cel1-ser1
+                "00401e18240a0600",                 // opened at
+                "0100",                             // consumers
+                "0963656c312d73657231",             // cel1-ser1
+                "8000000000000000",                 // acknowledged
+                "0100",                             // kept states
+                "0100000000000000",                 // pin
+                "0800000000000000",                 // state
+            )
         );
     }
 

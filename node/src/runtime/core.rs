@@ -57,6 +57,11 @@ pub(super) enum Input {
         volume: VolumeId,
         notice: Notice,
     },
+    Hashed {
+        id: [u8; 16],
+        ok: bool,
+        text: String,
+    },
     Forgotten {
         volume: VolumeId,
     },
@@ -182,6 +187,9 @@ impl Core {
                 self.mover.work_done(now, wall, volume, tag, *done);
             }
             Input::Notice { volume, notice } => self.mover.notice(now, wall, volume, notice),
+            Input::Hashed { id, ok, text } => {
+                self.mover.control_done(now, id, ok, bytes::Bytes::from(text));
+            }
             Input::Forgotten { volume } => self.mover.forgotten(now, wall, volume),
             Input::Opened { volume, opened, reply } => self.opened(volume, opened, reply),
             Input::Ask { question, reply } => {
@@ -331,6 +339,9 @@ impl Core {
             }
             Effect::Exports { volume } => self.export(volume),
             Effect::RemoveVolume { volume } => self.remove(volume),
+            Effect::Hash { id, label, state, len } => {
+                disk::hash(id, &self.names, label.as_str(), state, len, self.sender.clone());
+            }
             Effect::StoreRoutes(bytes) => {
                 let folder = self.folder.clone();
                 if let Err(e) = super::start::store_routes(&folder, &bytes) {
@@ -405,8 +416,10 @@ impl Core {
         }
         let folder = self.folder.join("volumes").join(id.to_string());
         tokio::task::spawn_blocking(move || {
-            // Connections may still hold the files; the names go first.
-            if let Err(e) = std::fs::remove_dir_all(&folder) {
+            // The name goes first: what a crash leaves is then removed at the next start. Connections
+            // may still hold the files.
+            let gone = Identity::remove(&folder).and_then(|()| std::fs::remove_dir_all(&folder));
+            if let Err(e) = gone {
                 tracing::error!("{} could not be removed: {e}", folder.display());
             }
         });

@@ -132,6 +132,8 @@ pub fn create(
     let files = Files::create(folder, identity, sizes(identity))?;
     format(identity, &Tuning::default(), &files)?;
     drop(files);
+    // With its name the folder becomes a volume.
+    identity.store(folder)?;
     open(folder, plan, now, wall)
 }
 
@@ -251,8 +253,8 @@ pub fn assemble(
         .map_err(|e| fail(format!("the mailbox cannot be read: {e}")))?;
     let mailbox = Mailbox::choose(&slots, identity.volume)
         .map_err(|source| recover(RecoverError::Mailbox { volume: identity.volume, source }))?;
-    let snapshots =
-        Arc::new(open_snapshots(identity, &mailbox, files, &mut notes).map_err(&fail)?);
+    seal_again(files, &mailbox).map_err(&fail)?;
+    let snapshots = Arc::new(open_snapshots(identity, &mailbox, files, &mut notes).map_err(&fail)?);
     let role = match identity.role.as_str() {
         "primary" => {
             let limits = CaptureLimits { held_bytes: tuning.held };
@@ -285,6 +287,16 @@ pub fn assemble(
         .map(|capture| open_activity(identity, &mailbox, files, capture, plan, tuning, &mut notes))
         .transpose()?;
     Ok(Machine { volume, activity, ring, notes })
+}
+
+/// What was read may be in the system's cache alone, after a killed process or a failed sync:
+/// written again to where it stands and synced, before anything is acknowledged because of it. (The
+/// other slot is untouched, so that a crash in between leaves the commit before.)
+fn seal_again(files: &dyn Storage, mailbox: &Mailbox) -> Result<(), String> {
+    let slot = mailbox.encode().map_err(|e| e.to_string())?;
+    write(files, FileId::Mailbox, Mailbox::slot_offset(mailbox.sequence), &slot)
+        .and_then(|()| sync(files, FileId::Mailbox))
+        .map_err(|()| "the mailbox could not be written".to_owned())
 }
 
 fn area(identity: &Identity) -> AreaLayout {

@@ -164,8 +164,7 @@ impl World {
                 r.ticket = Some(ticket);
             }
             let Some(ticket) = &r.ticket else { return false };
-            let mut read_old =
-                |b, buf: &mut [u8]| disk.read_into(FileId::Base, bs.offset(b), buf);
+            let mut read_old = |b, buf: &mut [u8]| disk.read_into(FileId::Base, bs.offset(b), buf);
             match capture.try_before_write(ticket, first, count, &mut read_old) {
                 Ok(()) => {}
                 Err(CaptureError::HeldFull) => {
@@ -177,7 +176,8 @@ impl World {
                     return false;
                 }
             }
-            if activity.map().covers(first, count) && snapshots.needs_copy(first, count).is_empty() {
+            if activity.map().covers(first, count) && snapshots.needs_copy(first, count).is_empty()
+            {
                 return true;
             }
             self.counters.hit("write had to look again");
@@ -196,7 +196,8 @@ impl World {
         if r.flush {
             self.counters.hit("flush");
             let d = disk.0.borrow();
-            self.client.flushed_through = self.client.flushed_through.max(d.durable_through(FileId::Base));
+            self.client.flushed_through =
+                self.client.flushed_through.max(d.durable_through(FileId::Base));
         } else {
             self.counters.hit("write");
             if r.fua {

@@ -159,9 +159,11 @@ impl Disk {
     #[must_use]
     pub fn new(sizes: Sizes) -> Self {
         let mut d = Self::default();
-        for (id, len) in
-            [(FileId::Base, sizes.base), (FileId::Save, sizes.save), (FileId::Snapshots, sizes.snapshots)]
-        {
+        for (id, len) in [
+            (FileId::Base, sizes.base),
+            (FileId::Save, sizes.save),
+            (FileId::Snapshots, sizes.snapshots),
+        ] {
             let zero = vec![0; usize::try_from(len).unwrap_or(0)];
             let f = SimFile { now: zero.clone(), durable: zero, ..SimFile::default() };
             d.files.insert(id, f);
@@ -242,7 +244,10 @@ impl Disk {
                 while at < len {
                     let n = (len - at).min(SECTOR as u64);
                     if rng.percent(chance) {
-                        let (a, b) = (usize::try_from(at).unwrap_or(0), usize::try_from(at + n).unwrap_or(0));
+                        let (a, b) = (
+                            usize::try_from(at).unwrap_or(0),
+                            usize::try_from(at + n).unwrap_or(0),
+                        );
                         some.push((offset + at, data.as_ref().map(|d| d.slice(a..b)), n));
                     }
                     at += n;

@@ -94,9 +94,7 @@ fn spans(sets: &[u64]) -> String {
     if out.is_empty() {
         return "none".to_owned();
     }
-    let words: Vec<_> = out
-        .iter()
-        .map(|(a, b)| if a == b { a.to_string() } else { format!("{a}-{b}") })
-        .collect();
+    let words: Vec<_> =
+        out.iter().map(|(a, b)| if a == b { a.to_string() } else { format!("{a}-{b}") }).collect();
     words.join(",")
 }

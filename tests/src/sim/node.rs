@@ -81,6 +81,8 @@ pub struct SimNode {
     pub readers: Vec<Reader>,
     /// A seed was under way when it was looked at last.
     pub seeding: bool,
+    /// The snapshot area was full once: pins may have been broken.
+    pub area_full: bool,
     /// Log positions when it was looked at last, to see it wrap.
     pub log_head: u64,
     plan: OpenPlan,
@@ -126,6 +128,7 @@ impl SimNode {
             kept: BTreeMap::new(),
             readers: Vec::new(),
             seeding: false,
+            area_full: false,
             log_head: 0,
             plan: OpenPlan {
                 node: name(index),
@@ -156,7 +159,13 @@ impl SimNode {
     ///
     /// # Errors
     /// The volume cannot be opened.
-    pub fn start(&mut self, opt: &Options, now: Mono, wall: Wall, random: u64) -> Result<(), String> {
+    pub fn start(
+        &mut self,
+        opt: &Options,
+        now: Mono,
+        wall: Wall,
+        random: u64,
+    ) -> Result<(), String> {
         self.life += 1;
         let mut instance = [0; 16];
         instance[..8].copy_from_slice(&random.to_le_bytes());

@@ -88,11 +88,11 @@ impl Options {
             5 => vec![relay(0), r(1), r(1)],
             _ => vec![r(0), relay(1), r(2)],
         };
-        let mut places =
-            vec![Place { kind: Kind::Primary, parent: None, joins: Duration::ZERO }];
+        let mut places = vec![Place { kind: Kind::Primary, parent: None, joins: Duration::ZERO }];
         for (kind, parent) in tree {
             let late = rng.percent(25);
-            let joins = Duration::from_millis(if late { rng.range(2000, 12_000) } else { rng.below(300) });
+            let joins =
+                Duration::from_millis(if late { rng.range(2000, 12_000) } else { rng.below(300) });
             places.push(Place { kind, parent: Some(parent), joins });
         }
         let block_size = BlockSize::from_bytes(*rng.pick(&[512, 512, 1024, 4096]).unwrap_or(&512))

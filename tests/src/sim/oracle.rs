@@ -14,6 +14,7 @@ impl World {
         let m = v.durable();
         let (seeding, head, tail) = (m.seed.is_some(), m.log_head.0, m.log_tail.0);
         let kept: Vec<_> = m.kept.iter().filter(|k| k.pin > 0).map(|k| k.set).collect();
+        let full = v.config().snapshots.free_slots() == 0;
         let (draining, failure) = (v.draining(), v.failure().map(str::to_owned));
         if let Some(f) = failure {
             self.fail(format!("n{n}: the volume stopped: {f}"));
@@ -27,6 +28,7 @@ impl World {
             }
             self.nodes[n].draining = draining;
         }
+        self.nodes[n].area_full |= full;
         let life = self.nodes[n].life;
         for set in &kept {
             self.nodes[n].kept.entry(*set).or_insert(life);
@@ -101,7 +103,7 @@ impl World {
             self.fail(format!("n{n} acknowledged {saved:?}, but holds {at:?} after a crash"));
         }
         let lost: Vec<_> = self.nodes[n].kept.keys().filter(|s| !kept.contains(s)).collect();
-        if !lost.is_empty() && !seeding {
+        if !lost.is_empty() && !seeding && !self.nodes[n].area_full {
             self.fail(format!("n{n}: kept states {lost:?} are not kept any more"));
         }
     }
@@ -114,7 +116,7 @@ impl World {
         let Some(v) = self.nodes[0].volume() else { return Some("no primary".to_owned()) };
         let dirty = v.capture().map_or(0, |c| c.dirty_bytes());
         let newest = v.durable().visible;
-        if dirty > 0 || v.draining().is_some() {
+        if dirty > 0 || v.draining().is_some() || v.position().0 != newest {
             return Some(format!("the primary has {dirty} dirty bytes"));
         }
         let mut stuck = vec![false; self.nodes.len()];
@@ -125,7 +127,9 @@ impl World {
                 stuck[n] = true;
                 continue;
             }
-            let Some(v) = self.nodes[n].volume() else { return Some(format!("n{n} has no volume")) };
+            let Some(v) = self.nodes[n].volume() else {
+                return Some(format!("n{n} has no volume"));
+            };
             let here = match self.nodes[n].kind {
                 Kind::Relay => Some(v.saved_position().0),
                 _ => self.visible(n),
@@ -173,8 +177,15 @@ impl World {
             for v in &s.volumes {
                 lines.push(format!(
                     "  {} {}: visible {} saved {} merged {} newest {} reason {:?} used {}/{}",
-                    v.role, v.state, v.current_set, v.saved_set, v.merged_set, v.newest_known_set,
-                    v.reason, v.save_used, v.save_capacity
+                    v.role,
+                    v.state,
+                    v.current_set,
+                    v.saved_set,
+                    v.merged_set,
+                    v.newest_known_set,
+                    v.reason,
+                    v.save_used,
+                    v.save_capacity
                 ));
                 for c in &v.children {
                     lines.push(format!(
@@ -188,8 +199,17 @@ impl World {
                 lines.push(format!(
                     "  mailbox: tail {} head {} base {} visible {} merged {} seed {:?} hidden {} \
                      position {:?} consumers {:?} kept {:?} idle {}",
-                    d.log_tail, d.log_head, d.log_base, d.visible, d.merged, d.seed, d.hidden_until,
-                    v.position(), d.consumers, d.kept, v.is_idle()
+                    d.log_tail,
+                    d.log_head,
+                    d.log_base,
+                    d.visible,
+                    d.merged,
+                    d.seed,
+                    d.hidden_until,
+                    v.position(),
+                    d.consumers,
+                    d.kept,
+                    v.is_idle()
                 ));
             }
             if let Some(v) = m.volume(VOLUME).filter(|v| !v.is_idle()) {

@@ -66,7 +66,8 @@ impl World {
     fn broken_pins(&mut self, n: usize) -> bool {
         use volmcast::snapshots::PinInfo;
         let Some(states) = &self.nodes[n].states else { return false };
-        let broken = states.board().store().pins().iter().any(|(_, i): &(_, PinInfo)| i.broken.is_some());
+        let broken = self.nodes[n].area_full
+            || states.board().store().pins().iter().any(|(_, i): &(_, PinInfo)| i.broken.is_some());
         if broken {
             self.counters.hit("kept state broken by a full area");
         }

@@ -77,9 +77,9 @@ impl World {
     pub fn send(&mut self, n: usize, conn: ConnId, frame: Frame) {
         let Some(&(id, side)) = self.nodes[n].conns.get(&conn) else { return };
         let bytes = match &frame {
-            Frame::Chunk { body, .. } | Frame::SetEnd { body, .. } | Frame::SeedData { body, .. } => {
-                body.len() as u64
-            }
+            Frame::Chunk { body, .. }
+            | Frame::SetEnd { body, .. }
+            | Frame::SeedData { body, .. } => body.len() as u64,
             _ => 0,
         };
         let frame = if self.rng.permille(20) { self.through_bytes(frame) } else { Some(frame) };
@@ -134,17 +134,27 @@ impl World {
         }
         if self.verbose {
             let text = match (&frame.frame, &frame.content) {
-                (Frame::Attach(_) | Frame::Start(_) | Frame::SeedEnd { .. } | Frame::Saved { .. }, _) => {
-                    Some(format!("{:?}", frame.frame))
-                }
+                (
+                    Frame::Attach(_)
+                    | Frame::Start(_)
+                    | Frame::SeedEnd { .. }
+                    | Frame::Saved { .. },
+                    _,
+                ) => Some(format!("{:?}", frame.frame)),
                 (f, Verified::Chunk(c)) => {
                     let s = c.step();
                     Some(format!(
                         "{} {}→{} attempt {} chunk {}",
-                        f.frame_type(), s.base, s.to, s.attempt.0, c.number()
+                        f.frame_type(),
+                        s.base,
+                        s.to,
+                        s.attempt.0,
+                        c.number()
                     ))
                 }
-                (_, Verified::Set(h)) => Some(format!("end of set {} of {} chunks", h.step.to, h.chunk_count)),
+                (_, Verified::Set(h)) => {
+                    Some(format!("end of set {} of {} chunks", h.step.to, h.chunk_count))
+                }
                 _ => None,
             };
             if let Some(text) = text {
@@ -165,12 +175,16 @@ impl World {
                     self.counters.hit("chunk cut through");
                 }
             }
-            Frame::SeedData { next_block, .. } if *next_block > 0 => self.counters.hit("seed extent"),
+            Frame::SeedData { next_block, .. } if *next_block > 0 => {
+                self.counters.hit("seed extent")
+            }
             Frame::SeedEnd { .. } => self.counters.hit("seed ended"),
             Frame::Attach(a) if a.wants_seed && a.seed_from_block > 0 => {
                 self.counters.hit("seed resumed");
             }
-            Frame::Start(s) if s.mode == StartMode::Wait => self.counters.hit("child ahead of parent"),
+            Frame::Start(s) if s.mode == StartMode::Wait => {
+                self.counters.hit("child ahead of parent")
+            }
             _ => {}
         }
     }
@@ -280,7 +294,8 @@ impl World {
         for side in 0..2 {
             let at = self.now + self.link_delay();
             let Some(l) = self.links.get(&id) else { return };
-            let keep = usize::try_from(self.rng.below(l.ends[side].inbox.len() as u64 + 1)).unwrap_or(0);
+            let keep =
+                usize::try_from(self.rng.below(l.ends[side].inbox.len() as u64 + 1)).unwrap_or(0);
             let Some(l) = self.links.get_mut(&id) else { return };
             let at = l.ends[side].cut(keep, at);
             self.at(at, Event::Arrive { link: id, side });

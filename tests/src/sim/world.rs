@@ -339,9 +339,13 @@ impl World {
                     self.fail(format!("n{n}: a request without files: {io:?}"));
                     return;
                 };
-                let writes = matches!(io.op, Op::Write { .. } | Op::Zero { .. } | Op::Scatter { .. });
+                let writes =
+                    matches!(io.op, Op::Write { .. } | Op::Zero { .. } | Op::Scatter { .. });
                 if writes && io.file == FileId::Base && self.nodes[n].kind != Kind::Replica {
-                    self.fail(format!("n{n}: the machine writes to the base of a {:?}", self.nodes[n].kind));
+                    self.fail(format!(
+                        "n{n}: the machine writes to the base of a {:?}",
+                        self.nodes[n].kind
+                    ));
                 }
                 let sub = disk.0.borrow_mut().submit(io);
                 let delay = self.disk_delay(n);
@@ -364,6 +368,7 @@ impl World {
                     self.counters.hit("operator refused");
                 }
             }
+            Effect::Hash { .. } => {}
             Effect::Note { level, text } => {
                 self.count_note(&text);
                 self.say(format!("n{n}: {level:?}: {text}"));

@@ -189,7 +189,7 @@ mod tests {
                 "0700000000000000",                 // state the step leads to
                 "03000000",                         // chunk number
                 "0000000000000000",                 // reserved
-                "59fd99ee",                         // CRC32C of the 60 bytes before
+                "048d8d65",                         // CRC32C of the 60 bytes before
             )
         );
         assert_eq!(RecordHeader::decode(&h.encode(), h.volume, h.pos), Ok(h));

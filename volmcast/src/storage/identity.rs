@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 use rcp::proto::ids::{GroupName, Label, NodeName, VolumeId};
 
-use super::{StorageError, at, sync_folder};
+use super::{StorageError, at, replace_file};
 use crate::units::{BlockCount, BlockSize};
 
 /// Name of the file.
@@ -115,11 +115,16 @@ impl Identity {
     /// # Errors
     /// [`StorageError::Io`].
     pub fn store(&self, folder: &Path) -> Result<(), StorageError> {
-        let (tmp, path) = (folder.join("identity.new"), folder.join(FILE));
-        std::fs::write(&tmp, self.text()).map_err(at(&tmp))?;
-        std::fs::File::open(&tmp).and_then(|f| f.sync_all()).map_err(at(&tmp))?;
-        std::fs::rename(&tmp, &path).map_err(at(&path))?;
-        sync_folder(folder)
+        replace_file(&folder.join(FILE), self.text().as_bytes())
+    }
+
+    /// Takes the name from a folder, durably: what is left is no volume.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn remove(folder: &Path) -> std::io::Result<()> {
+        std::fs::remove_file(folder.join(FILE))?;
+        std::fs::File::open(folder)?.sync_all()
     }
 
     /// Reads the file of `folder`, which must belong to `node`.
@@ -196,11 +201,14 @@ mod tests {
         let other = NodeName::new("cel9-ser9").expect("valid");
         let e = Identity::load(dir.path(), &other).expect_err("stranger").to_string();
         assert!(e.contains("belongs to node cel1-ser1"), "{e}");
+        assert!(!dir.path().join("identity.new").exists());
         let path = dir.path().join(FILE);
         let mut bytes = std::fs::read(&path).expect("read");
         bytes[40] ^= 4;
         std::fs::write(&path, bytes).expect("write");
         let e = Identity::load(dir.path(), &node).expect_err("damage").to_string();
         assert!(e.contains("checksum"), "{e}");
+        Identity::remove(dir.path()).expect("remove");
+        assert!(matches!(Identity::load(dir.path(), &node), Err(StorageError::Io { .. })));
     }
 }

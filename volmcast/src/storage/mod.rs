@@ -108,8 +108,9 @@ pub struct Sizes {
 }
 
 impl Files {
-    /// Creates a volume's folder and files. `backing` names an outside file or device that is the
-    /// base; an existing one keeps its content.
+    /// Creates a volume's folder and files; a base outside the folder keeps its content. The folder
+    /// is a volume only once [`Identity::store`] has put a name into it: that comes last, when the
+    /// areas have been formatted, so that a creation that was cut short is told from a volume.
     ///
     /// # Errors
     /// [`StorageError`]; what was made is left for a second try.
@@ -151,8 +152,10 @@ impl Files {
             }
             f.sync_all().map_err(at(&path))?;
         }
-        identity.store(folder)?;
         sync_folder(folder)?;
+        if let Some(above) = folder.parent() {
+            sync_folder(above)?;
+        }
         Self::open(folder, identity, sizes.base)
     }
 
@@ -356,7 +359,7 @@ pub fn zero_range(f: &File, offset: u64, len: u64) -> Result<(), Error> {
         }
         Err(e) => return Err(e.into()),
     }
-    const ZERO: [u8; 64 << 10] = [0; 64 << 10];
+    static ZERO: [u8; 64 << 10] = [0; 64 << 10];
     let (mut offset, end) = (offset, offset + len);
     while offset < end {
         let n = usize::try_from(end - offset).unwrap_or(usize::MAX).min(ZERO.len());
@@ -377,6 +380,18 @@ fn preallocate_range(f: &File, len: u64) -> Result<(), Error> {
 fn is_device(f: &File) -> bool {
     use std::os::unix::fs::FileTypeExt;
     f.metadata().is_ok_and(|m| m.file_type().is_block_device())
+}
+
+/// Replaces a small file whole: a crash leaves the old one or the new one.
+///
+/// # Errors
+/// [`StorageError::Io`].
+pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), StorageError> {
+    let new = path.with_extension("new");
+    std::fs::write(&new, bytes).map_err(at(&new))?;
+    File::open(&new).and_then(|f| f.sync_all()).map_err(at(&new))?;
+    std::fs::rename(&new, path).map_err(at(path))?;
+    path.parent().map_or(Ok(()), sync_folder)
 }
 
 /// Makes new names in a folder durable.

@@ -99,7 +99,12 @@ impl Volume {
             self.commit.base_dirty = true;
         }
         self.want.clone_from(&m);
-        let mut fl = InFlight { mailbox: m, applied: self.merge.applied_pos(), resets: self.commit.resets, syncs: 0 };
+        let mut fl = InFlight {
+            mailbox: m,
+            applied: self.merge.applied_pos(),
+            resets: self.commit.resets,
+            syncs: 0,
+        };
         let save = fl.mailbox.log_head > self.durable.log_head;
         let parts = [
             (save, CommitPart::SyncSave, FileId::Save),

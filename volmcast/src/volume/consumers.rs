@@ -5,8 +5,10 @@
 //! where all are equally slow and the sender above can be slowed instead.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
+use rcp::proto::clock::Mono;
 use rcp::proto::ids::{ChunkNumber, NodeName, SetNumber};
 
 use super::desk::Purpose;
@@ -15,6 +17,9 @@ use crate::io::{FileId, Op, Outcome};
 use crate::save::log::Located;
 use crate::save::{RecordHeader, RecordKind};
 use crate::units::LogPos;
+
+/// How soon to look whether readers have let go of room that is short.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// One child's place in the log.
 #[derive(Clone, Debug)]
@@ -43,6 +48,8 @@ impl Consumer {
 #[derive(Debug, Default)]
 pub(super) struct Consumers {
     map: BTreeMap<NodeName, Consumer>,
+    /// Readers hold the room that is short: when to look again.
+    look_at: Option<Mono>,
 }
 
 impl Consumers {
@@ -63,6 +70,10 @@ impl Consumers {
                 fetching: None,
             },
         );
+    }
+
+    pub(super) fn timeout(&self) -> Option<Mono> {
+        self.look_at
     }
 
     pub(super) fn clear(&mut self) -> Vec<NodeName> {
@@ -365,8 +376,23 @@ impl Volume {
 
     /// Gives room back when it runs short; detaches the hindmost child when nothing else helps.
     pub(super) fn make_room(&mut self) {
+        self.trim_and_detach();
+        let short = self.log.free() + self.log.reclaimable() < self.short_room();
+        let wait = short && self.playback.held_by_readers();
+        self.consumers.look_at = wait.then(|| self.desk.now.after(LOOK_AGAIN));
+    }
+
+    /// Less room than this is short: a receiver must be able to grant a fraction of its window, or
+    /// the stream would stand still with room left.
+    fn short_room(&self) -> u64 {
         let capacity = self.log.ring().capacity();
-        let short = (capacity / 8).max(3 * self.cfg.chunk_bytes).min(capacity / 3);
+        let least = (3 * self.cfg.chunk_bytes).max(self.cfg.window / 2);
+        (capacity / 8).max(least).min(capacity / 3)
+    }
+
+    fn trim_and_detach(&mut self) {
+        let capacity = self.log.ring().capacity();
+        let short = self.short_room();
         if self.log.free() + self.log.reclaimable() >= short {
             if self.log.free() < short && self.log.reclaimable() > 0 {
                 self.commit.request();

@@ -71,8 +71,7 @@ pub(super) struct Merge {
 
 impl Merge {
     pub(super) fn start(&mut self, next: LogPos, applied: SetNumber) {
-        *self =
-            Self { next, applied, last_job: self.last_job, restarted: true, ..Self::default() };
+        *self = Self { next, applied, last_job: self.last_job, restarted: true, ..Self::default() };
     }
 
     /// Everything before this position is written to the base.
@@ -96,9 +95,8 @@ impl Volume {
 
     /// A write to the base is under way, be it of a job that was given up.
     pub(super) fn base_being_written(&self) -> bool {
-        self.desk.any(|p| {
-            matches!(p, Purpose::Merge { step: MergeStep::Base, .. } | Purpose::SeedIn(_))
-        })
+        self.desk
+            .any(|p| matches!(p, Purpose::Merge { step: MergeStep::Base, .. } | Purpose::SeedIn(_)))
     }
 
     /// Position from which our own playback still needs records.

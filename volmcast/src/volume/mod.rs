@@ -314,10 +314,15 @@ impl Volume {
     /// When [`Volume::timer`] wants to be called next.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Mono> {
-        [self.playback.timeout(), self.drain.timeout(), self.merge.timeout()]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.playback.timeout(),
+            self.drain.timeout(),
+            self.merge.timeout(),
+            self.consumers.timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Tells the time without acting on it: called before any verb.
@@ -352,13 +357,25 @@ impl Volume {
                 other => self.fail_io("write to the save volume", &other),
             },
             Purpose::Commit(part) => self.commit_io_done(part, &outcome),
-            Purpose::DrainRead { runs } => self.drain_read_done(&runs, outcome),
-            Purpose::DrainSync => self.drain_synced(&outcome),
+            Purpose::DrainRead { attempt, runs } => {
+                if self.drain.is_on(attempt) {
+                    self.drain_read_done(&runs, outcome);
+                }
+            }
+            Purpose::DrainSync { attempt } => {
+                if self.drain.is_on(attempt) {
+                    self.drain_synced(&outcome);
+                }
+            }
             Purpose::RecordRead { child, pos } => self.record_read_done(&child, pos, outcome),
             Purpose::Merge { job, step } => self.merge_io_done(job, step, outcome),
             Purpose::SeedIn(step) => self.seed_in_io_done(step, &outcome),
-            Purpose::SeedOutMap { child } => self.seed_out_mapped(&child, outcome),
-            Purpose::SeedOutRead { child, first } => self.seed_out_read(&child, first, outcome),
+            Purpose::SeedOutMap { child, session } => {
+                self.seed_out_mapped(&child, session, outcome);
+            }
+            Purpose::SeedOutRead { child, session, first } => {
+                self.seed_out_read(&child, session, first, outcome);
+            }
             Purpose::Encode { .. }
             | Purpose::SeedEncode { .. }
             | Purpose::Open { .. }
@@ -375,11 +392,16 @@ impl Volume {
             return;
         }
         match (purpose, done) {
-            (Purpose::Encode { number }, WorkDone::Encoded(chunk)) => {
-                self.drain_encoded(number, chunk);
+            (Purpose::Encode { attempt, number }, WorkDone::Encoded(chunk)) => {
+                if self.drain.is_on(attempt) {
+                    self.drain_encoded(number, chunk);
+                }
             }
-            (Purpose::SeedEncode { child, next_block, view }, WorkDone::Encoded(chunk)) => {
-                self.seed_out_encoded(child, next_block, view, chunk);
+            (
+                Purpose::SeedEncode { child, session, next_block, view },
+                WorkDone::Encoded(chunk),
+            ) => {
+                self.seed_out_encoded(child, session, next_block, view, chunk);
             }
             (Purpose::Open { job }, WorkDone::Opened(opened)) => self.merge_opened(job, opened),
             (Purpose::SeedOpen, WorkDone::Opened(opened)) => self.seed_in_opened(opened),

@@ -62,6 +62,12 @@ impl Playback {
         [old, new].into_iter().flatten().min()
     }
 
+    /// Replaced views are still held by requests. Nobody says when the last of them ends.
+    pub(super) fn held_by_readers(&mut self) -> bool {
+        self.retired.retain(|v| Arc::strong_count(v) > 1);
+        !self.retired.is_empty()
+    }
+
     /// Blocks and sets between the visible state and the newest whole step, for status.
     pub(super) fn unmerged(&self) -> usize {
         self.layers.len()

@@ -18,6 +18,7 @@ use super::drain::Drain;
 use super::intake::Intake;
 use super::merge::Merge;
 use super::playback::Playback;
+use super::seed_in::SeedIn;
 use super::seed_out::SeedOuts;
 use super::status::SetTable;
 use super::{Event, Role, Volume, VolumeConfig};
@@ -55,17 +56,6 @@ pub enum RecoverError {
     /// The configured save volume is too small.
     #[error("a save volume of {0} bytes is too small: at least 8 MiB are needed")]
     TooSmall(u64),
-    /// The save volume was resized while it holds data.
-    #[error(
-        "the save volume is configured with {configured} bytes but holds a log of {found} bytes; \
-         set `save` back, or let every child catch up and recreate the volume's save area"
-    )]
-    Resized {
-        /// From the topology.
-        configured: u64,
-        /// From the file.
-        found: u64,
-    },
 }
 
 impl Volume {
@@ -246,19 +236,21 @@ impl Volume {
                 self.log.abandon_open_step();
             }
             Role::Replica { .. } => {
-                if self.durable.seed.is_none() {
-                    let merged = self.durable.merged;
-                    let next = self
-                        .log
-                        .steps()
-                        .rev()
-                        .find(|s| s.id.to <= merged)
-                        .and_then(|s| s.end.as_ref().map(|(_, end)| *end))
-                        .unwrap_or_else(|| self.log.tail());
-                    self.merge.start(next, merged);
-                    self.board.advance(merged);
-                } else {
-                    self.merge.start(self.log.tail(), self.durable.merged);
+                let merged = self.durable.merged;
+                let next = self
+                    .log
+                    .steps()
+                    .rev()
+                    .find(|s| s.id.to <= merged)
+                    .and_then(|s| s.end.as_ref().map(|(_, end)| *end))
+                    .unwrap_or_else(|| self.log.tail());
+                self.merge.start(next, merged);
+                match self.durable.seed {
+                    None => self.board.advance(merged),
+                    Some(mark) => {
+                        let floor = self.log.open_step().map_or(self.log.state(), |s| s.id.to);
+                        self.seed_in = Some(SeedIn::resumed(mark, floor));
+                    }
                 }
             }
             Role::Relay => {}

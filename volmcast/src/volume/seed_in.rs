@@ -47,11 +47,21 @@ pub(super) struct SeedIn {
     next_block: u64,
     told: u64,
     need: Option<SetNumber>,
+    /// The base may hold parts of sets up to this one, folded in an earlier life.
+    floor: SetNumber,
 }
 
 impl SeedIn {
+    /// Goes on where the mailbox says.
+    pub(super) fn resumed(mark: SeedMark, floor: SetNumber) -> Self {
+        let fresh = mark.next_block == 0 && mark.need.is_none();
+        let phase = if fresh { Phase::Marking } else { Phase::Open };
+        Self { floor, ..Self::new(phase, mark.next_block, mark.need.map(|n| n.max(floor))) }
+    }
+
     fn new(phase: Phase, next_block: u64, need: Option<SetNumber>) -> Self {
         Self {
+            floor: SetNumber::ZERO,
             phase,
             queue: VecDeque::new(),
             busy: None,
@@ -72,14 +82,9 @@ impl SeedIn {
 impl Volume {
     /// A seed begins: the live stream joins at `from`, everything held before is given up.
     pub fn seed_begin(&mut self, from: SetNumber) {
-        for child in self.consumers.clear() {
-            self.seed_outs.remove(&child);
-            let reason = "its parent is itself being seeded".to_owned();
-            self.desk.event(Event::Detached { child, reason });
-        }
         self.log.reset(from);
         self.commit.log_was_reset();
-        self.detach_all("detached: the parent is itself being seeded");
+        self.detach_all("detached: its parent is itself being seeded");
         if matches!(self.cfg.role, Role::Relay) {
             // Nothing to fill: it goes on passing the stream on, from there.
             self.commit.request();
@@ -105,15 +110,9 @@ impl Volume {
     /// Goes on with a seed after a restart or reconnect.
     pub fn seed_resume(&mut self) {
         if let Some(mark) = self.durable.seed {
-            let phase = if mark.next_block == 0 && mark.need.is_none() {
-                Phase::Marking
-            } else {
-                Phase::Open
-            };
-            let touched = self.seed_in.take().map(|s| s.touched).unwrap_or_default();
-            let mut s = SeedIn::new(phase, mark.next_block, mark.need);
-            s.touched = touched;
-            self.seed_in = Some(s);
+            let (touched, floor) =
+                self.seed_in.take().map(|s| (s.touched, s.floor)).unwrap_or_default();
+            self.seed_in = Some(SeedIn { touched, ..SeedIn::resumed(mark, floor) });
             self.commit.request();
             self.pump();
         }
@@ -123,7 +122,8 @@ impl Volume {
     /// hold live sets. `None` when the volume is not being seeded.
     #[must_use]
     pub fn seed_position(&self) -> Option<(u64, SetNumber)> {
-        let mark = self.durable.seed?;
+        // Also before it is durable: the log was emptied already.
+        let mark = self.durable.seed.or(self.want.seed)?;
         let folded = self.log.open_step().map_or(self.log.state(), |s| s.id.to);
         Some((mark.next_block, folded))
     }
@@ -152,14 +152,14 @@ impl Volume {
     /// All extents have been sent; the base is whole once `need` is folded in.
     pub fn receive_seed_end(&mut self, need: SetNumber) {
         if let Some(s) = &mut self.seed_in {
-            s.need = Some(need);
+            s.need = Some(need.max(s.floor));
             self.pump();
         }
     }
 
     /// The base is being written by the seed: live sets wait their turn.
     pub(super) fn seed_in_writing(&self) -> bool {
-        self.seed_in.as_ref().is_some_and(|s| s.busy.is_some() || s.phase == Phase::Clearing)
+        self.seed_in.as_ref().is_some_and(|s| s.busy.is_some() || s.phase != Phase::Open)
             || self.seed_in_strays()
     }
 
@@ -177,6 +177,8 @@ impl Volume {
         }
         if s.phase == Phase::Marking && self.durable.seed.is_some() && self.merge.is_idle() {
             s.phase = Phase::Clearing;
+            // What sets had written goes as well; the extents include it.
+            s.touched = BlockSet::new();
             let len = self.cfg.block_size.offset(BlockIndex(self.cfg.blocks.0));
             self.desk.io(
                 Purpose::SeedIn(SeedStep::Clear),

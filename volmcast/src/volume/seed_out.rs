@@ -32,6 +32,8 @@ enum State {
 
 #[derive(Debug)]
 struct SeedOut {
+    /// Tells its requests from those of a seed to the same child that has ended.
+    session: u64,
     state: State,
     next: u64,
     sent: u64,
@@ -43,6 +45,7 @@ struct SeedOut {
 #[derive(Debug, Default)]
 pub(super) struct SeedOuts {
     map: BTreeMap<NodeName, SeedOut>,
+    last_session: u64,
 }
 
 impl SeedOuts {
@@ -50,8 +53,8 @@ impl SeedOuts {
         self.map.remove(child);
     }
 
-    fn entry_busy(&mut self, child: &NodeName) -> Option<&mut SeedOut> {
-        self.map.get_mut(child).filter(|s| s.state == State::Busy)
+    fn entry_busy(&mut self, child: &NodeName, session: u64) -> Option<&mut SeedOut> {
+        self.map.get_mut(child).filter(|s| s.state == State::Busy && s.session == session)
     }
 }
 
@@ -67,7 +70,9 @@ impl Volume {
     }
 
     pub(super) fn seed_out_begin(&mut self, child: &NodeName, block: u64, folded: SetNumber) {
+        self.seed_outs.last_session += 1;
         let s = SeedOut {
+            session: self.seed_outs.last_session,
             state: State::Waiting { folded },
             next: block,
             sent: 0,
@@ -106,22 +111,22 @@ impl Volume {
             }
             if s.state == State::Idle && s.sent < s.credit {
                 s.state = State::Busy;
-                start.push((child.clone(), s.next));
+                start.push((child.clone(), s.session, s.next));
             }
         }
-        for (child, next) in start {
+        for (child, session, next) in start {
             if next >= self.cfg.blocks.0 {
                 self.seed_out_end(&child);
                 continue;
             }
             let op = Op::NextData { offset: bs.offset(BlockIndex(next)) };
-            self.desk.io(Purpose::SeedOutMap { child }, FileId::Base, op);
+            self.desk.io(Purpose::SeedOutMap { child, session }, FileId::Base, op);
         }
     }
 
-    pub(super) fn seed_out_mapped(&mut self, child: &NodeName, outcome: Outcome) {
+    pub(super) fn seed_out_mapped(&mut self, child: &NodeName, session: u64, outcome: Outcome) {
         let (bs, blocks) = (self.cfg.block_size, self.cfg.blocks.0);
-        let Some(s) = self.seed_outs.entry_busy(child) else { return };
+        let Some(s) = self.seed_outs.entry_busy(child, session) else { return };
         match outcome {
             Outcome::NextData(Some((from, to))) => {
                 let first = (from >> bs.shift()).max(s.next);
@@ -136,7 +141,7 @@ impl Volume {
                     offset: bs.offset(BlockIndex(first)),
                     len: usize::try_from(count << bs.shift()).unwrap_or(0),
                 };
-                let purpose = Purpose::SeedOutRead { child: child.clone(), first };
+                let purpose = Purpose::SeedOutRead { child: child.clone(), session, first };
                 self.desk.io(purpose, FileId::Base, op);
             }
             Outcome::NextData(None) => self.seed_out_end(child),
@@ -144,7 +149,13 @@ impl Volume {
         }
     }
 
-    pub(super) fn seed_out_read(&mut self, child: &NodeName, first: u64, outcome: Outcome) {
+    pub(super) fn seed_out_read(
+        &mut self,
+        child: &NodeName,
+        session: u64,
+        first: u64,
+        outcome: Outcome,
+    ) {
         let data = match outcome {
             Outcome::Read(b) => b,
             other => {
@@ -168,13 +179,14 @@ impl Volume {
         };
         let draft =
             super::drain::draft(id, ChunkNumber(0), ChunkFlags::SEED, shift, &[(first, data)]);
-        let purpose = Purpose::SeedEncode { child: child.clone(), next_block, view };
+        let purpose = Purpose::SeedEncode { child: child.clone(), session, next_block, view };
         self.desk.work(purpose, Work::Encode(Box::new(draft), self.cfg.compression));
     }
 
     pub(super) fn seed_out_encoded(
         &mut self,
         child: NodeName,
+        session: u64,
         next_block: u64,
         view: SetNumber,
         chunk: Result<Chunk, DeltaError>,
@@ -186,7 +198,7 @@ impl Volume {
                 return;
             }
         };
-        let Some(s) = self.seed_outs.entry_busy(&child) else { return };
+        let Some(s) = self.seed_outs.entry_busy(&child, session) else { return };
         s.sent += chunk.bytes().len() as u64;
         s.next = next_block;
         s.view = s.view.max(view);

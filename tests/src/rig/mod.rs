@@ -1,0 +1,26 @@
+//! Real nodes as real processes, on loopback, in a temporary folder: for tests from outside.
+//!
+//! A [`Plan`] says which nodes, routes and volumes there are; [`Tree::start`] writes the topology
+//! and starts the programs that users run. Everything waits with a deadline and says what it
+//! waited for. Whatever is started ends with the [`Tree`]; if the test fails, the logs are shown.
+
+mod binaries;
+mod mounted;
+mod outside;
+mod plan;
+mod process;
+mod random;
+mod tree;
+mod wait;
+
+pub use binaries::program;
+pub use mounted::{Device, Mounted, may_mount};
+pub use outside::{lacking, run, said, tool};
+pub use plan::Plan;
+pub use process::{Ended, Process};
+pub use random::{Random, stamp, stamped};
+pub use tree::Tree;
+pub use wait::{Clock, wait_for};
+
+/// A mebibyte.
+pub const MIB: u64 = 1 << 20;

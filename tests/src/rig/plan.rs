@@ -1,0 +1,117 @@
+//! What a tree is to be: a topology specification with ports that are free.
+
+use std::collections::BTreeSet;
+use std::net::TcpListener;
+use std::sync::{Mutex, PoisonError};
+
+use config::spec::{GroupSpec, NodeSpec, PlaybackSpec, TopologySpec, VolumeSpec};
+
+use super::random::Random;
+
+/// Ports handed out by this process.
+static TAKEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+
+/// The group every plan has.
+pub(super) const GROUP: &str = "g1";
+
+/// A topology of one group, to be changed before it is started.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The topology. Addresses are filled in when the tree starts.
+    pub spec: TopologySpec,
+}
+
+impl Plan {
+    /// Nodes and next hops, as in `&[("p", &["f1", "f2"]), ("f1", &["l1"])]`; the first line's node
+    /// is the primary. Sets are cut on demand only, until [`Plan::cut_every`].
+    #[must_use]
+    pub fn new(routes: &[(&str, &[&str])]) -> Self {
+        let mut spec = TopologySpec::default();
+        let mut group = GroupSpec::default();
+        for (from, hops) in routes {
+            for name in std::iter::once(from).chain(*hops) {
+                let node = NodeSpec { data: (*name).to_owned(), ..NodeSpec::default() };
+                spec.nodes.insert((*name).to_owned(), node);
+            }
+            let hops: Vec<_> = hops.iter().map(|h| (*h).to_owned()).collect();
+            if !hops.is_empty() {
+                group.routes.insert((*from).to_owned(), hops);
+            }
+        }
+        group.primary = routes.first().map(|(p, _)| (*p).to_owned()).unwrap_or_default();
+        group.policy.timeout = Some("1h".to_owned());
+        group.policy.hwm = Some("1 GiB".to_owned());
+        group.playback = PlaybackSpec::default();
+        spec.groups.insert(GROUP.to_owned(), group);
+        spec.defaults.save = Some("64 MiB".to_owned());
+        spec.defaults.snapshot_area = Some("64 MiB".to_owned());
+        Self { spec }
+    }
+
+    /// One primary, two forwarders, four leaves.
+    #[must_use]
+    pub fn tree() -> Self {
+        Self::new(&[("p", &["f1", "f2"]), ("f1", &["l1", "l2"]), ("f2", &["l3", "l4"])])
+    }
+
+    /// The group, to be changed.
+    ///
+    /// # Panics
+    /// Never: every plan has it.
+    pub fn group(&mut self) -> &mut GroupSpec {
+        self.spec.groups.get_mut(GROUP).expect("the group of a plan")
+    }
+
+    /// Adds a volume.
+    #[must_use]
+    pub fn volume(mut self, label: &str, mib: u64) -> Self {
+        let volume = VolumeSpec { size: format!("{mib} MiB"), ..VolumeSpec::default() };
+        self.group().volumes.insert(label.to_owned(), volume);
+        self
+    }
+
+    /// The size of every save volume.
+    #[must_use]
+    pub fn save(mut self, mib: u64) -> Self {
+        self.spec.defaults.save = Some(format!("{mib} MiB"));
+        self
+    }
+
+    /// Sets are cut at this interval.
+    #[must_use]
+    pub fn cut_every(mut self, ms: u64) -> Self {
+        self.group().policy.timeout = Some(format!("{ms} ms"));
+        self
+    }
+
+    /// A node keeps its data in this folder.
+    #[must_use]
+    pub fn data(mut self, node: &str, folder: &str) -> Self {
+        if let Some(n) = self.spec.nodes.get_mut(node) {
+            folder.clone_into(&mut n.data);
+        }
+        self
+    }
+
+    /// Gives every node addresses that are free now.
+    pub(super) fn assign_ports(&mut self) {
+        for node in self.spec.nodes.values_mut() {
+            node.listen = format!("127.0.0.1:{}", free_port());
+            node.nbd = Some(format!("127.0.0.1:{}", free_port()));
+        }
+    }
+}
+
+/// A port nobody listens on. It is below those that the system gives to outgoing connections:
+/// otherwise one of these could take it while its node is down, even the parent's own dialling.
+fn free_port() -> u16 {
+    let mut random = Random::quiet();
+    loop {
+        let port = u16::try_from(10_000 + random.below(20_000)).unwrap_or(10_000);
+        let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+        if !taken.contains(&port) && TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            taken.insert(port);
+            return port;
+        }
+    }
+}

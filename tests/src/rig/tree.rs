@@ -1,0 +1,449 @@
+//! A running tree: nodes that can be killed, stopped, started, and asked.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use node::api::{CutInfo, NodeStatus, RouteTable, VolumeInfo};
+use node::cli::client::{Client, ClientError};
+use node::http::{paths, requests};
+use node::nbd;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::binaries::program;
+use super::outside;
+use super::plan::{GROUP, Plan};
+use super::process::{Ended, Process};
+use super::wait::wait_for;
+
+/// Time for a node to be ready, or to be gone.
+const UP: Duration = Duration::from_secs(20);
+/// Time for an NBD request.
+const NBD: Duration = Duration::from_secs(30);
+/// Lines of a log that a failure shows.
+const TAIL: usize = 60;
+
+/// Nodes of one topology, each a process. Dropping it ends them all.
+#[derive(Debug)]
+pub struct Tree {
+    dir: tempfile::TempDir,
+    plan: Plan,
+    nodes: BTreeMap<String, Mutex<Option<Process>>>,
+    runtime: tokio::runtime::Runtime,
+    /// Parts of log lines at WARN or ERROR that the test expects.
+    expected: Mutex<Vec<String>>,
+}
+
+impl Tree {
+    /// Writes the topology and starts every node but those in `later`.
+    ///
+    /// # Panics
+    /// When a node does not come up.
+    #[must_use]
+    pub fn start_but(mut plan: Plan, later: &[&str]) -> Self {
+        // Another process may take a port between our look and the node's: then all get new ones.
+        for attempt in 0.. {
+            let tree = Self::prepare(&mut plan);
+            let names: Vec<_> =
+                tree.names().into_iter().filter(|n| !later.contains(&n.as_str())).collect();
+            for n in &names {
+                tree.launch(n);
+            }
+            let failed = names.iter().find_map(|n| tree.came_up(n).err());
+            match failed {
+                None => return tree,
+                Some(e) if e.contains("Address already in use") && attempt < 3 => {}
+                Some(e) => panic!("{e}"),
+            }
+        }
+        unreachable!("the loop returns or panics")
+    }
+
+    /// Writes the topology and starts every node.
+    ///
+    /// # Panics
+    /// When a node does not come up.
+    #[must_use]
+    pub fn start(plan: Plan) -> Self {
+        Self::start_but(plan, &[])
+    }
+
+    /// Writes the topology and starts nothing.
+    ///
+    /// # Panics
+    /// When the file cannot be written.
+    #[must_use]
+    pub fn prepare(plan: &mut Plan) -> Self {
+        let dir = tempfile::Builder::new().prefix("rcp").tempdir().expect("a temporary folder");
+        plan.assign_ports();
+        let text = plan.spec.to_yaml().expect("YAML");
+        std::fs::write(dir.path().join("topology.yaml"), text).expect("the topology");
+        let nodes = plan.spec.nodes.keys().map(|n| (n.clone(), Mutex::new(None))).collect();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        Self { dir, plan: plan.clone(), nodes, runtime, expected: Mutex::default() }
+    }
+
+    /// The temporary folder.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The topology file.
+    #[must_use]
+    pub fn topology(&self) -> PathBuf {
+        self.dir().join("topology.yaml")
+    }
+
+    /// All nodes.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.nodes.keys().cloned().collect()
+    }
+
+    /// Nodes without next hops in the plan.
+    #[must_use]
+    pub fn leaves(&self) -> Vec<String> {
+        let group = &self.plan.spec.groups[GROUP];
+        let leaf = |n: &String| !group.routes.contains_key(n) && *n != group.primary;
+        self.nodes.keys().filter(|n| leaf(n)).cloned().collect()
+    }
+
+    /// The node that takes writes.
+    #[must_use]
+    pub fn primary(&self) -> &str {
+        &self.plan.spec.groups[GROUP].primary
+    }
+
+    /// A node's data folder.
+    #[must_use]
+    pub fn folder(&self, node: &str) -> PathBuf {
+        self.dir().join(&self.plan.spec.nodes[node].data)
+    }
+
+    /// The folder of a node's volume.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    pub fn volume_folder(&self, node: &str, label: &str) -> PathBuf {
+        let all = std::fs::read_dir(self.folder(node).join("volumes")).expect("volumes");
+        let line = format!("\nlabel {label}\n");
+        all.flatten()
+            .map(|e| e.path())
+            .find(|p| std::fs::read_to_string(p.join("identity")).is_ok_and(|t| t.contains(&line)))
+            .unwrap_or_else(|| panic!("{node} has no volume {label}"))
+    }
+
+    /// The address of a node's shared port.
+    ///
+    /// # Panics
+    /// Never: the plan wrote it.
+    #[must_use]
+    pub fn addr(&self, node: &str) -> SocketAddr {
+        self.plan.spec.nodes[node].listen.parse().expect("an address")
+    }
+
+    /// The NBD URI of an export, over TCP.
+    ///
+    /// # Panics
+    /// Never: the plan wrote it.
+    #[must_use]
+    pub fn uri(&self, node: &str, export: &str) -> String {
+        let addr = self.plan.spec.nodes[node].nbd.as_ref().expect("an NBD address");
+        format!("nbd://{addr}/{export}")
+    }
+
+    /// The NBD URI of an export, over the Unix socket.
+    #[must_use]
+    pub fn unix_uri(&self, node: &str, export: &str) -> String {
+        format!("nbd+unix:///{export}?socket={}", self.folder(node).join("nbd.sock").display())
+    }
+
+    /// Opens an export with our own client.
+    ///
+    /// # Errors
+    /// What the node says, or that it is not there.
+    pub fn open(&self, node: &str, export: &str) -> Result<nbd::Client, nbd::ClientError> {
+        nbd::Client::unix(&self.folder(node).join("nbd.sock"), export, NBD)
+    }
+
+    /// The command that runs a node of this topology.
+    #[must_use]
+    pub fn command(&self, node: &str) -> Command {
+        let mut c = Command::new(program("rcpd"));
+        c.arg("--topology").arg(self.topology()).args(["--node", node]);
+        c
+    }
+
+    /// Where a node's output goes.
+    #[must_use]
+    pub fn log_path(&self, node: &str) -> PathBuf {
+        self.dir().join(format!("{node}.log"))
+    }
+
+    /// Everything a node said, over all its lives.
+    #[must_use]
+    pub fn log(&self, node: &str) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.log_path(node)).unwrap_or_default())
+            .into_owned()
+    }
+
+    fn slot(&self, node: &str) -> MutexGuard<'_, Option<Process>> {
+        self.nodes[node].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts a node and does not wait.
+    ///
+    /// # Panics
+    /// When it runs already.
+    pub fn launch(&self, node: &str) {
+        let mut slot = self.slot(node);
+        assert!(slot.is_none(), "{node} runs already");
+        *slot = Some(Process::start(&mut self.command(node), &self.log_path(node)));
+    }
+
+    /// Waits until a launched node is ready; its last words if it ended instead.
+    ///
+    /// # Errors
+    /// What it said before it ended.
+    ///
+    /// # Panics
+    /// When it neither is ready nor ends in time.
+    pub fn came_up(&self, node: &str) -> Result<(), String> {
+        wait_for(&format!("{node} to be ready"), UP, || {
+            let mut slot = self.slot(node);
+            let Some(process) = slot.as_mut() else { return Ok(Err(format!("{node} is not run"))) };
+            if let Some(end) = process.ended() {
+                *slot = None;
+                return Ok(Err(format!("{node} ended with {}:\n{}", end.status, end.log)));
+            }
+            drop(slot);
+            self.runtime.block_on(self.client(node).ready()).map(Ok)
+        })
+    }
+
+    /// Starts a node that is not running, and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn up(&self, node: &str) {
+        self.launch(node);
+        if let Err(e) = self.came_up(node) {
+            panic!("{e}");
+        }
+    }
+
+    /// Starts a node that is expected to end by itself.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn refused(&self, node: &str) -> Ended {
+        self.launch(node);
+        let mut process = self.slot(node).take().expect("just launched");
+        process.wait(UP)
+    }
+
+    /// SIGKILL.
+    pub fn kill(&self, node: &str) {
+        if let Some(mut p) = self.slot(node).take() {
+            p.kill();
+        }
+    }
+
+    /// SIGTERM, and an orderly end within `deadline`.
+    ///
+    /// # Panics
+    /// When it is late, or its exit status is not 0.
+    pub fn stop(&self, node: &str, deadline: Duration) -> Ended {
+        let mut p = self.slot(node).take().unwrap_or_else(|| panic!("{node} is not running"));
+        p.terminate(deadline)
+    }
+
+    /// The process number of a running node.
+    #[must_use]
+    pub fn pid(&self, node: &str) -> Option<u32> {
+        self.slot(node).as_ref().map(Process::pid)
+    }
+
+    fn client(&self, node: &str) -> Client {
+        Client::new(self.folder(node).join("rcpd.sock"))
+    }
+
+    /// Asks a node for a value.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn get<T: DeserializeOwned>(&self, node: &str, path: &str) -> Result<T, ClientError> {
+        self.runtime.block_on(self.client(node).get(path))
+    }
+
+    /// Asks a node for a change.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn post<B: Serialize, T: DeserializeOwned>(
+        &self,
+        node: &str,
+        path: &str,
+        body: &B,
+    ) -> Result<T, ClientError> {
+        self.runtime.block_on(self.client(node).post(path, body))
+    }
+
+    /// The whole node.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn status(&self, node: &str) -> Result<NodeStatus, ClientError> {
+        self.get(node, paths::STATUS)
+    }
+
+    /// One volume of a node.
+    ///
+    /// # Errors
+    /// The node's, or that it has no such volume.
+    pub fn volume(&self, node: &str, label: &str) -> Result<VolumeInfo, String> {
+        let status = self.status(node).map_err(|e| format!("{node}: {e}"))?;
+        let found = status.volumes.into_iter().find(|v| v.label == label);
+        found.ok_or_else(|| format!("{node} has no volume {label}"))
+    }
+
+    /// The routing table of a node.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn routes(&self, node: &str) -> Result<RouteTable, ClientError> {
+        self.get(node, paths::ROUTES)
+    }
+
+    /// Cuts a set at the primary.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn try_cut(&self, label: &str, keep: bool) -> Result<CutInfo, ClientError> {
+        let body = requests::Cut { volume: label.to_owned(), keep };
+        self.post(self.primary(), paths::CUT, &body)
+    }
+
+    /// Cuts a set at the primary.
+    ///
+    /// # Panics
+    /// When the primary refuses.
+    #[track_caller]
+    pub fn cut(&self, label: &str, keep: bool) -> CutInfo {
+        self.try_cut(label, keep).unwrap_or_else(|e| panic!("cut of {label}: {e}"))
+    }
+
+    /// Waits until a node shows a state at least as new as `set`.
+    ///
+    /// # Panics
+    /// When it does not, with its status.
+    #[track_caller]
+    pub fn reaches(&self, node: &str, label: &str, set: u64, deadline: Duration) {
+        wait_for(&format!("{node} to show set {set} of {label}"), deadline, || {
+            let v = self.volume(node, label)?;
+            if v.current_set >= set && v.state.starts_with("readable") {
+                return Ok(());
+            }
+            Err(format!(
+                "set {} of {}, {}: {:?}",
+                v.current_set, v.newest_known_set, v.state, v.reason
+            ))
+        });
+    }
+
+    /// Every leaf shows `set` and its content is, byte for byte, the primary's kept state, as an
+    /// outside program sees them.
+    ///
+    /// # Panics
+    /// When one differs.
+    #[track_caller]
+    pub fn all_same(&self, label: &str, set: u64, deadline: Duration) {
+        for leaf in self.leaves() {
+            self.reaches(&leaf, label, set, deadline);
+            self.same(&leaf, label, set);
+        }
+    }
+
+    /// Compares a node's state with the primary's kept one.
+    ///
+    /// # Panics
+    /// When they differ.
+    #[track_caller]
+    pub fn same(&self, node: &str, label: &str, set: u64) {
+        let export = format!("{label}@{set}");
+        let Some(mut compare) = outside::tool("qemu-img", "qemu-utils") else { return };
+        compare.args(["compare", "-f", "raw", "-F", "raw"]);
+        compare.arg(self.uri(self.primary(), &export)).arg(self.unix_uri(node, &export));
+        outside::run(&mut compare);
+    }
+
+    /// Names a part of WARN and ERROR lines that this test provokes.
+    pub fn expect(&self, part: &str) {
+        self.expected.lock().unwrap_or_else(PoisonError::into_inner).push(part.to_owned());
+    }
+
+    /// Lines at ERROR, panics, and lines at WARN, that were not announced by [`Tree::expect`].
+    #[must_use]
+    pub fn unexpected(&self) -> Vec<String> {
+        let expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
+        let loud =
+            |l: &str| l.contains(" ERROR ") || l.contains(" WARN ") || l.contains("panicked at");
+        let mut out = Vec::new();
+        for n in self.names() {
+            let log = self.log(&n);
+            let lines = log.lines().filter(|l| loud(l) && !expected.iter().any(|e| l.contains(e)));
+            out.extend(lines.map(|l| format!("{n}: {l}")));
+        }
+        out
+    }
+
+    /// Ends a test: no node said anything at WARN or ERROR that was not announced.
+    ///
+    /// # Panics
+    /// With the lines.
+    #[track_caller]
+    pub fn quiet(&self) {
+        let lines = self.unexpected();
+        assert!(lines.is_empty(), "unexpected lines:\n{}", lines.join("\n"));
+    }
+
+    fn report(&self) -> String {
+        let mut out = String::new();
+        for n in self.names() {
+            let log = self.log(&n);
+            let lines: Vec<_> = log.lines().collect();
+            let tail = lines[lines.len().saturating_sub(TAIL)..].join("\n");
+            let _ = writeln!(out, "──── log of {n}, last lines\n{tail}");
+            if let Ok(s) = self.status(&n) {
+                for mut v in s.volumes {
+                    v.sets.truncate(3);
+                    let _ = writeln!(out, "──── {n}: {v:?}");
+                }
+            }
+        }
+        let _ = writeln!(out, "──── WARN and ERROR\n{}", self.unexpected().join("\n"));
+        out
+    }
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.report());
+        }
+        for n in self.names() {
+            self.kill(&n);
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! The product from outside: real processes, real sockets, clients that are not ours.
+
+#[path = "e2e/kills.rs"]
+mod kills;
+#[path = "e2e/late.rs"]
+mod late;
+#[path = "e2e/load.rs"]
+mod load;
+#[path = "e2e/port.rs"]
+mod port;
+#[path = "e2e/reader.rs"]
+mod reader;
+#[path = "e2e/restart.rs"]
+mod restart;
+#[path = "e2e/routes.rs"]
+mod routes;
+#[path = "e2e/tree.rs"]
+mod tree;

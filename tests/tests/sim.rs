@@ -1,0 +1,88 @@
+//! The simulation: seeds that once failed, and a few hundred others.
+
+use tests::sim::{Counters, run};
+
+/// Seeds that found something, with a word on what.
+const REGRESSIONS: &[(u64, &str)] = &[
+    (7, "a record read back before it was written counted as damage"),
+    (10, "a seed ended at a state that its base had passed before a restart"),
+    (14, "children kept a place in a log that was emptied"),
+    (15, "acknowledged a position of a log that was emptied, before the mailbox knew"),
+    (18, "a record written after its commit was never committed"),
+    (19, "a seed ended in the middle of a folded set"),
+    (28, "readers held the last room and nobody looked again"),
+    (32, "an abandoned attempt was mixed with its successor after a restart"),
+    (65, "a seed cleared the base under merge writes that were still under way"),
+    (71, "a state could be pinned between the start of a seed and its mark"),
+    (101, "a primary listed a kept state whose set it then abandoned"),
+    (114, "a set that only lacked room for its header waited for ever"),
+    (119, "a reader's view held the log and its end told nobody"),
+];
+
+/// Everything that must have happened at least once, or the simulation has gone blind.
+const MUST_HAPPEN: &[&str] = &[
+    "child ahead of parent",
+    "chunk cut through",
+    "connection cut",
+    "connection left half open",
+    "crash between two effects",
+    "crash of a node that is being seeded",
+    "cut demanded, kept",
+    "detached",
+    "duplicate chunk",
+    "flush",
+    "keep demanded",
+    "kept state read after a restart",
+    "kept state released",
+    "kill of a replica",
+    "kill of the primary",
+    "log wrapped",
+    "long absence",
+    "lost write",
+    "one-way stall",
+    "orderly stop",
+    "partition",
+    "policy changed",
+    "power cut of a relay",
+    "power cut of a replica",
+    "power cut of the primary",
+    "read refused",
+    "reader done",
+    "reader lost its state",
+    "route added",
+    "route deleted",
+    "runs converged",
+    "seed begun",
+    "seed demanded",
+    "seed finished",
+    "seed resumed",
+    "set without data",
+    "slow disk",
+    "torn write",
+    "write met a closed gate",
+    "write waited for the drain",
+];
+
+#[test]
+fn seeds_that_once_failed() {
+    for (seed, what) in REGRESSIONS {
+        if let Err(f) = run(*seed, false) {
+            panic!("{what}, again:\n{f}");
+        }
+    }
+}
+
+#[test]
+fn a_few_hundred_seeds() {
+    let mut counters = Counters::default();
+    for seed in 2_000..2_300 {
+        match run(seed, false) {
+            Ok(c) => counters.merge(&c),
+            Err(f) => panic!("{f}"),
+        }
+    }
+    println!("{counters}");
+    for what in MUST_HAPPEN {
+        assert!(counters.get(what) > 0, "never happened: {what}\n{counters}");
+    }
+}
