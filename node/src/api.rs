@@ -263,6 +263,17 @@ pub struct PolicyChange {
     pub persistent: Option<bool>,
 }
 
+/// What one member of a group said.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MemberResult {
+    /// Which node.
+    pub node: String,
+    /// It did what was asked.
+    pub ok: bool,
+    /// The result, or why there is none.
+    pub text: String,
+}
+
 /// A line of a group's routing table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RouteEntry {
@@ -328,6 +339,14 @@ pub trait NodeApi: Send + Sync + 'static {
     fn seed<'a>(&'a self, volume: &'a str, child: &'a str) -> Answer<'a, ()>;
     /// Changes when sets are made or played.
     fn policy<'a>(&'a self, volume: &'a str, change: PolicyChange) -> Answer<'a, ()>;
+    /// Has every replica hash the first `len` bytes of a state (XXH3, 128 bits), and waits for all.
+    fn hash<'a>(
+        &'a self,
+        volume: &'a str,
+        set: u64,
+        len: u64,
+        wait: std::time::Duration,
+    ) -> Answer<'a, Vec<MemberResult>>;
     /// The routing table, of one group if named.
     fn routes<'a>(&'a self, group: Option<&'a str>) -> Answer<'a, RouteTable>;
     /// Adds a next hop: probed, stored and live when this returns.

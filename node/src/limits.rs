@@ -22,6 +22,8 @@ pub const KEEPALIVE: Duration = Duration::from_secs(2);
 pub const MAX_CONNECTIONS: usize = 1024;
 /// Connections under classification at once.
 pub const MAX_CLASSIFYING: usize = 256;
+/// Time for the headers of a request whose first line came so late that none is left.
+pub const MIN_HEADER_READ: Duration = Duration::from_millis(500);
 /// Inputs that wait for the core.
 pub const CORE_QUEUE: usize = 4096;
 /// Frames that wait for one connection's writer.

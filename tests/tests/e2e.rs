@@ -6,7 +6,13 @@ mod kills;
 mod late;
 #[path = "e2e/load.rs"]
 mod load;
+#[path = "e2e/port.rs"]
+mod port;
 #[path = "e2e/reader.rs"]
 mod reader;
+#[path = "e2e/restart.rs"]
+mod restart;
+#[path = "e2e/routes.rs"]
+mod routes;
 #[path = "e2e/tree.rs"]
 mod tree;

@@ -9,6 +9,7 @@
 pub mod client;
 mod columns;
 mod commands;
+pub mod filetest;
 mod image;
 mod output;
 pub mod rcpctl;

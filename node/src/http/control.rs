@@ -18,7 +18,8 @@ use serde::{Deserialize, Serialize};
 use super::answer::{Refused, json};
 use super::limits::{BODY_READ, MAX_BODY_BYTES};
 use super::requests::{
-    Cut, Delete, Done, KeptState, Policy, Rename, Replicate, Resize, RouteAdd, RouteDelete, Seed,
+    Cut, Delete, Done, Hash, KeptState, Policy, Rename, Replicate, Resize, RouteAdd, RouteDelete,
+    Seed,
 };
 use super::router::App;
 use crate::api::{ApiError, ApiErrorKind, NodeApi, VolumeSpec};
@@ -89,6 +90,9 @@ change!(volume_delete, Delete, done, |api, q| api.volume_delete(&q.volume));
 change!(replicate, Replicate, done, |api, q| api.replicate(&q.volume, q.on));
 change!(seed, Seed, done, |api, q| api.seed(&q.volume, &q.child));
 change!(policy, Policy, done, |api, q| api.policy(&q.volume, q.change));
+change!(hash, Hash, answer, |api, q| {
+    api.hash(&q.volume, q.set, q.len, std::time::Duration::from_secs(q.wait_s))
+});
 change!(route_add, RouteAdd, answer, |api, q| api.route_add(&q.group, &q.next_hop));
 change!(route_delete, RouteDelete, answer, |api, q| {
     api.route_delete(q.group.as_deref(), q.next_hop.as_deref())

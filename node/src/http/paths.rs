@@ -36,6 +36,8 @@ pub const POLICY: &str = "/api/v1/policy";
 pub const ROUTE_ADD: &str = "/api/v1/routes/add";
 /// Remove next hops.
 pub const ROUTE_DELETE: &str = "/api/v1/routes/delete";
+/// Have every replica hash a volume.
+pub const HASH: &str = "/api/v1/hash";
 /// End the process in order.
 pub const SHUTDOWN: &str = "/api/v1/shutdown";
 
@@ -66,6 +68,7 @@ pub(crate) const CONTROL: &[Entry] = &[
     (VOLUME_RESIZE, "POST", "change a volume's size"),
     (VOLUME_RENAME, "POST", "change a volume's label"),
     (VOLUME_DELETE, "POST", "remove a volume"),
+    (HASH, "POST", "have every replica hash the first bytes of a state"),
     (SHUTDOWN, "POST", "end the process in order"),
 ];
 

@@ -26,6 +26,20 @@ pub struct KeptState {
     pub set: u64,
 }
 
+/// Have every replica hash the first bytes of a state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hash {
+    /// Which volume.
+    pub volume: String,
+    /// Which state.
+    pub set: u64,
+    /// How many bytes.
+    pub len: u64,
+    /// How long to wait for all members, in seconds.
+    pub wait_s: u64,
+}
+
 /// Change a volume's size.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

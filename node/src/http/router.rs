@@ -59,6 +59,7 @@ pub fn routers(api: Arc<dyn NodeApi>, metrics: Arc<Metrics>) -> Routers {
         .route(paths::VOLUME_RESIZE, post(control::volume_resize))
         .route(paths::VOLUME_RENAME, post(control::volume_rename))
         .route(paths::VOLUME_DELETE, post(control::volume_delete))
+        .route(paths::HASH, post(control::hash))
         .route(paths::SHUTDOWN, post(control::shutdown));
     Routers { public: finished(public, app.clone(), false), control: finished(control, app, true) }
 }

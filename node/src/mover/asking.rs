@@ -6,7 +6,7 @@ use rcp::proto::ids::{Label, NodeName, SetNumber, VolumeId};
 use volmcast::volume::{CutPolicy, PlaybackPolicy, Role};
 
 use super::{AskId, Effect, Mover};
-use crate::api::{ApiError, ApiErrorKind, CutInfo, PolicyChange, RouteTable};
+use crate::api::{ApiError, ApiErrorKind, CutInfo, MemberResult, PolicyChange, RouteTable};
 
 /// A question.
 #[derive(Clone, Debug)]
@@ -65,6 +65,17 @@ pub enum Ask {
         /// Label or UUID.
         volume: String,
     },
+    /// Have every replica hash the first bytes of a state.
+    Hash {
+        /// Label or UUID.
+        volume: String,
+        /// Which state.
+        set: u64,
+        /// How many bytes.
+        len: u64,
+        /// How long to wait for all members.
+        wait: Duration,
+    },
     /// Add a next hop.
     RouteAdd {
         /// Group.
@@ -90,6 +101,8 @@ pub enum Reply {
     Cut(CutInfo),
     /// The routing table.
     Routes(RouteTable),
+    /// What every member of a group said.
+    Members(Vec<MemberResult>),
     /// No.
     Refused(ApiError),
 }
@@ -99,6 +112,9 @@ impl Mover {
     pub fn ask(&mut self, ask: AskId, question: Ask) {
         let done = match question {
             Ask::RouteAdd { group, next_hop } => return self.route_add(ask, &group, &next_hop),
+            Ask::Hash { volume, set, len, wait } => {
+                return self.ask_hash(ask, &volume, set, len, wait);
+            }
             Ask::RouteDelete { group, next_hop } => {
                 self.route_delete(group.as_deref(), next_hop.as_deref()).map(Reply::Routes)
             }

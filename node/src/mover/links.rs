@@ -373,6 +373,7 @@ impl Mover {
                     self.route_confirmed(ask, &group_name, &node);
                 }
                 self.offer_all(id);
+                self.controls_for_child(&group_name, &node);
             }
             // The peer feeds us.
             Role::Sender => {

@@ -10,10 +10,12 @@
 //! | `sending` | streams to children: offers, attachments, chunks, seeds |
 //! | `receiving` | streams from the parent: attachments, intake, acknowledgements |
 //! | `routing` | live changes of the routing table |
+//! | `controls` | commands down the tree and their results |
 //! | `asking` | what operators and programs ask for |
 //! | `status` | what they are told |
 
 mod asking;
+mod controls;
 mod links;
 mod receiving;
 mod routing;
@@ -25,7 +27,7 @@ use std::time::Duration;
 
 use rcp::proto::clock::{Mono, Wall};
 use rcp::proto::frame::{DecodedFrame, Frame};
-use rcp::proto::ids::{Generation, GroupName, Label, NodeName, VolumeId};
+use rcp::proto::ids::{Generation, GroupName, Label, NodeName, StateId, VolumeId};
 use volmcast::capture::Notice;
 use volmcast::io::{Io, Outcome, Tag};
 use volmcast::units::{BlockCount, BlockSize};
@@ -34,6 +36,7 @@ use volmcast::volume::{Volume, Work, WorkDone};
 use forwarder::table::Table;
 
 pub use asking::{Ask, Reply};
+pub use controls::HASH;
 pub use links::GroupPlan;
 
 use links::{Conn, Group};
@@ -134,6 +137,17 @@ pub enum Effect {
         /// Which volume.
         volume: VolumeId,
     },
+    /// Hash the first bytes of a state; the result goes to [`Mover::control_done`].
+    Hash {
+        /// Which control block asks.
+        id: [u8; 16],
+        /// The volume's label.
+        label: Label,
+        /// Which state, at least.
+        state: StateId,
+        /// How many bytes.
+        len: u64,
+    },
     /// Store the routing table durably.
     StoreRoutes(Vec<u8>),
     /// Answer a question.
@@ -199,6 +213,8 @@ pub struct Mover {
     groups: BTreeMap<GroupName, Group>,
     conns: BTreeMap<ConnId, Conn>,
     table: Table,
+    /// Control blocks under way, by id.
+    controls: BTreeMap<[u8; 16], controls::Pending>,
     next_conn: u64,
     next_report: Mono,
     effects: VecDeque<Effect>,
@@ -219,6 +235,7 @@ impl Mover {
             groups: BTreeMap::new(),
             conns: BTreeMap::new(),
             table: cfg.table.clone(),
+            controls: BTreeMap::new(),
             next_conn: 0,
             next_report: now,
             effects: VecDeque::new(),
@@ -338,6 +355,7 @@ impl Mover {
         if now >= self.next_report {
             self.next_report = now.after(REPORT_EVERY);
             self.report();
+            self.tick_controls();
         }
     }
 
@@ -440,6 +458,7 @@ impl Mover {
             E::Visible { .. } => {
                 self.effect(Effect::Exports { volume: id });
                 self.report_volume(id);
+                self.tick_controls();
             }
             E::History => self.offer_to_children(id),
             E::Sendable => self.pump_children(id),

@@ -13,6 +13,8 @@ use volmcast::volume::Role;
 
 use super::{ConnId, Effect, Level, Mover, NewReplica};
 
+/// Labels of volumes that `rcpfiletest` makes begin with this.
+const FILE_PREFIX: &str = "file-";
 /// How long to wait before asking again after the parent could not serve a stream.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -88,10 +90,8 @@ impl Mover {
             Frame::Report(r) => self.child_report(conn, r),
             Frame::RouteReport { routes } => self.child_routes(conn, routes),
             Frame::Probe { group, path, .. } => self.probed(conn, &group, &path),
-            Frame::Control(c) => {
-                let text = format!("no application is registered for control blocks `{}`", c.kind);
-                self.note(Level::Warn, text);
-            }
+            Frame::Control(block) => self.control_from_above(conn, block),
+            Frame::ControlResult(r) => self.control_from_below(conn, r),
             _ => {}
         }
     }
@@ -357,14 +357,18 @@ impl Mover {
         let Some(id) = self.conns.get_mut(&conn).and_then(|c| c.streams_in.remove(&stream)) else {
             return;
         };
-        if let Some(h) = self.volumes.get_mut(&id) {
-            h.inbound = None;
-            let label = h.label.clone();
-            self.note(
-                Level::Warn,
-                format!("volume {label}: no longer offered by the parent: {text}"),
-            );
+        let Some(h) = self.volumes.get_mut(&id) else { return };
+        h.inbound = None;
+        let label = h.label.clone();
+        if label.as_str().starts_with(FILE_PREFIX) {
+            // A file that was sent for a test: it goes as it came.
+            self.withdraw(id, text);
+            self.volumes.remove(&id);
+            self.effect(Effect::RemoveVolume { volume: id });
+            return;
         }
+        let text = format!("volume {label}: no longer offered by the parent: {text}");
+        self.note(Level::Warn, text);
     }
 
     /// Something became durable: tell the parent, grant more.

@@ -1,3 +1,5 @@
+//! The handshake against the NBD specification, without a socket.
+
 use super::*;
 use crate::nbd::export::{Errno, ExportName, Extent, ReadError};
 use crate::nbd::file::FixedExports;

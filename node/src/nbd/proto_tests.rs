@@ -1,3 +1,5 @@
+//! Requests and replies to the byte, and what any request is judged to be.
+
 use super::*;
 use proptest::prelude::*;
 

@@ -57,6 +57,11 @@ pub(super) enum Input {
         volume: VolumeId,
         notice: Notice,
     },
+    Hashed {
+        id: [u8; 16],
+        ok: bool,
+        text: String,
+    },
     Forgotten {
         volume: VolumeId,
     },
@@ -121,7 +126,7 @@ pub(super) struct ReplicaPlan {
 #[derive(Debug)]
 pub(super) struct Shared {
     identity: Identity,
-    files: Arc<volmcast::storage::Files>,
+    disk: Arc<disk::Disk>,
     primary: Option<Arc<crate::volumes::PrimaryVolume>>,
     states: Option<Arc<crate::volumes::ReplicaVolume>>,
 }
@@ -182,6 +187,9 @@ impl Core {
                 self.mover.work_done(now, wall, volume, tag, *done);
             }
             Input::Notice { volume, notice } => self.mover.notice(now, wall, volume, notice),
+            Input::Hashed { id, ok, text } => {
+                self.mover.control_done(now, id, ok, bytes::Bytes::from(text));
+            }
             Input::Forgotten { volume } => self.mover.forgotten(now, wall, volume),
             Input::Opened { volume, opened, reply } => self.opened(volume, opened, reply),
             Input::Ask { question, reply } => {
@@ -275,7 +283,7 @@ impl Core {
             id,
             Shared {
                 identity: o.identity.clone(),
-                files: o.files,
+                disk: disk::Disk::new(id, o.files, self.sender.clone()),
                 primary: o.primary,
                 states: o.states,
             },
@@ -313,7 +321,7 @@ impl Core {
             }
             Effect::Io { volume, io } => {
                 if let Some(v) = self.volumes.get(&volume) {
-                    disk::io(volume, v.files.clone(), io, self.sender.clone());
+                    v.disk.io(io);
                 }
             }
             Effect::Work { volume, tag, work } => {
@@ -331,6 +339,9 @@ impl Core {
             }
             Effect::Exports { volume } => self.export(volume),
             Effect::RemoveVolume { volume } => self.remove(volume),
+            Effect::Hash { id, label, state, len } => {
+                disk::hash(id, &self.names, label.as_str(), state, len, self.sender.clone());
+            }
             Effect::StoreRoutes(bytes) => {
                 let folder = self.folder.clone();
                 if let Err(e) = super::start::store_routes(&folder, &bytes) {

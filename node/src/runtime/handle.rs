@@ -12,8 +12,8 @@ use volmcast::units::{BlockCount, BlockSize};
 
 use super::core::{Input, ReplicaPlan};
 use crate::api::{
-    Answer, ApiError, ApiErrorKind, CutInfo, NodeApi, NodeStatus, PolicyChange, RouteTable,
-    StateReader, VolumeInfo, VolumeSpec,
+    Answer, ApiError, ApiErrorKind, CutInfo, MemberResult, NodeApi, NodeStatus, PolicyChange,
+    RouteTable, StateReader, VolumeInfo, VolumeSpec,
 };
 use crate::mover::{Ask, Reply};
 use crate::nbd::OpenErrorKind;
@@ -90,7 +90,7 @@ impl NodeHandle {
                 std::fs::metadata(path).map_err(|e| bad(format!("{}: {e}", path.display())))?.len();
             size = size.max(len).div_ceil(bs) * bs;
         }
-        if size == 0 || size % bs != 0 {
+        if size == 0 || !size.is_multiple_of(bs) {
             return Err(bad(format!(
                 "a size of {size} bytes is not a multiple of the block size {bs}"
             )));
@@ -215,6 +215,22 @@ impl NodeApi for NodeHandle {
 
     fn policy<'a>(&'a self, volume: &'a str, change: PolicyChange) -> Answer<'a, ()> {
         Box::pin(self.done(Ask::Policy { volume: volume.to_owned(), change }))
+    }
+
+    fn hash<'a>(
+        &'a self,
+        volume: &'a str,
+        set: u64,
+        len: u64,
+        wait: std::time::Duration,
+    ) -> Answer<'a, Vec<MemberResult>> {
+        Box::pin(async move {
+            let question = Ask::Hash { volume: volume.to_owned(), set, len, wait };
+            match self.ask(question).await? {
+                Reply::Members(m) => Ok(m),
+                _ => Err(ApiError::new(ApiErrorKind::Internal, "an answer of the wrong kind")),
+            }
+        })
     }
 
     fn routes<'a>(&'a self, group: Option<&'a str>) -> Answer<'a, RouteTable> {

@@ -187,24 +187,16 @@ pub async fn start(
     node: &NodePlan,
     base: &Path,
 ) -> Result<Running, StartError> {
-    let folder = base.join(&node.data);
+    let folder: PathBuf = base
+        .join(&node.data)
+        .components()
+        .filter(|c| !matches!(c, std::path::Component::CurDir))
+        .collect();
     let lock = open_folder(&folder, &node.name)?;
     let table = load_routes(&folder, &node.name, topology)?;
     let (sender, queue) = mpsc::channel(limits::CORE_QUEUE);
     let names = Arc::new(Names::default());
-    let mover = Mover::new(
-        MoverConfig {
-            node: node.name.clone(),
-            instance: *uuid::Uuid::new_v4().as_bytes(),
-            random: u64::from_le_bytes(first_eight(uuid::Uuid::new_v4().as_bytes())),
-            keepalive: limits::KEEPALIVE,
-            queue_bytes: limits::QUEUE_BYTES,
-            addresses: topology.nodes().map(|n| (n.name.clone(), n.address.to_string())).collect(),
-            table,
-        },
-        clock::mono(),
-        clock::wall(),
-    );
+    let mover = new_mover(topology, node, table);
     let groups: Vec<_> = topology.groups_of(&node.name).collect();
     let plans: BTreeMap<GroupName, ReplicaPlan> =
         groups.iter().map(|g| (g.name.clone(), replica_plan(g, &node.name, &folder))).collect();
@@ -245,18 +237,7 @@ pub async fn start(
     core.nbd.clone_from(&uris);
 
     // Groups last: from here on neighbours are dialled.
-    for g in &groups {
-        let role = g.role(&node.name);
-        core.mover.add_group(
-            g.name.clone(),
-            GroupPlan {
-                primary: g.primary == node.name,
-                replica: role.is_some_and(config::Role::has_replica),
-                planned: g.children(&node.name).to_vec(),
-                members: topology.nodes().map(|n| n.name.clone()).collect(),
-            },
-        );
-    }
+    enter_groups(&mut core.mover, topology, &groups, &node.name);
     let stop = CancellationToken::new();
     let handle = Arc::new(NodeHandle {
         core: sender.clone(),
@@ -274,11 +255,42 @@ pub async fn start(
     let api: Arc<dyn NodeApi> = handle.clone();
     let metrics = Metrics::install()
         .map_err(|e| StartError::Refused(format!("metrics cannot be set up: {e}")))?;
+    let counters = server.metrics();
+    metrics.on_scrape(move || {
+        crate::metrics::counters("rcp_nbd", "NBD server", counters.each().collect::<Vec<_>>());
+    });
+    task(upkeep(metrics.clone(), stop.clone()));
     let routers = http::routers(api, metrics);
     task(accept(listener, sender.clone(), routers.public, stop.clone()));
     task(accept_control(control, routers.control, stop.clone()));
     let core = tokio::spawn(core.run());
     Ok(Running { handle, stop, listen, nbd: uris, server, core, sender, folder, _lock: lock })
+}
+
+/// The machine of a node that is in no group and has no volumes yet.
+fn new_mover(topology: &Topology, node: &NodePlan, table: Table) -> Mover {
+    let cfg = MoverConfig {
+        node: node.name.clone(),
+        instance: *uuid::Uuid::new_v4().as_bytes(),
+        random: u64::from_le_bytes(first_eight(uuid::Uuid::new_v4().as_bytes())),
+        keepalive: limits::KEEPALIVE,
+        queue_bytes: limits::QUEUE_BYTES,
+        addresses: topology.nodes().map(|n| (n.name.clone(), n.address.to_string())).collect(),
+        table,
+    };
+    Mover::new(cfg, clock::mono(), clock::wall())
+}
+
+fn enter_groups(mover: &mut Mover, topology: &Topology, groups: &[&PlannedGroup], node: &NodeName) {
+    for g in groups {
+        let plan = GroupPlan {
+            primary: g.primary == *node,
+            replica: g.role(node).is_some_and(config::Role::has_replica),
+            planned: g.children(node).to_vec(),
+            members: topology.nodes().map(|n| n.name.clone()).collect(),
+        };
+        mover.add_group(g.name.clone(), plan);
+    }
 }
 
 /// The addresses the NBD server listens on.
@@ -287,6 +299,16 @@ async fn resolve(node: &NodePlan) -> Result<Vec<std::net::SocketAddr>, StartErro
     let what = || format!("the NBD address {nbd} of {}", node.name);
     let found = tokio::net::lookup_host(nbd.to_string()).await.map_err(io(what()))?;
     Ok(found.take(1).collect())
+}
+
+/// Keeps the metrics' sample buffers small.
+async fn upkeep(metrics: Arc<Metrics>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs(5)) => metrics.upkeep(),
+            () = stop.cancelled() => return,
+        }
+    }
 }
 
 fn first_eight(b: &[u8; 16]) -> [u8; 8] {
@@ -411,6 +433,7 @@ async fn classify(
     router: axum::Router,
     stop: CancellationToken,
 ) {
+    let began = clock::mono();
     let accepted = accept_tcp(io).await;
     crate::metrics::port_connection(accepted.label());
     match accepted {
@@ -418,7 +441,11 @@ async fn classify(
             let _ = core.send(Input::Accepted { group, io: Box::new(io), peer }).await;
         }
         Accepted::Http { io } => {
-            http::serve_connection(io, router, Deadlines::default(), stop).await;
+            // Whoever sends its first line byte by byte has used up its time for the rest.
+            let mut deadlines = Deadlines::default();
+            let left = deadlines.header_read.saturating_sub(clock::mono().since(began));
+            deadlines.header_read = left.max(limits::MIN_HEADER_READ);
+            http::serve_connection(io, router, deadlines, stop).await;
         }
         Accepted::Tls { .. } => {
             tracing::debug!(%peer, "TLS is not configured on this port");

@@ -368,6 +368,7 @@ impl World {
                     self.counters.hit("operator refused");
                 }
             }
+            Effect::Hash { .. } => {}
             Effect::Note { level, text } => {
                 self.count_note(&text);
                 self.say(format!("n{n}: {level:?}: {text}"));

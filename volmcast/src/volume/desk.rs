@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use bytes::Bytes;
 use rcp::proto::clock::{Mono, Wall};
 use rcp::proto::delta::{Chunk, ChunkDraft, Compression, DeltaError};
-use rcp::proto::ids::{ChunkNumber, NodeName, SetNumber};
+use rcp::proto::ids::{Attempt, ChunkNumber, NodeName, SetNumber};
 
 use super::Event;
 use crate::io::{FileId, Io, Op, Outcome, Tag};
@@ -82,9 +82,9 @@ pub(super) enum SeedStep {
 pub(super) enum Purpose {
     LogWrite { pos: LogPos },
     Commit(CommitPart),
-    DrainRead { runs: Vec<(BlockIndex, BlockCount)> },
-    DrainSync,
-    Encode { number: ChunkNumber },
+    DrainRead { attempt: Attempt, runs: Vec<(BlockIndex, BlockCount)> },
+    DrainSync { attempt: Attempt },
+    Encode { attempt: Attempt, number: ChunkNumber },
     RecordRead { child: NodeName, pos: LogPos },
     Merge { job: u64, step: MergeStep },
     Open { job: u64 },

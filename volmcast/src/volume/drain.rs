@@ -23,6 +23,7 @@ use rcp::proto::ids::{Attempt, ChunkNumber, Generation, SetNumber};
 
 use super::desk::{Purpose, Work};
 use super::{CutPolicy, Event, Role, Volume};
+use crate::bitmap::BlockSet;
 use crate::capture::{Capture, Cause, CutError, Notice, Policy, Triggers};
 use crate::io::{FileId, Op, Outcome};
 use crate::save::RecordKind;
@@ -31,6 +32,8 @@ use crate::units::{BlockCount, BlockIndex};
 
 /// Gathered reads and encodings under way at once.
 const PIPELINE: usize = 3;
+/// How long to wait before cutting again after a set was given up.
+const RETRY: std::time::Duration = std::time::Duration::from_secs(1);
 /// Longest run list of one gathered read.
 const MAX_RUNS: usize = 1024;
 
@@ -52,6 +55,8 @@ struct Set {
     from: BlockIndex,
     reads: usize,
     encodes: usize,
+    /// What was taken from the tables for it, should it be abandoned.
+    drained: BlockSet,
     /// Pieces for the next chunk.
     pieces: Vec<(u64, Bytes)>,
     piece_bytes: u64,
@@ -87,6 +92,8 @@ pub(super) struct Drain {
     pub(super) longest_pause: std::time::Duration,
     deadline: Option<Mono>,
     stopped: bool,
+    /// After a set was given up: no cut before this.
+    retry_at: Option<Mono>,
     /// The activity log is being looked through: no cut meanwhile, because what a new set has
     /// already drained would look clean.
     forgetting: bool,
@@ -100,6 +107,11 @@ impl Drain {
 
     pub(super) fn timeout(&self) -> Option<Mono> {
         self.deadline
+    }
+
+    /// Whether this attempt is the one under way; results of an abandoned one are dropped.
+    pub(super) fn is_on(&self, attempt: Attempt) -> bool {
+        matches!(&self.phase, Phase::Draining(s) if s.id.attempt == attempt)
     }
 
     /// Number of the set being drained.
@@ -172,8 +184,7 @@ impl Volume {
         self.desk.now = self.desk.now.max(now);
         self.desk.wall = wall;
         if notice == Notice::Spoiled {
-            let why = "the volume's content could not be read to complete a delta set";
-            self.stalled = Some(why.to_owned());
+            tracing::debug!("a writer could not read what the draining set needs");
         }
         self.pump();
     }
@@ -221,6 +232,13 @@ impl Volume {
         if self.drain.forgetting {
             return false;
         }
+        if let Some(at) = self.drain.retry_at.filter(|at| self.desk.now < *at) {
+            self.drain.deadline = Some(at);
+            return false;
+        }
+        if self.drain.retry_at.take().is_some() && self.drain.demanded {
+            t.demand();
+        }
         let settled = self.want.visible == self.durable.visible && self.log.open_step().is_none();
         let committed = self.log.state() == self.durable.visible;
         let dirty = capture.dirty_bytes();
@@ -262,20 +280,7 @@ impl Volume {
             return false;
         }
         if capture.dirty_bytes() == 0 && capture.drained() {
-            // Only a state to keep brought us here; nothing has changed since it.
-            let state = self.durable.visible;
-            if std::mem::take(&mut self.drain.keep) {
-                self.pin_durably(state);
-            }
-            capture.open_gate();
-            self.drain.gate_closed_at = None;
-            self.drain.phase = Phase::Idle;
-            if let Some(t) = &mut self.drain.triggers {
-                t.rearm(self.desk.now);
-            }
-            if std::mem::take(&mut self.drain.demanded) {
-                self.cut_answered(state, false);
-            }
+            self.nothing_to_cut(capture);
             return false;
         }
         let set = self.want.visible.next();
@@ -320,7 +325,8 @@ impl Volume {
             attempt: self.want.attempt,
         };
         self.history_table.cut(set, cut_time, info.blocks.0);
-        self.desk.io(Purpose::DrainSync, FileId::Base, Op::Sync);
+        let purpose = Purpose::DrainSync { attempt: id.attempt };
+        self.desk.io(purpose, FileId::Base, Op::Sync);
         self.drain.phase = Phase::Draining(Box::new(Set {
             id,
             cut_time,
@@ -328,6 +334,7 @@ impl Volume {
             from: BlockIndex(0),
             reads: 0,
             encodes: 0,
+            drained: BlockSet::new(),
             pieces: Vec::new(),
             piece_bytes: 0,
             next_number: 0,
@@ -340,19 +347,58 @@ impl Volume {
         true
     }
 
+    /// A writer could not read the old content of a block: the set cannot be completed. What was
+    /// taken for it belongs to the next one.
+    fn abandon_spoiled(&mut self, capture: &Capture) {
+        let Phase::Draining(set) = std::mem::take(&mut self.drain.phase) else { return };
+        capture.abandon_old(&set.drained);
+        self.log.abandon_open_step();
+        self.commit.request();
+        if self.drain.answer.take().is_some() {
+            self.drain.demanded = true;
+        }
+        self.drain.retry_at = Some(self.desk.now.after(RETRY));
+        self.stalled = Some(format!(
+            "set {} was given up: the volume's content could not be read while a client \
+             overwrote it; its changes go into the next set; look at the disk below the volume",
+            set.id.to
+        ));
+    }
+
+    /// Only a state to keep closed the gate; nothing has changed since it.
+    fn nothing_to_cut(&mut self, capture: &Capture) {
+        let state = self.durable.visible;
+        if std::mem::take(&mut self.drain.keep) {
+            self.pin_durably(state);
+        }
+        capture.open_gate();
+        self.drain.gate_closed_at = None;
+        self.drain.phase = Phase::Idle;
+        if let Some(t) = &mut self.drain.triggers {
+            t.rearm(self.desk.now);
+        }
+        if std::mem::take(&mut self.drain.demanded) {
+            self.cut_answered(state, false);
+        }
+    }
+
     fn drain_step(&mut self, capture: &Capture) {
+        if capture.spoiled() {
+            self.abandon_spoiled(capture);
+            return;
+        }
         self.append_encoded();
-        if let Phase::Draining(set) = &mut self.drain.phase {
-            if set.without_data {
-                // Only the tables are emptied: the next set begins clean.
-                let all = BlockCount(self.cfg.blocks.0);
-                set.blocks +=
-                    capture.take_read(BlockIndex(0), all).iter().map(|(_, n)| n.0).sum::<u64>();
-                set.blocks += capture.take_held(u64::MAX).len() as u64;
-                set.pieces.clear();
-                set.piece_bytes = 0;
-                set.encoded.clear();
-            }
+        if let Phase::Draining(set) = &mut self.drain.phase
+            && set.without_data
+        {
+            // Only the tables are emptied: the next set begins clean.
+            let all = BlockCount(self.cfg.blocks.0);
+            set.blocks +=
+                capture.take_read(BlockIndex(0), all).iter().map(|(_, n)| n.0).sum::<u64>();
+            set.blocks += capture.take_held(u64::MAX).len() as u64;
+            set.pieces.clear();
+            set.piece_bytes = 0;
+            set.encoded.clear();
         }
         let (bs, chunk) =
             (self.cfg.block_size, self.cfg.chunk_bytes.max(self.cfg.block_size.bytes()));
@@ -362,6 +408,7 @@ impl Volume {
             }
             let held = capture.take_held(chunk - set.piece_bytes.min(chunk - bs.bytes()));
             for (b, data) in held {
+                set.drained.insert(b);
                 set.piece_bytes += data.len() as u64;
                 set.pieces.push((b.0, data));
             }
@@ -385,7 +432,8 @@ impl Volume {
                 .iter()
                 .map(|(b, n)| (bs.offset(*b), usize::try_from(n.0 << bs.shift()).unwrap_or(0)))
                 .collect();
-            self.desk.io(Purpose::DrainRead { runs }, FileId::Base, Op::Gather { ranges });
+            let purpose = Purpose::DrainRead { attempt: set.id.attempt, runs };
+            self.desk.io(purpose, FileId::Base, Op::Gather { ranges });
         }
         self.finish_set(capture);
     }
@@ -412,6 +460,7 @@ impl Volume {
                     self.fail("internal: a gathered read came short".to_owned());
                     return;
                 };
+                set.drained.insert_range(b, k);
                 set.pieces.push((b.0, data.slice(at + skip..at + skip + take)));
                 set.piece_bytes += take as u64;
             }
@@ -432,11 +481,11 @@ impl Volume {
         let draft =
             draft(set.id, ChunkNumber(set.next_number), ChunkFlags::NONE, bs.shift(), &pieces);
         set.blocks += draft.extents.iter().map(|e| u64::from(e.count)).sum::<u64>();
-        let number = ChunkNumber(set.next_number);
+        let (attempt, number) = (set.id.attempt, ChunkNumber(set.next_number));
         set.next_number += 1;
         set.encodes += 1;
         let work = Work::Encode(Box::new(draft), self.cfg.compression);
-        self.desk.work(Purpose::Encode { number }, work);
+        self.desk.work(Purpose::Encode { attempt, number }, work);
     }
 
     pub(super) fn drain_encoded(&mut self, number: ChunkNumber, chunk: Result<Chunk, DeltaError>) {
@@ -550,7 +599,7 @@ impl Volume {
             .log
             .steps()
             .filter(|s| s.id.to > before && s.id.to <= after)
-            .filter_map(|s| s.end.as_ref().map(|(h, _)| h.clone()))
+            .filter_map(|s| s.end.as_ref().map(|(h, _)| *h))
             .collect();
         self.drain.forgetting = !ready.is_empty();
         for h in ready {

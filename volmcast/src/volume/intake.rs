@@ -180,7 +180,7 @@ impl Volume {
         self.intake.received += bytes.len() as u64;
         self.intake.last_at = self.desk.now;
         self.intake.partial = false;
-        self.log.enter_end(pos, end, header.clone());
+        self.log.enter_end(pos, end, *header);
         self.want.blocks = crate::units::BlockCount(header.volume_blocks);
         self.history_table.arrived(header);
         if matches!(self.cfg.role, Role::Replica { .. }) {

@@ -357,8 +357,16 @@ impl Volume {
                 other => self.fail_io("write to the save volume", &other),
             },
             Purpose::Commit(part) => self.commit_io_done(part, &outcome),
-            Purpose::DrainRead { runs } => self.drain_read_done(&runs, outcome),
-            Purpose::DrainSync => self.drain_synced(&outcome),
+            Purpose::DrainRead { attempt, runs } => {
+                if self.drain.is_on(attempt) {
+                    self.drain_read_done(&runs, outcome);
+                }
+            }
+            Purpose::DrainSync { attempt } => {
+                if self.drain.is_on(attempt) {
+                    self.drain_synced(&outcome);
+                }
+            }
             Purpose::RecordRead { child, pos } => self.record_read_done(&child, pos, outcome),
             Purpose::Merge { job, step } => self.merge_io_done(job, step, outcome),
             Purpose::SeedIn(step) => self.seed_in_io_done(step, &outcome),
@@ -384,8 +392,10 @@ impl Volume {
             return;
         }
         match (purpose, done) {
-            (Purpose::Encode { number }, WorkDone::Encoded(chunk)) => {
-                self.drain_encoded(number, chunk);
+            (Purpose::Encode { attempt, number }, WorkDone::Encoded(chunk)) => {
+                if self.drain.is_on(attempt) {
+                    self.drain_encoded(number, chunk);
+                }
             }
             (
                 Purpose::SeedEncode { child, session, next_block, view },

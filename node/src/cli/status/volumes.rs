@@ -155,20 +155,7 @@ pub(super) fn detail(h: &Held<'_>) -> String {
             format!("{} blocks/s, {} blocks/s on average", number(now), number(average)),
         );
     }
-    let full = match v.save_full_in_seconds {
-        Some(s) => format!("full in {} at the present rate", span(s)),
-        None => "not filling".to_owned(),
-    };
-    line(
-        "save",
-        format!(
-            "{} of {} ({} at {}), {full}",
-            approx_size(v.save_used),
-            approx_size(v.save_capacity),
-            "write position",
-            v.save_position
-        ),
-    );
+    line("save", save_volume(v));
     if !v.kept.is_empty() {
         let kept: Vec<String> = v.kept.iter().map(|s| format!("{}@{s}", v.label)).collect();
         line("kept", kept.join(", "));
@@ -183,6 +170,19 @@ pub(super) fn detail(h: &Held<'_>) -> String {
         }
     }
     lines.join("\n") + "\n"
+}
+
+fn save_volume(v: &VolumeInfo) -> String {
+    let full = match v.save_full_in_seconds {
+        Some(s) => format!("full in {} at the present rate", span(s)),
+        None => "not filling".to_owned(),
+    };
+    format!(
+        "{} of {} (write position at {}), {full}",
+        approx_size(v.save_used),
+        approx_size(v.save_capacity),
+        v.save_position
+    )
 }
 
 fn progress(c: &ChildProgress) -> String {

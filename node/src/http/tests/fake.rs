@@ -101,6 +101,17 @@ impl NodeApi for FakeNode {
         }))
     }
 
+    fn hash<'a>(
+        &'a self,
+        volume: &'a str,
+        set: u64,
+        len: u64,
+        _wait: std::time::Duration,
+    ) -> Answer<'a, Vec<crate::api::MemberResult>> {
+        self.note(format!("hash {volume} {set} {len}"));
+        later(self.known(volume).map(|()| Vec::new()))
+    }
+
     fn keep<'a>(&'a self, volume: &'a str, set: u64) -> Answer<'a, ()> {
         self.note(format!("keep {volume} {set}"));
         later(self.known(volume))
