@@ -312,6 +312,7 @@ impl Mover {
         if !out.window.take(len) {
             return false;
         }
+        h.fill.sent += len as u64;
         out.seq += 1;
         let (seq, body) = (out.seq, r.body);
         let frame = match r.kind {

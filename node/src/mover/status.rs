@@ -22,6 +22,12 @@ pub(super) struct Fill {
     used: u64,
     /// Bytes per second, smoothed; negative while it empties.
     rate: f64,
+    /// Bytes sent to children since the start, and at the last look.
+    pub(super) sent: u64,
+    sent_before: u64,
+    since: Mono,
+    /// Bytes per second sent, smoothed.
+    sending: f64,
 }
 
 impl Fill {
@@ -33,8 +39,22 @@ impl Fill {
         #[allow(clippy::cast_precision_loss)]
         let rate = (used as f64 - self.used as f64) / dt;
         self.rate = if self.at == Mono(0) { 0.0 } else { self.rate * 0.7 + rate * 0.3 };
+        #[allow(clippy::cast_precision_loss)]
+        let sending = (self.sent - self.sent_before) as f64 / dt;
+        self.sending = if self.at == Mono(0) { 0.0 } else { self.sending * 0.5 + sending * 0.5 };
+        self.sent_before = self.sent;
+        if self.at == Mono(0) {
+            self.since = now;
+        }
         self.at = now;
         self.used = used;
+    }
+
+    /// Blocks per second sent, now and on average.
+    #[allow(clippy::cast_precision_loss)]
+    fn blocks_per_second(&self, block: u64) -> (f64, f64) {
+        let whole = self.at.since(self.since).as_secs_f64().max(1.0);
+        (self.sending / block as f64, self.sent as f64 / whole / block as f64)
     }
 
     #[allow(clippy::cast_precision_loss)]
@@ -225,7 +245,7 @@ impl Mover {
                 .fill
                 .full_in(s.save_capacity - s.save_used.min(s.save_capacity)),
             dirty_bytes: s.dirty_bytes,
-            transfer_rate: (0.0, 0.0),
+            transfer_rate: h.fill.blocks_per_second(m.block_size.bytes()),
             longest_pause_us: u64::try_from(s.longest_pause.as_micros()).unwrap_or(u64::MAX),
             kept: m.kept.iter().map(|k| k.set.0).collect(),
             children,

@@ -126,7 +126,7 @@ pub(super) struct ReplicaPlan {
 #[derive(Debug)]
 pub(super) struct Shared {
     identity: Identity,
-    files: Arc<volmcast::storage::Files>,
+    disk: Arc<disk::Disk>,
     primary: Option<Arc<crate::volumes::PrimaryVolume>>,
     states: Option<Arc<crate::volumes::ReplicaVolume>>,
 }
@@ -283,7 +283,7 @@ impl Core {
             id,
             Shared {
                 identity: o.identity.clone(),
-                files: o.files,
+                disk: disk::Disk::new(id, o.files, self.sender.clone()),
                 primary: o.primary,
                 states: o.states,
             },
@@ -321,7 +321,7 @@ impl Core {
             }
             Effect::Io { volume, io } => {
                 if let Some(v) = self.volumes.get(&volume) {
-                    disk::io(volume, v.files.clone(), io, self.sender.clone());
+                    v.disk.io(io);
                 }
             }
             Effect::Work { volume, tag, work } => {

@@ -1,10 +1,15 @@
 //! Requests and computations of the volume machines, on threads that may block.
+//!
+//! Writes to one file take turns on one thread: the file system lets only one in at a time, and
+//! those that wait for it would burn processors. Everything else runs as it comes.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rcp::proto::ids::{StateId, VolumeId};
 use tokio::sync::mpsc;
-use volmcast::io::{Io, Tag};
+use volmcast::io::{FileId, Io, Op, Tag};
 use volmcast::storage::{Files, Storage};
 use volmcast::volume::Work;
 use xxhash_rust::xxh3::Xxh3;
@@ -15,14 +20,83 @@ use crate::volumes::Names;
 /// Bytes hashed at a time.
 const PIECE: usize = 1 << 20;
 
-/// Runs a request; its outcome goes to the core.
-pub(super) fn io(volume: VolumeId, files: Arc<Files>, io: Io, core: mpsc::Sender<Input>) {
-    tokio::task::spawn_blocking(move || {
-        let outcome = files.perform(&io);
-        let tag = io.tag;
+/// The files of one volume, with the writes that wait.
+#[derive(Debug)]
+pub(super) struct Disk {
+    volume: VolumeId,
+    files: Arc<Files>,
+    core: mpsc::Sender<Input>,
+    save: Mutex<Lane>,
+    base: Mutex<Lane>,
+}
+
+/// Writes to one file. Bounded by what the volume's machine has under way.
+#[derive(Debug, Default)]
+struct Lane {
+    queue: VecDeque<Io>,
+    /// A thread is at it, and takes what is queued before it leaves.
+    busy: bool,
+}
+
+impl Disk {
+    pub(super) fn new(volume: VolumeId, files: Arc<Files>, core: mpsc::Sender<Input>) -> Arc<Self> {
+        let (save, base) = Default::default();
+        Arc::new(Self { volume, files, core, save, base })
+    }
+
+    /// Runs a request; its outcome goes to the core.
+    pub(super) fn io(self: &Arc<Self>, io: Io) {
+        let me = self.clone();
+        let Some(lane) = self.lane(&io) else {
+            tokio::task::spawn_blocking(move || me.perform(io));
+            return;
+        };
+        let file = io.file;
+        {
+            let mut lane = lane.lock();
+            lane.queue.push_back(io);
+            if std::mem::replace(&mut lane.busy, true) {
+                return;
+            }
+        }
+        tokio::task::spawn_blocking(move || me.write_queued(file));
+    }
+
+    fn lane(&self, io: &Io) -> Option<&Mutex<Lane>> {
+        match io.op {
+            Op::Write { .. } | Op::Scatter { .. } | Op::Zero { .. } => self.lane_of(io.file),
+            _ => None,
+        }
+    }
+
+    fn lane_of(&self, file: FileId) -> Option<&Mutex<Lane>> {
+        match file {
+            FileId::Save => Some(&self.save),
+            FileId::Base => Some(&self.base),
+            FileId::Mailbox | FileId::Activity | FileId::Snapshots => None,
+        }
+    }
+
+    fn write_queued(&self, file: FileId) {
+        let Some(lane) = self.lane_of(file) else { return };
+        loop {
+            let next = {
+                let mut lane = lane.lock();
+                let next = lane.queue.pop_front();
+                lane.busy = next.is_some();
+                next
+            };
+            let Some(io) = next else { return };
+            self.perform(io);
+        }
+    }
+
+    fn perform(&self, io: Io) {
+        let outcome = self.files.perform(&io);
+        let (volume, tag) = (self.volume, io.tag);
         drop(io);
-        let _ = core.blocking_send(Input::IoDone { volume, tag, outcome });
-    });
+        let _ = self.core.blocking_send(Input::IoDone { volume, tag, outcome });
+    }
 }
 
 /// Runs a computation; its result goes to the core.

@@ -187,7 +187,11 @@ pub async fn start(
     node: &NodePlan,
     base: &Path,
 ) -> Result<Running, StartError> {
-    let folder = base.join(&node.data);
+    let folder: PathBuf = base
+        .join(&node.data)
+        .components()
+        .filter(|c| !matches!(c, std::path::Component::CurDir))
+        .collect();
     let lock = open_folder(&folder, &node.name)?;
     let table = load_routes(&folder, &node.name, topology)?;
     let (sender, queue) = mpsc::channel(limits::CORE_QUEUE);
@@ -217,18 +221,7 @@ pub async fn start(
         .map_err(io(format!("listening on {}", node.listen)))?;
     let listen = listener.local_addr().map_err(io("the listener's address"))?;
     let control = bind_control(&folder)?;
-    let socket = folder.join("nbd.sock");
-    let server = nbd::Server::start(
-        &nbd::ServerConfig {
-            tcp: resolve(node).await?,
-            unix: vec![socket.clone()],
-            ..nbd::ServerConfig::default()
-        },
-        names.clone(),
-    )
-    .map_err(io(format!("the NBD server of {}", node.name)))?;
-    let mut uris: Vec<String> = server.tcp_addrs().iter().map(|a| format!("nbd://{a}/")).collect();
-    uris.push(format!("nbd+unix:///?socket={}", socket.display()));
+    let (server, uris) = start_nbd(node, &folder, names.clone()).await?;
     core.listen = listen.to_string();
     core.nbd.clone_from(&uris);
 
@@ -251,6 +244,11 @@ pub async fn start(
     let api: Arc<dyn NodeApi> = handle.clone();
     let metrics = Metrics::install()
         .map_err(|e| StartError::Refused(format!("metrics cannot be set up: {e}")))?;
+    let counters = server.metrics();
+    metrics.on_scrape(move || {
+        crate::metrics::counters("rcp_nbd", "NBD server", counters.each().collect::<Vec<_>>());
+    });
+    task(upkeep(metrics.clone(), stop.clone()));
     let routers = http::routers(api, metrics);
     task(accept(listener, sender.clone(), routers.public, stop.clone()));
     task(accept_control(control, routers.control, stop.clone()));
@@ -284,12 +282,41 @@ fn enter_groups(mover: &mut Mover, topology: &Topology, groups: &[&PlannedGroup]
     }
 }
 
+/// The NBD server, and its URIs without an export's name.
+async fn start_nbd(
+    node: &NodePlan,
+    folder: &Path,
+    names: Arc<Names>,
+) -> Result<(nbd::Server, Vec<String>), StartError> {
+    let socket = folder.join("nbd.sock");
+    let config = nbd::ServerConfig {
+        tcp: resolve(node).await?,
+        unix: vec![socket.clone()],
+        ..nbd::ServerConfig::default()
+    };
+    let server = nbd::Server::start(&config, names)
+        .map_err(io(format!("the NBD server of {}", node.name)))?;
+    let mut uris: Vec<String> = server.tcp_addrs().iter().map(|a| format!("nbd://{a}/")).collect();
+    uris.push(format!("nbd+unix:///?socket={}", socket.display()));
+    Ok((server, uris))
+}
+
 /// The addresses the NBD server listens on.
 async fn resolve(node: &NodePlan) -> Result<Vec<std::net::SocketAddr>, StartError> {
     let Some(nbd) = &node.nbd else { return Ok(Vec::new()) };
     let what = || format!("the NBD address {nbd} of {}", node.name);
     let found = tokio::net::lookup_host(nbd.to_string()).await.map_err(io(what()))?;
     Ok(found.take(1).collect())
+}
+
+/// Keeps the metrics' sample buffers small.
+async fn upkeep(metrics: Arc<Metrics>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs(5)) => metrics.upkeep(),
+            () = stop.cancelled() => return,
+        }
+    }
 }
 
 fn first_eight(b: &[u8; 16]) -> [u8; 8] {

@@ -139,7 +139,7 @@ fn durable(
             (0..n).all(|i| t.volume(Some(i)).is_some()).then_some(())
         })?;
         fill::export(&tree.nbd(), VOLUME, len, run as u64)?;
-        process::settle();
+        process::cool_down();
         let pids = tree.pids();
         let began = process::now();
         let set = tree.cut()?.set;

@@ -11,6 +11,7 @@ use super::process;
 
 /// What one NBD measurement gave.
 pub(super) struct NbdResult {
+    pub(super) requests: f64,
     pub(super) iops: f64,
     pub(super) mbps: f64,
     pub(super) p99_us: f64,
@@ -51,6 +52,7 @@ pub(super) fn nbd(
     let side = &job[if l.rw.contains("write") { "write" } else { "read" }];
     let n = |v: &Value| v.as_f64().unwrap_or(f64::NAN);
     Ok(NbdResult {
+        requests: n(&side["total_ios"]),
         iops: n(&side["iops"]),
         mbps: n(&side["bw_bytes"]) / 1e6,
         p99_us: n(&side["clat_ns"]["percentile"]["99.000000"]) / 1e3,
@@ -82,7 +84,7 @@ pub(super) fn files(fio: &Path, dir: &Path, files: usize, len: u64) -> anyhow::R
         let took = process::now() - began;
         job(&text)?;
         std::fs::remove_dir_all(&folder)?;
-        process::settle();
+        process::cool_down();
         Ok(took)
     };
     // What fio needs for itself is not held against the disk.

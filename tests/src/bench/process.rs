@@ -148,18 +148,23 @@ pub(super) fn run(command: &mut Command, within: Duration) -> anyhow::Result<Str
 /// Ticks in which the kernel counts processor time.
 const TICK: f64 = 100.0;
 
-/// Processor seconds of running processes, and of those that we waited for.
+/// The sum of some fields of a process's `stat`, in seconds; fields are counted after the name.
+fn stat(pid: &str, fields: &[usize]) -> f64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name, in parentheses, may contain anything.
+    let rest = text.rsplit_once(')').map_or("", |(_, r)| r);
+    let f: Vec<&str> = rest.split_whitespace().collect();
+    fields.iter().filter_map(|i| f.get(*i)?.parse::<f64>().ok()).sum::<f64>() / TICK
+}
+
+/// Processor seconds of a running process: utime and stime of proc(5).
+pub(super) fn cpu_of(pid: u32) -> f64 {
+    stat(&pid.to_string(), &[11, 12])
+}
+
+/// Processor seconds of running processes, and of those that we waited for (cutime, cstime).
 pub(super) fn cpu_seconds(pids: &[u32]) -> f64 {
-    let stat = |pid: &str, fields: &[usize]| -> f64 {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // The name, in parentheses, may contain anything.
-        let rest = text.rsplit_once(')').map_or("", |(_, r)| r);
-        let f: Vec<&str> = rest.split_whitespace().collect();
-        fields.iter().filter_map(|i| f.get(*i)?.parse::<f64>().ok()).sum::<f64>() / TICK
-    };
-    // utime, stime; cutime, cstime: fields 14 to 17 of proc(5), counted after the name
-    let running: f64 = pids.iter().map(|p| stat(&p.to_string(), &[11, 12])).sum();
-    running + stat("self", &[13, 14])
+    pids.iter().map(|p| cpu_of(*p)).sum::<f64>() + stat("self", &[13, 14])
 }
 
 /// Bytes a process has read by system calls from files and pipes.
@@ -174,4 +179,11 @@ pub(super) fn bytes_read(pid: u32) -> f64 {
 /// Writes out what others left dirty, so that nobody pays for somebody else.
 pub(super) fn settle() {
     rustix::fs::sync();
+}
+
+/// As [`settle`], and lets memory that was just freed go back where it came from: in a virtual
+/// machine whose host takes free pages back, they are fast only for whoever comes right behind.
+pub(super) fn cool_down() {
+    settle();
+    std::thread::sleep(Duration::from_secs(4));
 }

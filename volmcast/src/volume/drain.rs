@@ -347,23 +347,6 @@ impl Volume {
         true
     }
 
-    /// Only a state to keep closed the gate; nothing has changed since it.
-    fn nothing_to_cut(&mut self, capture: &Capture) {
-        let state = self.durable.visible;
-        if std::mem::take(&mut self.drain.keep) {
-            self.pin_durably(state);
-        }
-        capture.open_gate();
-        self.drain.gate_closed_at = None;
-        self.drain.phase = Phase::Idle;
-        if let Some(t) = &mut self.drain.triggers {
-            t.rearm(self.desk.now);
-        }
-        if std::mem::take(&mut self.drain.demanded) {
-            self.cut_answered(state, false);
-        }
-    }
-
     /// A writer could not read the old content of a block: the set cannot be completed. What was
     /// taken for it belongs to the next one.
     fn abandon_spoiled(&mut self, capture: &Capture) {
@@ -380,6 +363,23 @@ impl Volume {
              overwrote it; its changes go into the next set; look at the disk below the volume",
             set.id.to
         ));
+    }
+
+    /// Only a state to keep closed the gate; nothing has changed since it.
+    fn nothing_to_cut(&mut self, capture: &Capture) {
+        let state = self.durable.visible;
+        if std::mem::take(&mut self.drain.keep) {
+            self.pin_durably(state);
+        }
+        capture.open_gate();
+        self.drain.gate_closed_at = None;
+        self.drain.phase = Phase::Idle;
+        if let Some(t) = &mut self.drain.triggers {
+            t.rearm(self.desk.now);
+        }
+        if std::mem::take(&mut self.drain.demanded) {
+            self.cut_answered(state, false);
+        }
     }
 
     fn drain_step(&mut self, capture: &Capture) {
