@@ -16,6 +16,11 @@ const REGRESSIONS: &[(u64, &str)] = &[
     (71, "a state could be pinned between the start of a seed and its mark"),
     (101, "a primary listed a kept state whose set it then abandoned"),
     (114, "a set that only lacked room for its header waited for ever"),
+    (104, "a receiver had room left, but less than a grant, and stood still"),
+    (146, "a replica that came back before its seed mark was durable asked for no seed"),
+    (548, "requests of a seed that had ended moved its successor on"),
+    (2204, "a seed ended with a set that was cut before its last extents were read"),
+    (3160, "chunks that came twice used up the credit, and no more was granted"),
     (119, "a reader's view held the log and its end told nobody"),
 ];
 

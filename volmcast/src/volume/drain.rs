@@ -626,7 +626,7 @@ impl Volume {
 
     fn cut_answered(&mut self, state: SetNumber, fresh: bool) {
         self.desk.event(Event::CutDone { state, fresh });
-        self.seed_outs_cut(state);
+        self.seed_outs_cut(state, fresh);
     }
 }
 

@@ -82,6 +82,12 @@ impl Volume {
         self.intake.granted
     }
 
+    /// What is here already took credit and no room: more may be granted at once.
+    fn intake_skipped(&mut self, len: u64) {
+        self.intake.received += len;
+        self.desk.event(Event::Room);
+    }
+
     /// A chunk came.
     ///
     /// # Errors
@@ -94,7 +100,7 @@ impl Volume {
         let len = chunk.bytes().len() as u64;
         let state = self.log.state();
         if id.to <= state {
-            self.intake.received += len;
+            self.intake_skipped(len);
             return Ok(());
         }
         let open = self.log.open_step().map(|s| (s.id, s.chunks));
@@ -114,7 +120,7 @@ impl Volume {
             None => return Err(IntakeError::NotNext { base: id.base, to: id.to, state }),
         };
         if n.0 < expected {
-            self.intake.received += len;
+            self.intake_skipped(len);
             return Ok(());
         }
         if n.0 > expected {
@@ -146,7 +152,7 @@ impl Volume {
         let bytes = header.to_bytes();
         let (id, state) = (header.step, self.log.state());
         if id.to <= state {
-            self.intake.received += bytes.len() as u64;
+            self.intake_skipped(bytes.len() as u64);
             return Ok(());
         }
         if header.flags.contains(SetFlags::BITMAP_ONLY) {

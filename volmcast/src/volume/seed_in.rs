@@ -144,6 +144,11 @@ impl Volume {
     pub fn receive_seed(&mut self, next_block: u64, chunk: &Chunk) {
         if let Some(s) = &mut self.seed_in {
             s.received += chunk.bytes().len() as u64;
+            // Once the end is known the content is whole. A sender that was told an earlier block
+            // would show states behind that end.
+            if s.need.is_some() {
+                return;
+            }
             s.queue.push_back((next_block, chunk.bytes().clone()));
             self.pump();
         }

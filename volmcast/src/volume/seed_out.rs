@@ -222,12 +222,13 @@ impl Volume {
     }
 
     /// A cut was made or found needless: seeds that waited for it end with its state.
-    pub(super) fn seed_outs_cut(&mut self, state: SetNumber) {
+    /// A set that was cut before the last extents were read does not close what they show.
+    pub(super) fn seed_outs_cut(&mut self, state: SetNumber, fresh: bool) {
         let done: Vec<_> = self
             .seed_outs
             .map
             .iter()
-            .filter(|(_, s)| s.state == State::Ending)
+            .filter(|(_, s)| s.state == State::Ending && (!fresh || s.view <= state))
             .map(|(c, _)| c.clone())
             .collect();
         for child in done {
