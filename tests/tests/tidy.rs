@@ -147,6 +147,7 @@ fn tasks_and_threads_are_started_in_few_places() {
         ("node/src/http/body.rs", "spawn_blocking", "reading a volume blocks"),
         ("node/src/http/control.rs", "tokio::spawn(change)", "a change outlives who asked for it"),
         ("node/src/cli/status/mod.rs", "tokio::spawn", "a command asks all nodes at once"),
+        ("node/src/cli/filetest.rs", "spawn_blocking", "a command: reading a file blocks"),
         ("node/src/demo/mod.rs", "spawn", "a command of its own: it plays, it serves nobody"),
         ("node/src/demo/show.rs", "thread::spawn", "draws beside the work"),
         ("node/src/nbd/pool.rs", "thread::Builder", "the NBD server's workers"),

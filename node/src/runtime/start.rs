@@ -223,18 +223,7 @@ pub async fn start(
         .map_err(io(format!("listening on {}", node.listen)))?;
     let listen = listener.local_addr().map_err(io("the listener's address"))?;
     let control = bind_control(&folder)?;
-    let socket = folder.join("nbd.sock");
-    let server = nbd::Server::start(
-        &nbd::ServerConfig {
-            tcp: resolve(node).await?,
-            unix: vec![socket.clone()],
-            ..nbd::ServerConfig::default()
-        },
-        names.clone(),
-    )
-    .map_err(io(format!("the NBD server of {}", node.name)))?;
-    let mut uris: Vec<String> = server.tcp_addrs().iter().map(|a| format!("nbd://{a}/")).collect();
-    uris.push(format!("nbd+unix:///?socket={}", socket.display()));
+    let (server, uris) = start_nbd(node, &folder, names.clone()).await?;
     core.listen = listen.to_string();
     core.nbd.clone_from(&uris);
 
@@ -293,6 +282,25 @@ fn enter_groups(mover: &mut Mover, topology: &Topology, groups: &[&PlannedGroup]
         };
         mover.add_group(g.name.clone(), plan);
     }
+}
+
+/// The NBD server, and its URIs without an export's name.
+async fn start_nbd(
+    node: &NodePlan,
+    folder: &Path,
+    names: Arc<Names>,
+) -> Result<(nbd::Server, Vec<String>), StartError> {
+    let socket = folder.join("nbd.sock");
+    let config = nbd::ServerConfig {
+        tcp: resolve(node).await?,
+        unix: vec![socket.clone()],
+        ..nbd::ServerConfig::default()
+    };
+    let server = nbd::Server::start(&config, names)
+        .map_err(io(format!("the NBD server of {}", node.name)))?;
+    let mut uris: Vec<String> = server.tcp_addrs().iter().map(|a| format!("nbd://{a}/")).collect();
+    uris.push(format!("nbd+unix:///?socket={}", socket.display()));
+    Ok((server, uris))
 }
 
 /// The addresses the NBD server listens on.

@@ -359,7 +359,6 @@ impl World {
             }
             Effect::SetFinished { .. } => self.after(10, 20_000, Event::Forget { node: n, life }),
             Effect::Exports { .. } => {}
-            Effect::Hash { label, .. } => self.fail(format!("n{n} hashes {label}, unasked")),
             Effect::RemoveVolume { .. } => self.fail(format!("n{n} removes the volume")),
             Effect::StoreRoutes(bytes) => self.nodes[n].routes = bytes,
             Effect::Reply { ask, reply } => {
