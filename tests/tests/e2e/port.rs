@@ -177,8 +177,8 @@ fn http(tree: &Tree) {
         let answer = run(again.arg("/dev/null").arg(&url));
         let size = 32 * MIB;
         assert!(answer == "206 4096" || answer == format!("200 {size}"), "{answer}");
-        let of = format!("If-Match: \"nothing\"");
-        let wrong = said(curl().unwrap().args(["-H", &of]).arg(&url)).unwrap_err();
+        let of = "If-Match: \"nothing\"";
+        let wrong = said(curl().unwrap().args(["-H", of]).arg(&url)).unwrap_err();
         assert!(wrong.contains("412"), "{wrong}");
     }
 }
