@@ -1,5 +1,9 @@
 //! The product from outside: real processes, real sockets, clients that are not ours.
 
+#[path = "e2e/damage.rs"]
+mod damage;
+#[path = "e2e/full.rs"]
+mod full;
 #[path = "e2e/kills.rs"]
 mod kills;
 #[path = "e2e/late.rs"]
@@ -8,6 +12,8 @@ mod late;
 mod load;
 #[path = "e2e/port.rs"]
 mod port;
+#[path = "e2e/power.rs"]
+mod power;
 #[path = "e2e/reader.rs"]
 mod reader;
 #[path = "e2e/restart.rs"]
@@ -16,3 +22,5 @@ mod restart;
 mod routes;
 #[path = "e2e/tree.rs"]
 mod tree;
+#[path = "e2e/wrong.rs"]
+mod wrong;

@@ -20,6 +20,7 @@ const REGRESSIONS: &[(u64, &str)] = &[
     (146, "a replica that came back before its seed mark was durable asked for no seed"),
     (548, "requests of a seed that had ended moved its successor on"),
     (2204, "a seed ended with a set that was cut before its last extents were read"),
+    (2218, "the room that counts as short left less credit than one chunk"),
     (3160, "chunks that came twice used up the credit, and no more was granted"),
     (119, "a reader's view held the log and its end told nobody"),
 ];

@@ -333,6 +333,19 @@ impl Mailbox {
         };
         if best.volume == volume { Ok(best) } else { Err(MailboxError::Foreign(best.volume)) }
     }
+
+    /// Whether exactly one slot can be used and the other is neither that nor untouched: it was
+    /// torn by a crash, or it is damaged and was perhaps the newer one.
+    #[must_use]
+    pub fn one_damaged(file: &[u8]) -> bool {
+        let slot = |i: usize| {
+            let from = (i * SLOT_LEN).min(file.len());
+            &file[from..file.len().min(from + SLOT_LEN)]
+        };
+        let bad = |i| Self::decode(slot(i)).is_err();
+        let touched = |i: usize| slot(i).iter().any(|b| *b != 0);
+        (bad(0) && touched(0)) != (bad(1) && touched(1))
+    }
 }
 
 fn put_len(b: &mut BytesMut, n: usize, what: &'static str) -> Result<(), MailboxError> {

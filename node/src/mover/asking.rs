@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rcp::proto::frame::GoodbyeCode;
 use rcp::proto::ids::{Label, NodeName, SetNumber, VolumeId};
 use volmcast::volume::{CutPolicy, PlaybackPolicy, Role};
 
@@ -284,6 +285,18 @@ impl Mover {
     }
 
     fn delete(&mut self, name: &str) -> Result<Reply, ApiError> {
+        let closed = self.closed.iter().find(|(_, c)| c.label.as_str() == name);
+        if let Some((id, group)) = closed.map(|(id, c)| (*id, c.group.clone())) {
+            self.closed.remove(&id);
+            self.effect(Effect::RemoveVolume { volume: id });
+            // The parent offers it again when it connects.
+            let feeder = self.groups.get(&group).and_then(|g| g.feeder.as_ref());
+            if let Some(conn) = feeder.and_then(|f| f.conn) {
+                let text = format!("volume {name} was deleted here: it can be offered again");
+                self.close(conn, GoodbyeCode::Internal, &text);
+            }
+            return Ok(Reply::Done);
+        }
         let id = self.volume_named(name)?;
         self.withdraw(id, "the volume was deleted at the parent");
         self.volumes.remove(&id);

@@ -184,6 +184,20 @@ pub struct NewReplica {
     pub replica: bool,
 }
 
+/// A volume whose files are here and cannot be opened: it is shown, never served, and never made
+/// anew before an operator deletes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClosedVolume {
+    /// Its label.
+    pub label: Label,
+    /// Its group.
+    pub group: GroupName,
+    /// `primary`, `replica` or `relay`.
+    pub role: String,
+    /// Why, with the remedy.
+    pub why: String,
+}
+
 /// A volume of this node.
 #[derive(Debug)]
 struct Held {
@@ -213,6 +227,8 @@ pub struct Mover {
     volumes: BTreeMap<VolumeId, Held>,
     /// Replicas whose files are being made.
     creating: BTreeSet<VolumeId>,
+    /// Volumes that are here and cannot be opened.
+    closed: BTreeMap<VolumeId, ClosedVolume>,
     groups: BTreeMap<GroupName, Group>,
     conns: BTreeMap<ConnId, Conn>,
     table: Table,
@@ -235,6 +251,7 @@ impl Mover {
             random: cfg.random | 1,
             volumes: BTreeMap::new(),
             creating: BTreeSet::new(),
+            closed: BTreeMap::new(),
             groups: BTreeMap::new(),
             conns: BTreeMap::new(),
             table: cfg.table.clone(),
@@ -301,6 +318,15 @@ impl Mover {
         self.offer_to_children(id);
         self.attach_pending(id);
         self.settle(id);
+    }
+
+    /// A volume could not be opened.
+    pub fn add_closed(&mut self, id: VolumeId, volume: ClosedVolume) {
+        self.note(
+            Level::Error,
+            format!("volume {} cannot be opened: {}", volume.label, volume.why),
+        );
+        self.closed.insert(id, volume);
     }
 
     /// The runtime could not make a replica's files.

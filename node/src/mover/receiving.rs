@@ -112,6 +112,13 @@ impl Mover {
             self.send(conn, f);
             return;
         };
+        if let Some(c) = self.closed.get(&id) {
+            let text =
+                format!("volume {} cannot be opened on {}: {}", c.label, self.cfg.node, c.why);
+            let code = stream_error::STORAGE;
+            self.send(conn, Frame::StreamError { stream: offer.stream, code, text });
+            return;
+        }
         if let Some(h) = self.volumes.get(&id) {
             if matches!(h.volume.config().role, Role::Primary { .. }) {
                 let f = refuse(format!(

@@ -126,7 +126,20 @@ impl Mover {
             listen: String::new(),
             nbd: Vec::new(),
             groups: self.groups.iter().map(|(n, g)| self.group_status(n.as_str(), g)).collect(),
-            volumes: self.volumes.iter().map(|(id, h)| self.volume_info(*id, h)).collect(),
+            volumes: self
+                .volumes
+                .iter()
+                .map(|(id, h)| self.volume_info(*id, h))
+                .chain(self.closed.iter().map(|(id, c)| VolumeInfo {
+                    label: c.label.to_string(),
+                    id: id.to_string(),
+                    group: c.group.to_string(),
+                    role: c.role.clone(),
+                    state: "failed".to_owned(),
+                    reason: Some(c.why.clone()),
+                    ..VolumeInfo::default()
+                }))
+                .collect(),
         }
     }
 

@@ -411,10 +411,15 @@ impl Core {
 
     fn remove(&mut self, id: VolumeId) {
         self.names.remove(id);
+        let folder = self.folder.join("volumes").join(id.to_string());
         if self.volumes.remove(&id).is_none() {
+            // One that could not be opened. At once: it may be offered again the next moment.
+            let gone = Identity::remove(&folder).and_then(|()| std::fs::remove_dir_all(&folder));
+            if let Err(e) = gone {
+                tracing::error!("{} could not be removed: {e}", folder.display());
+            }
             return;
         }
-        let folder = self.folder.join("volumes").join(id.to_string());
         tokio::task::spawn_blocking(move || {
             // The name goes first: what a crash leaves is then removed at the next start. Connections
             // may still hold the files.

@@ -26,7 +26,7 @@ use super::handle::NodeHandle;
 use crate::api::NodeApi;
 use crate::http::{self, Deadlines};
 use crate::metrics::Metrics;
-use crate::mover::{GroupPlan, Mover, MoverConfig};
+use crate::mover::{ClosedVolume, GroupPlan, Mover, MoverConfig};
 use crate::nbd;
 use crate::volumes::Names;
 use crate::volumes::open::{self, OpenPlan};
@@ -215,6 +215,8 @@ pub async fn start(
         nbd: Vec::new(),
     };
     open_volumes(&mut core, &groups, &node.name, &folder)?;
+    // The export names are there before anybody is let in.
+    core.effects();
 
     let listener = TcpListener::bind(node.listen.to_string())
         .await
@@ -357,7 +359,15 @@ fn open_volumes(
         match open::open(&path, &plan.open, clock::mono(), clock::wall()) {
             Ok(o) => core.enter(o),
             // Other volumes go on.
-            Err(e) => tracing::error!("volume {} cannot be opened: {e}", identity.label),
+            Err(e) => core.mover.add_closed(
+                identity.volume,
+                ClosedVolume {
+                    label: identity.label,
+                    group: identity.group,
+                    role: identity.role,
+                    why: e.to_string(),
+                },
+            ),
         }
     }
     for g in groups.iter().filter(|g| g.primary == *node) {

@@ -129,6 +129,10 @@ pub fn create(
     now: Mono,
     wall: Wall,
 ) -> Result<Opened, OpenFailure> {
+    if folder.join("identity").exists() {
+        let text = format!("{} holds a volume already; it is left as it is", folder.display());
+        return Err(OpenFailure::Area { label: identity.label.to_string(), text });
+    }
     let files = Files::create(folder, identity, sizes(identity))?;
     format(identity, &Tuning::default(), &files)?;
     drop(files);

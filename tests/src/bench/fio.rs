@@ -59,6 +59,16 @@ pub(super) fn nbd(
     })
 }
 
+/// Writes every block of an export once, with data that cannot be compressed.
+pub(super) fn fill(fio: &Path, uri: &str, size: u64) -> anyhow::Result<()> {
+    let mut c = Command::new(fio);
+    c.args(["--name=fill", "--ioengine=nbd", "--output-format=json", "--rw=write", "--bs=4k"])
+        .args(["--iodepth=32", "--refill_buffers=1"])
+        .arg(format!("--uri={uri}"))
+        .arg(format!("--size={size}"));
+    job(&process::run(&mut c, Duration::from_secs(300))?).map(drop)
+}
+
 fn job(text: &str) -> anyhow::Result<Value> {
     // fio may say something before its JSON.
     let from = text.find('{').context("fio gave no JSON")?;

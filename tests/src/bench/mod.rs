@@ -146,6 +146,7 @@ fn measure(what: What, o: &Options) -> anyhow::Result<()> {
     std::fs::create_dir_all(&parent).with_context(|| parent.display().to_string())?;
     let dir = tempfile::Builder::new().prefix("bench-").tempdir_in(&parent)?;
     let root = dir.path().canonicalize()?;
+    process::end_in_order(&root)?;
     let mut report = Report::new(facts::machine(&root));
     report.print_facts();
     let wanted = |w: What| what == What::All || what == w;

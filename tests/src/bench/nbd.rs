@@ -13,7 +13,7 @@ use super::fio::{self, Load};
 use super::process::{self, Process};
 use super::report::Report;
 use super::tree::{Plan, Tree, VOLUME};
-use super::{MIB, Options, fill, peers};
+use super::{MIB, Options, peers};
 
 const TITLE: &str = "NBD, requests per second";
 const LATENCY: &str = "NBD, 99th percentile of latency";
@@ -76,7 +76,7 @@ fn serve(
 ) -> anyhow::Result<Contestant> {
     let plain: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
     let (file, socket) = (dir.join(format!("{plain}.raw")), dir.join(format!("{plain}.sock")));
-    fill::file(&file, size, 1)?;
+    std::fs::File::create(&file)?.set_len(size)?;
     let process = Process::start(&mut command(&file, &socket)?, &dir.join("servers.log"), false)?;
     let end = process::now() + 10.0;
     while std::os::unix::net::UnixStream::connect(&socket).is_err() {
@@ -132,9 +132,14 @@ pub(super) fn measure(root: &Path, o: &Options, report: &mut Report) -> anyhow::
     let plan = Plan { size, save: 2 * size, children: 0, sinks: false };
     let mut tree = Tree::start(&dir, &plan)?;
     let socket: PathBuf = tree.nbd();
+    // Everybody's file is filled through its server, in blocks: large writes would leave large
+    // folios in the page cache, in which ext4 then searches for every small write.
+    for c in &all {
+        fio::fill(&program, &c.uri, size)?;
+    }
     // Twice round the save volume: a file that was only allocated syncs slower than one written.
     for _ in 0..3 {
-        fill::export(&socket, VOLUME, size, 1)?;
+        fio::fill(&program, &uri(&socket, VOLUME), size)?;
         tree.cut()?;
     }
     for name in [CUTS, ON] {

@@ -1,10 +1,12 @@
 //! Processes that end with us, and what they cost.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -20,6 +22,43 @@ pub(super) fn die_with_parent(part: bool) {
         let _ =
             rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
     }
+}
+
+/// Processes that are running now.
+static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
+fn running() -> MutexGuard<'static, BTreeSet<u32>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn kill(pid: u32) {
+    if let Some(pid) = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap_or(0)) {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+}
+
+/// When we are told to end, everything that we started ends too, and the data goes.
+pub(super) fn end_in_order(dir: &Path) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let dir = dir.to_owned();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            let (Ok(mut int), Ok(mut term)) =
+                (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+            else {
+                return;
+            };
+            tokio::select! {
+                _ = int.recv() => {}
+                _ = term.recv() => {}
+            }
+            running().iter().copied().for_each(kill);
+            let _ = std::fs::remove_dir_all(&dir);
+            std::process::exit(130);
+        });
+    });
+    Ok(())
 }
 
 /// Standard output of a small command.
@@ -62,6 +101,7 @@ impl Process {
             command.stdin(Stdio::null()).stdout(log_file);
         }
         let mut child = command.spawn().with_context(|| format!("starting {name}"))?;
+        running().insert(child.id());
         let stdin = child.stdin.take();
         let lines = child.stdout.take().map(|out| {
             let (send, lines) = sync_channel(1024);
@@ -109,6 +149,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        running().remove(&self.child.id());
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -124,17 +165,17 @@ pub(super) fn run(command: &mut Command, within: Duration) -> anyhow::Result<Str
         .spawn()
         .with_context(|| name.clone())?;
     let pid = child.id();
+    running().insert(pid);
     let (done, ended) = sync_channel::<()>(1);
     let guard = std::thread::spawn(move || {
-        if ended.recv_timeout(within) == Err(std::sync::mpsc::RecvTimeoutError::Timeout)
-            && let Some(pid) = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap_or(0))
-        {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        if ended.recv_timeout(within) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            kill(pid);
         }
     });
     let out = child.wait_with_output();
     let _ = done.send(());
     let _ = guard.join();
+    running().remove(&pid);
     let out = out?;
     anyhow::ensure!(
         out.status.success(),

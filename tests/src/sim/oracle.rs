@@ -61,17 +61,9 @@ impl World {
 
     /// The primary lost its memory: what left it must be in what it kept.
     pub fn after_primary_crash(&mut self) {
-        let sent = self.model.newest_sent;
+        self.durable_enough(self.model.newest_sent);
         let Some(disk) = self.nodes[0].disk.clone() else { return };
-        // Looked at before the crash took anything.
         let durable = disk.0.borrow().durable_through(FileId::Base);
-        let needed = self.model.writes_at(sent);
-        if durable < needed {
-            self.fail(format!(
-                "set {sent} left the primary, but only {durable} of the {needed} writes in it are \
-                 durable there"
-            ));
-        }
         if durable < self.client.flushed_through {
             self.fail("a flushed write is not durable".to_owned());
         }
@@ -80,6 +72,19 @@ impl World {
                 // A new attempt of the open set voids the chunks of the old one.
                 s.1 = ChunkNumber(0);
             }
+        }
+    }
+
+    /// What is sent of a set, the primary itself must not be able to lose.
+    pub fn durable_enough(&mut self, set: SetNumber) {
+        let Some(disk) = self.nodes[0].disk.clone() else { return };
+        let durable = disk.0.borrow().durable_through(FileId::Base);
+        let needed = self.model.writes_at(set);
+        if durable < needed {
+            self.fail(format!(
+                "set {set} leaves the primary, but only {durable} of the {needed} writes before it \
+                 are durable there"
+            ));
         }
     }
 

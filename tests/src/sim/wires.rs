@@ -131,6 +131,7 @@ impl World {
         };
         if let (Kind::Primary, Some(to)) = (self.nodes[n].kind, to) {
             self.model.newest_sent = self.model.newest_sent.max(to);
+            self.durable_enough(to);
         }
         if self.verbose {
             let text = match (&frame.frame, &frame.content) {

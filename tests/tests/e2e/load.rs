@@ -80,7 +80,7 @@ impl Writer {
             match tree.open(tree.primary(), &self.label) {
                 Ok(mut c) => {
                     while load.on() {
-                        match self.step(&mut c) {
+                        match self.once(&mut c) {
                             Ok(n) => {
                                 own += n;
                                 load.bytes.fetch_add(n, Ordering::Relaxed);
@@ -107,7 +107,8 @@ impl Writer {
         c.flush()
     }
 
-    fn step(&mut self, c: &mut Client) -> Result<u64, ClientError> {
+    /// One request; the bytes it was about.
+    pub(crate) fn once(&mut self, c: &mut Client) -> Result<u64, ClientError> {
         let run = 1 + self.random.below(RUN.min(self.count));
         let at = self.first + self.random.below(self.count - run + 1);
         match self.random.below(24) {

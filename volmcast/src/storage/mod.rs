@@ -412,3 +412,26 @@ pub fn io_error(e: &Error) -> IoError {
         None => IoError::Os(rustix::io::Errno::IO.raw_os_error()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_written_one_behind_the_other() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("f");
+        let f = File::options().read(true).write(true).create_new(true).open(path).expect("a file");
+        // more than one call takes, of every length, some empty, the last too
+        let pieces: Vec<Bytes> = (0..50usize)
+            .map(|i| Bytes::from(vec![u8::try_from(i).expect("small") + 1; i % 7 * 1000]))
+            .collect();
+        write_pieces(&f, 10, &pieces).expect("written");
+        write_pieces(&f, 3, &[]).expect("nothing to do");
+        let want = [vec![0; 10], pieces.concat()].concat();
+        let mut got = vec![0xff; want.len() + 1];
+        read_full(&f, 0, &mut got).expect("read");
+        assert_eq!(got[..want.len()], want);
+        assert_eq!(f.metadata().expect("its length").len(), want.len() as u64);
+    }
+}

@@ -365,7 +365,8 @@ impl Volume {
     fn short_room(&self) -> u64 {
         let capacity = self.log.ring().capacity();
         let least = (3 * self.cfg.chunk_bytes).max(self.cfg.window / 2);
-        (capacity / 8).max(least).min(capacity / 3)
+        // Credit leaves a sixteenth alone, and is told in eighths of the window.
+        (capacity / 8).max(capacity / 16 + least).min(capacity / 3)
     }
 
     fn trim_and_detach(&mut self) {

@@ -13,6 +13,7 @@
 //! relay:    intake ─► log ─► consumers
 //! ```
 
+mod adopt;
 mod commit;
 mod consumers;
 mod desk;

@@ -46,7 +46,10 @@ pub enum RecoverError {
         source: IoError,
     },
     /// Neither mailbox slot is valid.
-    #[error("the mailbox of volume {volume} cannot be used: {source}")]
+    #[error(
+        "the mailbox of volume {volume} cannot be used: {source}; restore the file from a backup, \
+         or, if this is a replica, delete the volume here and let it be seeded again"
+    )]
     Mailbox {
         /// Which volume.
         volume: rcp::proto::ids::VolumeId,
@@ -87,8 +90,10 @@ impl Volume {
             .map_err(|source| RecoverError::Mailbox { volume: cfg.volume, source })?;
         let (tail, head) = (m.log_tail, m.log_head);
         let mut v = Self::assemble(cfg, m, now, wall)?;
-        if let Err(text) = v.scan(tail, head, read) {
-            v.log_damaged(tail, &text);
+        match v.scan(tail, head, read) {
+            Err(text) => v.log_damaged(tail, &text),
+            Ok(()) if Mailbox::one_damaged(&slots) => v.old_slot(head, read),
+            Ok(()) => {}
         }
         v.settle();
         Ok(v)
@@ -196,6 +201,19 @@ impl Volume {
         Ok(())
     }
 
+    /// One mailbox slot is damaged: what this one says may be out of date.
+    fn old_slot(&mut self, head: LogPos, read: ReadFile<'_>) {
+        let mut text = "one of the two mailbox slots is damaged; the other one is used".to_owned();
+        if matches!(self.cfg.role, Role::Primary { .. }) {
+            let sets = self.adopt_sets(head, read);
+            if sets > 0 {
+                text.push_str(&format!(", with {sets} sets that the save volume holds beyond it"));
+            }
+        }
+        self.desk.event(Event::Damage { text });
+        self.commit.request();
+    }
+
     /// Readers will need the blocks of this step: its chunks are opened, not only listed.
     fn indexes(&self, to: SetNumber) -> bool {
         matches!(self.cfg.role, Role::Replica { .. }) && to > self.durable.merged
@@ -209,14 +227,14 @@ impl Volume {
         }
     }
 
-    fn scanned_header(&mut self, pos: LogPos, end: LogPos, chunk: &ChunkHeader) {
+    pub(super) fn scanned_header(&mut self, pos: LogPos, end: LogPos, chunk: &ChunkHeader) {
         if self.log.open_step().is_none() {
             self.intake.partial = chunk.number.0 > 0;
         }
         self.log.enter_chunk(pos, chunk.step, chunk.number, chunk.body_crc, end.since(pos));
     }
 
-    fn scanned_end(&mut self, pos: LogPos, end: LogPos, header: SetHeader) {
+    pub(super) fn scanned_end(&mut self, pos: LogPos, end: LogPos, header: SetHeader) {
         let (id, cut_time) = (header.step, header.cut_time);
         self.intake.partial = false;
         self.history_table.arrived(&header);

@@ -1,0 +1,212 @@
+//! Files that were damaged while their node was down: named, repaired or refused; the others go on.
+
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::Duration;
+
+use node::http::paths;
+use node::http::requests::{self, Done};
+use tests::rig::{MIB, Plan, Random, Tree, wait_for};
+
+use crate::load::Writer;
+
+const LONG: Duration = Duration::from_secs(40);
+const ROLES: [&str; 3] = ["p", "f1", "l1"];
+
+struct Rig {
+    tree: Tree,
+    writer: Writer,
+    random: Random,
+}
+
+impl Rig {
+    /// A tree with some sets everywhere.
+    fn new(name: &str) -> Self {
+        let mut random = Random::seeded(name);
+        let plan = Plan::new(&[("p", &["f1"]), ("f1", &["l1", "l2"])]).volume("vol", 32).save(16);
+        let tree = Tree::start(plan);
+        tree.expect(" WARN ");
+        let writer = Writer::new("vol", 0, 8000, random.fork());
+        let mut rig = Self { tree, writer, random };
+        rig.write();
+        rig
+    }
+
+    /// Writes something and cuts it.
+    fn write(&mut self) -> u64 {
+        let mut c = self.tree.open("p", "vol").unwrap();
+        for _ in 0..40 {
+            self.writer.once(&mut c).unwrap();
+        }
+        c.flush().unwrap();
+        self.tree.cut("vol", false).set
+    }
+
+    fn everywhere(&self, set: u64) {
+        for n in ["f1", "l1", "l2"] {
+            self.tree.reaches(n, "vol", set, LONG);
+        }
+    }
+
+    /// Stops a node, lets `harm` at a file of its volume, and starts the node again.
+    fn harm(&mut self, node: &str, file: &str, harm: impl FnOnce(&Path, &mut Random)) {
+        self.tree.kill(node);
+        harm(&self.tree.volume_folder(node, "vol").join(file), &mut self.random);
+        self.tree.up(node);
+    }
+
+    /// After more writes everything is the same everywhere, and nothing acknowledged is lost.
+    fn converges(&mut self) {
+        self.write();
+        let set = self.tree.cut("vol", true).set;
+        self.tree.all_same("vol", set, LONG);
+        let export = format!("vol@{set}");
+        self.writer.verify("p", &mut self.tree.open("p", &export).unwrap());
+        self.writer.verify("l1", &mut self.tree.open("l1", &export).unwrap());
+    }
+}
+
+fn flip(path: &Path, at: u64) {
+    let f = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut b = [0];
+    f.read_exact_at(&mut b, at).unwrap();
+    f.write_all_at(&[b[0] ^ 0x10], at).unwrap();
+}
+
+fn used(rig: &Rig, node: &str) -> u64 {
+    rig.tree.volume(node, "vol").unwrap().save_used
+}
+
+#[test]
+fn a_flipped_bit_in_a_save_volume() {
+    let mut rig = Rig::new("flip");
+    for node in ROLES {
+        let set = rig.write();
+        rig.everywhere(set);
+        let used = used(&rig, node).max(1 << 20);
+        rig.harm(node, "save", |path, random| {
+            // In the middle of what is there: headers, payloads, whatever comes.
+            for _ in 0..6 {
+                flip(path, random.below(used));
+            }
+        });
+        rig.converges();
+    }
+    rig.tree.expect("is damaged");
+    rig.tree.quiet();
+}
+
+#[test]
+fn a_zeroed_save_volume() {
+    let mut rig = Rig::new("zeroed");
+    for node in ROLES {
+        let set = rig.write();
+        rig.everywhere(set);
+        rig.harm(node, "save", |path, _| {
+            let len = std::fs::metadata(path).unwrap().len();
+            std::fs::write(path, vec![0; usize::try_from(len).unwrap()]).unwrap();
+        });
+        rig.converges();
+    }
+    rig.tree.expect("is damaged");
+    rig.tree.quiet();
+}
+
+/// The volume is refused with words that name `file` and a remedy; the others go on.
+fn is_named(rig: &mut Rig, node: &str, file: &str, remedy: &str) {
+    wait_for("the error in the log", LONG, || {
+        let log = rig.tree.log(node);
+        let found = log.lines().rev().find(|l| l.contains(" ERROR ") && l.contains(file));
+        match found {
+            Some(l) if l.contains(remedy) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    if node == "p" {
+        assert!(rig.tree.open("p", "vol").is_err(), "it was opened");
+        return;
+    }
+    let set = rig.write();
+    for n in ["f1", "l2"] {
+        if node != "f1" {
+            rig.tree.reaches(n, "vol", set, LONG);
+        }
+    }
+}
+
+#[test]
+fn a_truncated_save_volume() {
+    let mut rig = Rig::new("truncated");
+    for node in ROLES {
+        let set = rig.write();
+        rig.everywhere(set);
+        let cut = |path: &Path, len: u64| {
+            std::fs::OpenOptions::new().write(true).open(path).unwrap().set_len(len).unwrap();
+        };
+        rig.harm(node, "save", |path, _| cut(path, MIB));
+        is_named(&mut rig, node, "save", "truncate -s");
+        // The remedies that are named work.
+        if node == "l1" {
+            let body = requests::Delete { volume: "vol".to_owned() };
+            let _: Done = rig.tree.post(node, paths::VOLUME_DELETE, &body).unwrap();
+            rig.converges();
+            continue;
+        }
+        rig.harm(node, "save", |path, _| cut(path, 16 * MIB));
+        rig.converges();
+    }
+    rig.tree.expect("truncated");
+    rig.tree.expect("is damaged");
+    rig.tree.quiet();
+}
+
+#[test]
+fn a_mailbox_damaged_in_one_slot_and_in_both() {
+    let mut rig = Rig::new("mailbox");
+    for node in ROLES {
+        for slot in 0..2 {
+            let set = rig.write();
+            rig.everywhere(set);
+            rig.harm(node, "mailbox", |path, _| {
+                let len = std::fs::metadata(path).unwrap().len();
+                flip(path, slot * len / 2 + 100);
+            });
+            rig.converges();
+        }
+    }
+    for node in ["l1", "f1", "p"] {
+        let mut kept = Vec::new();
+        rig.harm(node, "mailbox", |path, _| {
+            kept = std::fs::read(path).unwrap();
+            let half = kept.len() as u64 / 2;
+            flip(path, 100);
+            flip(path, half + 100);
+        });
+        is_named(&mut rig, node, "mailbox", "seeded");
+        // Nothing else was touched: with the mailbox restored, it goes on.
+        rig.harm(node, "mailbox", |path, _| std::fs::write(path, &kept).unwrap());
+        rig.converges();
+    }
+    rig.tree.expect("mailbox");
+    rig.tree.expect("is damaged");
+    rig.tree.quiet();
+}
+
+#[test]
+fn a_truncated_backing_file() {
+    let mut rig = Rig::new("backing");
+    for node in ["l1", "f1", "p"] {
+        let set = rig.write();
+        rig.everywhere(set);
+        let mut kept = Vec::new();
+        rig.harm(node, "base", |path, _| {
+            kept = std::fs::read(path).unwrap();
+            std::fs::OpenOptions::new().write(true).open(path).unwrap().set_len(MIB).unwrap();
+        });
+        is_named(&mut rig, node, "base", "restore");
+        rig.harm(node, "base", |path, _| std::fs::write(path, &kept).unwrap());
+        rig.converges();
+    }
+    rig.tree.expect("base");
+    rig.tree.quiet();
+}
