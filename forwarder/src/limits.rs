@@ -21,4 +21,4 @@ pub const FEEDER_SILENCE: Duration = Duration::from_secs(10);
 /// A child that did not report for this long is named as silent in what goes up.
 pub const REPORT_SILENCE: Duration = Duration::from_secs(30);
 /// A session that was up for this long makes the next wait the shortest again.
-pub const SESSION_LASTED: Duration = Duration::from_secs(10);
+pub const SESSION_LASTED: Duration = Duration::from_secs(5);

@@ -5,23 +5,18 @@
 //! from the primary refuses, so that no loop can close.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use rcp::proto::backoff::Backoff;
+use forwarder::backoff::Backoff;
+use forwarder::feeder;
 use rcp::proto::clock::{Mono, Wall};
 use rcp::proto::frame::{
-    DecodedFrame, Frame, FrameType, GoodbyeCode, Hello, Offer, RefuseCode, Report, Role, StreamId,
+    DecodedFrame, Frame, FrameType, GoodbyeCode, Hello, Offer, RefuseCode, Role, StreamId,
 };
 use rcp::proto::ids::{GroupName, NodeName, VolumeId};
 use rcp::proto::session::{CloseReason, Event, Peers, Session, SessionConfig, Side, VERSIONS};
 
 use super::sending::Outbound;
 use super::{AskId, ConnId, Effect, Level, Mover};
-
-/// A feeder that was silent for this long may be replaced by another.
-const FEEDER_SILENCE: Duration = Duration::from_secs(10);
-/// A session that lasted this long makes the next dial prompt again.
-const LASTED: Duration = Duration::from_secs(5);
 
 /// What a group is to this node, from the topology.
 #[derive(Clone, Debug, Default)]
@@ -37,15 +32,15 @@ pub struct GroupPlan {
 }
 
 /// A group this node is in.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Group {
     pub(super) plan: GroupPlan,
     pub(super) links: BTreeMap<NodeName, Link>,
     pub(super) feeder: Option<Feeder>,
+    /// Who may be that.
+    pub(super) rule: feeder::Feeder,
     /// Offers whose volume is being created.
     pub(super) pending_offers: BTreeMap<VolumeId, (ConnId, Offer)>,
-    /// Feeder numbers rise with every acceptance.
-    pub(super) feeder_number: u32,
 }
 
 /// Who feeds this node.
@@ -55,13 +50,10 @@ pub(super) struct Feeder {
     /// While it is connected.
     pub(super) conn: Option<ConnId>,
     pub(super) path: Vec<NodeName>,
-    pub(super) heard: Mono,
     pub(super) since: Wall,
     pub(super) sessions: u64,
     pub(super) bytes: u64,
     pub(super) reason: Option<String>,
-    /// It said that it will not feed this node any more.
-    released: bool,
 }
 
 /// A next hop.
@@ -74,16 +66,23 @@ pub(super) struct Link {
     pub(super) reason: Option<String>,
     pub(super) refused: bool,
     pub(super) since: Wall,
-    up_at: Mono,
     pub(super) bytes: u64,
     pub(super) sessions: u64,
-    /// Last reports of the subtree behind it.
-    pub(super) reports: BTreeMap<VolumeId, Report>,
     /// `rcproute add` waits for the outcome of the first handshake.
     pub(super) asked: Option<AskId>,
 }
 
 impl Group {
+    fn new(node: &NodeName, name: &GroupName) -> Self {
+        Self {
+            plan: GroupPlan::default(),
+            links: BTreeMap::new(),
+            feeder: None,
+            rule: feeder::Feeder::with_defaults(node.clone(), name.clone()),
+            pending_offers: BTreeMap::new(),
+        }
+    }
+
     pub(super) fn timeouts(&self) -> impl Iterator<Item = Mono> {
         self.links.values().filter_map(|l| l.dial_at)
     }
@@ -112,7 +111,8 @@ impl Mover {
     /// Enters a group; next hops come from the stored routing table.
     pub fn add_group(&mut self, name: GroupName, plan: GroupPlan) {
         let hops: Vec<_> = self.table.next_hops(&name).map(<[_]>::to_vec).unwrap_or_default();
-        let group = self.groups.entry(name.clone()).or_default();
+        let node = &self.cfg.node;
+        let group = self.groups.entry(name.clone()).or_insert_with(|| Group::new(node, &name));
         group.plan = plan;
         for hop in hops {
             self.add_link(&name, &hop, None);
@@ -243,10 +243,9 @@ impl Mover {
         let now = self.now;
         let Some(c) = self.conns.get_mut(&id) else { return };
         if c.peer_role == Some(Role::Sender)
-            && let Some(f) = self.groups.get_mut(&c.group).and_then(|g| g.feeder.as_mut())
-            && f.conn == Some(id)
+            && let Some(g) = self.groups.get_mut(&c.group)
         {
-            f.heard = now;
+            g.rule.heard(c.feeder, now);
         }
         let kind = frame.frame.frame_type();
         if matches!(kind, FrameType::Chunk | FrameType::SetEnd | FrameType::SeedData) {
@@ -320,22 +319,10 @@ impl Mover {
             }
             return;
         }
-        if let Some(f) = &group.feeder
-            && f.node != hello.node
-            && !f.released
-            && now.since(f.heard) < FEEDER_SILENCE
-        {
-            let text = format!(
-                "{} is already fed by {} for group {group_name}: one parent per group; delete that \
-                 route first (on {}: rcproute delete group={group_name} nexthop={})",
-                self.cfg.node, f.node, f.node, self.cfg.node
-            );
-            c.session.refuse(RefuseCode::Fed, &text);
-            return;
+        match group.rule.offer(&hello.node, &hello.path, now) {
+            Ok(accepted) => c.session.accept(now, accepted.feeder_number),
+            Err(refused) => c.session.refuse(refused.kind.code(), &refused.text),
         }
-        group.feeder_number = group.feeder_number.wrapping_add(1).max(1);
-        let number = group.feeder_number;
-        c.session.accept(now, number);
     }
 
     fn up(&mut self, id: ConnId, node: NodeName, role: Role, path: Vec<NodeName>) {
@@ -359,7 +346,7 @@ impl Mover {
                 };
                 let old = l.conn.replace(id).filter(|old| *old != id);
                 l.up = true;
-                l.up_at = now;
+                l.backoff.up(now);
                 l.since = wall;
                 l.reason = None;
                 l.refused = false;
@@ -387,12 +374,10 @@ impl Mover {
                     node: node.clone(),
                     conn: Some(id),
                     path,
-                    heard: now,
                     since: wall,
                     sessions: sessions + 1,
                     bytes,
                     reason: None,
-                    released: false,
                 });
                 if let Some(old) = old.and_then(|f| f.conn).filter(|old| *old != id) {
                     self.close(old, GoodbyeCode::Replaced, "a newer session took its place");
@@ -417,8 +402,8 @@ impl Mover {
         if std::mem::replace(&mut c.closing, true) {
             return;
         }
-        let (group_name, dialled, peer, role) =
-            (c.group.clone(), c.dialled.clone(), c.peer.clone(), c.peer_role);
+        let (group_name, dialled, peer, role, number) =
+            (c.group.clone(), c.dialled.clone(), c.peer.clone(), c.peer_role, c.feeder);
         let outs = std::mem::take(&mut c.streams_out);
         self.effect(Effect::Close { conn: id });
         let text = reason.to_string();
@@ -448,14 +433,11 @@ impl Mover {
                 && l.conn == Some(id)
             {
                 l.conn = None;
-                if l.up && now.since(l.up_at) > LASTED {
-                    l.backoff.reset();
-                }
                 l.up = false;
                 l.since = wall;
                 l.refused = matches!(reason, CloseReason::Refused { .. });
                 l.reason = Some(text.clone());
-                l.dial_at = Some(l.backoff.next(now, random));
+                l.dial_at = Some(l.backoff.failed(text.clone(), now, random));
                 lost_child = Some((node, l.asked.take()));
             }
             if let Some(f) = &mut g.feeder
@@ -464,8 +446,9 @@ impl Mover {
                 f.conn = None;
                 f.since = wall;
                 f.reason = Some(text.clone());
-                f.released =
-                    matches!(reason, CloseReason::Goodbye { code: GoodbyeCode::Reconfigured, .. });
+                if let CloseReason::Goodbye { code: GoodbyeCode::Reconfigured, .. } = reason {
+                    g.rule.released(number, now);
+                }
                 for h in self.volumes.values_mut().filter(|h| h.group == group_name) {
                     h.inbound = None;
                 }

@@ -33,6 +33,7 @@ use volmcast::io::{Io, Outcome, Tag};
 use volmcast::units::{BlockCount, BlockSize};
 use volmcast::volume::{Volume, Work, WorkDone};
 
+use forwarder::aggregate::Aggregate;
 use forwarder::table::Table;
 
 pub use asking::{Ask, Reply};
@@ -212,6 +213,8 @@ struct Held {
     /// Why children were detached, for status.
     detached: BTreeMap<NodeName, String>,
     fill: status::Fill,
+    /// What the children report of the nodes below.
+    below: Aggregate,
 }
 
 /// One node.
@@ -308,6 +311,7 @@ impl Mover {
                 cut_asks: Vec::new(),
                 detached: BTreeMap::new(),
                 fill: status::Fill::default(),
+                below: Aggregate::with_defaults(self.cfg.node.clone()),
             },
         );
         self.effect(Effect::Exports { volume: id });

@@ -428,13 +428,13 @@ impl Mover {
         self.send(conn, Frame::SeedAck { stream, next_block, total });
     }
 
-    fn child_report(&mut self, conn: ConnId, mut r: Report) {
+    fn child_report(&mut self, conn: ConnId, r: Report) {
         let Some(c) = self.conns.get(&conn) else { return };
         let Some(id) = c.streams_out.get(&r.stream).map(|o| o.volume) else { return };
-        let (group, peer) = (c.group.clone(), c.peer.clone());
-        r.stream = StreamId(0);
-        if let Some(l) = peer.and_then(|p| self.link(&group, &p)) {
-            l.reports.insert(id, r);
+        let (Some(child), now) = (c.peer.clone(), self.now) else { return };
+        let Some(h) = self.volumes.get_mut(&id) else { return };
+        if let Err(e) = h.below.child(&child, r, now) {
+            self.note(Level::Warn, e.to_string());
         }
     }
 }

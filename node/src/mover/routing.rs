@@ -147,6 +147,7 @@ impl Mover {
         for id in ids {
             if let Some(h) = self.volumes.get_mut(&id) {
                 h.volume.consumer_forget(hop);
+                h.below.forget(hop);
                 h.detached.remove(hop);
             }
             self.settle(id);
@@ -181,17 +182,12 @@ impl Mover {
 
     /// A node asks whether it may feed this one.
     pub(super) fn probed(&mut self, conn: ConnId, group: &GroupName, path: &[NodeName]) {
-        let answer = match self.groups.get(group) {
-            None => Err(format!("{} is in no group {group}", self.cfg.node)),
-            Some(_) if path.contains(&self.cfg.node) => {
-                Err(format!("{} is on the path already: a loop", self.cfg.node))
+        let answer = match (self.groups.get(group), path.last()) {
+            (None, _) => Err(format!("{} is in no group {group}", self.cfg.node)),
+            (Some(_), None) => Err("a probe without a path".to_owned()),
+            (Some(g), Some(who)) => {
+                g.rule.check(who, path, self.now).map(|_| ()).map_err(|r| r.text)
             }
-            Some(g) => match &g.feeder {
-                Some(f) if f.conn.is_some() && path.last() != Some(&f.node) => {
-                    Err(format!("{} is fed by {} already", self.cfg.node, f.node))
-                }
-                _ => Ok(()),
-            },
         };
         let ok = answer.is_ok();
         self.send(conn, Frame::ProbeReply { ok, text: answer.err().unwrap_or_default() });

@@ -1,10 +1,12 @@
 //! What operators are told, and what flows up the tree.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use forwarder::aggregate::Position;
 use rcp::proto::clock::{Mono, Wall};
-use rcp::proto::frame::{Frame, LeafReport, Report, StreamId};
-use rcp::proto::ids::{NodeName, SetNumber, VolumeId};
+use rcp::proto::frame::{Frame, StreamId};
+use rcp::proto::ids::{NodeName, VolumeId};
 use volmcast::volume::{Role, VolumeStatus};
 
 use super::links::Group;
@@ -91,39 +93,26 @@ impl Mover {
 
     /// Sends the report of one volume to the parent.
     pub(super) fn report_volume(&mut self, id: VolumeId) {
-        let Some(r) = self.subtree(id, true) else { return };
-        let Some(i) = self.volumes.get(&id).and_then(|h| h.inbound.as_ref()) else { return };
-        let (conn, stream) = (i.conn, i.stream);
-        self.send(conn, Frame::Report(Report { stream, ..r }));
-    }
-
-    /// The subtree of a volume, with this node itself if `own`.
-    fn subtree(&self, id: VolumeId, own: bool) -> Option<Report> {
-        let h = self.volumes.get(&id)?;
-        let mut parts: Vec<Report> = Vec::new();
-        if own && matches!(h.volume.config().role, Role::Replica { .. }) {
+        let Some(h) = self.volumes.get(&id) else { return };
+        let Some((conn, stream)) = h.inbound.as_ref().map(|i| (i.conn, i.stream)) else { return };
+        let own = matches!(h.volume.config().role, Role::Replica { .. }).then(|| {
             let s = h.volume.status();
             let lag = self.lag(h, &s).unwrap_or(0.0);
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-            let leaf = LeafReport {
-                node: self.cfg.node.clone(),
-                state: s.visible,
-                lag_us: (lag * 1e6) as u64,
-                text: s.reason.clone().unwrap_or_default(),
-            };
-            parts.push(Report {
-                stream: StreamId(0),
-                nodes: 1,
-                played_min: s.visible,
-                played_max: s.visible,
-                saved_min: s.saved,
-                by_state: vec![(s.visible, 1)],
-                worst: vec![leaf],
-            });
+            Position {
+                visible: s.visible,
+                saved: s.saved,
+                lag: Duration::try_from_secs_f64(lag).unwrap_or_default(),
+                text: s.reason.unwrap_or_default(),
+            }
+        });
+        let now = self.now;
+        let Some(h) = self.volumes.get_mut(&id) else { return };
+        h.below.set_own(own);
+        let report = h.below.report(stream, now);
+        h.below.set_own(None);
+        if let Some(r) = report {
+            self.send(conn, Frame::Report(r));
         }
-        let links = self.groups.get(&h.group).map(|g| &g.links);
-        parts.extend(links.into_iter().flatten().filter_map(|(_, l)| l.reports.get(&id)).cloned());
-        combine(parts)
     }
 
     /// The whole node.
@@ -218,7 +207,7 @@ impl Mover {
         let reason = s.reason.clone().or_else(|| self.stream_reason(h));
         let lag_seconds = self.lag(h, &s);
         let children = self.children(id, h);
-        let subtree = self.subtree(id, false).map(|r| SubtreeStatus {
+        let subtree = h.below.report(StreamId(0), self.now).map(|r| SubtreeStatus {
             nodes: r.nodes,
             played: (r.played_min.0, r.played_max.0),
             saved_min: r.saved_min.0,
@@ -352,36 +341,4 @@ impl Mover {
     pub fn neighbours(&self) -> impl Iterator<Item = &NodeName> {
         self.groups.values().flat_map(|g| g.links.keys())
     }
-}
-
-/// Sums reports up; costs grow with the number of children, not of leaves.
-fn combine(parts: Vec<Report>) -> Option<Report> {
-    let mut by_state: BTreeMap<SetNumber, u32> = BTreeMap::new();
-    let mut worst: Vec<LeafReport> = Vec::new();
-    let (mut nodes, mut saved) = (0u32, None::<SetNumber>);
-    for r in parts {
-        nodes = nodes.saturating_add(r.nodes);
-        saved = Some(saved.map_or(r.saved_min, |s| s.min(r.saved_min)));
-        for (s, n) in r.by_state {
-            *by_state.entry(s).or_default() += n;
-        }
-        worst.extend(r.worst);
-    }
-    let (first, last) = (*by_state.keys().next()?, *by_state.keys().next_back()?);
-    // Too many different states: the oldest ones keep their own count, the rest are put together.
-    while by_state.len() > 16 {
-        let (_, n) = by_state.pop_last()?;
-        *by_state.last_entry()?.get_mut() += n;
-    }
-    worst.sort_by(|a, b| a.state.cmp(&b.state).then(b.lag_us.cmp(&a.lag_us)));
-    worst.truncate(8);
-    Some(Report {
-        stream: StreamId(0),
-        nodes,
-        played_min: first,
-        played_max: last,
-        saved_min: saved?,
-        by_state: by_state.into_iter().collect(),
-        worst,
-    })
 }

@@ -3,7 +3,6 @@
 //! Bytes come in, values and bytes go out; time and randomness are arguments. `PROTOCOL.md` says
 //! the same to the byte.
 
-pub mod backoff;
 pub mod classify;
 pub mod clock;
 pub mod credit;

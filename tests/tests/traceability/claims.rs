@@ -20,6 +20,10 @@ const FIG16: &str = "forwarder/tests/table.rs::figure_16_tables";
 const CHAIN: &str = "forwarder/tests/table.rs::rcproute_chain";
 const CHUNKS: &str = "rcp/tests/golden.rs::chunks";
 const HEADERS: &str = "rcp/tests/golden.rs::set_headers";
+const PORT: &str =
+    "tests/tests/e2e/port.rs::one_port_serves_everybody_and_closes_on_what_it_does_not_know";
+const ROUTES: &str = "tests/tests/e2e/routes.rs::routes_change_while_data_flows";
+const RESTART: &str = "tests/tests/e2e/restart.rs::sigterm_finishes_and_a_restart_resumes";
 const FIRST: &str = "rcp/tests/net.rs::first_bytes_are_replayed";
 
 /// What is shown.
@@ -43,7 +47,7 @@ pub(crate) const CLAIMS: &[Claim] = &[
     ("GEN-07", "a replica joins a running group; nobody is stopped", &[LATE]),
     ("GEN-08", "a dead replica stops neither the primary nor others", &[KILLS]),
     ("GEN-09", "sets are made while a child cannot be reached, and sent later", &[KILLS]),
-    ("GEN-10", "after a crash replication goes on from what is stored", &[KILLS, SMALL]),
+    ("GEN-10", "after a crash replication goes on from what is stored", &[KILLS, SMALL, RESTART]),
     (
         "GEN-13",
         "layers know only what is below them",
@@ -229,12 +233,13 @@ pub(crate) const CLAIMS: &[Claim] = &[
     (
         "ROUTE-01",
         "routes are set hop by hop with rcproute add",
-        &[CHAIN, "config/src/route_command.rs::the_chain_of_the_digest"],
+        &[CHAIN, ROUTES, "config/src/route_command.rs::the_chain_of_the_digest"],
     ),
     (
         "ROUTE-02",
         "several next hops per group, as a tree; loops are refused",
         &[
+            ROUTES,
             "forwarder/tests/table.rs::rings_are_named",
             "forwarder/tests/table.rs::nobody_is_fed_twice",
             "config/tests/properties.rs::trees_are_trees",
@@ -245,6 +250,7 @@ pub(crate) const CLAIMS: &[Claim] = &[
         "next hops are displayed and deleted",
         &[
             CHAIN,
+            ROUTES,
             "forwarder/tests/table.rs::deleting_what_is_not_there",
             "node/src/cli/rcproute.rs::tables_are_shown_by_line",
         ],
@@ -297,7 +303,7 @@ pub(crate) const CLAIMS: &[Claim] = &[
         "the stream is kept until it is forwarded; a slow child costs no sibling",
         &["forwarder/tests/outbound.rs::no_child_waits_for_a_sibling", SMALL],
     ),
-    ("PORT-01", "RCP and HTTP share one port", &[FIRST]),
+    ("PORT-01", "RCP and HTTP share one port", &[FIRST, PORT]),
     (
         "PORT-02",
         "the first bytes decide",
@@ -312,6 +318,7 @@ pub(crate) const CLAIMS: &[Claim] = &[
         "PORT-06",
         "neither, or too little, or too late: closed, within bounds",
         &[
+            PORT,
             "rcp/tests/net.rs::what_says_nothing_sensible_is_closed",
             "rcp/src/proto/classify.rs::the_limit_holds_to_the_byte",
         ],

@@ -287,6 +287,15 @@ impl Log {
         }
     }
 
+    /// The open step if it is this one, else a new one that begins at `pos`.
+    fn step_at(&mut self, pos: LogPos, id: StepId) -> Option<&mut Step> {
+        if self.open_step().is_none_or(|s| s.id != id) {
+            let sum = ChunkListSum::new();
+            self.steps.push_back(Step { id, first: pos, sum, chunks: 0, bytes: 0, end: None });
+        }
+        self.steps.back_mut()
+    }
+
     /// Enters a chunk into the step it belongs to, opening the step with its first chunk.
     pub fn enter_chunk(
         &mut self,
@@ -296,17 +305,7 @@ impl Log {
         crc: u32,
         bytes: u64,
     ) {
-        if self.open_step().is_none_or(|s| s.id != id) {
-            self.steps.push_back(Step {
-                id,
-                first: pos,
-                sum: ChunkListSum::new(),
-                chunks: 0,
-                bytes: 0,
-                end: None,
-            });
-        }
-        if let Some(s) = self.steps.back_mut() {
+        if let Some(s) = self.step_at(pos, id) {
             // A number that does not follow leaves the sum short, and the set header will not fit.
             let _ = s.sum.add(number, crc);
             s.chunks = s.chunks.max(number.0 + 1);
@@ -316,17 +315,7 @@ impl Log {
 
     /// Closes the open step with its header; a step without chunks is opened and closed at once.
     pub fn enter_end(&mut self, pos: LogPos, end: LogPos, header: SetHeader) {
-        if self.open_step().is_none_or(|s| s.id != header.step) {
-            self.steps.push_back(Step {
-                id: header.step,
-                first: pos,
-                sum: ChunkListSum::new(),
-                chunks: 0,
-                bytes: 0,
-                end: None,
-            });
-        }
-        if let Some(s) = self.steps.back_mut() {
+        if let Some(s) = self.step_at(pos, header.step) {
             s.bytes += end.since(pos);
             s.end = Some((header, end));
         }

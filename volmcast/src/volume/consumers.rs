@@ -39,6 +39,12 @@ pub(super) struct Consumer {
 }
 
 impl Consumer {
+    /// Everything before `pos` is at the child, and nothing else was sent.
+    fn at(pos: LogPos, live: bool) -> Self {
+        let (waiting_for, fetched, fetching) = (None, None, None);
+        Self { cursor: pos, acked: pos, live, waiting_for, fetched, fetching }
+    }
+
     pub(super) fn acked(&self) -> LogPos {
         self.acked
     }
@@ -59,17 +65,7 @@ impl Consumers {
 
     /// As the mailbox had it: nobody is connected yet.
     pub(super) fn restore(&mut self, name: NodeName, acked: LogPos) {
-        self.map.insert(
-            name,
-            Consumer {
-                cursor: acked,
-                acked,
-                live: false,
-                waiting_for: None,
-                fetched: None,
-                fetching: None,
-            },
-        );
+        self.map.insert(name, Consumer::at(acked, false));
     }
 
     pub(super) fn timeout(&self) -> Option<Mono> {
@@ -177,17 +173,9 @@ impl Volume {
             return self.attach_for_seed(child, reason);
         }
         let waiting_for = (answer == Attached::Wait).then_some(state);
-        self.consumers.map.insert(
-            child.clone(),
-            Consumer {
-                cursor,
-                acked: cursor,
-                live: true,
-                waiting_for,
-                fetched: None,
-                fetching: None,
-            },
-        );
+        self.consumers
+            .map
+            .insert(child.clone(), Consumer { waiting_for, ..Consumer::at(cursor, true) });
         if let Some((block, folded)) = seeding {
             self.seed_out_begin(child, block, folded);
         } else {
@@ -227,17 +215,7 @@ impl Volume {
                 reason: format!("{reason}; set {from} is not in the save volume yet"),
             };
         };
-        self.consumers.map.insert(
-            child.clone(),
-            Consumer {
-                cursor,
-                acked: cursor,
-                live: true,
-                waiting_for: None,
-                fetched: None,
-                fetching: None,
-            },
-        );
+        self.consumers.map.insert(child.clone(), Consumer::at(cursor, true));
         self.seed_out_begin(child, 0, from);
         self.commit.request();
         self.desk.event(Event::Sendable);
