@@ -99,7 +99,7 @@ impl World {
         for (i, s) in b.chunks_mut(SECTOR).enumerate() {
             if noise {
                 for w in s.chunks_mut(8) {
-                    w.copy_from_slice(&self.rng.next().to_le_bytes()[..w.len()]);
+                    w.copy_from_slice(&self.rng.draw().to_le_bytes()[..w.len()]);
                 }
             }
             s[..8].copy_from_slice(&self.client.stamp.to_le_bytes());

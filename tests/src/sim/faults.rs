@@ -14,7 +14,7 @@ impl World {
         if self.nodes[n].mover.is_some() {
             return;
         }
-        let (now, wall, random) = (self.mono(), self.wall(), self.rng.next());
+        let (now, wall, random) = (self.mono(), self.wall(), self.rng.draw());
         let opt = self.opt.clone();
         self.say(format!("n{n} starts"));
         if let Err(e) = self.nodes[n].start(&opt, now, wall, random) {
