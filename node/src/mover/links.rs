@@ -465,6 +465,8 @@ impl Mover {
             let node = peer.map(|p| p.to_string()).unwrap_or_default();
             self.note(level, format!("lost the parent {node} of group {group_name}: {text}"));
         }
+        // What it still had to send was handed over before; nobody tells us when that is done.
+        self.conns.remove(&id);
     }
 
     /// Ends all sessions in order; nothing is dialled any more.

@@ -347,7 +347,7 @@ impl Mover {
         i.stage = match code {
             stream_error::DIVERGED | stream_error::PROTOCOL => InStage::Stopped,
             // Detached: our position is told at once, and what moves the fewest bytes follows.
-            stream_error::DETACHED => InStage::Retry(now),
+            stream_error::DETACHED if !again => InStage::Retry(now),
             _ => InStage::Retry(now.after(RETRY)),
         };
         let label = h.label.clone();

@@ -114,6 +114,8 @@ fn replicas_are_never_ahead_of_a_primary_that_lost_power() {
     plan.spec.defaults.snapshot_area = Some("16 MiB".to_owned());
     let tree = Tree::prepare(&mut plan);
     tree.expect(" WARN ");
+    // The disk goes a moment before the process: it may still see its disk fail.
+    tree.expect("has stopped: ");
     let raw: PathBuf = tree.dir().join("disk.raw");
     std::fs::File::create(&raw).unwrap().set_len(128 * MIB).unwrap();
     let Some(mut mkfs) = tool("mke2fs", "e2fsprogs") else { return };

@@ -340,12 +340,18 @@ impl Volume {
     /// Lowest position that somebody still needs.
     fn hold(&mut self) -> LogPos {
         let children = self.consumers.map.values().map(|c| c.acked).min();
+        let own = self.own_hold();
+        children.map_or(own, |c| c.min(own))
+    }
+
+    /// Lowest position that is needed here, children aside.
+    fn own_hold(&mut self) -> LogPos {
         let own = self.merge_hold();
         let drain = match self.cfg.role {
             Role::Primary { .. } => self.log.open_step().map(|s| s.first),
             _ => None,
         };
-        [children, own, drain].into_iter().flatten().min().unwrap_or_else(|| match self.cfg.role {
+        [own, drain].into_iter().flatten().min().unwrap_or_else(|| match self.cfg.role {
             // Only finished sets may be given back.
             Role::Primary { .. } => self.sendable_end(),
             _ => LogPos(self.durable.log_head.0),
@@ -397,11 +403,9 @@ impl Volume {
 
     fn detach_hindmost(&mut self) -> bool {
         let Some((name, pos, second)) = self.consumers.hindmost() else { return false };
-        // It must be the child that holds the room, not our own playback or an unfinished set.
-        if pos > self.log.tail().plus(1) && self.hold() < pos {
-            return false;
-        }
-        if self.hold() < pos {
+        // It must be the child that holds the room: not our own playback, and not an unfinished
+        // set, which it could not have been sent yet.
+        if self.hold() < pos || self.own_hold() <= pos {
             return false;
         }
         let capacity = self.log.ring().capacity();
