@@ -24,6 +24,8 @@ const PORT: &str =
     "tests/tests/e2e/port.rs::one_port_serves_everybody_and_closes_on_what_it_does_not_know";
 const ROUTES: &str = "tests/tests/e2e/routes.rs::routes_change_while_data_flows";
 const RESTART: &str = "tests/tests/e2e/restart.rs::sigterm_finishes_and_a_restart_resumes";
+/// States at readers are exactly cuts, nothing acknowledged is lost, whatever crashes.
+const SIM: &str = "tests/tests/sim.rs::a_few_hundred_seeds";
 const FIRST: &str = "rcp/tests/net.rs::first_bytes_are_replayed";
 
 /// What is shown.
@@ -366,6 +368,15 @@ pub(crate) const CLAIMS: &[Claim] = &[
     ),
     ("DIFF-05", "a younger state that is not younger, or unknown, is an error", &[EXAMPLE]),
     ("DIFF-06", "the form of the index is free", &[PINS]),
+    ("CAP-11", "a set leaves only once it and the volume below it are durable", &[SIM]),
+    ("DELTA-09", "a state kept while sets are played carries the set it holds", &[SIM]),
+    (
+        "COPY-03",
+        "a copy leads to the state of one cut; what changes meanwhile comes with the sets",
+        &[SIM, LATE],
+    ),
+    ("COPY-04", "the set number of a copy is all that is needed to join the stream", &[SIM, LATE]),
+    ("PLAY-10", "an incomplete set is not played", &[SIM]),
     ("F10", "making sets: pause, swap, resume, copy, mark as ready", &[TRIGGERS, MODEL, SHUTTLE]),
     ("F11", "a new replica: copy, and the stream from the state of the copy on", &[LATE]),
     (
@@ -403,11 +414,6 @@ pub(crate) const MISSING: &[(&str, &str)] = &[
         "CAP-01",
         "starting at a pause is trivially so (sets begin at the first cut); no test of its own",
     ),
-    (
-        "CAP-11",
-        "that a set leaves only after its commit is in the simulator's model, which is not a \
-        test target yet",
-    ),
     ("CAP-12", "the core sleeps until something is due; no test measures it"),
     (
         "CAP-15",
@@ -415,36 +421,20 @@ pub(crate) const MISSING: &[(&str, &str)] = &[
         during recovery is to be written",
     ),
     ("CAP-16", "persistence of the setting over restarts: no test yet"),
-    (
-        "DELTA-09",
-        "stamps of states made while sets are played: needs `volume keep` at a replica in a \
-        test with real nodes",
-    ),
     ("SAVE-06", "a save volume shared by local replicas belongs to local fan-out, later"),
     ("SAVE-11", "finding by set number works; listing blocks of sets waits for kept bitmaps"),
-    ("SEND-05", "rates in status are not measured yet"),
-    (
-        "COPY-03",
-        "seeds take no snapshot here (volmcast/docs/seed.md); the invariant that takes its \
-        place has no test of its own yet",
-    ),
-    ("COPY-04", "as COPY-03: the state joined at is in Start and in the mailbox"),
+    ("SEND-05", "rates are in status; no test compares them with what was sent"),
     (
         "COPY-05",
         "zeroes are extents without payload, and seeds skip holes; no test counts the bytes of a seed",
     ),
-    ("FWD-05", "commands for this node alone are HTTP requests; control blocks come later"),
+    ("FWD-05", "commands for this node alone: no test that they are not forwarded"),
     ("PORT-05", "a proxy that splits the connection: RCP as an upgrade of HTTP comes later"),
     ("PLAY-02", "simple playback is not built: read-through takes its place"),
     ("PLAY-05", "a pair of delta volumes is not built: read-through takes its place"),
     ("PLAY-06", "steps taken as one group by a replica's own policy: no test yet"),
     ("PLAY-07", "the replica's own timeout and size: no test yet"),
     ("PLAY-08", "stopping replication at a replica: no test yet"),
-    (
-        "PLAY-10",
-        "an incomplete set stays unplayed: covered by kills only by chance; a test of its \
-        own is to be written",
-    ),
     ("PLAY-11", "the table of sets is filled at replicas; time and blocks of playback are not yet"),
     ("DIFF-01", "content with the blocks: pulling differences comes later; the list is there"),
 ];
