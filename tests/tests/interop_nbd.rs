@@ -1,5 +1,5 @@
-//! The NBD server against outside clients (TESTING C1, C5), its own client, and hostile peers
-//! (TESTING D5, H1, H2, H4, R13).
+//! The NBD server against outside clients, its own client, and hostile peers
+//!.
 
 #[path = "interop_nbd/behaviour.rs"]
 mod behaviour;

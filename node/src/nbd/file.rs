@@ -22,7 +22,7 @@ pub struct FileExport {
     /// Reads never wait: the file lives in memory.
     in_memory: bool,
     /// A sync failed: what was written since the last one may be lost, and no later sync can
-    /// tell. Nothing is called durable any more (TESTING D3).
+    /// tell. Nothing is called durable any more.
     failed: AtomicBool,
 }
 

@@ -1,4 +1,4 @@
-//! Every bound of the NBD server, in one place (TESTING H1, H4).
+//! Every bound of the NBD server, in one place.
 
 use std::time::Duration;
 

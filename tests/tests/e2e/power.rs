@@ -1,4 +1,4 @@
-//! A power cut below the primary: what was not synced is gone (TESTING R3).
+//! A power cut below the primary: what was not synced is gone.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! Peers that lie, stall, flood and leave (TESTING R13). After each, the server serves as before
+//! Peers that lie, stall, flood and leave. After each, the server serves as before
 //! and has given everything back.
 
 use crate::behaviour::Moody;

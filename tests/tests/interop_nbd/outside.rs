@@ -128,7 +128,7 @@ fn nbdcopy_both_ways() {
 }
 
 /// Every refusal has its exact error, with and without structured replies, and the connection
-/// stays usable (TESTING D5).
+/// stays usable.
 const ERRORS: &str = r#"
 import errno, nbd, sys
 uri, ro = sys.argv[1], sys.argv[2] == "ro"

@@ -12,7 +12,7 @@ use super::{Role, Volume};
 /// Rows kept of the delta-set table.
 const ROWS: usize = 256;
 
-/// One row of the delta-set table (digest 3.2).
+/// One row of the delta-set table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SetRow {
     /// Set number.

@@ -23,7 +23,7 @@ fn same(seen: &str, file: &str) {
     assert!(seen == expected, "{path}: seen:\n{seen}\nexpected:\n{expected}");
 }
 
-/// The printed sample of the source texts (digest 5.4), from two nodes in any order.
+/// The printed sample of the source texts, from two nodes in any order.
 #[test]
 fn the_printed_sample() {
     let view = View { volume: Some("pfs10"), lines: Some(128), ..View::default() };
