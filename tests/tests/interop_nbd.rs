@@ -1,5 +1,4 @@
-//! The NBD server against outside clients, its own client, and hostile peers
-//!.
+//! The NBD server against outside clients, its own client, and hostile peers.
 
 #[path = "interop_nbd/behaviour.rs"]
 mod behaviour;
