@@ -57,6 +57,11 @@ impl Committer {
         self.wanted = true;
     }
 
+    /// The number of the first commit that holds what is wanted now.
+    pub(super) fn next_sequence(&self, durable: u64) -> u64 {
+        durable + 1 + u64::from(self.in_flight.is_some())
+    }
+
     pub(super) fn is_busy(&self) -> bool {
         self.wanted || self.in_flight.is_some()
     }

@@ -49,6 +49,9 @@ pub(super) struct SeedIn {
     need: Option<SetNumber>,
     /// The base may hold parts of sets up to this one, folded in an earlier life.
     floor: SetNumber,
+    /// The commit that makes this seed's mark durable: before it, the durable mark, if there is
+    /// one, is of a seed whose content this one gives up.
+    marked_by: u64,
 }
 
 impl SeedIn {
@@ -62,6 +65,7 @@ impl SeedIn {
     fn new(phase: Phase, next_block: u64, need: Option<SetNumber>) -> Self {
         Self {
             floor: SetNumber::ZERO,
+            marked_by: 0,
             phase,
             queue: VecDeque::new(),
             busy: None,
@@ -101,15 +105,21 @@ impl Volume {
         self.want.merged = from;
         self.want.visible = self.want.visible.min(from);
         self.want.seed = Some(SeedMark { from, next_block: 0, need: None });
-        self.seed_in = Some(SeedIn::new(Phase::Marking, 0, None));
+        let marked_by = self.commit.next_sequence(self.durable.sequence);
+        self.seed_in = Some(SeedIn { marked_by, ..SeedIn::new(Phase::Marking, 0, None) });
         self.publish_view();
         self.commit.request();
         self.pump();
     }
 
+    /// The durable mark is that of the present seed.
+    fn seed_marked(&self) -> bool {
+        self.seed_in.as_ref().is_none_or(|s| self.durable.sequence >= s.marked_by)
+    }
+
     /// Goes on with a seed after a restart or reconnect.
     pub fn seed_resume(&mut self) {
-        if let Some(mark) = self.durable.seed {
+        if let Some(mark) = self.durable.seed.filter(|_| self.seed_marked()) {
             let (touched, floor) =
                 self.seed_in.take().map(|s| (s.touched, s.floor)).unwrap_or_default();
             self.seed_in = Some(SeedIn { touched, ..SeedIn::resumed(mark, floor) });
@@ -123,7 +133,7 @@ impl Volume {
     #[must_use]
     pub fn seed_position(&self) -> Option<(u64, SetNumber)> {
         // Also before it is durable: the log was emptied already.
-        let mark = self.durable.seed.or(self.want.seed)?;
+        let mark = self.durable.seed.filter(|_| self.seed_marked()).or(self.want.seed)?;
         let folded = self.log.open_step().map_or(self.log.state(), |s| s.id.to);
         Some((mark.next_block, folded))
     }
@@ -176,11 +186,12 @@ impl Volume {
 
     pub(super) fn pump_seed_in(&mut self) {
         let blocked = self.seed_in_strays() || self.base_being_written();
+        let marked = self.seed_marked() && self.durable.seed.is_some();
         let Some(s) = &mut self.seed_in else { return };
         if blocked && s.busy.is_none() {
             return;
         }
-        if s.phase == Phase::Marking && self.durable.seed.is_some() && self.merge.is_idle() {
+        if s.phase == Phase::Marking && marked && self.merge.is_idle() {
             s.phase = Phase::Clearing;
             // What sets had written goes as well; the extents include it.
             s.touched = BlockSet::new();
@@ -292,6 +303,10 @@ impl Volume {
     }
 
     pub(super) fn seed_in_committed(&mut self, before: &Mailbox) {
+        // What was on its way when a new seed began is of the one before.
+        if !self.seed_marked() {
+            return;
+        }
         match (before.seed, self.durable.seed) {
             (Some(_), None) => {
                 self.seed_in = None;
