@@ -385,7 +385,36 @@ impl Tree {
         let Some(mut compare) = outside::tool("qemu-img", "qemu-utils") else { return };
         compare.args(["compare", "-f", "raw", "-F", "raw"]);
         compare.arg(self.uri(self.primary(), &export)).arg(self.unix_uri(node, &export));
-        outside::run(&mut compare);
+        if let Err(e) = outside::said(&mut compare) {
+            let all = self.names().into_iter().filter(|n| n != self.primary());
+            let differ: Vec<_> = all.map(|n| self.differences(&n, &export)).collect();
+            panic!("{e}\n{}", differ.join("\n"));
+        }
+    }
+
+    /// Which blocks of 4 KiB differ from the primary's, and what they begin with here and there.
+    fn differences(&self, node: &str, export: &str) -> String {
+        let read = |n: &str| {
+            let mut all = Vec::new();
+            let mut c = self.open(n, export)?;
+            c.read_all(4, |_, piece| {
+                all.extend_from_slice(piece);
+                Ok(())
+            })?;
+            Ok::<_, nbd::ClientError>(all)
+        };
+        let (here, there) = match (read(node), read(self.primary())) {
+            (Ok(a), Ok(b)) => (a, b),
+            (Err(e), _) | (_, Err(e)) => return format!("{node}: {e}"),
+        };
+        let word = |b: &[u8]| b.first_chunk().map_or(0, |w| u64::from_le_bytes(*w));
+        let mut out = String::new();
+        let pairs = here.chunks(4096).zip(there.chunks(4096)).enumerate();
+        let wrong: Vec<_> = pairs.filter(|(_, (a, b))| a != b).collect();
+        for (i, (a, b)) in wrong.iter().take(24) {
+            let _ = write!(out, " {i}: {:#x}, not {:#x};", word(a), word(b));
+        }
+        format!("{node}: {} blocks differ:{out}", wrong.len())
     }
 
     /// Names a part of WARN and ERROR lines that this test provokes.
