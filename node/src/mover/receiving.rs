@@ -18,6 +18,9 @@ const FILE_PREFIX: &str = "file-";
 /// How long to wait before asking again after the parent could not serve a stream.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// How long to wait instead after two detachments within this time.
+const DETACHED_AGAIN: Duration = Duration::from_millis(250);
+
 /// A stream from the parent.
 #[derive(Debug)]
 pub(super) struct Inbound {
@@ -30,6 +33,8 @@ pub(super) struct Inbound {
     told: u64,
     seed_told: u64,
     wants_seed: bool,
+    /// When it was detached last.
+    detached: Option<Mono>,
 }
 
 /// Where a stream from the parent stands.
@@ -183,6 +188,7 @@ impl Mover {
             told: 0,
             seed_told: 0,
             wants_seed: false,
+            detached: None,
         });
         if !known {
             // From now on this node can offer the volume to its own children.
@@ -346,8 +352,13 @@ impl Mover {
         i.reason = Some(text.clone());
         i.stage = match code {
             stream_error::DIVERGED | stream_error::PROTOCOL => InStage::Stopped,
-            // Detached: our position is told at once, and what moves the fewest bytes follows.
-            stream_error::DETACHED if !again => InStage::Retry(now),
+            // Detached: our position is told at once, and what moves the fewest bytes follows;
+            // unless that led to the same, as it does while the parent has no room at all.
+            stream_error::DETACHED => {
+                let last = i.detached.replace(now);
+                let soon = last.is_some_and(|t| now.since(t) < DETACHED_AGAIN);
+                InStage::Retry(if soon { now.after(DETACHED_AGAIN) } else { now })
+            }
             _ => InStage::Retry(now.after(RETRY)),
         };
         let label = h.label.clone();

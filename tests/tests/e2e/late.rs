@@ -58,5 +58,11 @@ fn a_late_leaf_reaches_the_stream_under_load() {
     for w in &writers {
         w.verify("l2", &mut tree.open("l2", "vol").unwrap());
     }
+    // A parent without room says so; it does not say it thousands of times.
+    for n in tree.names() {
+        let (log, took) = (tree.log(&n), clock.passed().as_secs() + 10);
+        let times = log.matches("detached: ").count() as u64;
+        assert!(times < 20 * took, "{n} speaks of {times} detachments in {took} s");
+    }
     tree.quiet();
 }
