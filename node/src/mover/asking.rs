@@ -248,6 +248,13 @@ impl Mover {
 
     fn policy(&mut self, name: &str, change: &PolicyChange) -> Result<Reply, ApiError> {
         let id = self.volume_named(name)?;
+        if change.persistent == Some(false) {
+            let text = format!(
+                "volume {name}: replication always persists over a restart; that it does not is not \
+                 available yet"
+            );
+            return Err(ApiError::new(ApiErrorKind::Conflict, text));
+        }
         let timeout = change.timeout_ms.map(Duration::from_millis);
         self.with_volume(id, |v| match v.config().role {
             Role::Primary { .. } => {
