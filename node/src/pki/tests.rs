@@ -1,3 +1,5 @@
+//! Certificates as others read them.
+
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
