@@ -43,6 +43,11 @@ impl World {
         }
         for set in kept {
             let Some(pin) = states.board().pin_kept(set) else {
+                if states.board().view().refused.is_some() {
+                    // A seed has begun; the mailbox that lists no kept state is on its way to disk.
+                    self.counters.hit("kept state given up");
+                    continue;
+                }
                 let pins = states.board().store().pins();
                 if self.broken_pins(n) {
                     self.nodes[n].kept.remove(&set);

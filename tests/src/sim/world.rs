@@ -348,6 +348,9 @@ impl World {
                     ));
                 }
                 let sub = disk.0.borrow_mut().submit(io);
+                if let Some(what) = disk.0.borrow_mut().crossed.take() {
+                    self.fail(format!("n{n}: {what}"));
+                }
                 let delay = self.disk_delay(n);
                 self.at(self.now + delay, Event::Io { node: n, life, sub });
             }

@@ -349,7 +349,12 @@ impl Volume {
         match purpose {
             Purpose::LogWrite { pos } => match outcome {
                 Outcome::Done => {
+                    let free = self.log.free();
                     self.log.note_written(pos);
+                    if self.log.free() > free {
+                        // A record that was given up held the room until now.
+                        self.desk.event(Event::Room);
+                    }
                     // At the primary chunks wait for their set header.
                     if self.capture().is_none() || self.log.open_step().is_none() {
                         self.commit.request();

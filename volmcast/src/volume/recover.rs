@@ -281,7 +281,7 @@ impl Volume {
     pub(super) fn log_damaged(&mut self, pos: LogPos, what: &str) {
         let text = match self.cfg.role {
             Role::Primary { .. } => {
-                self.log.reset(self.want.visible);
+                self.forget_data_of_sets();
                 format!(
                     "the save volume is damaged ({what}, tail {pos}); its old sets were given up, \
                      the volume itself is whole; children that lack them are seeded"

@@ -96,7 +96,7 @@ impl Volume {
             return;
         }
         // The content that held them is overwritten: readers and kept states end here.
-        self.board.forsake();
+        self.board.forsake_kept();
         self.give_up_kept();
         self.intake.building = None;
         self.intake.partial = false;
