@@ -350,7 +350,8 @@ impl PinBoard {
     /// [`forsake`](Self::forsake), with the kept states: none can be opened from here on, although the
     /// mailbox may list them a moment longer.
     pub fn forsake_kept(&self) {
-        self.inner.lock().given_up = self.store.durable_pins().into_iter().map(|(p, _)| p).collect();
+        self.inner.lock().given_up =
+            self.store.durable_pins().into_iter().map(|(p, _)| p).collect();
         self.forsake();
     }
 

@@ -416,6 +416,12 @@ impl Volume {
         self.pump();
     }
 
+    /// Goes on with what the volume was opened with: steps to merge, room to give back. Without room
+    /// a receiver grants no credit, and nothing would come that sets this going.
+    pub fn resume(&mut self) {
+        self.pump();
+    }
+
     /// Lets every machine take the steps that have become possible. Cheap when nothing has.
     fn pump(&mut self) {
         if self.failed.is_some() {
