@@ -272,6 +272,17 @@ impl Disk {
         Outcome::Failed(why)
     }
 
+    /// Flips a bit for good, as a rotten sector does.
+    pub fn flip(&mut self, id: FileId, at: u64, bit: u8) {
+        let f = self.file(id);
+        let at = usize::try_from(at).unwrap_or(usize::MAX);
+        for content in [&mut f.now, &mut f.durable] {
+            if let Some(b) = content.get_mut(at) {
+                *b ^= 1 << (bit & 7);
+            }
+        }
+    }
+
     /// Lets parts of the writes under way be seen already.
     pub fn smear(&mut self, id: FileId, rng: &mut Rng) {
         let f = self.file(id);

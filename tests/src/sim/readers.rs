@@ -92,6 +92,9 @@ impl World {
             Err(ReadFailure::Pin(_) | ReadFailure::Lost) => {
                 self.counters.hit("reader lost its state");
             }
+            Err(ReadFailure::Damaged(_)) if self.nodes[n].rotten => {
+                self.counters.hit("damage found by a reader");
+            }
             Err(e) => self.fail(format!("n{n}: {what} state {}: {e}", pin.state())),
         }
     }
@@ -132,6 +135,10 @@ impl World {
             }
             Err(ReadFailure::Pin(_) | ReadFailure::Lost) => {
                 self.counters.hit("reader lost its state");
+                return;
+            }
+            Err(ReadFailure::Damaged(_)) if self.nodes[n].rotten => {
+                self.counters.hit("damage found by a reader");
                 return;
             }
             Err(e) => {
