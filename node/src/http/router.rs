@@ -28,7 +28,6 @@ pub struct Routers {
 
 impl Routers {
     /// The service for one connection.
-    #[must_use]
     pub fn caller(&self, caller: Caller) -> Router {
         self.all.clone().layer(Extension(caller))
     }
