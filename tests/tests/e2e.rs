@@ -6,6 +6,8 @@ mod damage;
 mod filetest;
 #[path = "e2e/full.rs"]
 mod full;
+#[path = "e2e/grow.rs"]
+mod grow;
 #[path = "e2e/kills.rs"]
 mod kills;
 #[path = "e2e/late.rs"]

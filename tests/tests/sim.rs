@@ -64,6 +64,7 @@ const MUST_HAPPEN: &[&str] = &[
     "seed resumed",
     "set without data",
     "slow disk",
+    "the volume grew",
     "torn write",
     "write met a closed gate",
     "write waited for the drain",

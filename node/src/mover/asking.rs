@@ -54,6 +54,13 @@ pub enum Ask {
         /// How.
         change: PolicyChange,
     },
+    /// Change the size.
+    Resize {
+        /// Label or UUID.
+        volume: String,
+        /// Bytes it is to have.
+        size: u64,
+    },
     /// Change the label.
     Rename {
         /// Label or UUID.
@@ -123,6 +130,10 @@ impl Mover {
                 Ok(()) => return,
                 Err(e) => Err(e),
             },
+            Ask::Resize { volume, size } => match self.resize(ask, &volume, size) {
+                Ok(()) => return,
+                Err(e) => Err(e),
+            },
             Ask::Keep { volume, set } => self.keep(&volume, SetNumber(set)),
             Ask::Release { volume, set } => self.release(&volume, SetNumber(set)),
             Ask::Replicate { volume, on } => self.primary_of(&volume).map(|id| {
@@ -160,7 +171,7 @@ impl Mover {
         })
     }
 
-    fn primary_of(&self, name: &str) -> Result<VolumeId, ApiError> {
+    pub(super) fn primary_of(&self, name: &str) -> Result<VolumeId, ApiError> {
         let id = self.volume_named(name)?;
         let h = self.volumes.get(&id);
         if h.is_some_and(|h| matches!(h.volume.config().role, Role::Primary { .. })) {

@@ -12,10 +12,12 @@
 //! | `routing` | live changes of the routing table |
 //! | `controls` | commands down the tree and their results |
 //! | `asking` | what operators and programs ask for |
+//! | `growing` | a volume becomes larger |
 //! | `status` | what they are told |
 
 mod asking;
 mod controls;
+mod growing;
 mod links;
 mod receiving;
 mod routing;
@@ -128,6 +130,14 @@ pub enum Effect {
         /// Which volume.
         volume: VolumeId,
     },
+    /// Bring a primary's files to a larger size: the base, then the activity log, both durable. The
+    /// result goes to [`Mover::growth_prepared`].
+    PrepareGrowth {
+        /// Which volume.
+        volume: VolumeId,
+        /// Blocks it is to have.
+        blocks: BlockCount,
+    },
     /// A volume's label, size or visibility changed: exports must be looked at again.
     Exports {
         /// Which volume.
@@ -208,6 +218,10 @@ struct Held {
     /// Newest set known to exist, and the moment up to which it is known to be the newest.
     newest: rcp::proto::ids::SetNumber,
     as_of: Wall,
+    /// Size as the parent told it last.
+    offered: BlockCount,
+    /// Waiting for the volume to have a size.
+    growing: Vec<(AskId, BlockCount)>,
     /// Waiting for a demanded cut.
     cut_asks: Vec<AskId>,
     /// Why children were detached, for status.
@@ -298,7 +312,7 @@ impl Mover {
     pub fn add_volume(&mut self, label: Label, group: GroupName, volume: Volume) {
         let id = volume.config().volume;
         self.creating.remove(&id);
-        let newest = volume.durable().visible;
+        let (newest, offered) = (volume.durable().visible, volume.blocks());
         self.volumes.insert(
             id,
             Held {
@@ -308,6 +322,8 @@ impl Mover {
                 inbound: None,
                 newest,
                 as_of: Wall(0),
+                offered,
+                growing: Vec::new(),
                 cut_asks: Vec::new(),
                 detached: BTreeMap::new(),
                 fill: status::Fill::default(),
@@ -491,6 +507,7 @@ impl Mover {
                 self.tick_controls();
             }
             E::History => self.offer_to_children(id),
+            E::Resized { blocks } => self.resized(id, blocks),
             E::Sendable => self.pump_children(id),
             E::SeedChunk { child, next_block, view, chunk } => {
                 self.seed_chunk(id, &child, next_block, view, &chunk);
@@ -510,6 +527,7 @@ impl Mover {
                 let label = self.label_of(id);
                 self.note(Level::Error, format!("volume {label} has stopped: {text}"));
                 self.effect(Effect::Exports { volume: id });
+                self.growth_failed(id, &text);
             }
         }
     }

@@ -103,6 +103,9 @@ impl Mover {
 
     /// A volume is offered by the parent.
     fn offered(&mut self, conn: ConnId, offer: Offer) {
+        if self.offered_again(conn, &offer) {
+            return;
+        }
         let Some(c) = self.conns.get_mut(&conn) else { return };
         c.streams_in.insert(offer.stream, offer.volume);
         let group = c.group.clone();
@@ -178,6 +181,8 @@ impl Mover {
             return;
         }
         h.newest = h.newest.max(offer.newest);
+        h.offered = BlockCount(offer.volume_blocks);
+        h.volume.relay_resized(h.offered);
         let known = !h.volume.durable().history.is_empty();
         h.volume.adopt_history(offer.history.clone());
         h.inbound = Some(Inbound {
@@ -248,7 +253,7 @@ impl Mover {
             }
             StartMode::Wait => inbound.stage = InStage::Waiting,
             StartMode::Seed => {
-                h.volume.seed_begin(s.from);
+                h.volume.seed_begin(s.from, h.offered);
                 let text = format!("volume {label}: a seed begins at set {}: {}", s.from, s.reason);
                 self.note(Level::Warn, text);
                 self.effect(Effect::Exports { volume: id });

@@ -103,7 +103,6 @@ impl Mover {
         if m.history.is_empty() {
             return;
         }
-        let (oldest, newest) = h.volume.log_range();
         let Some(c) = self.conns.get_mut(&conn) else { return };
         if c.streams_out.values().any(|o| o.volume == id) {
             return;
@@ -124,6 +123,25 @@ impl Mover {
                 force_seed: false,
             },
         );
+        self.send_offer(conn, stream, id);
+    }
+
+    /// Repeats the offer to all children that have it, because something of it has changed.
+    pub(super) fn offer_again(&mut self, id: VolumeId) {
+        for conn in self.child_conns(id) {
+            let Some(c) = self.conns.get(&conn) else { continue };
+            let streams: Vec<_> =
+                c.streams_out.iter().filter(|(_, o)| o.volume == id).map(|(s, _)| *s).collect();
+            for stream in streams {
+                self.send_offer(conn, stream, id);
+            }
+        }
+    }
+
+    fn send_offer(&mut self, conn: ConnId, stream: StreamId, id: VolumeId) {
+        let Some(h) = self.volumes.get(&id) else { return };
+        let m = h.volume.durable();
+        let (oldest, newest) = h.volume.log_range();
         let offer = Offer {
             stream,
             volume: id,

@@ -92,7 +92,8 @@ impl Names {
             let pin = states.board().pin_visible().map_err(not_ready)?;
             let set = pin.state();
             let text = format!("volume {label} at set {set}");
-            return Ok(StateView::pinned(states.clone(), pin, e.size, id(set), false, text));
+            let size = states.size_of(&pin);
+            return Ok(StateView::pinned(states.clone(), pin, size, id(set), false, text));
         };
         let set = self.parse_state(label, &e, state)?;
         let pin = match states.board().pin_kept(set) {
@@ -107,7 +108,9 @@ impl Names {
             None => return Err(no_such_state(label, set, &e, e.visible)),
         };
         let text = format!("volume {label} at set {set}");
-        Ok(StateView::pinned(states.clone(), pin, e.size, id(set), true, text))
+        // A kept state has zeroes where the volume has grown since.
+        let size = states.size_of(&pin).max(e.size);
+        Ok(StateView::pinned(states.clone(), pin, size, id(set), true, text))
     }
 
     fn parse_state(&self, label: &str, e: &Entry, state: &str) -> Result<SetNumber, OpenError> {

@@ -60,6 +60,12 @@ impl<F: Storage> ReplicaVolume<F> {
         &self.board
     }
 
+    /// Bytes of the volume in a pinned state.
+    #[must_use]
+    pub fn size_of(&self, pin: &Pin) -> u64 {
+        self.block_size.offset(BlockIndex(pin.blocks().0))
+    }
+
     /// The open files.
     #[must_use]
     pub fn files(&self) -> &Arc<F> {

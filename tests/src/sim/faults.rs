@@ -2,9 +2,11 @@
 
 use node::api::PolicyChange;
 use node::mover::{Ask, AskId};
+use node::volumes::primary::prepare_growth;
 use rcp::proto::ids::SetNumber;
+use volmcast::units::BlockCount;
 
-use super::node::{GROUP, LABEL, name};
+use super::node::{GROUP, LABEL, VOLUME, name};
 use super::options::Kind;
 use super::world::{Event, World};
 
@@ -200,6 +202,28 @@ impl World {
                     self.crash(n);
                 }
             }
+        }
+    }
+
+    /// An operator makes the volume larger.
+    pub fn grow(&mut self, blocks: u64) {
+        self.counters.hit("growth demanded");
+        let size = blocks * self.opt.block_size.bytes();
+        self.ask(0, Ask::Resize { volume: LABEL.to_owned(), size });
+    }
+
+    /// The primary's files get room, as `PrimaryVolume` does it.
+    pub fn prepare(&mut self, n: usize, blocks: BlockCount) {
+        let (now, wall) = (self.mono(), self.wall());
+        let from = self.blocks * self.opt.block_size.bytes();
+        let len = blocks.0 * self.opt.block_size.bytes();
+        let node = &self.nodes[n];
+        let (Some(disk), Some(activity)) = (&node.disk, &node.activity) else { return };
+        if let Err(e) = prepare_growth(disk, activity, from, len, blocks) {
+            self.fail(format!("n{n}: {e}"));
+        }
+        if let Some(m) = &mut self.nodes[n].mover {
+            m.growth_prepared(now, wall, VOLUME, blocks, Ok(()));
         }
     }
 

@@ -37,6 +37,7 @@ pub use report::{Counters, Failure};
 /// The first promise that was broken.
 pub fn run(seed: u64, verbose: bool) -> Result<Counters, Box<Failure>> {
     let mut rng = rng::Rng::new(seed);
-    let options = Options::random(&mut rng);
+    let mut options = Options::random(&mut rng);
+    options.extras(seed);
     world::World::new(seed, options, rng, verbose).run()
 }

@@ -68,6 +68,8 @@ pub struct Options {
     pub link_delay: u64,
     /// In a million effects, how many are followed by a crash of the node.
     pub crash_ppm: u64,
+    /// When the volume grows, and to how many blocks.
+    pub growths: Vec<(Duration, u64)>,
     /// Nothing goes wrong: only for a first look.
     pub calm: bool,
 }
@@ -125,7 +127,22 @@ impl Options {
             disk_delay: *rng.pick(&[500, 3_000, 20_000]).unwrap_or(&3_000),
             link_delay: *rng.pick(&[500, 5_000, 50_000]).unwrap_or(&5_000),
             crash_ppm: *rng.pick(&[0, 50, 200, 600]).unwrap_or(&0),
+            growths: Vec::new(),
             calm: false,
+        }
+    }
+
+    /// What was added later, from chance of its own: the runs of other seeds stay what they were.
+    pub fn extras(&mut self, seed: u64) {
+        if seed % 4 != 1 {
+            return;
+        }
+        let mut rng = Rng::new(!seed);
+        let mut blocks = self.blocks;
+        for _ in 0..rng.range(1, 4) {
+            let at = rng.below(u64::try_from(self.faults_for.as_millis()).unwrap_or(8_000));
+            blocks += rng.range(1, self.blocks / 2);
+            self.growths.push((Duration::from_millis(at), blocks));
         }
     }
 }

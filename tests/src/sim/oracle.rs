@@ -16,6 +16,7 @@ impl World {
         let kept: Vec<_> = m.kept.iter().filter(|k| k.pin > 0).map(|k| k.set).collect();
         let full = v.config().snapshots.free_slots() == 0;
         let (draining, failure) = (v.draining(), v.failure().map(str::to_owned));
+        let (blocks, cut_blocks) = (v.blocks().0, v.next_blocks().0);
         if let Some(f) = failure {
             self.fail(format!("n{n}: the volume stopped: {f}"));
             return;
@@ -23,10 +24,18 @@ impl World {
         if draining != self.nodes[n].draining {
             if let (Some(set), Some(disk)) = (draining, self.nodes[n].disk.clone()) {
                 let d = disk.0.borrow();
-                self.model.cut(set, d.bytes(FileId::Base), d.completed(FileId::Base));
+                self.model.cut(set, d.bytes(FileId::Base), d.completed(FileId::Base), cut_blocks);
                 self.counters.hit("cut");
             }
             self.nodes[n].draining = draining;
+        }
+        if n == 0 {
+            if blocks > self.blocks {
+                self.counters.hit("the volume grew");
+            } else if blocks < self.blocks {
+                self.fail(format!("the primary had {} blocks, now {blocks}", self.blocks));
+            }
+            self.blocks = blocks;
         }
         self.nodes[n].area_full |= full;
         let life = self.nodes[n].life;
@@ -139,6 +148,10 @@ impl World {
                 Kind::Relay => Some(v.saved_position().0),
                 _ => self.visible(n),
             };
+            let (size, blocks) = (v.blocks().0, self.blocks);
+            if here == Some(newest) && size != blocks {
+                return Some(format!("n{n} has {size} blocks, the primary {blocks}"));
+            }
             if here != Some(newest) {
                 return Some(format!("n{n} shows {here:?}, the primary has {newest}"));
             }

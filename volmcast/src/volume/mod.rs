@@ -17,7 +17,9 @@ mod adopt;
 mod commit;
 mod consumers;
 mod desk;
+mod draft;
 mod drain;
+mod growth;
 mod intake;
 mod keep;
 mod merge;
@@ -55,6 +57,7 @@ use commit::Committer;
 use consumers::Consumers;
 use desk::{Desk, Purpose};
 use drain::Drain;
+use growth::Growth;
 use intake::Intake;
 use merge::Merge;
 use playback::Playback;
@@ -107,7 +110,7 @@ pub struct VolumeConfig {
     pub node: NodeName,
     /// Block size.
     pub block_size: BlockSize,
-    /// Size.
+    /// Size when it was made; afterwards the mailbox knows.
     pub blocks: BlockCount,
     /// Capacity of the chunk area, in bytes.
     pub save_capacity: u64,
@@ -183,6 +186,11 @@ pub enum Event {
         /// First block not yet durable.
         next_block: u64,
     },
+    /// The volume has another size, durably; at a replica since the state that is visible.
+    Resized {
+        /// Blocks it has now.
+        blocks: BlockCount,
+    },
     /// Room was freed: more credit may be granted.
     Room,
     /// A consumer was detached because the save volume was full; it will need another way back.
@@ -225,6 +233,7 @@ pub struct Volume {
     playback: Playback,
     merge: Merge,
     drain: Drain,
+    growth: Growth,
     seed_in: Option<SeedIn>,
     seed_outs: SeedOuts,
     board: Arc<PinBoard>,
@@ -320,6 +329,7 @@ impl Volume {
             self.drain.timeout(),
             self.merge.timeout(),
             self.consumers.timeout(),
+            self.growth.timeout(),
         ]
         .into_iter()
         .flatten()
@@ -370,6 +380,7 @@ impl Volume {
             }
             Purpose::RecordRead { child, pos } => self.record_read_done(&child, pos, outcome),
             Purpose::Merge { job, step } => self.merge_io_done(job, step, outcome),
+            Purpose::Extend => self.base_extended(&outcome),
             Purpose::SeedIn(step) => self.seed_in_io_done(step, &outcome),
             Purpose::SeedOutMap { child, session } => {
                 self.seed_out_mapped(&child, session, outcome);
@@ -416,6 +427,7 @@ impl Volume {
         if self.failed.is_some() {
             return;
         }
+        self.growth.look(self.desk.now);
         self.pump_drain();
         self.pump_seed_in();
         self.pump_playback();

@@ -12,7 +12,7 @@ use rcp::proto::ids::SetNumber;
 
 use super::{Event, PlaybackPolicy, Role, Volume};
 use crate::mailbox::Mailbox;
-use crate::units::LogPos;
+use crate::units::{BlockCount, LogPos};
 use crate::view::{Layer, ViewState};
 
 /// Complete steps on their way to readers.
@@ -52,6 +52,11 @@ impl Playback {
     /// End of the records up to the state that may be merged into the base.
     pub(super) fn end_of(&self, visible: SetNumber) -> Option<LogPos> {
         self.layers.iter().rev().find(|(l, _)| l.id.to <= visible).map(|(_, end)| *end)
+    }
+
+    /// Size of the volume in a whole step that the base may not hold.
+    fn size_of(&self, set: SetNumber) -> Option<BlockCount> {
+        self.layers.iter().rev().find(|(l, _)| l.id.to == set).map(|(l, _)| l.blocks)
     }
 
     /// First record that a request in progress may still read.
@@ -122,6 +127,12 @@ impl Volume {
         let due = since.after(policy.timeout);
         let tight = self.log.free() < self.log.ring().capacity() / 3;
         if self.desk.now >= due || bytes >= policy.hwm || tight {
+            // The state may be larger than the one before it.
+            let size = self.playback.size_of(newest).unwrap_or(self.want.blocks);
+            if !self.base_covers(size) {
+                return;
+            }
+            self.want.blocks = size;
             self.want.visible = newest;
             if newest >= self.want.hidden_until {
                 self.want.hidden_until = SetNumber::ZERO;
@@ -208,6 +219,7 @@ impl Volume {
         let view = Arc::new(ViewState {
             visible,
             cut_time: self.playback.cut_time,
+            blocks: self.durable.blocks,
             refused: self.refusal(),
             layers,
         });

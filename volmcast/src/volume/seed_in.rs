@@ -84,8 +84,10 @@ impl SeedIn {
 }
 
 impl Volume {
-    /// A seed begins: the live stream joins at `from`, everything held before is given up.
-    pub fn seed_begin(&mut self, from: SetNumber) {
+    /// A seed begins: the live stream joins at `from`, everything held before is given up. `blocks`
+    /// is the size of the volume as the parent told it last: that of `from`, or of a set after it.
+    pub fn seed_begin(&mut self, from: SetNumber, blocks: BlockCount) {
+        self.want.blocks = blocks;
         self.log.reset(from);
         self.commit.log_was_reset();
         self.detach_all("detached: its parent is itself being seeded");
@@ -187,6 +189,7 @@ impl Volume {
     pub(super) fn pump_seed_in(&mut self) {
         let blocked = self.seed_in_strays() || self.base_being_written();
         let marked = self.seed_marked() && self.durable.seed.is_some();
+        let had = self.base_blocks();
         let Some(s) = &mut self.seed_in else { return };
         if blocked && s.busy.is_none() {
             return;
@@ -195,7 +198,7 @@ impl Volume {
             s.phase = Phase::Clearing;
             // What sets had written goes as well; the extents include it.
             s.touched = BlockSet::new();
-            let len = self.cfg.block_size.offset(BlockIndex(self.cfg.blocks.0));
+            let len = self.cfg.block_size.offset(BlockIndex(had.0));
             self.desk.io(
                 Purpose::SeedIn(SeedStep::Clear),
                 FileId::Base,
@@ -206,6 +209,13 @@ impl Volume {
         if s.phase != Phase::Open || s.busy.is_some() || !self.merge.is_idle() {
             return;
         }
+        if let Some((next, _)) = s.queue.front() {
+            let end = BlockCount(*next);
+            if !self.base_covers(end) {
+                return;
+            }
+        }
+        let Some(s) = &mut self.seed_in else { return };
         if let Some((next, body)) = s.queue.pop_front() {
             s.busy = Some(next);
             s.since_commit += body.len() as u64;

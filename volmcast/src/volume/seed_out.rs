@@ -115,7 +115,7 @@ impl Volume {
             }
         }
         for (child, session, next) in start {
-            if next >= self.cfg.blocks.0 {
+            if next >= self.want.blocks.0 {
                 self.seed_out_end(&child);
                 continue;
             }
@@ -125,7 +125,7 @@ impl Volume {
     }
 
     pub(super) fn seed_out_mapped(&mut self, child: &NodeName, session: u64, outcome: Outcome) {
-        let (bs, blocks) = (self.cfg.block_size, self.cfg.blocks.0);
+        let (bs, blocks) = (self.cfg.block_size, self.want.blocks.0);
         let Some(s) = self.seed_outs.entry_busy(child, session) else { return };
         match outcome {
             Outcome::NextData(Some((from, to))) => {
@@ -178,7 +178,7 @@ impl Volume {
             attempt: self.want.attempt,
         };
         let draft =
-            super::drain::draft(id, ChunkNumber(0), ChunkFlags::SEED, shift, &[(first, data)]);
+            super::draft::draft(id, ChunkNumber(0), ChunkFlags::SEED, shift, &[(first, data)]);
         let purpose = Purpose::SeedEncode { child: child.clone(), session, next_block, view };
         self.desk.work(purpose, Work::Encode(Box::new(draft), self.cfg.compression));
     }
@@ -207,7 +207,7 @@ impl Volume {
     }
 
     fn seed_out_end(&mut self, child: &NodeName) {
-        let blocks = self.cfg.blocks.0;
+        let blocks = self.want.blocks.0;
         let Some(s) = self.seed_outs.map.get_mut(child) else { return };
         s.state = State::Ending;
         s.next = blocks;
