@@ -119,6 +119,10 @@ pub struct VolumeInfo {
     pub state: String,
     /// Why it cannot advance or be read, in words.
     pub reason: Option<String>,
+    /// Replication goes on here: nobody stopped it, and it did not stop with a restart.
+    pub replicating: bool,
+    /// It goes on by itself after a restart.
+    pub persistent: bool,
     /// Size in bytes.
     pub size: u64,
     /// Block size in bytes.

@@ -24,6 +24,8 @@ mod reader;
 mod restart;
 #[path = "e2e/routes.rs"]
 mod routes;
+#[path = "e2e/stopped.rs"]
+mod stopped;
 #[path = "e2e/tree.rs"]
 mod tree;
 #[path = "e2e/wrong.rs"]

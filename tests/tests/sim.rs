@@ -65,6 +65,8 @@ const MUST_HAPPEN: &[&str] = &[
     "set without data",
     "slow disk",
     "the volume grew",
+    "replication stopped",
+    "looked at while stopped",
     "torn write",
     "write met a closed gate",
     "write waited for the drain",

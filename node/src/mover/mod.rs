@@ -13,6 +13,7 @@
 //! | `controls` | commands down the tree and their results |
 //! | `asking` | what operators and programs ask for |
 //! | `growing` | a volume becomes larger |
+//! | `settings` | replication on and off, triggers, persistency |
 //! | `status` | what they are told |
 
 mod asking;
@@ -22,6 +23,7 @@ mod links;
 mod receiving;
 mod routing;
 mod sending;
+mod settings;
 mod status;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -222,6 +224,8 @@ struct Held {
     offered: BlockCount,
     /// Waiting for the volume to have a size.
     growing: Vec<(AskId, BlockCount)>,
+    /// Waiting for what was set to be durable.
+    setting: Vec<AskId>,
     /// Waiting for a demanded cut.
     cut_asks: Vec<AskId>,
     /// Why children were detached, for status.
@@ -324,6 +328,7 @@ impl Mover {
                 as_of: Wall(0),
                 offered,
                 growing: Vec::new(),
+                setting: Vec::new(),
                 cut_asks: Vec::new(),
                 detached: BTreeMap::new(),
                 fill: status::Fill::default(),
@@ -508,6 +513,7 @@ impl Mover {
             }
             E::History => self.offer_to_children(id),
             E::Resized { blocks } => self.resized(id, blocks),
+            E::Settings => self.settings_stored(id),
             E::Sendable => self.pump_children(id),
             E::SeedChunk { child, next_block, view, chunk } => {
                 self.seed_chunk(id, &child, next_block, view, &chunk);
@@ -528,6 +534,7 @@ impl Mover {
                 self.note(Level::Error, format!("volume {label} has stopped: {text}"));
                 self.effect(Effect::Exports { volume: id });
                 self.growth_failed(id, &text);
+                self.settings_failed(id, &text);
             }
         }
     }

@@ -252,6 +252,18 @@ impl Mover {
                 }
             }
             StartMode::Wait => inbound.stage = InStage::Waiting,
+            // A stopped replica keeps what it shows.
+            StartMode::Seed if !h.volume.is_replicating() && h.volume.seed_position().is_none() => {
+                inbound.stage = InStage::Stopped;
+                let text = format!(
+                    "a seed is needed ({}) and would replace what is shown, but replication is \
+                     stopped here: `rcpctl replicate start`",
+                    s.reason
+                );
+                inbound.reason = Some(text.clone());
+                let (stream, code) = (s.stream, stream_error::STOPPED);
+                self.send(conn, Frame::StreamError { stream, code, text });
+            }
             StartMode::Seed => {
                 h.volume.seed_begin(s.from, h.offered);
                 let text = format!("volume {label}: a seed begins at set {}: {}", s.from, s.reason);
@@ -320,6 +332,16 @@ impl Mover {
         i.stage = InStage::Retry(at);
         let label = h.label.clone();
         self.note(Level::Warn, format!("volume {label}: the stream starts again: {why}"));
+    }
+
+    /// Replication goes on after an operator stopped it: so does a stream that stopped for it.
+    pub(super) fn attach_after_stop(&mut self, id: VolumeId) {
+        let now = self.now;
+        let Some(i) = self.volumes.get_mut(&id).and_then(|h| h.inbound.as_mut()) else { return };
+        if i.stage == InStage::Stopped {
+            i.stage = InStage::Retry(now);
+            self.retry_attach(id);
+        }
     }
 
     /// Attaches again when the time has come.

@@ -228,6 +228,8 @@ impl Mover {
             role: s.role.to_owned(),
             state: s.state,
             reason,
+            replicating: h.volume.is_replicating(),
+            persistent: !m.settings.transient,
             size: m.block_size.offset(volmcast::units::BlockIndex(m.blocks.0)),
             block_size: m.block_size.bytes(),
             generation: m.generation().map(|g| g.to_string()).unwrap_or_default(),

@@ -161,6 +161,7 @@ fn replica_plan(g: &PlannedGroup, node: &NodeName, base: &Path) -> ReplicaPlan {
     ReplicaPlan {
         open: OpenPlan {
             node: node.clone(),
+            persistent: g.policy.persistent,
             cut: CutPolicy { hwm: g.policy.hwm, timeout: g.policy.timeout },
             playback: PlaybackPolicy { hwm: playback.hwm, timeout: playback.timeout },
             compression: Compression::WherePays,
@@ -500,7 +501,11 @@ impl Running {
         let nbd = tokio::task::spawn_blocking(move || server.shutdown(Duration::from_secs(5)));
         let _ = tokio::time::timeout(limits::STOP_DEADLINE, nbd).await;
         if let Ok(s) = self.handle.status().await {
-            for v in s.volumes.iter().filter(|v| v.role == "primary" && v.dirty_bytes > 0) {
+            for v in s
+                .volumes
+                .iter()
+                .filter(|v| v.role == "primary" && v.dirty_bytes > 0 && v.replicating)
+            {
                 let cut = self.handle.cut(&v.label, false);
                 let _ = tokio::time::timeout(Duration::from_secs(5), cut).await;
             }

@@ -9,7 +9,7 @@ use rcp::proto::ids::NodeName;
 use volmcast::activity::{ActivityLog, ExtentSize, Geometry, SharedLog};
 use volmcast::capture::{Capture, CaptureLimits};
 use volmcast::io::{FileId, Outcome};
-use volmcast::mailbox::{Mailbox, SLOT_LEN};
+use volmcast::mailbox::{Mailbox, SLOT_LEN, Settings};
 use volmcast::save::Ring;
 use volmcast::save::ring::MIN_CAPACITY;
 use volmcast::snapshots::layout::AreaLayout;
@@ -27,6 +27,8 @@ use crate::limits;
 pub struct OpenPlan {
     /// This node.
     pub node: NodeName,
+    /// Replication of a new primary goes on by itself after a restart (CAP-16).
+    pub persistent: bool,
     /// When sets are made, at a primary.
     pub cut: CutPolicy,
     /// When steps are played, at a replica.
@@ -134,7 +136,7 @@ pub fn create(
         return Err(OpenFailure::Area { label: identity.label.to_string(), text });
     }
     let files = Files::create(folder, identity, sizes(identity))?;
-    format(identity, &Tuning::default(), &files)?;
+    format(identity, plan, &Tuning::default(), &files)?;
     drop(files);
     // With its name the folder becomes a volume.
     identity.store(folder)?;
@@ -157,6 +159,7 @@ pub fn sizes(identity: &Identity) -> Sizes {
 /// [`OpenFailure`].
 pub fn format(
     identity: &Identity,
+    plan: &OpenPlan,
     tuning: &Tuning,
     files: &dyn Storage,
 ) -> Result<(), OpenFailure> {
@@ -180,6 +183,10 @@ pub fn format(
     }
     let first = Mailbox {
         sequence: 1,
+        settings: Settings {
+            stopped: false,
+            transient: identity.role == "primary" && !plan.persistent,
+        },
         ..Mailbox::empty(identity.volume, identity.block_size, identity.blocks)
     };
     let slot = first.encode().map_err(|_| failed("mailbox"))?;

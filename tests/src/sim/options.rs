@@ -70,6 +70,8 @@ pub struct Options {
     pub crash_ppm: u64,
     /// When the volume grows, and to how many blocks.
     pub growths: Vec<(Duration, u64)>,
+    /// When an operator stops, starts or makes (not) persistent replication at some node.
+    pub switches: Vec<Duration>,
     /// Nothing goes wrong: only for a first look.
     pub calm: bool,
 }
@@ -128,6 +130,7 @@ impl Options {
             link_delay: *rng.pick(&[500, 5_000, 50_000]).unwrap_or(&5_000),
             crash_ppm: *rng.pick(&[0, 50, 200, 600]).unwrap_or(&0),
             growths: Vec::new(),
+            switches: Vec::new(),
             calm: false,
         }
     }
@@ -143,6 +146,12 @@ impl Options {
             let at = rng.below(u64::try_from(self.faults_for.as_millis()).unwrap_or(8_000));
             blocks += rng.range(1, self.blocks / 2);
             self.growths.push((Duration::from_millis(at), blocks));
+        }
+        if seed % 8 == 5 {
+            for _ in 0..rng.range(2, 12) {
+                let at = rng.below(u64::try_from(self.faults_for.as_millis()).unwrap_or(8_000));
+                self.switches.push(Duration::from_millis(at));
+            }
         }
     }
 }

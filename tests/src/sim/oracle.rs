@@ -29,6 +29,7 @@ impl World {
             }
             self.nodes[n].draining = draining;
         }
+        self.observe_halt(n);
         if n == 0 {
             if blocks > self.blocks {
                 self.counters.hit("the volume grew");
@@ -68,6 +69,24 @@ impl World {
         }
     }
 
+    /// While replication is stopped, a replica shows what it showed.
+    fn observe_halt(&mut self, n: usize) {
+        let Some(v) = self.nodes[n].volume() else { return };
+        let m = v.durable();
+        let halted = !v.is_replicating() && v.settings_durable() && m.seed.is_none();
+        let visible = m.visible;
+        if !halted || self.nodes[n].kind != Kind::Replica {
+            self.nodes[n].halted = None;
+        } else if let Some(was) = self.nodes[n].halted.replace(visible)
+            && was != visible
+            && self.nodes[n].shown > SetNumber::ZERO
+        {
+            self.fail(format!("n{n} is stopped at state {was} and shows {visible}"));
+        } else {
+            self.counters.hit("looked at while stopped");
+        }
+    }
+
     /// The primary lost its memory: what left it must be in what it kept.
     pub fn after_primary_crash(&mut self) {
         self.durable_enough(self.model.newest_sent);
@@ -104,6 +123,10 @@ impl World {
         let m = v.durable();
         let (visible, seeding) = (m.visible, m.seed.is_some());
         let kept: Vec<_> = v.kept().collect();
+        if self.nodes[n].halted.is_some() && v.is_replicating() {
+            self.fail(format!("n{n} was stopped and goes on after a restart"));
+            return;
+        }
         if self.nodes[n].kind == Kind::Primary {
             let sent = self.model.newest_sent;
             if visible < sent {

@@ -57,6 +57,8 @@ pub enum Event {
     Fault,
     /// An operator makes the volume larger.
     Grow { blocks: u64 },
+    /// An operator stops or starts replication somewhere.
+    Switch,
     /// The primary's files are brought to a larger size.
     Prepare { node: usize, life: u64, blocks: BlockCount },
     /// A node is started.
@@ -188,6 +190,10 @@ impl World {
             let at = self.now + u64::try_from(at.as_micros()).unwrap_or(0);
             self.at(at, Event::Grow { blocks });
         }
+        for at in self.opt.switches.clone() {
+            let at = self.now + u64::try_from(at.as_micros()).unwrap_or(0);
+            self.at(at, Event::Switch);
+        }
         self.after(10_000, 400_000, Event::Client);
         self.after(100_000, 2_000_000, Event::Fault);
         self.after(1_000, 500_000, Event::Look);
@@ -281,6 +287,7 @@ impl World {
             }
             Event::Fault => return self.fault(),
             Event::Grow { blocks } => return self.grow(blocks),
+            Event::Switch => return self.switch(),
             Event::Prepare { node, life, blocks } if self.alive(node, life) => {
                 self.prepare(node, blocks);
                 node

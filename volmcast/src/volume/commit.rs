@@ -192,6 +192,7 @@ impl Volume {
             self.desk.event(Event::History);
         }
         self.size_committed(&before);
+        self.settings_committed(&before);
         self.tell_saved();
         if let Role::Primary { .. } = self.cfg.role {
             self.sets_became_ready(before.visible);

@@ -21,6 +21,7 @@ use rcp::proto::ids::{Attempt, ChunkNumber, Generation, SetNumber};
 
 use super::desk::{Purpose, Work};
 use super::draft::draft;
+use super::switch::Switch;
 use super::{CutPolicy, Event, Role, Volume};
 use crate::bitmap::BlockSet;
 use crate::capture::{Capture, Cause, CutError, Notice, Policy, Triggers};
@@ -92,7 +93,6 @@ pub(super) struct Drain {
     gate_closed_at: Option<Mono>,
     pub(super) longest_pause: std::time::Duration,
     deadline: Option<Mono>,
-    stopped: bool,
     /// After a set was given up: no cut before this.
     retry_at: Option<Mono>,
     /// The activity log is being looked through: no cut meanwhile, because what a new set has
@@ -168,12 +168,6 @@ impl Volume {
         self.pump();
     }
 
-    /// Stops or resumes making sets; marks are kept meanwhile.
-    pub fn set_cutting(&mut self, on: bool) {
-        self.drain.stopped = !on;
-        self.pump();
-    }
-
     /// After [`Event::SetReady`]: the activity log has given up the extents without marks.
     pub fn extents_forgotten(&mut self) {
         self.drain.forgetting = false;
@@ -245,9 +239,10 @@ impl Volume {
         let dirty = capture.dirty_bytes();
         let due = t.due(self.desk.now, dirty, settled && committed);
         match due {
-            Some(Cause::HighWater | Cause::Timeout) if self.drain.stopped => false,
+            Some(Cause::HighWater | Cause::Timeout) if self.switch != Switch::On => false,
             None => {
-                self.drain.deadline = Some(t.deadline()).filter(|_| settled && committed);
+                let runs = settled && committed && self.switch == Switch::On;
+                self.drain.deadline = Some(t.deadline()).filter(|_| runs);
                 false
             }
             Some(_) if dirty == 0 && !self.drain.keep && !self.growth.is_due() => {

@@ -28,6 +28,7 @@ mod recover;
 mod seed_in;
 mod seed_out;
 mod status;
+mod switch;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -63,6 +64,7 @@ use merge::Merge;
 use playback::Playback;
 use seed_in::SeedIn;
 use seed_out::SeedOuts;
+use switch::Switch;
 
 /// When a new delta set is made (CAP-05).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,6 +193,8 @@ pub enum Event {
         /// Blocks it has now.
         blocks: BlockCount,
     },
+    /// What an operator set is durable.
+    Settings,
     /// Room was freed: more credit may be granted.
     Room,
     /// A consumer was detached because the save volume was full; it will need another way back.
@@ -234,6 +238,7 @@ pub struct Volume {
     merge: Merge,
     drain: Drain,
     growth: Growth,
+    switch: Switch,
     seed_in: Option<SeedIn>,
     seed_outs: SeedOuts,
     board: Arc<PinBoard>,

@@ -103,7 +103,7 @@ impl Volume {
     pub(super) fn pump_playback(&mut self) {
         let Some(policy) = self.playback_policy() else { return };
         self.playback.due_at = None;
-        if self.seed_in.is_some() || self.durable.seed.is_some() {
+        if self.seed_in.is_some() || self.durable.seed.is_some() || !self.is_replicating() {
             return;
         }
         let head = self.durable.log_head;

@@ -22,6 +22,7 @@ use super::playback::Playback;
 use super::seed_in::SeedIn;
 use super::seed_out::SeedOuts;
 use super::status::SetTable;
+use super::switch::Switch;
 use super::{Event, Role, Volume, VolumeConfig};
 use crate::io::{FileId, IoError};
 use crate::mailbox::{Mailbox, MailboxError, SLOT_LEN};
@@ -131,6 +132,7 @@ impl Volume {
             merge,
             drain,
             growth: Growth::new(m.blocks),
+            switch: Switch::opened(m.settings),
             seed_in: None,
             seed_outs: SeedOuts::default(),
             board,

@@ -140,15 +140,18 @@ impl Volume {
         };
         let saved = self.saved_position().0;
         let reason = self.refusal().filter(|_| role != "relay").or_else(|| self.stalled.clone());
+        let reason = reason.or_else(|| self.switched_off());
         let state = match (&self.failed, role) {
             (Some(_), _) => "failed".to_owned(),
             (None, "primary") => match self.drain.draining() {
                 Some(set) => format!("writable, making set {set}"),
+                None if !self.is_replicating() => "writable, replication stopped".to_owned(),
                 None => "writable".to_owned(),
             },
             (None, "relay") => "forwarding".to_owned(),
             _ if self.durable.seed.is_some() => "seeding".to_owned(),
             _ if self.durable.hidden_until > visible => "fetching again".to_owned(),
+            _ if !self.is_replicating() => "readable, replication stopped".to_owned(),
             _ if self.playback.unmerged() > 0 => {
                 format!("readable, {} sets to merge", self.playback.unmerged())
             }
