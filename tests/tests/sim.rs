@@ -60,6 +60,7 @@ const MUST_HAPPEN: &[&str] = &[
     "runs converged",
     "seed begun",
     "seed demanded",
+    "seed ended through a relay",
     "seed finished",
     "seed resumed",
     "set without data",

@@ -369,9 +369,13 @@ impl Mailbox {
             let from = (i * SLOT_LEN).min(file.len());
             &file[from..file.len().min(from + SLOT_LEN)]
         };
-        let bad = |i| Self::decode(slot(i)).is_err();
-        let touched = |i: usize| slot(i).iter().any(|b| *b != 0);
-        (bad(0) && touched(0)) != (bad(1) && touched(1))
+        // The first commit leaves one slot as it was made: zeroes.
+        let fresh = |i: usize, other: &Self| other.sequence == 1 && slot(i).iter().all(|b| *b == 0);
+        match (Self::decode(slot(0)), Self::decode(slot(1))) {
+            (Ok(m), Err(_)) => !fresh(1, &m),
+            (Err(_), Ok(m)) => !fresh(0, &m),
+            _ => false,
+        }
     }
 }
 

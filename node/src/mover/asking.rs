@@ -259,6 +259,7 @@ impl Mover {
         }
         if let Some(h) = self.volumes.get_mut(&id) {
             h.volume.consumer_forget(&child);
+            h.relaying.forget(&child);
         }
         self.force_seed(id, &child);
         Ok(Reply::Done)

@@ -9,6 +9,7 @@
 //! | `links` | connections: dialling, handshakes, who may feed whom |
 //! | `sending` | streams to children: offers, attachments, chunks, seeds |
 //! | `receiving` | streams from the parent: attachments, intake, acknowledgements |
+//! | `relaying` | seeds that pass through a node without content |
 //! | `routing` | live changes of the routing table |
 //! | `controls` | commands down the tree and their results |
 //! | `asking` | what operators and programs ask for |
@@ -21,6 +22,7 @@ mod controls;
 mod growing;
 mod links;
 mod receiving;
+mod relaying;
 mod routing;
 mod sending;
 mod settings;
@@ -228,6 +230,8 @@ struct Held {
     setting: Vec<AskId>,
     /// Waiting for a demanded cut.
     cut_asks: Vec<AskId>,
+    /// Seeds that pass through.
+    relaying: relaying::Relaying,
     /// Why children were detached, for status.
     detached: BTreeMap<NodeName, String>,
     fill: status::Fill,
@@ -330,6 +334,7 @@ impl Mover {
                 growing: Vec::new(),
                 setting: Vec::new(),
                 cut_asks: Vec::new(),
+                relaying: relaying::Relaying::default(),
                 detached: BTreeMap::new(),
                 fill: status::Fill::default(),
                 below: Aggregate::with_defaults(self.cfg.node.clone()),
@@ -338,6 +343,11 @@ impl Mover {
         self.effect(Effect::Exports { volume: id });
         self.offer_to_children(id);
         self.attach_pending(id);
+        // What was under way goes on without anybody's asking: a merge, a full save volume.
+        let (now, wall) = (self.now, self.wall);
+        if let Some(h) = self.volumes.get_mut(&id) {
+            h.volume.timer(now, wall);
+        }
         self.settle(id);
     }
 

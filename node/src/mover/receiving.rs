@@ -31,7 +31,7 @@ pub(super) struct Inbound {
     pub(super) reason: Option<String>,
     /// Credit told to the sender.
     told: u64,
-    seed_told: u64,
+    pub(super) seed_told: u64,
     wants_seed: bool,
     /// When it was detached last.
     detached: Option<Mono>,
@@ -79,6 +79,7 @@ impl Mover {
                         h.volume.receive_seed_end(need);
                     }
                     self.settle(id);
+                    self.relay_end(id, need);
                 }
             }
             Frame::Heartbeat { stream, state, as_of, .. } => {
@@ -203,7 +204,7 @@ impl Mover {
     }
 
     /// Tells the parent where we are.
-    fn attach(&mut self, id: VolumeId) {
+    pub(super) fn attach(&mut self, id: VolumeId) {
         let Some(h) = self.volumes.get_mut(&id) else { return };
         let Some(inbound) = &mut h.inbound else { return };
         h.volume.intake_attached();
@@ -213,6 +214,9 @@ impl Mover {
         inbound.told = credit;
         inbound.seed_told = 0;
         inbound.stage = InStage::Attaching;
+        // A relay's own position, and extents for a child.
+        let passing = h.relaying.wanted().filter(|_| !inbound.wants_seed);
+        let seed_at = seed.or(passing);
         let attach = Attach {
             stream: inbound.stream,
             state,
@@ -225,8 +229,8 @@ impl Mover {
             }),
             credit,
             wants_seed: inbound.wants_seed || seed.is_some(),
-            seed_from_block: seed.map_or(0, |(b, _)| b),
-            folded: seed.map_or(SetNumber::ZERO, |(_, f)| f),
+            seed_from_block: seed_at.map_or(0, |(b, _)| b),
+            folded: seed_at.map_or(SetNumber::ZERO, |(_, f)| f),
         };
         let conn = inbound.conn;
         self.send(conn, Frame::Attach(attach));
@@ -273,6 +277,7 @@ impl Mover {
         }
         self.settle(id);
         self.room_event(id);
+        self.relay_grant(id);
     }
 
     /// The volume of a stream that is running on this connection.
@@ -293,7 +298,7 @@ impl Mover {
             i.stage = InStage::Running;
         }
         let group = h.group.clone();
-        let mut bytes = 0u64;
+        let (mut bytes, mut extent) = (0u64, None);
         let taken = match (&frame.frame, &frame.content) {
             (Frame::Chunk { .. }, Verified::Chunk(c)) => {
                 bytes = c.bytes().len() as u64;
@@ -304,9 +309,10 @@ impl Mover {
                 bytes = body.len() as u64;
                 h.volume.receive_set_end(header)
             }
-            (Frame::SeedData { next_block, .. }, Verified::Chunk(c)) => {
+            (Frame::SeedData { next_block, view, .. }, Verified::Chunk(c)) => {
                 bytes = c.bytes().len() as u64;
                 h.volume.receive_seed(*next_block, c);
+                extent = Some((*next_block, *view, c.clone()));
                 Ok(())
             }
             _ => Ok(()),
@@ -315,6 +321,9 @@ impl Mover {
             f.bytes += bytes;
         }
         self.settle(id);
+        if let Some((next_block, view, chunk)) = extent {
+            self.relay_extent(id, next_block, view, &chunk);
+        }
         if let Err(e) = taken {
             self.reattach(id, &e.to_string());
         }
@@ -389,6 +398,10 @@ impl Mover {
             _ => InStage::Retry(now.after(RETRY)),
         };
         let label = h.label.clone();
+        let refused = code == stream_error::STOPPED;
+        if refused {
+            self.relay_refused(id, &text);
+        }
         if !again {
             self.note(
                 Level::Warn,

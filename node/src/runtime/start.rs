@@ -360,15 +360,13 @@ fn open_volumes(
         match open::open(&path, &plan.open, clock::mono(), clock::wall()) {
             Ok(o) => core.enter(o),
             // Other volumes go on.
-            Err(e) => core.mover.add_closed(
-                identity.volume,
-                ClosedVolume {
-                    label: identity.label,
-                    group: identity.group,
-                    role: identity.role,
-                    why: e.to_string(),
-                },
-            ),
+            Err(e) => {
+                let why = e.to_string();
+                core.names.set_closed(identity.volume, identity.label.as_str(), &why);
+                let (label, group, role) = (identity.label, identity.group, identity.role);
+                let closed = ClosedVolume { label, group, role, why };
+                core.mover.add_closed(identity.volume, closed);
+            }
         }
     }
     for g in groups.iter().filter(|g| g.primary == *node) {

@@ -306,6 +306,16 @@ impl Export for StateView {
         Err(ReadError::WouldBlock)
     }
 
+    fn for_one_request(&self) -> Result<Option<Arc<dyn Export>>, Errno> {
+        let Following::Newest = &self.pin else { return Ok(None) };
+        let pin = self.volume.board.pin_visible().map_err(|e| {
+            tracing::warn!(error = %e, "a read of a replica failed");
+            Errno::Io
+        })?;
+        let (volume, text) = (self.volume.clone(), self.description.clone());
+        Ok(Some(Arc::new(Self::pinned(volume, pin, self.size, None, false, text))))
+    }
+
     fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), Errno> {
         self.read_at(offset, buf).map_err(|e| {
             tracing::warn!(error = %e, "a read of a replica failed");

@@ -137,6 +137,15 @@ impl Options {
 
     /// What was added later, from chance of its own: the runs of other seeds stay what they were.
     pub fn extras(&mut self, seed: u64) {
+        if seed > 1000 && seed % 8 == 6 {
+            // Relays below relays, with leaves that come late or fall behind.
+            let parents: Vec<_> = self.places.iter().filter_map(|p| p.parent).collect();
+            for (i, p) in self.places.iter_mut().enumerate().skip(1) {
+                if parents.contains(&i) {
+                    p.kind = Kind::Relay;
+                }
+            }
+        }
         if seed % 4 != 1 {
             return;
         }

@@ -156,14 +156,7 @@ impl World {
         if dirty > 0 || v.draining().is_some() || v.position().0 != newest {
             return Some(format!("the primary has {dirty} dirty bytes"));
         }
-        let mut stuck = vec![false; self.nodes.len()];
         for n in 1..self.nodes.len() {
-            let parent = self.opt.places[n].parent.unwrap_or(0);
-            if stuck[parent] || self.below_a_relay(n) {
-                // A relay has no content to seed from: known, and said in words.
-                stuck[n] = true;
-                continue;
-            }
             let Some(v) = self.nodes[n].volume() else {
                 return Some(format!("n{n} has no volume"));
             };
@@ -179,16 +172,8 @@ impl World {
                 return Some(format!("n{n} shows {here:?}, the primary has {newest}"));
             }
         }
-        self.counters.add("stuck below a relay", stuck.iter().filter(|s| **s).count() as u64);
         self.same_content(newest);
         None
-    }
-
-    fn below_a_relay(&self, n: usize) -> bool {
-        let Some(m) = &self.nodes[n].mover else { return false };
-        m.status().volumes.iter().any(|v| {
-            v.reason.as_ref().is_some_and(|r| r.contains("it has no content to seed from"))
-        })
     }
 
     fn same_content(&mut self, newest: SetNumber) {

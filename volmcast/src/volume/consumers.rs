@@ -155,6 +155,11 @@ impl Volume {
         if let Some(why) = &self.failed {
             return Attached::NotNow { reason: why.clone() };
         }
+        if seeding.is_some()
+            && let Some(why) = self.cannot_seed()
+        {
+            return Attached::NotNow { reason: format!("the seed cannot go on: {why}") };
+        }
         let (cursor, answer) = match self.log.locate(state, next) {
             Located::At(pos) => (pos, Attached::Resume),
             Located::Ahead => (self.log.head(), Attached::Wait),
@@ -208,7 +213,8 @@ impl Volume {
         }
         let from = match self.cfg.role {
             Role::Primary { .. } => self.durable.visible,
-            _ => self.durable.merged,
+            Role::Replica { .. } => self.durable.merged,
+            Role::Relay => self.saved_position().0,
         };
         let Located::At(cursor) = self.log.locate(from, ChunkNumber(0)) else {
             return Attached::NotNow {

@@ -52,7 +52,7 @@ pub use desk::{Work, WorkDone};
 pub use intake::IntakeError;
 pub use keep::KeepError;
 pub use recover::{ReadFile, RecoverError};
-pub use status::{SetRow, VolumeStatus};
+pub use status::{Played, SetRow, VolumeStatus};
 
 use commit::Committer;
 use consumers::Consumers;
@@ -241,6 +241,8 @@ pub struct Volume {
     switch: Switch,
     seed_in: Option<SeedIn>,
     seed_outs: SeedOuts,
+    /// Why no seed can pass through (relay).
+    relay_refusal: Option<String>,
     board: Arc<PinBoard>,
     history_table: status::SetTable,
     /// States to be kept once the base reaches them.
@@ -335,6 +337,7 @@ impl Volume {
             self.merge.timeout(),
             self.consumers.timeout(),
             self.growth.timeout(),
+            self.seed_in.as_ref().and_then(SeedIn::timeout),
         ]
         .into_iter()
         .flatten()

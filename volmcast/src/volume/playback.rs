@@ -154,8 +154,9 @@ impl Volume {
         let advanced = self.durable.visible > before.visible;
         if advanced {
             let (from, to) = (before.visible, self.durable.visible);
-            self.history_table.played(from, to, self.desk.wall);
+            self.history_table.played(from, to, self.desk.wall, self.desk.now);
         }
+        self.history_table.merged(merged, self.desk.now);
         if advanced
             || dropped > 0
             || before.hidden_until != self.durable.hidden_until

@@ -135,6 +135,7 @@ impl Volume {
             switch: Switch::opened(m.settings),
             seed_in: None,
             seed_outs: SeedOuts::default(),
+            relay_refusal: None,
             board,
             history_table: SetTable::default(),
             keeps_waiting: m.kept.iter().filter(|k| k.pin == 0).map(|k| k.set).collect(),

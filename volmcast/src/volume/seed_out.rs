@@ -62,14 +62,21 @@ impl Volume {
     /// Why this node cannot seed anybody now.
     pub(super) fn cannot_seed(&self) -> Option<String> {
         match self.cfg.role {
-            Role::Relay => {
-                Some("this node only forwards; it has no content to seed from".to_owned())
-            }
+            Role::Relay => self.relay_refusal.clone(),
             _ => self.refusal(),
         }
     }
 
+    /// At a relay, before a child attaches: why a seed cannot pass through to it now, if so. Extents
+    /// do not come from here.
+    pub fn relay_cannot_seed(&mut self, why: Option<String>) {
+        self.relay_refusal = why;
+    }
+
     pub(super) fn seed_out_begin(&mut self, child: &NodeName, block: u64, folded: SetNumber) {
+        if matches!(self.cfg.role, Role::Relay) {
+            return;
+        }
         self.seed_outs.last_session += 1;
         let s = SeedOut {
             session: self.seed_outs.last_session,

@@ -53,6 +53,11 @@ impl Volume {
     /// durable.
     pub fn set_persistent(&mut self, on: bool) {
         self.want.settings.transient = !on;
+        if on && self.switch == Switch::Waiting {
+            // It is to be found as it is (CAP-15): stopped.
+            self.switch = Switch::Off;
+            self.want.settings.stopped = true;
+        }
         self.commit.request();
         self.pump();
     }
