@@ -72,6 +72,8 @@ pub struct Options {
     pub growths: Vec<(Duration, u64)>,
     /// When an operator stops, starts or makes (not) persistent replication at some node.
     pub switches: Vec<Duration>,
+    /// Disks fail requests, and records rot.
+    pub bad_disks: bool,
     /// Nothing goes wrong: only for a first look.
     pub calm: bool,
 }
@@ -131,6 +133,7 @@ impl Options {
             crash_ppm: *rng.pick(&[0, 50, 200, 600]).unwrap_or(&0),
             growths: Vec::new(),
             switches: Vec::new(),
+            bad_disks: false,
             calm: false,
         }
     }

@@ -19,7 +19,7 @@ use rcp::proto::ids::SetNumber;
 use super::desk::Purpose;
 use super::{Event, Role, Volume};
 use crate::capture::Capture;
-use crate::io::{FileId, Op, Outcome};
+use crate::io::{FileId, IoError, Op, Outcome};
 use crate::mailbox::Mailbox;
 use crate::units::{BlockCount, BlockIndex};
 
@@ -138,6 +138,10 @@ impl Volume {
             }
             self.commit.base_dirty = true;
             self.stalled = None;
+            return;
+        }
+        if *outcome != Outcome::Failed(IoError::NoSpace) {
+            self.fail_io("making the volume's content longer", outcome);
             return;
         }
         let bytes = self.cfg.block_size.offset(BlockIndex(blocks.0));
