@@ -164,8 +164,9 @@ impl Volume {
                 self.step_applied(to);
                 continue;
             }
-            // The first chunk of a step waits for the step before it.
-            if self.merge.jobs.values().any(|j| j.to != to) {
+            // The first chunk of a step waits for the step before it, and for the mailbox to list
+            // what is kept between them.
+            if self.merge.jobs.values().any(|j| j.to != to) || !self.unlisted.is_empty() {
                 break;
             }
             let cached = r.cached.clone();

@@ -248,6 +248,8 @@ pub struct Volume {
     /// States to be kept once the base reaches them.
     keeps_waiting: BTreeSet<SetNumber>,
     /// Pins to be released once the mailbox no longer lists them.
+    /// Durable pins that the mailbox does not list yet.
+    unlisted: BTreeSet<PinId>,
     releasing: Vec<PinId>,
     failed: Option<String>,
     /// The volume works, but not all of it: why, in words.

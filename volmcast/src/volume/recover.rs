@@ -5,6 +5,8 @@
 //! read and fetches them again from its parent (hidden until it has reached what it had shown), a
 //! primary gives up its old sets, so that children behind them are seeded.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use rcp::proto::clock::{Mono, Wall};
 use rcp::proto::delta::{Chunk, ChunkHeader, DeltaError, SetHeader, StepId};
@@ -143,6 +145,7 @@ impl Volume {
             board,
             history_table: SetTable::default(),
             keeps_waiting: m.kept.iter().filter(|k| k.pin == 0).map(|k| k.set).collect(),
+            unlisted: BTreeSet::new(),
             releasing: Vec::new(),
             failed: None,
             stalled: None,
