@@ -23,6 +23,7 @@ use volmcast::volume::{CutPolicy, PlaybackPolicy};
 
 use super::core::{Core, Input, ReplicaPlan};
 use super::handle::NodeHandle;
+use crate::access::{self, Caller};
 use crate::api::NodeApi;
 use crate::http::{self, Deadlines};
 use crate::metrics::Metrics;
@@ -252,9 +253,14 @@ pub async fn start(
         crate::metrics::counters("rcp_nbd", "NBD server", counters.each().collect::<Vec<_>>());
     });
     task(upkeep(metrics.clone(), stop.clone()));
-    let routers = http::routers(api, metrics);
-    task(accept(listener, sender.clone(), routers.public, stop.clone()));
-    task(accept_control(control, routers.control, stop.clone()));
+    let guard = http::Guard {
+        policy: access::Policy::default(),
+        tokens: None,
+        audit: access::Audit::new(&folder),
+    };
+    let routers = http::routers(api, metrics, guard);
+    task(accept(listener, sender.clone(), routers.clone(), stop.clone()));
+    task(accept_control(control, routers, stop.clone()));
     let core = tokio::spawn(core.run());
     Ok(Running { handle, stop, listen, nbd: uris, server, core, sender, folder, _lock: lock })
 }
@@ -415,7 +421,7 @@ fn bind_control(folder: &Path) -> Result<UnixListener, StartError> {
 async fn accept(
     listener: TcpListener,
     core: mpsc::Sender<Input>,
-    router: axum::Router,
+    routers: http::Routers,
     stop: CancellationToken,
 ) {
     let room = Arc::new(Semaphore::new(limits::MAX_CONNECTIONS));
@@ -435,9 +441,9 @@ async fn accept(
             tracing::warn!(%peer, "refused: {} connections are open", limits::MAX_CONNECTIONS);
             continue;
         };
-        let (core, router, stop) = (core.clone(), router.clone(), stop.clone());
+        let (core, routers, stop) = (core.clone(), routers.clone(), stop.clone());
         task(async move {
-            classify(io, peer.to_string(), core, router, stop).await;
+            classify(io, peer.to_string(), core, routers, stop).await;
             drop(share);
         });
     }
@@ -447,7 +453,7 @@ async fn classify(
     io: TcpStream,
     peer: String,
     core: mpsc::Sender<Input>,
-    router: axum::Router,
+    routers: http::Routers,
     stop: CancellationToken,
 ) {
     let began = clock::mono();
@@ -462,6 +468,7 @@ async fn classify(
             let mut deadlines = Deadlines::default();
             let left = deadlines.header_read.saturating_sub(clock::mono().since(began));
             deadlines.header_read = left.max(limits::MIN_HEADER_READ);
+            let router = routers.caller(Caller::plain(peer));
             http::serve_connection(io, router, deadlines, stop).await;
         }
         Accepted::Tls { .. } => {
@@ -471,7 +478,7 @@ async fn classify(
     }
 }
 
-async fn accept_control(listener: UnixListener, router: axum::Router, stop: CancellationToken) {
+async fn accept_control(listener: UnixListener, routers: http::Routers, stop: CancellationToken) {
     loop {
         let io = tokio::select! {
             a = listener.accept() => match a {
@@ -483,7 +490,8 @@ async fn accept_control(listener: UnixListener, router: axum::Router, stop: Canc
             },
             () = stop.cancelled() => return,
         };
-        let (router, stop) = (router.clone(), stop.clone());
+        let uid = io.peer_cred().ok().map(|c| c.uid());
+        let (router, stop) = (routers.caller(Caller::socket(uid)), stop.clone());
         task(async move {
             http::serve_connection(io, router, Deadlines::default(), stop).await;
         });

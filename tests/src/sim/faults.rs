@@ -161,6 +161,7 @@ impl World {
                 {
                     let set = visible.0 + self.rng.below(4);
                     self.counters.hit("keep demanded");
+                    self.nodes[n].released.remove(&SetNumber(set));
                     self.ask(n, Ask::Keep { volume, set });
                 }
             }
@@ -171,8 +172,8 @@ impl World {
                 {
                     self.counters.hit("kept state released");
                     self.nodes[n].kept.remove(&set);
+                    self.nodes[n].released.insert(set);
                     self.ask(n, Ask::Release { volume, set: set.0 });
-                    self.nodes[n].kept.remove(&set);
                 }
             }
             78..80 => {

@@ -1,7 +1,7 @@
 //! One simulated node: the real mover over a forgetful disk, through all its lives.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -83,6 +83,8 @@ pub struct SimNode {
     pub saved: Option<(SetNumber, ChunkNumber)>,
     /// Kept states that the mailbox listed durably and nobody gave up.
     pub kept: BTreeMap<SetNumber, u64>,
+    /// Kept states that an operator gave up; the mailbox may list them a moment longer.
+    pub released: BTreeSet<SetNumber>,
     /// Replication is stopped here, durably, since this state.
     pub halted: Option<SetNumber>,
     /// Readers that hold a state.
@@ -137,6 +139,7 @@ impl SimNode {
             shown: SetNumber::ZERO,
             saved: None,
             kept: BTreeMap::new(),
+            released: BTreeSet::new(),
             halted: None,
             readers: Vec::new(),
             seeding: false,

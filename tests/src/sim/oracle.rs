@@ -47,6 +47,9 @@ impl World {
         self.nodes[n].area_full |= full;
         let life = self.nodes[n].life;
         for set in &kept {
+            if self.nodes[n].released.contains(set) {
+                continue;
+            }
             self.nodes[n].kept.entry(*set).or_insert(life);
         }
         self.nodes[n].kept.retain(|s, _| kept.contains(s));

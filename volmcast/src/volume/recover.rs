@@ -329,7 +329,10 @@ impl Volume {
         };
         self.detach_all("the parent's save volume was damaged");
         self.publish_view();
-        self.stalled = Some(text.clone());
+        if matches!(self.cfg.role, Role::Primary { .. }) {
+            // Until the next set is finished. Below, what is hidden says by itself how far it is.
+            self.stalled = Some(text.clone());
+        }
         self.desk.event(Event::Damage { text });
         self.commit.log_was_reset();
     }
