@@ -217,14 +217,7 @@ impl Mover {
             Attached::NotNow { reason } => {
                 let relay = matches!(h.volume.config().role, Role::Relay);
                 out.force_seed = forced && !relay && h.volume.durable().visible < a.state;
-                out.stage = Stage::Stopped;
-                out.reason = Some(reason.clone());
-                let frame = Frame::StreamError {
-                    stream: a.stream,
-                    code: stream_error::STOPPED,
-                    text: reason,
-                };
-                self.send(conn, frame);
+                self.stop_stream(conn, a.stream, stream_error::STOPPED, reason);
                 self.settle(id);
                 return;
             }
@@ -256,11 +249,16 @@ impl Mover {
              rewound before it can follow; to give its content up, delete the volume there",
             self.cfg.node
         );
+        self.stop_stream(conn, stream, stream_error::DIVERGED, text);
+    }
+
+    /// A child's stream stops, which it is told with the reason.
+    pub(super) fn stop_stream(&mut self, conn: ConnId, stream: StreamId, code: u16, text: String) {
         if let Some(out) = self.conns.get_mut(&conn).and_then(|c| c.streams_out.get_mut(&stream)) {
             out.stage = Stage::Stopped;
             out.reason = Some(text.clone());
         }
-        self.send(conn, Frame::StreamError { stream, code: stream_error::DIVERGED, text });
+        self.send(conn, Frame::StreamError { stream, code, text });
     }
 
     /// A child's durable position.
