@@ -17,7 +17,7 @@ pub enum Verdict {
         /// Bytes of the line with its end; they are consumed.
         line_len: usize,
     },
-    /// A request line of HTTP/1.x; nothing is consumed.
+    /// A request line of HTTP/1.x, or the preface of HTTP/2; nothing is consumed.
     Http,
     /// A TLS record; nothing is consumed.
     Tls,
@@ -111,6 +111,10 @@ fn line(raw: &[u8]) -> Verdict {
     let words = bare.unwrap_or(text);
     let (front, last) = words.rsplit_once(' ').unwrap_or(("", words));
     let refused = Verdict::Refused;
+    if words == "PRI * HTTP/2.0" && bare.is_some() {
+        // The preface of HTTP/2 with prior knowledge (RFC 9113, section 3.4).
+        return Verdict::Http;
+    }
     if let Some(version) = last.strip_prefix("HTTP/") {
         let minor = version.strip_prefix("1.").map(str::as_bytes);
         return match minor {
@@ -173,7 +177,9 @@ mod tests {
             (b"OPEN RCP/1.0\r\n", Verdict::Refused(BadOpening)),
             (b"OPEN g1 RCP/1.0 \r\n", Verdict::Refused(NoToken)),
             (b"OPEN g1 RCP/2.0\r\n", Verdict::Refused(Version)),
-            (b"PRI * HTTP/2.0\r\n", Verdict::Refused(Version)),
+            (b"PRI * HTTP/2.0\r\n", Verdict::Http),
+            (b"PRI * HTTP/2.0\n", Verdict::Refused(Version)),
+            (b"PRI / HTTP/2.0\r\n", Verdict::Refused(Version)),
             (b"GET HTTP/1.1\r\n", Verdict::Refused(NoToken)),
             (b"GET /x\r\n", Verdict::Refused(NoToken)),
             (b"get ", Verdict::Refused(NoToken)),
