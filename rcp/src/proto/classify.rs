@@ -17,8 +17,10 @@ pub enum Verdict {
         /// Bytes of the line with its end; they are consumed.
         line_len: usize,
     },
-    /// A request line of HTTP/1.x, or the preface of HTTP/2; nothing is consumed.
+    /// A request line of HTTP/1.x; nothing is consumed.
     Http,
+    /// The first line of the preface of HTTP/2; nothing is consumed.
+    Http2,
     /// A TLS record; nothing is consumed.
     Tls,
     /// So far it could be anything.
@@ -113,7 +115,7 @@ fn line(raw: &[u8]) -> Verdict {
     let refused = Verdict::Refused;
     if words == "PRI * HTTP/2.0" && bare.is_some() {
         // The preface of HTTP/2 with prior knowledge (RFC 9113, section 3.4).
-        return Verdict::Http;
+        return Verdict::Http2;
     }
     if let Some(version) = last.strip_prefix("HTTP/") {
         let minor = version.strip_prefix("1.").map(str::as_bytes);
@@ -177,7 +179,7 @@ mod tests {
             (b"OPEN RCP/1.0\r\n", Verdict::Refused(BadOpening)),
             (b"OPEN g1 RCP/1.0 \r\n", Verdict::Refused(NoToken)),
             (b"OPEN g1 RCP/2.0\r\n", Verdict::Refused(Version)),
-            (b"PRI * HTTP/2.0\r\n", Verdict::Http),
+            (b"PRI * HTTP/2.0\r\n", Verdict::Http2),
             (b"PRI * HTTP/2.0\n", Verdict::Refused(Version)),
             (b"PRI / HTTP/2.0\r\n", Verdict::Refused(Version)),
             (b"GET HTTP/1.1\r\n", Verdict::Refused(NoToken)),
