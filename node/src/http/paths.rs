@@ -10,6 +10,8 @@ pub const READYZ: &str = "/readyz";
 pub const STATUS: &str = "/api/v1/status";
 /// Bytes of a volume.
 pub const VOLUME: &str = "/v1/volumes/{name}";
+/// A session through an HTTP proxy.
+pub const RCP: &str = "/rcp/{group}";
 /// The routing table.
 pub const ROUTES: &str = "/api/v1/routes";
 /// Cut a delta set now.
@@ -51,7 +53,11 @@ pub(crate) const READS: &[Entry] = &[
     (READYZ, "GET", "200 when recovery is done and listeners are up"),
     (STATUS, "GET", "the whole node as JSON"),
     (VOLUME, "GET", "bytes of a volume; Range, If-Match and ?state=SET are understood"),
+    (RCP, "GET", "a session of a group, with `Upgrade: RCP/1.0`"),
 ];
+
+/// Of these, what is served to strangers too.
+pub(crate) const OPEN: &[&str] = &[METRICS, HEALTHZ, READYZ, RCP];
 
 /// Served on the Unix socket only.
 pub(crate) const CONTROL: &[Entry] = &[

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use super::answer::{Refused, echo, json, text, typed};
 use super::limits::{MAX_VOLUME_READS, STATUS};
+use super::upgrade::{self, Upgrades};
 use super::{control, paths, volume};
 use crate::api::{ApiError, ApiErrorKind, NodeApi, NodeStatus};
 use crate::metrics::{self, Metrics};
@@ -22,6 +23,8 @@ use crate::metrics::{self, Metrics};
 pub struct Routers {
     /// For the shared port: nothing that changes anything.
     pub public: Router,
+    /// For strangers on the shared port: neither status nor content.
+    pub outside: Router,
     /// For the Unix socket in the data folder: everything.
     pub control: Router,
 }
@@ -32,18 +35,39 @@ pub(super) struct App {
     pub(super) api: Arc<dyn NodeApi>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) reads: Arc<Semaphore>,
+    pub(super) upgrades: Option<Upgrades>,
 }
 
 /// Builds the services of a node.
 #[must_use]
 pub fn routers(api: Arc<dyn NodeApi>, metrics: Arc<Metrics>) -> Routers {
-    let app = App { api, metrics, reads: Arc::new(Semaphore::new(MAX_VOLUME_READS)) };
+    routers_with(api, metrics, None)
+}
+
+/// [`routers`], with somebody who takes sessions that begin as HTTP requests.
+#[must_use]
+pub fn routers_with(
+    api: Arc<dyn NodeApi>,
+    metrics: Arc<Metrics>,
+    upgrades: Option<Upgrades>,
+) -> Routers {
+    let reads_at_once = Arc::new(Semaphore::new(MAX_VOLUME_READS));
+    let app = App { api, metrics, reads: reads_at_once, upgrades };
     let mut public = reads();
     for (path, method, _) in paths::CONTROL {
         public = match *method {
             "GET" => public.route(path, get(not_here)),
             _ => public.route(path, post(not_here)),
         };
+    }
+    let mut outside = open();
+    for (path, method, _) in paths::READS.iter().chain(paths::CONTROL) {
+        if !paths::OPEN.contains(path) {
+            outside = match *method {
+                "GET" => outside.route(path, get(not_for_strangers)),
+                _ => outside.route(path, post(not_for_strangers)),
+            };
+        }
     }
     let control = reads()
         .route(paths::ROUTES, get(control::routes))
@@ -61,16 +85,24 @@ pub fn routers(api: Arc<dyn NodeApi>, metrics: Arc<Metrics>) -> Routers {
         .route(paths::VOLUME_DELETE, post(control::volume_delete))
         .route(paths::HASH, post(control::hash))
         .route(paths::SHUTDOWN, post(control::shutdown));
-    Routers { public: finished(public, app.clone(), false), control: finished(control, app, true) }
+    Routers {
+        public: finished(public, app.clone(), false),
+        outside: finished(outside, app.clone(), false),
+        control: finished(control, app, true),
+    }
 }
 
-fn reads() -> Router<App> {
+/// What anybody may have.
+fn open() -> Router<App> {
     Router::new()
         .route(paths::METRICS, get(scrape))
         .route(paths::HEALTHZ, get(async || text(StatusCode::OK, "ok")))
         .route(paths::READYZ, get(ready))
-        .route(paths::STATUS, get(status))
-        .route(paths::VOLUME, get(volume::read))
+        .route(paths::RCP, get(upgrade::session))
+}
+
+fn reads() -> Router<App> {
+    open().route(paths::STATUS, get(status)).route(paths::VOLUME, get(volume::read))
 }
 
 fn finished(router: Router<App>, app: App, control: bool) -> Router {
@@ -124,6 +156,16 @@ async fn not_here(path: MatchedPath) -> Response {
         path.as_str()
     );
     Refused(ApiError::new(ApiErrorKind::Conflict, line)).into_response()
+}
+
+/// A read that is asked for from outside without a certificate.
+async fn not_for_strangers(path: MatchedPath) -> Response {
+    let line = format!(
+        "{} is served to this machine, and over https to whoever shows a certificate of the \
+         topology's CA",
+        path.as_str()
+    );
+    text(StatusCode::FORBIDDEN, line)
 }
 
 async fn describe(app: &App) -> Result<NodeStatus, ApiError> {

@@ -13,6 +13,7 @@
 //! | `controls` | commands down the tree and their results |
 //! | `asking` | what operators and programs ask for |
 //! | `status` | what they are told |
+//! | `trust` | what peers have proven |
 
 mod asking;
 mod controls;
@@ -21,6 +22,7 @@ mod receiving;
 mod routing;
 mod sending;
 mod status;
+mod trust;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -28,6 +30,7 @@ use std::time::Duration;
 use rcp::proto::clock::{Mono, Wall};
 use rcp::proto::frame::{DecodedFrame, Frame};
 use rcp::proto::ids::{Generation, GroupName, Label, NodeName, StateId, VolumeId};
+use rcp::proto::transport::Hop;
 use volmcast::capture::Notice;
 use volmcast::io::{Io, Outcome, Tag};
 use volmcast::units::{BlockCount, BlockSize};
@@ -38,8 +41,10 @@ use forwarder::table::Table;
 
 pub use asking::{Ask, Reply};
 pub use controls::HASH;
-pub use links::GroupPlan;
+pub use links::{Accepted, GroupPlan};
+pub use trust::{Proof, TurnedAway};
 
+use crate::api::Stranger;
 use links::{Conn, Group};
 use receiving::Inbound;
 
@@ -68,6 +73,8 @@ pub struct MoverConfig {
     pub addresses: BTreeMap<NodeName, String>,
     /// Routes as stored on this node.
     pub table: Table,
+    /// There are certificates: hops may be encrypted.
+    pub proven: bool,
 }
 
 /// How loud a note is.
@@ -90,6 +97,10 @@ pub enum Effect {
         conn: ConnId,
         /// Where.
         addr: String,
+        /// Who must be there.
+        node: NodeName,
+        /// How to get there.
+        hop: Hop,
         /// For the opening line.
         group: GroupName,
     },
@@ -237,6 +248,8 @@ pub struct Mover {
     next_conn: u64,
     next_report: Mono,
     effects: VecDeque<Effect>,
+    /// Peers that were turned away lately.
+    strangers: VecDeque<Stranger>,
     stopping: bool,
     started: Wall,
 }
@@ -259,6 +272,7 @@ impl Mover {
             next_conn: 0,
             next_report: now,
             effects: VecDeque::new(),
+            strangers: VecDeque::new(),
             stopping: false,
             started: wall,
             cfg,

@@ -13,6 +13,7 @@ mod conns;
 mod core;
 mod disk;
 mod handle;
+mod port;
 mod start;
 
 pub use handle::NodeHandle;

@@ -11,11 +11,13 @@ use std::time::Duration;
 
 use config::{GroupPlan as PlannedGroup, NodePlan, Topology};
 use forwarder::table::Table;
-use rcp::net::port::{Accepted, accept_tcp};
+use rcp::net::quic::Listener;
+use rcp::net::tls::{Pki, Reload};
 use rcp::proto::delta::Compression;
 use rcp::proto::ids::{GroupName, NodeName, VolumeId};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio::sync::{Semaphore, mpsc};
+use rcp::proto::transport::Transport;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use volmcast::storage::{Identity, StorageError, replace_file};
 use volmcast::units::BlockCount;
@@ -23,7 +25,8 @@ use volmcast::volume::{CutPolicy, PlaybackPolicy};
 
 use super::core::{Core, Input, ReplicaPlan};
 use super::handle::NodeHandle;
-use crate::api::NodeApi;
+use super::port::{PlainRule, Port};
+use crate::api::{NodeApi, SecurityStatus};
 use crate::http::{self, Deadlines};
 use crate::metrics::Metrics;
 use crate::mover::{ClosedVolume, GroupPlan, Mover, MoverConfig};
@@ -146,7 +149,11 @@ fn load_routes(folder: &Path, node: &NodeName, topology: &Topology) -> Result<Ta
                 .map(|g| (g.name.clone(), g.children(node).to_vec()))
                 .filter(|(_, hops)| !hops.is_empty())
                 .collect();
-            let table = Table::from_plan(node.clone(), &planned)
+            let by = |group: &GroupName, hop: &NodeName| {
+                let key = (node.clone(), hop.clone());
+                topology.group(group).and_then(|g| g.hops.get(&key)).cloned().unwrap_or_default()
+            };
+            let table = Table::from_plan_by(node.clone(), &planned, &by)
                 .map_err(|e| StartError::Refused(e.to_string()))?;
             store_routes(folder, &table.encode()).map_err(refused)?;
             Ok(table)
@@ -194,6 +201,7 @@ pub async fn start(
         .collect();
     let lock = open_folder(&folder, &node.name)?;
     let table = load_routes(&folder, &node.name, topology)?;
+    let pki = load_pki(topology, node, base)?;
     let (sender, queue) = mpsc::channel(limits::CORE_QUEUE);
     let names = Arc::new(Names::default());
     let mover = new_mover(topology, node, table);
@@ -213,6 +221,13 @@ pub async fn start(
         next_ask: 0,
         listen: String::new(),
         nbd: Vec::new(),
+        security: SecurityStatus {
+            proven: pki.is_some(),
+            plaintext: node.insecure_plaintext,
+            ..SecurityStatus::default()
+        },
+        pki: pki.clone(),
+        base: base.to_owned(),
     };
     open_volumes(&mut core, &groups, &node.name, &folder)?;
     // The export names are there before anybody is let in.
@@ -222,13 +237,19 @@ pub async fn start(
         .await
         .map_err(io(format!("listening on {}", node.listen)))?;
     let listen = listener.local_addr().map_err(io("the listener's address"))?;
+    let quic = match &pki {
+        None => None,
+        Some(pki) => {
+            Some(Listener::bind(listen, pki.clone()).map_err(io(format!("QUIC on UDP {listen}")))?)
+        }
+    };
     let control = bind_control(&folder)?;
     let (server, uris) = start_nbd(node, &folder, names.clone()).await?;
     core.listen = listen.to_string();
     core.nbd.clone_from(&uris);
 
     // Groups last: from here on neighbours are dialled.
-    enter_groups(&mut core.mover, topology, &groups, &node.name);
+    enter_groups(&mut core.mover, &groups, &node.name);
     let stop = CancellationToken::new();
     let handle = Arc::new(NodeHandle {
         core: sender.clone(),
@@ -251,11 +272,86 @@ pub async fn start(
         crate::metrics::counters("rcp_nbd", "NBD server", counters.each().collect::<Vec<_>>());
     });
     task(upkeep(metrics.clone(), stop.clone()));
-    let routers = http::routers(api, metrics);
-    task(accept(listener, sender.clone(), routers.public, stop.clone()));
+    let port = Port::new(sender.clone(), pki.clone(), plain_rule(topology, node), stop.clone());
+    let routers = http::routers_with(api, metrics, Some(port.upgrades()));
+    let port = port.serving(&routers);
+    if let Some(quic) = quic {
+        task(port.clone().accept_quic(quic));
+    }
+    if let Some(pki) = pki {
+        task(watch_pki(pki, sender.clone(), stop.clone()));
+    }
+    task(port.accept(listener));
     task(accept_control(control, routers.control, stop.clone()));
     let core = tokio::spawn(core.run());
     Ok(Running { handle, stop, listen, nbd: uris, server, core, sender, folder, _lock: lock })
+}
+
+/// The certificates of a node, if the topology has any.
+fn load_pki(
+    topology: &Topology,
+    node: &NodePlan,
+    base: &Path,
+) -> Result<Option<Arc<Pki>>, StartError> {
+    if node.insecure_plaintext {
+        tracing::warn!(
+            "{}: insecure_plaintext is set: whoever reaches {} can feed this node under any name, \
+             and reads everything",
+            node.name,
+            node.listen
+        );
+    }
+    let Some(folder) = topology.pki() else { return Ok(None) };
+    let pki = Pki::load(&base.join(folder), &node.name)
+        .map_err(|e| StartError::Refused(format!("the certificates of {}: {e}", node.name)))?;
+    for note in pki.notes() {
+        tracing::warn!("{note}");
+    }
+    Ok(Some(Arc::new(pki)))
+}
+
+/// Who may come without a certificate.
+fn plain_rule(topology: &Topology, node: &NodePlan) -> PlainRule {
+    let tcp = |g: &PlannedGroup| {
+        let hop = g.parent(&node.name).map(|p| g.hop(p, &node.name));
+        hop.is_some_and(|h| h.transport == Some(Transport::Tcp))
+    };
+    let loopback = topology.pki().is_none() || topology.groups_of(&node.name).any(tcp);
+    PlainRule { node: node.name.clone(), anywhere: node.insecure_plaintext, loopback }
+}
+
+/// Takes certificates that change on disk, also at SIGHUP, and has sessions judged again.
+async fn watch_pki(pki: Arc<Pki>, core: mpsc::Sender<Input>, stop: CancellationToken) {
+    let hup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup());
+    let Ok(mut hup) = hup else { return };
+    let mut judged = tokio::time::Instant::now();
+    let mut problem = None;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(limits::PKI_POLL) => {}
+            _ = hup.recv() => tracing::info!("SIGHUP: the certificates are looked at again"),
+            () = stop.cancelled() => return,
+        }
+        let look = pki.clone();
+        let Ok(found) = tokio::task::spawn_blocking(move || look.reload()).await else { continue };
+        match found {
+            Reload::Same if judged.elapsed() < limits::PKI_JUDGE => continue,
+            Reload::Same => {}
+            Reload::Loaded(notes) => {
+                tracing::info!("new certificates and revocation lists are in use");
+                notes.iter().for_each(|n| tracing::warn!("{n}"));
+                problem = None;
+            }
+            Reload::Kept(e) => {
+                tracing::error!("certificates on disk cannot be used, the old ones stay: {e}");
+                problem = Some(format!("certificates on disk are not in use: {e}"));
+            }
+        }
+        judged = tokio::time::Instant::now();
+        if core.send(Input::Judge { problem: problem.clone() }).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// The machine of a node that is in no group and has no volumes yet.
@@ -268,17 +364,25 @@ fn new_mover(topology: &Topology, node: &NodePlan, table: Table) -> Mover {
         queue_bytes: limits::QUEUE_BYTES,
         addresses: topology.nodes().map(|n| (n.name.clone(), n.address.to_string())).collect(),
         table,
+        proven: topology.pki().is_some(),
     };
     Mover::new(cfg, clock::mono(), clock::wall())
 }
 
-fn enter_groups(mover: &mut Mover, topology: &Topology, groups: &[&PlannedGroup], node: &NodeName) {
+fn enter_groups(mover: &mut Mover, groups: &[&PlannedGroup], node: &NodeName) {
     for g in groups {
         let plan = GroupPlan {
             primary: g.primary == *node,
             replica: g.role(node).is_some_and(config::Role::has_replica),
             planned: g.children(node).to_vec(),
-            members: topology.nodes().map(|n| n.name.clone()).collect(),
+            members: g.members().into_iter().chain(&g.feeders).cloned().collect(),
+            hop: g.hop.clone(),
+            planned_ways: g
+                .hops
+                .iter()
+                .filter(|((from, _), _)| from == node)
+                .map(|((_, to), hop)| (to.clone(), hop.clone()))
+                .collect(),
         };
         mover.add_group(g.name.clone(), plan);
     }
@@ -410,66 +514,6 @@ fn bind_control(folder: &Path) -> Result<UnixListener, StartError> {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
         .map_err(io(path.display().to_string()))?;
     Ok(l)
-}
-
-/// Takes connections of the shared port and tells them apart.
-async fn accept(
-    listener: TcpListener,
-    core: mpsc::Sender<Input>,
-    router: axum::Router,
-    stop: CancellationToken,
-) {
-    let room = Arc::new(Semaphore::new(limits::MAX_CONNECTIONS));
-    loop {
-        let (io, peer) = tokio::select! {
-            a = listener.accept() => match a {
-                Ok(a) => a,
-                Err(e) => {
-                    tracing::warn!("the shared port: {e}");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            },
-            () = stop.cancelled() => return,
-        };
-        let Ok(share) = room.clone().try_acquire_owned() else {
-            tracing::warn!(%peer, "refused: {} connections are open", limits::MAX_CONNECTIONS);
-            continue;
-        };
-        let (core, router, stop) = (core.clone(), router.clone(), stop.clone());
-        task(async move {
-            classify(io, peer.to_string(), core, router, stop).await;
-            drop(share);
-        });
-    }
-}
-
-async fn classify(
-    io: TcpStream,
-    peer: String,
-    core: mpsc::Sender<Input>,
-    router: axum::Router,
-    stop: CancellationToken,
-) {
-    let began = clock::mono();
-    let accepted = accept_tcp(io).await;
-    crate::metrics::port_connection(accepted.label());
-    match accepted {
-        Accepted::Rcp { group, io } => {
-            let _ = core.send(Input::Accepted { group, io: Box::new(io), peer }).await;
-        }
-        Accepted::Http { io } => {
-            // Whoever sends its first line byte by byte has used up its time for the rest.
-            let mut deadlines = Deadlines::default();
-            let left = deadlines.header_read.saturating_sub(clock::mono().since(began));
-            deadlines.header_read = left.max(limits::MIN_HEADER_READ);
-            http::serve_connection(io, router, deadlines, stop).await;
-        }
-        Accepted::Tls { .. } => {
-            tracing::debug!(%peer, "TLS is not configured on this port");
-        }
-        Accepted::Refused { why } => tracing::debug!(%peer, "refused: {why}"),
-    }
 }
 
 async fn accept_control(listener: UnixListener, router: axum::Router, stop: CancellationToken) {

@@ -28,6 +28,7 @@ use super::port::PortRefusal;
 use super::tls::{ALPN_RCP, Pki, Proven, TlsError, Untrusted, server_name};
 use super::{NetError, Prefixed};
 use crate::proto::classify::{Verdict, classify, opening_line};
+use crate::proto::frame::{Frame, StreamId};
 use crate::proto::ids::{GroupName, NodeName};
 use crate::proto::limits::MAX_OPENING_LINE;
 use crate::proto::transport::Congestion;
@@ -47,6 +48,24 @@ const IDLE: Duration = Duration::from_secs(30);
 const SOCKET_BUFFER: usize = 4 << 20;
 /// Time for the last bytes to be acknowledged before the connection is closed.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// The lane that a frame goes on; 0 is the control stream. `open` says whether a lane is: a stream
+/// error goes on one only from the side that sends on it, so that it keeps its place.
+pub fn lane(frame: &Frame, open: impl Fn(u16) -> bool) -> u16 {
+    let of = |s: StreamId| 1 + s.0 % LANES;
+    match frame {
+        Frame::Offer(o) => of(o.stream),
+        Frame::Start(s) => of(s.stream),
+        Frame::Withdraw { stream, .. }
+        | Frame::Chunk { stream, .. }
+        | Frame::SetEnd { stream, .. }
+        | Frame::Heartbeat { stream, .. }
+        | Frame::SeedData { stream, .. }
+        | Frame::SeedEnd { stream, .. } => of(*stream),
+        Frame::StreamError { stream, .. } if open(of(*stream)) => of(*stream),
+        _ => 0,
+    }
+}
 
 fn transport(congestion: Option<Congestion>) -> Arc<TransportConfig> {
     let mut t = TransportConfig::default();

@@ -33,7 +33,7 @@ impl Plan {
                 let node = NodeSpec { data: (*name).to_owned(), ..NodeSpec::default() };
                 spec.nodes.insert((*name).to_owned(), node);
             }
-            let hops: Vec<_> = hops.iter().map(|h| (*h).to_owned()).collect();
+            let hops: Vec<_> = hops.iter().map(|h| (*h).into()).collect();
             if !hops.is_empty() {
                 group.routes.insert((*from).to_owned(), hops);
             }

@@ -3,6 +3,7 @@
 use node::api::PolicyChange;
 use node::mover::{Ask, AskId};
 use rcp::proto::ids::SetNumber;
+use rcp::proto::transport::Hop;
 
 use super::node::{GROUP, LABEL, name};
 use super::options::Kind;
@@ -215,7 +216,7 @@ impl World {
         }
         self.counters.hit("route added");
         let next_hop = name(child).to_string();
-        self.ask(parent, Ask::RouteAdd { group: GROUP.to_owned(), next_hop });
+        self.ask(parent, Ask::RouteAdd { group: GROUP.to_owned(), next_hop, by: Hop::default() });
         // It may be refused, or the node may crash before it is stored.
         self.after(500_000, 3_000_000, Event::AddRoute { parent, child });
     }
