@@ -110,7 +110,12 @@ where
 }
 
 /// Dials, sends one frame and reads one; what came of it.
-async fn ask(from: &Arc<Pki>, to: &str, addr: SocketAddr, by: Transport) -> Result<Proven, NetError> {
+async fn ask(
+    from: &Arc<Pki>,
+    to: &str,
+    addr: SocketAddr,
+    by: Transport,
+) -> Result<Proven, NetError> {
     let hop = Hop { transport: Some(by), ..Hop::default() };
     let (addr, node, group) = (addr.to_string(), n(to), g());
     let dial = Dial { addr: &addr, node: &node, group: &group, hop: &hop, pki: Some(from) };

@@ -22,6 +22,10 @@ mod reader;
 mod restart;
 #[path = "e2e/routes.rs"]
 mod routes;
+#[path = "e2e/strangers.rs"]
+mod strangers;
+#[path = "e2e/transports.rs"]
+mod transports;
 #[path = "e2e/tree.rs"]
 mod tree;
 #[path = "e2e/wrong.rs"]

@@ -127,7 +127,8 @@ impl Issued {
     /// When it cannot be written.
     pub fn write(&self, folder: &Path, node: &str) {
         use std::os::unix::fs::PermissionsExt;
-        for (name, text) in [(format!("{node}.key"), &self.key), (format!("{node}.pem"), &self.cert)]
+        for (name, text) in
+            [(format!("{node}.key"), &self.key), (format!("{node}.pem"), &self.cert)]
         {
             let new = folder.join(format!("{name}.new"));
             std::fs::write(&new, text).expect("written");
