@@ -18,7 +18,7 @@ pub use authority::{Authority, Issued};
 pub use binaries::program;
 pub use mounted::{Device, Mounted, may_mount};
 pub use outside::{lacking, run, said, tool};
-pub use plan::Plan;
+pub use plan::{Plan, free_port};
 pub use process::{Ended, Process};
 pub use random::{Random, stamp, stamped};
 pub use tree::Tree;

@@ -123,7 +123,8 @@ impl Plan {
 
 /// A port nobody listens on. It is below those that the system gives to outgoing connections:
 /// otherwise one of these could take it while its node is down, even the parent's own dialling.
-pub(super) fn free_port() -> u16 {
+#[must_use]
+pub fn free_port() -> u16 {
     let mut random = Random::quiet();
     loop {
         let port = u16::try_from(10_000 + random.below(20_000)).unwrap_or(10_000);
