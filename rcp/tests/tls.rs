@@ -192,7 +192,7 @@ async fn refused(s: &Scene, from: &Arc<Pki>, want: &Distrust, told: &str) {
 #[tokio::test]
 async fn a_bad_certificate_is_refused_by_its_reason_on_both_sides() {
     let s = Scene::new();
-    let (now, hour) = (SystemTime::now(), Duration::from_secs(3600));
+    let (now, hour) = (Authority::now(), Duration::from_secs(3600));
     let old = s.ca.issue_for(&["a"], now - 9 * hour, now - 3 * hour);
     let from = s.other("a", &s.ca, &old);
     let expired = Distrust::Expired(3 * hour);

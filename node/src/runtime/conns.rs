@@ -251,14 +251,14 @@ async fn share_out(
         if !lanes.contains_key(&lane) {
             open(lane, None, &mut lanes);
         }
-        let sent = lanes.get(&lane).map(|l| l.try_send(frame));
-        match sent {
-            Some(Err(mpsc::error::TrySendError::Full(_))) => {
+        let Some(queue) = lanes.get(&lane) else { continue };
+        match queue.try_send(frame) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(_)) => {
                 break End::Failed("the peer does not read what it is sent".to_owned(), false);
             }
             // The lane's task says why.
-            Some(Err(mpsc::error::TrySendError::Closed(_))) => break End::Stopped,
-            _ => {}
+            Err(mpsc::error::TrySendError::Closed(_)) => break End::Stopped,
         }
     };
     drop(lanes);

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use rcp::net::conn::{FramedReader, FramedWriter, Verify};
 use rcp::net::tls::Pki;
@@ -97,7 +97,7 @@ fn strangers_are_turned_away_in_words_and_the_stream_goes_on() {
     tree.expect("refused a peer");
     let mut writer = Writer::new("vol", 0, 8000, random.fork());
     let load = Load::default();
-    let (now, hour) = (SystemTime::now(), Duration::from_secs(3600));
+    let (now, hour) = (Authority::now(), Duration::from_secs(3600));
     let ca = tree.authority();
     let foreign = Authority::new("foreign");
     std::thread::scope(|s| {

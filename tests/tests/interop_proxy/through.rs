@@ -28,7 +28,7 @@ impl Proxy {
             Self::Nginx => {
                 let ssl = certificate.map_or(String::new(), |c| {
                     let c = c.display();
-                    format!("ssl_certificate {c}; ssl_certificate_key {c};")
+                    format!("ssl_certificate {c}; ssl_certificate_key {c}; ssl_protocols TLSv1.3;")
                 });
                 let word = if certificate.is_some() { " ssl" } else { "" };
                 let user = match rustix::process::geteuid().is_root() {

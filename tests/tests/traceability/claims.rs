@@ -45,6 +45,14 @@ pub(crate) const CLAIMS: &[Claim] = &[
         "forwarders send on to children of their own, to any depth",
         &[TREE, "forwarder/tests/outbound.rs::rcproute_chain_sends"],
     ),
+    (
+        "GEN-05",
+        "each hop chooses its transport",
+        &[
+            "tests/tests/e2e/transports.rs::the_main_job_over_a_tree_that_mixes_them",
+            "tests/tests/e2e/transports.rs::a_route_added_by_quic_stays_so",
+        ],
+    ),
     ("GEN-06", "acknowledgement, retry and resume lie above the transport", &[WINDOW, KILLS]),
     ("GEN-07", "a replica joins a running group; nobody is stopped", &[LATE]),
     ("GEN-08", "a dead replica stops neither the primary nor others", &[KILLS]),
@@ -317,6 +325,14 @@ pub(crate) const CLAIMS: &[Claim] = &[
     ("PORT-03", "every node does it, whatever its role", &[TREE, FIRST]),
     ("PORT-04", "bytes that were looked at are delivered", &[FIRST]),
     (
+        "PORT-05",
+        "a proxy in front takes the connection apart",
+        &[
+            "tests/tests/interop_proxy/through.rs::nginx_ends_tls",
+            "tests/tests/interop_proxy/through.rs::haproxy_plain",
+        ],
+    ),
+    (
         "PORT-06",
         "neither, or too little, or too late: closed, within bounds",
         &[
@@ -407,7 +423,6 @@ pub(crate) const CLAIMS: &[Claim] = &[
 /// What is not shown by a test yet, and why.
 pub(crate) const MISSING: &[(&str, &str)] = &[
     ("GEN-04", "forwarders of the test trees keep replicas, but only leaves are compared"),
-    ("GEN-05", "only TCP so far: a choice of transport per hop comes with TLS and QUIC"),
     ("GEN-11", "a change of roles comes with failover"),
     ("GEN-12", "moving a volume's files to another node needs a command that rewrites `identity`"),
     (
@@ -429,7 +444,6 @@ pub(crate) const MISSING: &[(&str, &str)] = &[
         "zeroes are extents without payload, and seeds skip holes; no test counts the bytes of a seed",
     ),
     ("FWD-05", "commands for this node alone: no test that they are not forwarded"),
-    ("PORT-05", "a proxy that splits the connection: RCP as an upgrade of HTTP comes later"),
     ("PLAY-02", "simple playback is not built: read-through takes its place"),
     ("PLAY-05", "a pair of delta volumes is not built: read-through takes its place"),
     ("PLAY-06", "steps taken as one group by a replica's own policy: no test yet"),

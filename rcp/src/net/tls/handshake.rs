@@ -195,5 +195,5 @@ where
     TlsConnector::from(Arc::new(config))
         .connect(name, io)
         .await
-        .map_err(|e| TlsError::Other(format!("the proxy {host}: {e}")))
+        .map_err(|e| TlsError::Other(format!("the proxy {host}: {}", TlsError::new(&e, None))))
 }
