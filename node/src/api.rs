@@ -32,6 +32,10 @@ pub enum ApiErrorKind {
     BadRequest,
     /// It makes sense, but not now or not here (409).
     Conflict,
+    /// Whoever asks has not shown who it is (401).
+    Unauthorized,
+    /// Whoever asks may not (403).
+    Forbidden,
     /// The node or volume cannot serve it at present (503).
     Unavailable,
     /// Something broke (500).

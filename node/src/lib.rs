@@ -1,5 +1,6 @@
 //! The data mover: everything that touches sockets, files, clocks and processes.
 
+pub mod access;
 pub mod api;
 pub mod cli;
 pub mod clock;
@@ -11,5 +12,6 @@ pub mod limits;
 pub mod metrics;
 pub mod mover;
 pub mod nbd;
+pub mod pki;
 pub mod runtime;
 pub mod volumes;

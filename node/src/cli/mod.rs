@@ -12,6 +12,7 @@ mod commands;
 pub mod filetest;
 mod image;
 mod output;
+mod pki;
 pub mod rcpctl;
 pub mod rcproute;
 pub mod status;
@@ -19,6 +20,7 @@ pub mod target;
 #[cfg(test)]
 mod tests;
 mod text;
+mod token;
 mod topology;
 mod up;
 mod volumes;

@@ -6,8 +6,10 @@ use clap::{Parser, Subcommand};
 
 use super::commands::{self, Delta, DownArgs, Replicate};
 use super::output::{Failed, finish};
+use super::pki::{self, PkiCommand};
 use super::status::{self, StatusArgs};
 use super::target::Surroundings;
+use super::token::{self, TokenCommand};
 use super::topology::{self, TopologyCommand};
 use super::up::{self, UpArgs};
 use super::volumes::{self, VolumeCommand};
@@ -43,6 +45,12 @@ enum Command {
     /// Check and draw topology files
     #[command(subcommand)]
     Topology(TopologyCommand),
+    /// Make and renew the certificates that nodes trust one another by
+    #[command(subcommand)]
+    Pki(PkiCommand),
+    /// Make and take back the tokens that HTTP clients show
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Start every node of a topology on this machine
     Up(UpArgs),
     /// Stop nodes in order
@@ -62,6 +70,8 @@ async fn run(command: Command) -> Result<(), Failed> {
         Command::Replicate(command) => commands::replicate(command, &around).await,
         Command::Volume(command) => volumes::run(command, &around).await,
         Command::Topology(command) => topology::run(command),
+        Command::Pki(command) => pki::run(command),
+        Command::Token(command) => token::run(command),
         Command::Up(args) => up::run(args).await,
         Command::Down(args) => commands::down(args, &around).await,
         Command::Demo(args) => match demo::run(args).await {

@@ -10,6 +10,7 @@ mod body;
 mod condition;
 mod conn;
 mod control;
+mod guard;
 pub mod limits;
 pub mod paths;
 mod range;
@@ -22,6 +23,7 @@ mod upgrade;
 mod volume;
 
 pub use conn::{End, serve_connection, serve_http2};
+pub use guard::Guard;
 pub use limits::Deadlines;
 pub use router::{Routers, routers, routers_with};
 pub use upgrade::{From, Upgrades};

@@ -33,6 +33,8 @@ pub(super) struct Inbound {
     told: u64,
     seed_told: u64,
     wants_seed: bool,
+    /// Attachments that the parent has not answered: what it says counts for the last one only.
+    unanswered: u32,
     /// When it was detached last.
     detached: Option<Mono>,
 }
@@ -188,6 +190,7 @@ impl Mover {
             told: 0,
             seed_told: 0,
             wants_seed: false,
+            unanswered: 0,
             detached: None,
         });
         if !known {
@@ -208,6 +211,7 @@ impl Mover {
         inbound.told = credit;
         inbound.seed_told = 0;
         inbound.stage = InStage::Attaching;
+        inbound.unanswered += 1;
         let attach = Attach {
             stream: inbound.stream,
             state,
@@ -237,6 +241,10 @@ impl Mover {
         let label = self.label_of(id);
         let Some(h) = self.volumes.get_mut(&id) else { return };
         let Some(inbound) = h.inbound.as_mut().filter(|i| i.conn == conn) else { return };
+        inbound.unanswered = inbound.unanswered.saturating_sub(1);
+        if inbound.unanswered > 0 {
+            return;
+        }
         inbound.reason = (!s.reason.is_empty()).then(|| s.reason.clone());
         inbound.wants_seed = false;
         inbound.stage = InStage::Running;
@@ -348,6 +356,12 @@ impl Mover {
         let Some(id) = c.streams_in.get(&stream).copied() else { return };
         let Some(h) = self.volumes.get_mut(&id) else { return };
         let Some(i) = h.inbound.as_mut().filter(|i| i.conn == conn) else { return };
+        if [stream_error::DIVERGED, stream_error::STOPPED].contains(&code) {
+            i.unanswered = i.unanswered.saturating_sub(1);
+            if i.unanswered > 0 {
+                return;
+            }
+        }
         let again = i.reason.as_deref() == Some(text.as_str());
         i.reason = Some(text.clone());
         i.stage = match code {

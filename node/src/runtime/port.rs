@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::conns::Wire;
 use super::core::Input;
 use super::start::task;
+use crate::access::{Caller, Way};
 use crate::http::{self, Deadlines};
 use crate::mover::{self, Proof, TurnedAway};
 use crate::{clock, limits};
@@ -65,10 +66,7 @@ impl PlainRule {
 #[derive(Clone)]
 pub(super) struct Port {
     pub(super) core: mpsc::Sender<Input>,
-    /// For this machine, and for whoever has a certificate.
-    pub(super) router: axum::Router,
-    /// For everybody else.
-    pub(super) outside: axum::Router,
+    pub(super) routers: Option<http::Routers>,
     pub(super) stop: CancellationToken,
     pub(super) pki: Option<Arc<Pki>>,
     pub(super) rule: PlainRule,
@@ -98,10 +96,6 @@ impl Visit {
     fn left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
     }
-
-    fn here(&self) -> bool {
-        self.local.is_loopback() && self.peer.ip().is_loopback()
-    }
 }
 
 impl Port {
@@ -112,14 +106,12 @@ impl Port {
         rule: PlainRule,
         stop: CancellationToken,
     ) -> Self {
-        let (router, outside) = (axum::Router::new(), axum::Router::new());
-        Self { core, router, outside, stop, pki, rule }
+        Self { core, routers: None, stop, pki, rule }
     }
 
     /// With these services.
     pub(super) fn serving(mut self, routers: &http::Routers) -> Self {
-        self.router = routers.public.clone();
-        self.outside = routers.outside.clone();
+        self.routers = Some(routers.clone());
         self
     }
 
@@ -174,8 +166,8 @@ impl Port {
                 let proof = self.rule.proof(visit.local, visit.peer.ip());
                 self.session(&visit, group, Wire::Tcp(io), proof, None).await;
             }
-            Accepted::Http { io } => self.http(&visit, io, Http::One, visit.here()).await,
-            Accepted::Http2 { io } => self.http(&visit, io, Http::Two, visit.here()).await,
+            Accepted::Http { io } => self.http(&visit, io, Http::One, Way::Plain).await,
+            Accepted::Http2 { io } => self.http(&visit, io, Http::Two, Way::Plain).await,
             Accepted::Tls { io } => self.tls(&visit, io).await,
             Accepted::Refused { why } => tracing::debug!(%peer, "refused: {why}"),
         }
@@ -189,17 +181,17 @@ impl Port {
         let agreed = |what: &[u8]| alpn.as_deref().is_none_or(|a| a == what);
         let io = accept_within(io, visit.left()).await;
         crate::metrics::port_connection(inside(io.label()));
-        let trusted = visit.here() || !proven.names.is_empty();
+        let way = Way::Tls { node: proven.names.first().map(ToString::to_string) };
         match io {
             Accepted::Rcp { group, io } if agreed(tls::ALPN_RCP) => {
                 let proof = names(&proven);
                 self.session(visit, group, Wire::Stream(Box::new(io)), proof, Some(proven)).await;
             }
             Accepted::Http { io } if agreed(tls::ALPN_HTTP1) => {
-                self.http(visit, io, Http::One, trusted).await;
+                self.http(visit, io, Http::One, way).await;
             }
             Accepted::Http2 { io } if agreed(tls::ALPN_H2) => {
-                self.http(visit, io, Http::Two, trusted).await;
+                self.http(visit, io, Http::Two, way).await;
             }
             Accepted::Refused { why } => tracing::debug!(peer = %visit.peer, "refused: {why}"),
             _ => tracing::debug!(peer = %visit.peer, "refused: not what ALPN said it would be"),
@@ -325,20 +317,14 @@ impl Port {
         let _ = self.core.send(Input::TurnedAway { who }).await;
     }
 
-    async fn http<S: ByteStream + 'static>(
-        &self,
-        visit: &Visit,
-        io: S,
-        version: Http,
-        trusted: bool,
-    ) {
+    async fn http<S: ByteStream + 'static>(&self, visit: &Visit, io: S, version: Http, way: Way) {
+        let Some(routers) = &self.routers else { return };
         // Whoever sends its first line byte by byte has used up its time for the rest.
         let mut deadlines = Deadlines::default();
         let left = deadlines.header_read.saturating_sub(clock::mono().since(visit.began));
         deadlines.header_read = left.max(limits::MIN_HEADER_READ);
-        let trusted = trusted || self.rule.anywhere;
-        let router = if trusted { self.router.clone() } else { self.outside.clone() };
-        let router = router.layer(axum::Extension(http::From(visit.peer)));
+        let caller = Caller { from: visit.peer.to_string(), way };
+        let router = routers.caller(caller).layer(axum::Extension(http::From(visit.peer)));
         let stop = self.stop.clone();
         match version {
             Http::One => http::serve_connection(io, router, deadlines, stop).await,

@@ -26,6 +26,7 @@ use volmcast::volume::{CutPolicy, PlaybackPolicy};
 use super::core::{Core, Input, ReplicaPlan};
 use super::handle::NodeHandle;
 use super::port::{PlainRule, Port};
+use crate::access::{self, Caller};
 use crate::api::{NodeApi, SecurityStatus};
 use crate::http::{self, Deadlines};
 use crate::metrics::Metrics;
@@ -272,8 +273,13 @@ pub async fn start(
         crate::metrics::counters("rcp_nbd", "NBD server", counters.each().collect::<Vec<_>>());
     });
     task(upkeep(metrics.clone(), stop.clone()));
+    let guard = http::Guard {
+        policy: access::Policy { secured: pki.is_some(), ..access::Policy::default() },
+        tokens: topology.pki().map(|dir| access::Tokens::of(&base.join(dir))),
+        audit: access::Audit::new(&folder),
+    };
     let port = Port::new(sender.clone(), pki.clone(), plain_rule(topology, node), stop.clone());
-    let routers = http::routers_with(api, metrics, Some(port.upgrades()));
+    let routers = http::routers_with(api, metrics, guard, Some(port.upgrades()));
     let port = port.serving(&routers);
     if let Some(quic) = quic {
         task(port.clone().accept_quic(quic));
@@ -282,7 +288,7 @@ pub async fn start(
         task(watch_pki(pki, sender.clone(), stop.clone()));
     }
     task(port.accept(listener));
-    task(accept_control(control, routers.control, stop.clone()));
+    task(accept_control(control, routers, stop.clone()));
     let core = tokio::spawn(core.run());
     Ok(Running { handle, stop, listen, nbd: uris, server, core, sender, folder, _lock: lock })
 }
@@ -516,7 +522,7 @@ fn bind_control(folder: &Path) -> Result<UnixListener, StartError> {
     Ok(l)
 }
 
-async fn accept_control(listener: UnixListener, router: axum::Router, stop: CancellationToken) {
+async fn accept_control(listener: UnixListener, routers: http::Routers, stop: CancellationToken) {
     loop {
         let io = tokio::select! {
             a = listener.accept() => match a {
@@ -528,7 +534,8 @@ async fn accept_control(listener: UnixListener, router: axum::Router, stop: Canc
             },
             () = stop.cancelled() => return,
         };
-        let (router, stop) = (router.clone(), stop.clone());
+        let uid = io.peer_cred().ok().map(|c| c.uid());
+        let (router, stop) = (routers.caller(Caller::socket(uid)), stop.clone());
         task(async move {
             http::serve_connection(io, router, Deadlines::default(), stop).await;
         });

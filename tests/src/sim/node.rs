@@ -1,7 +1,7 @@
 //! One simulated node: the real mover over a forgetful disk, through all its lives.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -70,6 +70,12 @@ pub struct SimNode {
     pub tick_at: u64,
     /// Its disk answers late until then.
     pub slow_until: u64,
+    /// So many of its next requests fail.
+    pub io_errors: u64,
+    /// A request of this life failed: the volume may have stopped.
+    pub failing: bool,
+    /// Bits of its save area were flipped.
+    pub rotten: bool,
     /// The set being made when it was looked at last.
     pub draining: Option<SetNumber>,
     /// Newest state that readers could see.
@@ -78,6 +84,8 @@ pub struct SimNode {
     pub saved: Option<(SetNumber, ChunkNumber)>,
     /// Kept states that the mailbox listed durably and nobody gave up.
     pub kept: BTreeMap<SetNumber, u64>,
+    /// Kept states that an operator gave up; the mailbox may list them a moment longer.
+    pub released: BTreeSet<SetNumber>,
     /// Readers that hold a state.
     pub readers: Vec<Reader>,
     /// A seed was under way when it was looked at last.
@@ -123,10 +131,14 @@ impl SimNode {
             conns: BTreeMap::new(),
             tick_at: u64::MAX,
             slow_until: 0,
+            io_errors: 0,
+            failing: false,
+            rotten: false,
             draining: None,
             shown: SetNumber::ZERO,
             saved: None,
             kept: BTreeMap::new(),
+            released: BTreeSet::new(),
             readers: Vec::new(),
             seeding: false,
             area_full: false,

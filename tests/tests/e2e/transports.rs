@@ -227,15 +227,28 @@ fn http_2_on_the_shared_port_plain_and_inside_tls() {
         (&["--http1.1", "--resolve", &to, "--tlsv1.3"], format!("https://f1:{port}"), "1.1"),
         (&["--no-alpn", "--resolve", &to, "--tlsv1.3"], format!("https://f1:{port}"), "1.1"),
     ] {
-        let Some(mut curl) = tool("curl", "curl") else { return };
-        curl.args(["-sS", "--fail", "--max-time", "20", "-w", "%{http_version} %{http_code}"]);
-        curl.arg("--cacert").arg(&ca).args(how).args(["-o", "/dev/null", "-r", "0-1048575"]);
-        let out = run(curl.arg(format!("{url}/v1/volumes/vol")));
-        assert_eq!(out, format!("{version} 206"), "{how:?}");
-        let mut curl = tool("curl", "curl").unwrap();
-        curl.args(["-sS", "--max-time", "20"]).arg("--cacert").arg(&ca).args(how);
-        let out = run(curl.arg(format!("{url}/rcp/g1")));
-        assert!(out.contains("Upgrade: RCP/1.0"), "{out}");
+        let ask = |path: &str, more: &[&str]| {
+            let mut curl = tool("curl", "curl")?;
+            curl.args(["-sS", "--max-time", "20", "-w", " %{http_version} %{http_code}"]);
+            curl.arg("--cacert").arg(&ca).args(how).args(more);
+            Some(run(curl.arg(format!("{url}{path}"))))
+        };
+        let Some(out) = ask("/metrics", &["-o", "/dev/null"]) else { return };
+        assert_eq!(out, format!(" {version} 200"), "{how:?}");
+        let out = ask("/rcp/g1", &[]).unwrap();
+        assert!(out.contains("Upgrade: RCP/1.0") && out.ends_with(" 426"), "{out}");
+        // Content is for who proves to be somebody.
+        let volume = "/v1/volumes/vol";
+        let range = ["-o", "/dev/null", "-r", "0-1048575"];
+        let out = ask(volume, &range).unwrap();
+        assert_eq!(out, format!(" {version} 401"), "{how:?}");
+        if url.starts_with("https") {
+            let [cert, key] = ["p.pem", "p.key"].map(|f| tree.pki().join(f).display().to_string());
+            let more = [&range[..], &["--cert", &cert, "--key", &key]].concat();
+            let out = ask(volume, &more).unwrap();
+            assert_eq!(out, format!(" {version} 206"), "{how:?}");
+        }
     }
+    tree.expect("request refused");
     tree.quiet();
 }
