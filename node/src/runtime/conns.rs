@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rcp::net::conn::{FramedReader, FramedWriter, Verify};
-use rcp::net::quic::{self, Link, SendStream};
+use rcp::net::quic::{self, LANES, Link, SendStream};
 use rcp::net::tls::{Pki, Proven};
 use rcp::net::{ByteStream, Dial, Dialled, Prefixed, dial_by};
 use rcp::proto::frame::{DecodedFrame, Frame};
@@ -220,23 +220,25 @@ async fn share_out(
     mut queue: mpsc::Receiver<Frame>,
 ) -> (End, Vec<SendStream>) {
     let mut lanes: BTreeMap<u16, mpsc::Sender<Frame>> = BTreeMap::new();
-    let mut ends = tokio::task::JoinSet::new();
-    let mut open = |lane: u16, io: Option<SendStream>, lanes: &mut BTreeMap<_, _>| {
+    // One message for each lane and for the control stream: it never waits.
+    let (done, mut ends) = mpsc::channel(usize::from(LANES) + 1);
+    let open = |lane: u16, io: Option<SendStream>, lanes: &mut BTreeMap<_, _>| {
         let (frames, queue) = mpsc::channel(limits::FRAME_QUEUE);
-        let (shared, link) = (shared.clone(), link.clone());
-        ends.spawn(async move {
+        let (shared, link, done) = (shared.clone(), link.clone(), done.clone());
+        task(async move {
             let io = match io {
                 Some(io) => Ok(io),
                 None => link.open_lane().await,
             };
-            match io {
+            let end = match io {
                 Ok(io) => {
                     let writer = FramedWriter::new(io, &*shared.peer);
                     let (end, writer) = write_loop(&shared, writer, queue).await;
                     (end, Some(writer.into_inner()))
                 }
                 Err(e) => (End::Failed(e.to_string(), false), None),
-            }
+            };
+            let _ = done.send(end).await;
         });
         lanes.insert(lane, frames);
     };
@@ -261,10 +263,9 @@ async fn share_out(
             Err(mpsc::error::TrySendError::Closed(_)) => break End::Stopped,
         }
     };
-    drop(lanes);
+    drop((lanes, done));
     let (mut worst, mut streams) = (end, Vec::new());
-    while let Some(done) = ends.join_next().await {
-        let Ok((end, io)) = done else { continue };
+    while let Some((end, io)) = ends.recv().await {
         streams.extend(io);
         if matches!(end, End::Failed(..)) && !matches!(worst, End::Failed(..)) {
             worst = end;

@@ -18,7 +18,6 @@ use rcp::proto::ids::{GroupName, NodeName};
 use rcp::proto::limits::CLASSIFY_DEADLINE;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::conns::Wire;
@@ -65,11 +64,11 @@ impl PlainRule {
 /// What serves the shared port.
 #[derive(Clone)]
 pub(super) struct Port {
-    pub(super) core: mpsc::Sender<Input>,
-    pub(super) routers: Option<http::Routers>,
-    pub(super) stop: CancellationToken,
-    pub(super) pki: Option<Arc<Pki>>,
-    pub(super) rule: PlainRule,
+    core: mpsc::Sender<Input>,
+    routers: Option<http::Routers>,
+    stop: CancellationToken,
+    pki: Option<Arc<Pki>>,
+    rule: PlainRule,
 }
 
 /// Which HTTP a connection speaks.
@@ -84,17 +83,15 @@ struct Visit {
     local: IpAddr,
     peer: SocketAddr,
     began: Mono,
-    deadline: Instant,
 }
 
 impl Visit {
     fn new(local: IpAddr, peer: SocketAddr) -> Self {
-        let deadline = Instant::now() + CLASSIFY_DEADLINE;
-        Self { local, peer, began: clock::mono(), deadline }
+        Self { local, peer, began: clock::mono() }
     }
 
     fn left(&self) -> Duration {
-        self.deadline.saturating_duration_since(Instant::now())
+        CLASSIFY_DEADLINE.saturating_sub(clock::mono().since(self.began))
     }
 }
 
@@ -109,10 +106,13 @@ impl Port {
         Self { core, routers: None, stop, pki, rule }
     }
 
-    /// With these services.
-    pub(super) fn serving(mut self, routers: &http::Routers) -> Self {
-        self.routers = Some(routers.clone());
-        self
+    /// Lets everybody in who may: HTTP is served by `routers`.
+    pub(super) fn open(mut self, routers: http::Routers, tcp: TcpListener, quic: Option<Listener>) {
+        self.routers = Some(routers);
+        if let Some(quic) = quic {
+            task(self.clone().accept_quic(quic));
+        }
+        task(self.accept(tcp));
     }
 
     /// Takes connections that HTTP hands over.
@@ -130,7 +130,7 @@ impl Port {
     }
 
     /// Takes connections of the TCP port.
-    pub(super) async fn accept(self, listener: TcpListener) {
+    async fn accept(self, listener: TcpListener) {
         let room = Arc::new(Semaphore::new(limits::MAX_CONNECTIONS));
         loop {
             let (io, peer) = tokio::select! {
@@ -204,7 +204,7 @@ impl Port {
             tracing::debug!(peer = %visit.peer, "refused: TLS, and there are no certificates here");
             return None;
         };
-        match tokio::time::timeout_at(visit.deadline, tls::accept(pki, io)).await {
+        match tokio::time::timeout(visit.left(), tls::accept(pki, io)).await {
             Ok(Ok(served)) => Some(served),
             Ok(Err(e)) => {
                 self.refused(visit.peer, &e).await;
@@ -243,7 +243,7 @@ impl Port {
     }
 
     /// Takes connections of the UDP port.
-    pub(super) async fn accept_quic(self, listener: Listener) {
+    async fn accept_quic(self, listener: Listener) {
         let room = Arc::new(Semaphore::new(limits::MAX_HANDSHAKES));
         loop {
             let incoming = tokio::select! {
@@ -275,7 +275,7 @@ impl Port {
     async fn quic(&self, incoming: Incoming) {
         let peer = incoming.remote();
         let visit = Visit::new(peer.ip(), peer);
-        match tokio::time::timeout_at(visit.deadline, incoming.accept()).await {
+        match tokio::time::timeout(visit.left(), incoming.accept()).await {
             Ok(Ok((c, proven, group))) => {
                 crate::metrics::port_connection("quic");
                 let proof = names(&proven);

@@ -12,10 +12,8 @@ use std::time::Duration;
 use config::{GroupPlan as PlannedGroup, NodePlan, Topology};
 use forwarder::table::Table;
 use rcp::net::quic::Listener;
-use rcp::net::tls::{Pki, Reload};
 use rcp::proto::delta::Compression;
 use rcp::proto::ids::{GroupName, NodeName, VolumeId};
-use rcp::proto::transport::Transport;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -23,11 +21,12 @@ use volmcast::storage::{Identity, StorageError, replace_file};
 use volmcast::units::BlockCount;
 use volmcast::volume::{CutPolicy, PlaybackPolicy};
 
+use super::certificates::{self, load_pki, plain_rule};
 use super::core::{Core, Input, ReplicaPlan};
 use super::handle::NodeHandle;
-use super::port::{PlainRule, Port};
-use crate::access::{self, Caller};
-use crate::api::{NodeApi, SecurityStatus};
+use super::port::Port;
+use crate::access::Caller;
+use crate::api::NodeApi;
 use crate::http::{self, Deadlines};
 use crate::metrics::Metrics;
 use crate::mover::{ClosedVolume, GroupPlan, Mover, MoverConfig};
@@ -195,11 +194,7 @@ pub async fn start(
     node: &NodePlan,
     base: &Path,
 ) -> Result<Running, StartError> {
-    let folder: PathBuf = base
-        .join(&node.data)
-        .components()
-        .filter(|c| !matches!(c, std::path::Component::CurDir))
-        .collect();
+    let folder = data_folder(base, node);
     let lock = open_folder(&folder, &node.name)?;
     let table = load_routes(&folder, &node.name, topology)?;
     let pki = load_pki(topology, node, base)?;
@@ -222,11 +217,7 @@ pub async fn start(
         next_ask: 0,
         listen: String::new(),
         nbd: Vec::new(),
-        security: SecurityStatus {
-            proven: pki.is_some(),
-            plaintext: node.insecure_plaintext,
-            ..SecurityStatus::default()
-        },
+        security: certificates::status(topology, node),
         pki: pki.clone(),
         base: base.to_owned(),
     };
@@ -238,12 +229,8 @@ pub async fn start(
         .await
         .map_err(io(format!("listening on {}", node.listen)))?;
     let listen = listener.local_addr().map_err(io("the listener's address"))?;
-    let quic = match &pki {
-        None => None,
-        Some(pki) => {
-            Some(Listener::bind(listen, pki.clone()).map_err(io(format!("QUIC on UDP {listen}")))?)
-        }
-    };
+    let quic = pki.clone().map(|pki| Listener::bind(listen, pki)).transpose();
+    let quic = quic.map_err(io(format!("QUIC on UDP {listen}")))?;
     let control = bind_control(&folder)?;
     let (server, uris) = start_nbd(node, &folder, names.clone()).await?;
     core.listen = listen.to_string();
@@ -259,11 +246,7 @@ pub async fn start(
         stop: stop.clone(),
         folder: folder.clone(),
         plans,
-        primary_of: groups
-            .iter()
-            .filter(|g| g.primary == node.name)
-            .map(|g| g.name.clone())
-            .collect(),
+        primary_of: primary_of(&groups, &node.name),
     });
     let api: Arc<dyn NodeApi> = handle.clone();
     let metrics = Metrics::install()
@@ -273,91 +256,25 @@ pub async fn start(
         crate::metrics::counters("rcp_nbd", "NBD server", counters.each().collect::<Vec<_>>());
     });
     task(upkeep(metrics.clone(), stop.clone()));
-    let guard = http::Guard {
-        policy: access::Policy { secured: pki.is_some(), ..access::Policy::default() },
-        tokens: topology.pki().map(|dir| access::Tokens::of(&base.join(dir))),
-        audit: access::Audit::new(&folder),
-    };
+    let guard = certificates::guard(topology, base, &folder);
     let port = Port::new(sender.clone(), pki.clone(), plain_rule(topology, node), stop.clone());
     let routers = http::routers_with(api, metrics, guard, Some(port.upgrades()));
-    let port = port.serving(&routers);
-    if let Some(quic) = quic {
-        task(port.clone().accept_quic(quic));
-    }
+    task(accept_control(control, routers.clone(), stop.clone()));
     if let Some(pki) = pki {
-        task(watch_pki(pki, sender.clone(), stop.clone()));
+        task(certificates::watch(pki, sender.clone(), stop.clone()));
     }
-    task(port.accept(listener));
-    task(accept_control(control, routers, stop.clone()));
+    port.open(routers, listener, quic);
     let core = tokio::spawn(core.run());
     Ok(Running { handle, stop, listen, nbd: uris, server, core, sender, folder, _lock: lock })
 }
 
-/// The certificates of a node, if the topology has any.
-fn load_pki(
-    topology: &Topology,
-    node: &NodePlan,
-    base: &Path,
-) -> Result<Option<Arc<Pki>>, StartError> {
-    if node.insecure_plaintext {
-        tracing::warn!(
-            "{}: insecure_plaintext is set: whoever reaches {} can feed this node under any name, \
-             and reads everything",
-            node.name,
-            node.listen
-        );
-    }
-    let Some(folder) = topology.pki() else { return Ok(None) };
-    let pki = Pki::load(&base.join(folder), &node.name)
-        .map_err(|e| StartError::Refused(format!("the certificates of {}: {e}", node.name)))?;
-    for note in pki.notes() {
-        tracing::warn!("{note}");
-    }
-    Ok(Some(Arc::new(pki)))
+fn data_folder(base: &Path, node: &NodePlan) -> PathBuf {
+    let whole = base.join(&node.data);
+    whole.components().filter(|c| !matches!(c, std::path::Component::CurDir)).collect()
 }
 
-/// Who may come without a certificate.
-fn plain_rule(topology: &Topology, node: &NodePlan) -> PlainRule {
-    let tcp = |g: &PlannedGroup| {
-        let hop = g.parent(&node.name).map(|p| g.hop(p, &node.name));
-        hop.is_some_and(|h| h.transport == Some(Transport::Tcp))
-    };
-    let loopback = topology.pki().is_none() || topology.groups_of(&node.name).any(tcp);
-    PlainRule { node: node.name.clone(), anywhere: node.insecure_plaintext, loopback }
-}
-
-/// Takes certificates that change on disk, also at SIGHUP, and has sessions judged again.
-async fn watch_pki(pki: Arc<Pki>, core: mpsc::Sender<Input>, stop: CancellationToken) {
-    let hup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup());
-    let Ok(mut hup) = hup else { return };
-    let mut judged = tokio::time::Instant::now();
-    let mut problem = None;
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(limits::PKI_POLL) => {}
-            _ = hup.recv() => tracing::info!("SIGHUP: the certificates are looked at again"),
-            () = stop.cancelled() => return,
-        }
-        let look = pki.clone();
-        let Ok(found) = tokio::task::spawn_blocking(move || look.reload()).await else { continue };
-        match found {
-            Reload::Same if judged.elapsed() < limits::PKI_JUDGE => continue,
-            Reload::Same => {}
-            Reload::Loaded(notes) => {
-                tracing::info!("new certificates and revocation lists are in use");
-                notes.iter().for_each(|n| tracing::warn!("{n}"));
-                problem = None;
-            }
-            Reload::Kept(e) => {
-                tracing::error!("certificates on disk cannot be used, the old ones stay: {e}");
-                problem = Some(format!("certificates on disk are not in use: {e}"));
-            }
-        }
-        judged = tokio::time::Instant::now();
-        if core.send(Input::Judge { problem: problem.clone() }).await.is_err() {
-            return;
-        }
-    }
+fn primary_of(groups: &[&PlannedGroup], node: &NodeName) -> Vec<GroupName> {
+    groups.iter().filter(|g| g.primary == *node).map(|g| g.name.clone()).collect()
 }
 
 /// The machine of a node that is in no group and has no volumes yet.
