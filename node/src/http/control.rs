@@ -98,7 +98,7 @@ change!(cut, Cut, answer, |api, q| api.cut(&q.volume, q.keep));
 change!(keep, KeptState, done, |api, q| api.keep(&q.volume, q.set));
 change!(release, KeptState, done, |api, q| api.release(&q.volume, q.set));
 change!(volume_create, VolumeSpec, answer, |api, q| api.volume_create(q));
-change!(volume_resize, Resize, done, |api, q| api.volume_resize(&q.volume, q.size, q.shrink));
+change!(volume_resize, Resize, done, |api, q| api.volume_resize(&q.volume, q.size));
 change!(volume_rename, Rename, done, |api, q| api.volume_rename(&q.volume, &q.label));
 change!(volume_delete, Delete, done, |api, q| api.volume_delete(&q.volume));
 change!(replicate, Replicate, done, |api, q| api.replicate(&q.volume, q.on));

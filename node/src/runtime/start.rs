@@ -168,6 +168,7 @@ fn replica_plan(g: &PlannedGroup, node: &NodeName, base: &Path) -> ReplicaPlan {
     ReplicaPlan {
         open: OpenPlan {
             node: node.clone(),
+            persistent: g.policy.persistent,
             cut: CutPolicy { hwm: g.policy.hwm, timeout: g.policy.timeout },
             playback: PlaybackPolicy { hwm: playback.hwm, timeout: playback.timeout },
             compression: Compression::WherePays,
@@ -386,15 +387,13 @@ fn open_volumes(
         match open::open(&path, &plan.open, clock::mono(), clock::wall()) {
             Ok(o) => core.enter(o),
             // Other volumes go on.
-            Err(e) => core.mover.add_closed(
-                identity.volume,
-                ClosedVolume {
-                    label: identity.label,
-                    group: identity.group,
-                    role: identity.role,
-                    why: e.to_string(),
-                },
-            ),
+            Err(e) => {
+                let why = e.to_string();
+                core.names.set_closed(identity.volume, identity.label.as_str(), &why);
+                let (label, group, role) = (identity.label, identity.group, identity.role);
+                let closed = ClosedVolume { label, group, role, why };
+                core.mover.add_closed(identity.volume, closed);
+            }
         }
     }
     for g in groups.iter().filter(|g| g.primary == *node) {
@@ -468,7 +467,11 @@ impl Running {
         let nbd = tokio::task::spawn_blocking(move || server.shutdown(Duration::from_secs(5)));
         let _ = tokio::time::timeout(limits::STOP_DEADLINE, nbd).await;
         if let Ok(s) = self.handle.status().await {
-            for v in s.volumes.iter().filter(|v| v.role == "primary" && v.dirty_bytes > 0) {
+            for v in s
+                .volumes
+                .iter()
+                .filter(|v| v.role == "primary" && v.dirty_bytes > 0 && v.replicating)
+            {
                 let cut = self.handle.cut(&v.label, false);
                 let _ = tokio::time::timeout(Duration::from_secs(5), cut).await;
             }

@@ -86,6 +86,8 @@ pub struct SimNode {
     pub kept: BTreeMap<SetNumber, u64>,
     /// Kept states that an operator gave up; the mailbox may list them a moment longer.
     pub released: BTreeSet<SetNumber>,
+    /// Replication is stopped here, durably, since this state.
+    pub halted: Option<SetNumber>,
     /// Readers that hold a state.
     pub readers: Vec<Reader>,
     /// A seed was under way when it was looked at last.
@@ -139,12 +141,14 @@ impl SimNode {
             saved: None,
             kept: BTreeMap::new(),
             released: BTreeSet::new(),
+            halted: None,
             readers: Vec::new(),
             seeding: false,
             area_full: false,
             log_head: 0,
             plan: OpenPlan {
                 node: name(index),
+                persistent: true,
                 cut: CutPolicy { hwm: opt.cut.0, timeout: opt.cut.1 },
                 playback: PlaybackPolicy { hwm: opt.playback.0, timeout: opt.playback.1 },
                 compression: Compression::WherePays,
@@ -244,7 +248,7 @@ impl SimNode {
     /// In words.
     pub fn create(&mut self, identity: Identity, now: Mono, wall: Wall) -> Result<(), String> {
         let disk = SharedDisk(Rc::new(RefCell::new(Disk::new(open::sizes(&identity)))));
-        open::format(&identity, &self.tuning, &disk).map_err(|e| e.to_string())?;
+        open::format(&identity, &self.plan, &self.tuning, &disk).map_err(|e| e.to_string())?;
         self.disk = Some(disk);
         self.identity = Some(identity);
         self.open(now, wall)

@@ -88,6 +88,7 @@ pub(super) enum Purpose {
     RecordRead { child: NodeName, pos: LogPos },
     Merge { job: u64, step: MergeStep },
     Open { job: u64 },
+    Extend,
     SeedIn(SeedStep),
     SeedOpen,
     SeedOutMap { child: NodeName, session: u64 },

@@ -60,8 +60,7 @@ async fn commands_ask_what_they_say() {
         ("replicate policy db --timeout 10min", "policy db None Some(600000) None"),
         ("replicate persist on db", "policy db None None Some(true)"),
         ("replicate persist off db", "policy db None None Some(false)"),
-        ("volume resize db 20GiB", "resize db 21474836480 false"),
-        ("volume resize db 4KiB --shrink", "resize db 4096 true"),
+        ("volume resize db 20GiB", "resize db 21474836480"),
         ("volume rename db bd", "rename db bd"),
         ("volume delete db --yes", "delete db"),
     ] {

@@ -363,7 +363,7 @@ async fn every_change_reaches_the_node() {
         (paths::CUT, r#"{"volume":"db","keep":true}"#, "cut db true"),
         (paths::CUT, r#"{"volume":"db"}"#, "cut db false"),
         (paths::KEEP, r#"{"volume":"db","set":16}"#, "keep db 16"),
-        (paths::VOLUME_RESIZE, r#"{"volume":"db","size":8192}"#, "resize db 8192 false"),
+        (paths::VOLUME_RESIZE, r#"{"volume":"db","size":8192}"#, "resize db 8192"),
         (paths::VOLUME_RENAME, r#"{"volume":"db","label":"bd"}"#, "rename db bd"),
         (paths::VOLUME_DELETE, r#"{"volume":"db"}"#, "delete db"),
         (paths::REPLICATE, r#"{"volume":"db","on":false}"#, "replicate db false"),
