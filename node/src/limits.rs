@@ -24,6 +24,14 @@ pub const MAX_CONNECTIONS: usize = 1024;
 pub const MAX_CLASSIFYING: usize = 256;
 /// Time for the headers of a request whose first line came so late that none is left.
 pub const MIN_HEADER_READ: Duration = Duration::from_millis(500);
+/// QUIC handshakes under way at once; beyond half of them, peers have to show their address first.
+pub const MAX_HANDSHAKES: usize = 256;
+/// After a write failed, the reader has this long to find what the peer said.
+pub const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How often certificates on disk are looked at.
+pub const PKI_POLL: Duration = Duration::from_secs(2);
+/// How often the certificates of running sessions are judged again.
+pub const PKI_JUDGE: Duration = Duration::from_secs(30);
 /// Inputs that wait for the core.
 pub const CORE_QUEUE: usize = 4096;
 /// Frames that wait for one connection's writer.

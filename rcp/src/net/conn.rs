@@ -282,6 +282,11 @@ impl<W: AsyncWrite + Unpin> FramedWriter<W> {
         self.flush().await
     }
 
+    /// The connection; what is queued is lost.
+    pub fn into_inner(self) -> W {
+        self.io
+    }
+
     /// Writes what is queued and closes this direction of the connection.
     ///
     /// # Errors

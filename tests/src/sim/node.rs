@@ -13,6 +13,7 @@ use node::volumes::open::{self, OpenPlan, Tuning};
 use rcp::proto::clock::{Mono, Wall};
 use rcp::proto::delta::Compression;
 use rcp::proto::ids::{ChunkNumber, GroupName, Label, NodeName, SetNumber, VolumeId};
+use rcp::proto::transport::Hop;
 use volmcast::activity::SharedLog;
 use volmcast::capture::{Capture, Notice};
 use volmcast::storage::Identity;
@@ -195,6 +196,7 @@ impl SimNode {
             queue_bytes: (opt.window / 2).max(opt.chunk * 2),
             addresses: all.iter().map(|n| (n.clone(), n.to_string())).collect(),
             table,
+            proven: false,
         };
         self.mover = Some(Mover::new(cfg, now, wall));
         if self.disk.is_some() {
@@ -209,6 +211,8 @@ impl SimNode {
             replica: self.kind == Kind::Replica,
             planned: Vec::new(),
             members: all,
+            hop: Hop::default(),
+            planned_ways: std::collections::BTreeMap::new(),
         };
         if let Some(m) = &mut self.mover {
             m.add_group(group(), plan);
