@@ -145,6 +145,12 @@ impl Log {
         self.ring
     }
 
+    /// The volume its records belong to.
+    #[must_use]
+    pub fn volume(&self) -> VolumeId {
+        self.volume
+    }
+
     /// Oldest position kept.
     #[must_use]
     pub fn tail(&self) -> LogPos {

@@ -6,6 +6,7 @@
 //! the identity written beside it says whose content it is, so that a file changed or swapped
 //! behind our back is noticed.
 
+mod buffers;
 mod identity;
 
 use std::fs::{File, OpenOptions};
@@ -17,6 +18,7 @@ use bytes::{Bytes, BytesMut};
 use rustix::fs::{FallocateFlags, FlockOperation, SeekFrom};
 
 use crate::io::{FileId, Io, IoError, Op, Outcome};
+use buffers::READS;
 
 pub use identity::{Identity, IdentityError};
 
@@ -221,20 +223,20 @@ impl Files {
         let f = self.file(id);
         match op {
             Op::Read { offset, len } => {
-                let mut buf = BytesMut::zeroed(*len);
+                let mut buf = READS.take(*len);
                 read_full(f, *offset, &mut buf)?;
-                Ok(Outcome::Read(buf.freeze()))
+                Ok(Outcome::Read(READS.freeze(buf)))
             }
             Op::Gather { ranges } => {
                 let total = ranges.iter().map(|(_, len)| len).sum();
-                let mut buf = BytesMut::zeroed(total);
+                let mut buf = READS.take(total);
                 let mut rest = &mut buf[..];
                 for (offset, len) in ranges {
                     let (now, later) = rest.split_at_mut(*len);
                     read_full(f, *offset, now)?;
                     rest = later;
                 }
-                Ok(Outcome::Read(buf.freeze()))
+                Ok(Outcome::Read(READS.freeze(buf)))
             }
             Op::Write { offset, data } => {
                 write_pieces(f, *offset, data)?;
