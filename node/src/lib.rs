@@ -11,5 +11,6 @@ pub mod limits;
 pub mod metrics;
 pub mod mover;
 pub mod nbd;
+pub mod pki;
 pub mod runtime;
 pub mod volumes;

@@ -23,6 +23,15 @@ const REGRESSIONS: &[(u64, &str)] = &[
     (2218, "the room that counts as short left less credit than one chunk"),
     (3160, "chunks that came twice used up the credit, and no more was granted"),
     (119, "a reader's view held the log and its end told nobody"),
+    (126, "a write after a cut counted for the set that was finished and not committed"),
+    (144, "two superblocks that break pins were on their way at the same time"),
+    (348, "a seed went on from a node whose own content was being cleared"),
+    (1249, "a replica without room stood still after a restart: nothing gave room back"),
+    (21310, "writes of records that were given up landed on those that came after them"),
+    (22796, "a kept state could be opened although a seed had begun to overwrite it"),
+    (24236, "a seed from a parent that was behind took a replica back"),
+    (25090, "blocks whose before images were on their way at a restart were never saved again"),
+    (25587, "a set header was sent for a step whose last chunks were gone"),
 ];
 
 /// Everything that must have happened at least once, or the simulation has gone blind.

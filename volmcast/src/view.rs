@@ -7,7 +7,7 @@
 //! kept as before images in the snapshot area before they are overwritten, so that merging never
 //! waits for a reader.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -258,6 +258,8 @@ struct Board {
     merged: SetNumber,
     /// Pins on states that the base has not reached.
     waiting: BTreeMap<SetNumber, Vec<Weak<Pin>>>,
+    /// Durable pins whose content is given up; they end once the mailbox no longer lists them.
+    given_up: BTreeSet<PinId>,
 }
 
 /// Where readers and the engine meet: the published view and the pins.
@@ -316,12 +318,17 @@ impl PinBoard {
 
     /// Holds a kept state once more, for a reader; `None` if it is not kept.
     pub fn pin_kept(self: &Arc<Self>, state: SetNumber) -> Option<Arc<Pin>> {
+        // Before the state is looked up: if it is given up after that, the pin is lost from birth.
+        let line = self.line.load(Ordering::SeqCst);
         let (id, _) = self.store.durable_pins().into_iter().rev().find(|(_, s)| *s == state)?;
+        if self.inner.lock().given_up.contains(&id) {
+            return None;
+        }
         self.store.share(id, PinKind::Ephemeral).ok()?;
         Some(Arc::new(Pin {
             state,
             id: AtomicU64::new(id.0),
-            line: self.line.load(Ordering::SeqCst),
+            line,
             board: Arc::downgrade(self),
             store: self.store.clone(),
         }))
@@ -338,6 +345,14 @@ impl PinBoard {
         self.inner.lock().waiting.clear();
         self.line.fetch_add(1, Ordering::SeqCst);
         self.store.new_line();
+    }
+
+    /// [`forsake`](Self::forsake), with the kept states: none can be opened from here on, although the
+    /// mailbox may list them a moment longer.
+    pub fn forsake_kept(&self) {
+        self.inner.lock().given_up =
+            self.store.durable_pins().into_iter().map(|(p, _)| p).collect();
+        self.forsake();
     }
 
     /// The base now holds `merged` in full: pins that waited for it enter the snapshot queue. Must

@@ -12,6 +12,7 @@ mod commands;
 pub mod filetest;
 mod image;
 mod output;
+mod pki;
 pub mod rcpctl;
 pub mod rcproute;
 pub mod status;

@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 use super::commands::{self, Delta, DownArgs, Replicate};
 use super::output::{Failed, finish};
+use super::pki::{self, PkiCommand};
 use super::status::{self, StatusArgs};
 use super::target::Surroundings;
 use super::topology::{self, TopologyCommand};
@@ -43,6 +44,9 @@ enum Command {
     /// Check and draw topology files
     #[command(subcommand)]
     Topology(TopologyCommand),
+    /// Make and renew the certificates that nodes trust one another by
+    #[command(subcommand)]
+    Pki(PkiCommand),
     /// Start every node of a topology on this machine
     Up(UpArgs),
     /// Stop nodes in order
@@ -62,6 +66,7 @@ async fn run(command: Command) -> Result<(), Failed> {
         Command::Replicate(command) => commands::replicate(command, &around).await,
         Command::Volume(command) => volumes::run(command, &around).await,
         Command::Topology(command) => topology::run(command),
+        Command::Pki(command) => pki::run(command),
         Command::Up(args) => up::run(args).await,
         Command::Down(args) => commands::down(args, &around).await,
         Command::Demo(args) => match demo::run(args).await {

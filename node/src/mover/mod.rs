@@ -295,7 +295,8 @@ impl Mover {
     }
 
     /// Takes a volume that was opened or created.
-    pub fn add_volume(&mut self, label: Label, group: GroupName, volume: Volume) {
+    pub fn add_volume(&mut self, label: Label, group: GroupName, mut volume: Volume) {
+        volume.resume();
         let id = volume.config().volume;
         self.creating.remove(&id);
         let newest = volume.durable().visible;

@@ -167,9 +167,9 @@ impl Mover {
         let state = if seeding.is_some() { a.folded.max(a.state) } else { a.state };
         let forced = std::mem::take(&mut out.force_seed);
         let answer = if forced {
-            h.volume.consumer_seed(&child, "asked for by an operator".to_owned())
+            h.volume.consumer_seed(&child, a.state, "asked for by an operator".to_owned())
         } else if a.wants_seed && seeding.is_none() {
-            h.volume.consumer_seed(&child, "the child asked for a seed".to_owned())
+            h.volume.consumer_seed(&child, a.state, "the child asked for a seed".to_owned())
         } else {
             h.volume.consumer_attach(&child, a.state, next, seeding.map(|b| (b, state)))
         };
@@ -195,6 +195,8 @@ impl Mover {
                 (StartMode::Seed, from, reason)
             }
             Attached::NotNow { reason } => {
+                let relay = matches!(h.volume.config().role, Role::Relay);
+                out.force_seed = forced && !relay && h.volume.durable().visible < a.state;
                 out.stage = Stage::Stopped;
                 out.reason = Some(reason.clone());
                 let frame = Frame::StreamError {

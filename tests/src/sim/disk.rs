@@ -50,6 +50,8 @@ pub struct Damage {
 pub struct Disk {
     files: BTreeMap<FileId, SimFile>,
     next_token: u64,
+    /// What nobody may do to a disk, was done.
+    pub crossed: Option<String>,
 }
 
 /// A request that was submitted.
@@ -181,6 +183,18 @@ impl Disk {
         let token = self.next_token;
         let f = self.file(io.file);
         let parts = parts_of(&io.op);
+        // Two writes under way to one place may land in either order.
+        let crossing = |(at, _, len): &(u64, Option<Bytes>, u64)| {
+            f.under_way.values().flatten().any(|(o, _, n)| at < &(o + n) && o < &(at + len))
+        };
+        if io.file != FileId::Base
+            && let Some((at, ..)) = parts.iter().find(|p| crossing(p))
+        {
+            self.crossed.get_or_insert_with(|| {
+                format!("two writes to {:?} at {at} are under way at the same time", io.file)
+            });
+        }
+        let f = self.file(io.file);
         if !parts.is_empty() {
             f.under_way.insert(token, parts);
         }
@@ -256,6 +270,17 @@ impl Disk {
             f.write(some);
         }
         Outcome::Failed(why)
+    }
+
+    /// Flips a bit for good, as a rotten sector does.
+    pub fn flip(&mut self, id: FileId, at: u64, bit: u8) {
+        let f = self.file(id);
+        let at = usize::try_from(at).unwrap_or(usize::MAX);
+        for content in [&mut f.now, &mut f.durable] {
+            if let Some(b) = content.get_mut(at) {
+                *b ^= 1 << (bit & 7);
+            }
+        }
     }
 
     /// Lets parts of the writes under way be seen already.

@@ -34,6 +34,21 @@ impl World {
             self.client.requests.clear();
         }
         let power = self.rng.percent(60);
+        self.down(n, power);
+    }
+
+    /// A node whose disk failed is started again, with the machine.
+    pub fn reboot(&mut self, n: usize) {
+        if n == 0 {
+            self.after_primary_crash();
+            self.client.requests.clear();
+        }
+        self.down(n, true);
+    }
+
+    fn down(&mut self, n: usize, power: bool) {
+        self.nodes[n].failing = false;
+        self.nodes[n].io_errors = 0;
         self.counters.hit(match (self.nodes[n].kind, power) {
             (Kind::Primary, true) => "power cut of the primary",
             (Kind::Replica, true) => "power cut of a replica",
@@ -99,6 +114,10 @@ impl World {
         let pause = self.opt.fault_pause;
         self.after(pause / 10, pause * 2, Event::Fault);
         let n = self.some_node();
+        if self.opt.bad_disks && self.rng.percent(12) {
+            self.disk_fault(n);
+            return;
+        }
         let volume = LABEL.to_owned();
         match self.rng.below(100) {
             0..18 => self.crash(n),
@@ -200,6 +219,27 @@ impl World {
                     self.crash(n);
                 }
             }
+        }
+    }
+
+    /// A disk does what disks should not.
+    fn disk_fault(&mut self, n: usize) {
+        if self.rng.percent(50) {
+            self.nodes[n].io_errors = self.rng.range(1, 4);
+            return;
+        }
+        let Some(m) = self.nodes[n].volume().map(|v| v.durable().clone()) else { return };
+        let used = m.log_head.since(m.log_tail);
+        if used == 0 {
+            return;
+        }
+        let at = (m.log_tail.0 + self.rng.below(used)) % self.opt.save;
+        let bit = u8::try_from(self.rng.below(8)).unwrap_or(0);
+        self.counters.hit("bit flipped in a save area");
+        self.say(format!("n{n}: bit {bit} at {at} of the save area flips"));
+        self.nodes[n].rotten = true;
+        if let Some(disk) = &self.nodes[n].disk {
+            disk.0.borrow_mut().flip(volmcast::io::FileId::Save, at, bit);
         }
     }
 

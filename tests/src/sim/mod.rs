@@ -31,12 +31,15 @@ pub mod world;
 pub use options::Options;
 pub use report::{Counters, Failure};
 
+/// Seeds from here on have disks that fail requests and lose bits as well.
+pub const BAD_DISKS: u64 = 1_000_000;
+
 /// Runs one seed.
 ///
 /// # Errors
 /// The first promise that was broken.
 pub fn run(seed: u64, verbose: bool) -> Result<Counters, Box<Failure>> {
     let mut rng = rng::Rng::new(seed);
-    let options = Options::random(&mut rng);
+    let options = Options { bad_disks: seed >= BAD_DISKS, ..Options::random(&mut rng) };
     world::World::new(seed, options, rng, verbose).run()
 }

@@ -70,6 +70,12 @@ pub struct SimNode {
     pub tick_at: u64,
     /// Its disk answers late until then.
     pub slow_until: u64,
+    /// So many of its next requests fail.
+    pub io_errors: u64,
+    /// A request of this life failed: the volume may have stopped.
+    pub failing: bool,
+    /// Bits of its save area were flipped.
+    pub rotten: bool,
     /// The set being made when it was looked at last.
     pub draining: Option<SetNumber>,
     /// Newest state that readers could see.
@@ -123,6 +129,9 @@ impl SimNode {
             conns: BTreeMap::new(),
             tick_at: u64::MAX,
             slow_until: 0,
+            io_errors: 0,
+            failing: false,
+            rotten: false,
             draining: None,
             shown: SetNumber::ZERO,
             saved: None,

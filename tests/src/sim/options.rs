@@ -68,6 +68,8 @@ pub struct Options {
     pub link_delay: u64,
     /// In a million effects, how many are followed by a crash of the node.
     pub crash_ppm: u64,
+    /// Disks fail requests, and records rot.
+    pub bad_disks: bool,
     /// Nothing goes wrong: only for a first look.
     pub calm: bool,
 }
@@ -125,6 +127,7 @@ impl Options {
             disk_delay: *rng.pick(&[500, 3_000, 20_000]).unwrap_or(&3_000),
             link_delay: *rng.pick(&[500, 5_000, 50_000]).unwrap_or(&5_000),
             crash_ppm: *rng.pick(&[0, 50, 200, 600]).unwrap_or(&0),
+            bad_disks: false,
             calm: false,
         }
     }

@@ -16,6 +16,12 @@ impl World {
         let kept: Vec<_> = m.kept.iter().filter(|k| k.pin > 0).map(|k| k.set).collect();
         let full = v.config().snapshots.free_slots() == 0;
         let (draining, failure) = (v.draining(), v.failure().map(str::to_owned));
+        if failure.is_some() && self.nodes[n].failing {
+            // What an operator does who reads what the node says.
+            self.counters.hit("volume stopped by a failed request");
+            self.reboot(n);
+            return;
+        }
         if let Some(f) = failure {
             self.fail(format!("n{n}: the volume stopped: {f}"));
             return;
@@ -104,6 +110,7 @@ impl World {
         }
         if let Some(saved) = self.nodes[n].saved
             && at < saved
+            && !self.nodes[n].rotten
         {
             self.fail(format!("n{n} acknowledged {saved:?}, but holds {at:?} after a crash"));
         }

@@ -43,6 +43,11 @@ impl World {
         }
         for set in kept {
             let Some(pin) = states.board().pin_kept(set) else {
+                if states.board().view().refused.is_some() {
+                    // A seed has begun; the mailbox that lists no kept state is on its way to disk.
+                    self.counters.hit("kept state given up");
+                    continue;
+                }
                 let pins = states.board().store().pins();
                 if self.broken_pins(n) {
                     self.nodes[n].kept.remove(&set);
@@ -87,6 +92,9 @@ impl World {
             Err(ReadFailure::Pin(_) | ReadFailure::Lost) => {
                 self.counters.hit("reader lost its state");
             }
+            Err(ReadFailure::Damaged(_)) if self.nodes[n].rotten => {
+                self.counters.hit("damage found by a reader");
+            }
             Err(e) => self.fail(format!("n{n}: {what} state {}: {e}", pin.state())),
         }
     }
@@ -127,6 +135,10 @@ impl World {
             }
             Err(ReadFailure::Pin(_) | ReadFailure::Lost) => {
                 self.counters.hit("reader lost its state");
+                return;
+            }
+            Err(ReadFailure::Damaged(_)) if self.nodes[n].rotten => {
+                self.counters.hit("damage found by a reader");
                 return;
             }
             Err(e) => {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use node::mover::{AskId, Effect, Level, NewReplica, Reply};
 use rcp::proto::clock::{Mono, Wall};
 use volmcast::capture::Notice;
-use volmcast::io::{FileId, Op, Tag};
+use volmcast::io::{FileId, IoError, Op, Tag};
 use volmcast::units::BlockIndex;
 use volmcast::volume::Work;
 
@@ -207,7 +207,14 @@ impl World {
         let touched = match e {
             Event::Io { node, life, sub } if self.alive(node, life) => {
                 let Some(disk) = self.nodes[node].disk.clone() else { return };
-                let outcome = disk.0.borrow_mut().complete(&sub);
+                let outcome = if self.nodes[node].io_errors > 0 {
+                    self.nodes[node].io_errors -= 1;
+                    self.nodes[node].failing = true;
+                    self.counters.hit("failed request");
+                    disk.0.borrow_mut().fail(&sub, &mut self.rng, IoError::Os(5))
+                } else {
+                    disk.0.borrow_mut().complete(&sub)
+                };
                 if let Some(m) = &mut self.nodes[node].mover {
                     m.io_done(now, wall, VOLUME, sub.io.tag, outcome);
                 }
@@ -348,6 +355,9 @@ impl World {
                     ));
                 }
                 let sub = disk.0.borrow_mut().submit(io);
+                if let Some(what) = disk.0.borrow_mut().crossed.take() {
+                    self.fail(format!("n{n}: {what}"));
+                }
                 let delay = self.disk_delay(n);
                 self.at(self.now + delay, Event::Io { node: n, life, sub });
             }
@@ -372,7 +382,10 @@ impl World {
             Effect::Note { level, text } => {
                 self.count_note(&text);
                 self.say(format!("n{n}: {level:?}: {text}"));
-                if level == Level::Error {
+                let bad_disk = self.nodes[n].failing || self.nodes[n].rotten;
+                if level == Level::Error && bad_disk {
+                    self.counters.hit("damage or failure reported");
+                } else if level == Level::Error {
                     self.fail(format!("n{n}: {text}"));
                 }
             }
@@ -416,6 +429,7 @@ impl World {
         self.apart.clear();
         for n in &mut self.nodes {
             n.slow_until = 0;
+            n.io_errors = 0;
         }
         for l in self.links.values_mut() {
             for e in &mut l.ends {

@@ -3,7 +3,7 @@
 //! Invariants: `tail <= head`; nothing between the durable tail and the head is ever overwritten;
 //! records are contiguous but for padding at the wrap; a step's chunks come before its set header.
 //! Space is given back record by record from the tail, and may be overwritten only once the mailbox
-//! names the new tail.
+//! names the new tail and no write to it is under way.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -186,10 +186,11 @@ impl Log {
         self.steps.iter()
     }
 
-    /// Bytes in use, as the ring sees it.
+    /// Bytes in use, as the ring sees it. Records that were given up count until their writes have
+    /// ended: what came later to the same place could otherwise be overwritten by them.
     #[must_use]
     pub fn used(&self) -> u64 {
-        self.head.since(self.tail_durable)
+        self.head.since(self.tail_durable.min(self.written()))
     }
 
     /// Bytes that may be written now.
@@ -382,7 +383,8 @@ impl Log {
             .take_while(|r| r.to == step.id.to)
             .find(|r| r.kind == RecordKind::SetEnd || r.chunk >= next);
         match found {
-            Some(r) if r.kind == RecordKind::SetEnd || r.chunk == next => Located::At(r.pos),
+            // A set header carries the number of its chunks: it comes next only after all of them.
+            Some(r) if r.chunk == next => Located::At(r.pos),
             None if next.0 == step.chunks && step.end.is_none() => Located::At(self.head),
             _ => Located::Gone,
         }

@@ -3,18 +3,34 @@
 use super::index::{BreachWrite, BrokenBecause, Index, PinId, SnapshotEvent};
 use super::layout::AreaState;
 
+/// What can be done about a full area.
+#[derive(Debug)]
+pub(super) enum Room {
+    /// A reader's pin was broken, or nobody needs room any more: look again.
+    Made,
+    /// Another durable pin is being broken: look again once that is done.
+    OneAtATime,
+    /// This must be made durable first.
+    Breach(BreachWrite),
+}
+
 impl Index {
     /// Breaks one ephemeral pin: the oldest whose end frees a slot, else the oldest. If there is
     /// none, names the oldest durable one, whose end must be made durable first.
-    pub(super) fn make_room(&mut self) -> Option<BreachWrite> {
+    pub(super) fn make_room(&mut self) -> Room {
         let of_readers = || self.pins.iter().filter(|(_, p)| p.durable == 0).map(|(id, _)| *id);
         if let Some(id) = of_readers().find(|id| self.frees(*id)).or_else(|| of_readers().next()) {
             self.break_pin(id, BrokenBecause::AreaFull);
-            return None;
+            return Room::Made;
         }
-        let pin = *self.pins.first_key_value()?.0;
+        if self.breaching {
+            return Room::OneAtATime;
+        }
+        let Some((pin, _)) = self.pins.first_key_value() else { return Room::Made };
+        let pin = *pin;
+        self.breaching = true;
         let state = AreaState { broken_through: pin, sequence: self.state.sequence + 1 };
-        Some(BreachWrite { pin, offset: 0, bytes: self.layout.superblocks(state) })
+        Room::Breach(BreachWrite { pin, offset: 0, bytes: self.layout.superblocks(state) })
     }
 
     /// Whether the end of a pin would free a slot: an image that its older neighbour has, or that
@@ -29,6 +45,7 @@ impl Index {
 
     /// The superblock that breaks a durable pin is durable.
     pub(super) fn breach_written(&mut self, pin: PinId) {
+        self.breaching = false;
         if pin > self.state.broken_through {
             self.state = AreaState { broken_through: pin, sequence: self.state.sequence + 1 };
         }

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use rcp::proto::ids::SetNumber;
 
+use super::breach::Room;
 use super::layout::{AreaLayout, AreaState, Entry, MAX_ORDER, Slot};
 use crate::bitmap::BlockSet;
 use crate::units::{BlockCount, BlockIndex};
@@ -194,6 +195,9 @@ pub(super) struct Index {
     /// Reservations given and not committed, by order, and whether they will be synced.
     open: BTreeMap<u64, bool>,
     saving: BTreeSet<BlockIndex>,
+    /// A superblock that breaks a durable pin is being written. One at a time: two under way may
+    /// land in either order, and the later one must not be lost.
+    pub(super) breaching: bool,
     /// The next pin is another one even if the tail holds the same set number.
     new_line: bool,
     pub(super) events: VecDeque<SnapshotEvent>,
@@ -212,6 +216,7 @@ impl Index {
             fresh: 0,
             open: BTreeMap::new(),
             saving: BTreeSet::new(),
+            breaching: false,
             new_line: false,
             events: VecDeque::new(),
         }
@@ -344,8 +349,10 @@ impl Index {
                 let r = Reservation { slot, offset, entry_offset, block, must_sync, pin, order };
                 return Reserve::Slot(r);
             }
-            if let Some(breach) = self.make_room() {
-                return Reserve::Breach(breach);
+            match self.make_room() {
+                Room::Made => {}
+                Room::OneAtATime => return Reserve::Wait,
+                Room::Breach(breach) => return Reserve::Breach(breach),
             }
         }
     }

@@ -371,9 +371,14 @@ impl SnapshotStore {
                     }
                 }
                 Reserve::Breach(b) => {
-                    self.commit_all(written, io)?;
-                    io.write_area(b.offset, &b.bytes)?;
-                    io.sync_area()?;
+                    let durable = self
+                        .commit_all(written, io)
+                        .and_then(|()| io.write_area(b.offset, &b.bytes))
+                        .and_then(|()| io.sync_area());
+                    if let Err(e) = durable {
+                        self.with(|i| i.breaching = false);
+                        return Err(e);
+                    }
                     self.breach_written(b.pin);
                 }
             }

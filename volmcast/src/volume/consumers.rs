@@ -136,10 +136,26 @@ impl Volume {
             .unwrap_or_else(|| self.log.tail())
     }
 
-    /// A child asked for a seed although its position may be here.
-    pub fn consumer_seed(&mut self, child: &NodeName, reason: String) -> Attached {
+    /// A child that shows `state` is to be seeded although its position may be here. Not before
+    /// this node holds that state: no seed takes a child back.
+    pub fn consumer_seed(
+        &mut self,
+        child: &NodeName,
+        state: SetNumber,
+        reason: String,
+    ) -> Attached {
         if let Some(why) = &self.failed {
             return Attached::NotNow { reason: why.clone() };
+        }
+        let here = self.durable.visible;
+        if here < state && !matches!(self.cfg.role, Role::Relay) {
+            self.consumer_forget(child);
+            return Attached::NotNow {
+                reason: format!(
+                    "{reason}; a seed must wait: {child} has set {state} already, and this node \
+                     only set {here}"
+                ),
+            };
         }
         self.attach_for_seed(child, reason)
     }
@@ -156,6 +172,10 @@ impl Volume {
     ) -> Attached {
         if let Some(why) = &self.failed {
             return Attached::NotNow { reason: why.clone() };
+        }
+        if let Some(why) = seeding.and_then(|_| self.cannot_seed()) {
+            self.consumer_forget(child);
+            return Attached::NotNow { reason: format!("its seed must wait: {why}") };
         }
         let (cursor, answer) = match self.log.locate(state, next) {
             Located::At(pos) => (pos, Attached::Resume),

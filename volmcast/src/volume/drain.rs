@@ -196,9 +196,40 @@ impl Volume {
         CutPolicy { hwm: p.hwm_bytes, timeout: p.timeout }
     }
 
-    /// The set that a write of this moment belongs to.
+    /// The set that a write of this moment belongs to: the one after the set that is being drained,
+    /// or after the newest that is finished, be it committed or not.
     pub(super) fn open_set(&self) -> SetNumber {
-        self.drain.draining().unwrap_or(self.want.visible).next()
+        let finished = self.log.state().max(self.want.visible);
+        self.drain.draining().unwrap_or(finished).next()
+    }
+
+    /// The log is to be emptied at the primary: sets that were cut and not committed have their
+    /// number and their marks are gone, so that each goes on as a set without data.
+    pub(super) fn forget_data_of_sets(&mut self) {
+        let visible = self.want.visible;
+        let finished: Vec<_> = self
+            .log
+            .steps()
+            .filter(|s| s.id.to > visible)
+            .filter_map(|s| s.end.as_ref().map(|(h, _)| *h))
+            .collect();
+        self.log.reset(visible);
+        if let Phase::Draining(set) = &mut self.drain.phase {
+            set.without_data = true;
+        }
+        for mut header in finished {
+            header.flags = header.flags.with(SetFlags::BITMAP_ONLY);
+            header.chunk_count = 0;
+            header.chunk_list_crc = 0;
+            let (to, n) = (header.step.to, ChunkNumber(0));
+            match self.append(RecordKind::SetEnd, to, n, &header.to_bytes()) {
+                Some((pos, end)) => self.log.enter_end(pos, end, header),
+                None => self.fail(format!(
+                    "the save volume was damaged and has no room for the header of set {to}: \
+                     restart rcpd, which marks its blocks again"
+                )),
+            }
+        }
     }
 
     pub(super) fn pump_drain(&mut self) {

@@ -48,6 +48,13 @@ struct Job {
     stage: Stage,
 }
 
+impl Job {
+    /// It holds places in the snapshot area that are not in the index yet.
+    fn is_saving(&self) -> bool {
+        self.breach.is_some() || !self.written.is_empty()
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Body,
@@ -63,6 +70,9 @@ pub(super) struct Merge {
     /// State up to which the base is written in full (not: durably).
     applied: SetNumber,
     jobs: BTreeMap<u64, Job>,
+    /// Jobs that were given up while before images were on their way to the snapshot area: those
+    /// are seen to their end, or their blocks could never be saved again.
+    saving: BTreeMap<u64, Job>,
     last_job: u64,
     retry_at: Option<Mono>,
     /// Jobs were given up: nothing is written before the last of their writes has ended.
@@ -71,7 +81,10 @@ pub(super) struct Merge {
 
 impl Merge {
     pub(super) fn start(&mut self, next: LogPos, applied: SetNumber) {
-        *self = Self { next, applied, last_job: self.last_job, restarted: true, ..Self::default() };
+        let mut saving = std::mem::take(&mut self.saving);
+        saving.extend(std::mem::take(&mut self.jobs).into_iter().filter(|(_, j)| j.is_saving()));
+        let last_job = self.last_job;
+        *self = Self { next, applied, last_job, saving, restarted: true, ..Self::default() };
     }
 
     /// Everything before this position is written to the base.
@@ -117,7 +130,7 @@ impl Volume {
             self.stalled = None;
         }
         if self.merge.restarted {
-            if self.base_being_written() {
+            if self.base_being_written() || !self.merge.saving.is_empty() {
                 return;
             }
             self.merge.restarted = false;
@@ -310,7 +323,11 @@ impl Volume {
     }
 
     fn merge_part_done(&mut self, id: u64) {
-        let Some(job) = self.merge.jobs.get_mut(&id) else { return };
+        let merge = &mut self.merge;
+        let given_up = merge.saving.contains_key(&id);
+        let Some(job) = merge.jobs.get_mut(&id).or_else(|| merge.saving.get_mut(&id)) else {
+            return;
+        };
         job.pending = job.pending.saturating_sub(1);
         if job.pending > 0 {
             return;
@@ -332,7 +349,11 @@ impl Volume {
                 if let Some(pin) = job.breach.take() {
                     self.cfg.snapshots.breach_written(pin);
                 }
-                self.merge_images(id);
+                if given_up {
+                    self.merge.saving.remove(&id);
+                } else {
+                    self.merge_images(id);
+                }
             }
             Stage::Base => {
                 // A sync that began before this moment does not cover it.

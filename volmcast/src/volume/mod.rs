@@ -354,7 +354,12 @@ impl Volume {
         match purpose {
             Purpose::LogWrite { pos } => match outcome {
                 Outcome::Done => {
+                    let free = self.log.free();
                     self.log.note_written(pos);
+                    if self.log.free() > free {
+                        // A record that was given up held the room until now.
+                        self.desk.event(Event::Room);
+                    }
                     // At the primary chunks wait for their set header.
                     if self.capture().is_none() || self.log.open_step().is_none() {
                         self.commit.request();
@@ -413,6 +418,12 @@ impl Volume {
             (Purpose::SeedOpen, WorkDone::Opened(opened)) => self.seed_in_opened(opened),
             (p, _) => self.fail(format!("internal: result of the wrong kind for {p:?}")),
         }
+        self.pump();
+    }
+
+    /// Goes on with what the volume was opened with: steps to merge, room to give back. Without room
+    /// a receiver grants no credit, and nothing would come that sets this going.
+    pub fn resume(&mut self) {
         self.pump();
     }
 

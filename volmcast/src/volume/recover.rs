@@ -91,7 +91,11 @@ impl Volume {
         let (tail, head) = (m.log_tail, m.log_head);
         let mut v = Self::assemble(cfg, m, now, wall)?;
         match v.scan(tail, head, read) {
-            Err(text) => v.log_damaged(tail, &text),
+            Err(text) => {
+                // Positions go on behind everything that was ever written.
+                v.log.skip_to(head);
+                v.log_damaged(tail, &text);
+            }
             Ok(()) if Mailbox::one_damaged(&slots) => v.old_slot(head, read),
             Ok(()) => {}
         }
@@ -266,6 +270,8 @@ impl Volume {
                 self.merge.start(next, merged);
                 match self.durable.seed {
                     None => self.board.advance(merged),
+                    // It begins anew: the log was damaged.
+                    Some(_) if self.seed_in.is_some() => {}
                     Some(mark) => {
                         let floor = self.log.open_step().map_or(self.log.state(), |s| s.id.to);
                         self.seed_in = Some(SeedIn::resumed(mark, floor));
@@ -282,7 +288,7 @@ impl Volume {
     pub(super) fn log_damaged(&mut self, pos: LogPos, what: &str) {
         let text = match self.cfg.role {
             Role::Primary { .. } => {
-                self.log.reset(self.want.visible);
+                self.forget_data_of_sets();
                 format!(
                     "the save volume is damaged ({what}, tail {pos}); its old sets were given up, \
                      the volume itself is whole; children that lack them are seeded"
@@ -302,10 +308,18 @@ impl Volume {
                     self.want.hidden_until = shown;
                     self.want.visible = keep;
                 }
-                format!(
-                    "the save volume is damaged ({what}, tail {pos}); sets after {keep} are \
-                     fetched again from the parent, reads are refused until set {shown} is back"
-                )
+                if self.want.seed.is_some() {
+                    self.seed_anew(keep);
+                    format!(
+                        "the save volume was damaged while the replica was being seeded ({what}, \
+                         tail {pos}): the seed begins again"
+                    )
+                } else {
+                    format!(
+                        "the save volume is damaged ({what}, tail {pos}); sets after {keep} are \
+                         fetched again from the parent, reads are refused until set {shown} is back"
+                    )
+                }
             }
         };
         self.detach_all("the parent's save volume was damaged");

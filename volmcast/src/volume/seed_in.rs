@@ -96,7 +96,7 @@ impl Volume {
             return;
         }
         // The content that held them is overwritten: readers and kept states end here.
-        self.board.forsake();
+        self.board.forsake_kept();
         self.give_up_kept();
         self.intake.building = None;
         self.intake.partial = false;
@@ -104,12 +104,18 @@ impl Volume {
         self.merge.start(self.log.head(), from);
         self.want.merged = from;
         self.want.visible = self.want.visible.min(from);
-        self.want.seed = Some(SeedMark { from, next_block: 0, need: None });
-        let marked_by = self.commit.next_sequence(self.durable.sequence);
-        self.seed_in = Some(SeedIn { marked_by, ..SeedIn::new(Phase::Marking, 0, None) });
+        self.seed_anew(from);
         self.publish_view();
         self.commit.request();
         self.pump();
+    }
+
+    /// Nothing of the hidden content counts any more, be it of extents or of sets that were folded
+    /// in: which sets those were, only the log could say.
+    pub(super) fn seed_anew(&mut self, from: SetNumber) {
+        self.want.seed = Some(SeedMark { from, next_block: 0, need: None });
+        let marked_by = self.commit.next_sequence(self.durable.sequence);
+        self.seed_in = Some(SeedIn { marked_by, ..SeedIn::new(Phase::Marking, 0, None) });
     }
 
     /// The durable mark is that of the present seed.
