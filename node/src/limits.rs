@@ -4,7 +4,8 @@
 //! what is in flight between machine and disk (a few chunks). Per connection: [`QUEUE_BYTES`] of
 //! frames that wait for the socket (shared with the cache where they are the same chunks). For all
 //! volumes together: chunks read back from save volumes for children that are behind, one part in
-//! [`READBACK_SHARE`] of the node's `memory`, beyond which each child still has one read of its own.
+//! [`READBACK_SHARE`] of the node's `memory`, beyond which each child still has one read of its own;
+//! and the buffers that `volmcast::storage` uses again and again (28 MiB).
 
 use std::time::Duration;
 

@@ -360,7 +360,7 @@ impl Volume {
     }
 
     /// Lets go of what every child has passed.
-    fn forget_read(&mut self) {
+    pub(super) fn forget_read(&mut self) {
         if self.readback.held() == 0 {
             return;
         }
