@@ -31,6 +31,10 @@ pub enum ApiErrorKind {
     BadRequest,
     /// It makes sense, but not now or not here (409).
     Conflict,
+    /// Whoever asks has not shown who it is (401).
+    Unauthorized,
+    /// Whoever asks may not (403).
+    Forbidden,
     /// The node or volume cannot serve it at present (503).
     Unavailable,
     /// Something broke (500).
@@ -119,6 +123,10 @@ pub struct VolumeInfo {
     pub state: String,
     /// Why it cannot advance or be read, in words.
     pub reason: Option<String>,
+    /// Replication goes on here: nobody stopped it, and it did not stop with a restart.
+    pub replicating: bool,
+    /// It goes on by itself after a restart.
+    pub persistent: bool,
     /// Size in bytes.
     pub size: u64,
     /// Block size in bytes.
@@ -327,8 +335,8 @@ pub trait NodeApi: Send + Sync + 'static {
     ) -> Answer<'a, std::sync::Arc<dyn StateReader>>;
     /// Creates or imports a volume at the primary of its group.
     fn volume_create(&self, spec: VolumeSpec) -> Answer<'_, VolumeInfo>;
-    /// Grows a volume; shrinking needs `shrink`.
-    fn volume_resize<'a>(&'a self, volume: &'a str, size: u64, shrink: bool) -> Answer<'a, ()>;
+    /// Grows a volume to `size` bytes; answered when the new size is durable and can be used.
+    fn volume_resize<'a>(&'a self, volume: &'a str, size: u64) -> Answer<'a, ()>;
     /// Changes a volume's label.
     fn volume_rename<'a>(&'a self, volume: &'a str, label: &'a str) -> Answer<'a, ()>;
     /// Removes a volume and, unless it is an outside file or device, its content.

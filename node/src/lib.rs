@@ -1,5 +1,6 @@
 //! The data mover: everything that touches sockets, files, clocks and processes.
 
+pub mod access;
 pub mod api;
 pub mod cli;
 pub mod clock;

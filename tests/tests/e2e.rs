@@ -6,6 +6,8 @@ mod damage;
 mod filetest;
 #[path = "e2e/full.rs"]
 mod full;
+#[path = "e2e/grow.rs"]
+mod grow;
 #[path = "e2e/kills.rs"]
 mod kills;
 #[path = "e2e/late.rs"]
@@ -22,6 +24,8 @@ mod reader;
 mod restart;
 #[path = "e2e/routes.rs"]
 mod routes;
+#[path = "e2e/stopped.rs"]
+mod stopped;
 #[path = "e2e/tree.rs"]
 mod tree;
 #[path = "e2e/wrong.rs"]

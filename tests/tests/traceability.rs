@@ -16,13 +16,14 @@ use traceability::claims::{CLAIMS, MISSING};
 
 /// Areas and how many requirements each has that are claimed at this stage; gaps are numbers that
 /// later work takes up.
-const AREAS: [(&str, &[u32]); 13] = [
+const AREAS: [(&str, &[u32]); 14] = [
     ("GEN", &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]),
     ("CAP", &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]),
     ("DELTA", &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
     ("SAVE", &[1, 2, 3, 4, 5, 6, 7, 8, 10, 11]),
     ("SEND", &[1, 2, 3, 4, 5]),
     ("COPY", &[1, 2, 3, 4, 5, 6, 7, 10, 11, 12]),
+    ("CB", &[5]),
     ("SESS", &[1, 2, 3, 7]),
     ("ROUTE", &[1, 2, 3, 4, 5, 6]),
     ("FWD", &[1, 2, 3, 4, 5, 8]),

@@ -78,6 +78,14 @@ pub enum Op {
         /// Where to begin looking.
         offset: u64,
     },
+    /// Make the file at least `len` bytes long, and what lies from `from` up to there zeroes,
+    /// whatever it was. A block device that is shorter has no room ([`IoError::NoSpace`]).
+    Extend {
+        /// End of what is in use.
+        from: u64,
+        /// Bytes of the file afterwards, unless it is longer already.
+        len: u64,
+    },
     /// Make every completed write durable (`fdatasync`).
     Sync,
 }
@@ -116,7 +124,7 @@ impl Op {
             Self::Write { data, .. } => data.iter().map(|d| d.len() as u64).sum(),
             Self::Gather { ranges } => ranges.iter().map(|(_, len)| *len as u64).sum(),
             Self::Scatter { writes, .. } => writes.iter().map(|(_, d)| d.len() as u64).sum(),
-            Self::Zero { .. } | Self::NextData { .. } | Self::Sync => 0,
+            Self::Zero { .. } | Self::NextData { .. } | Self::Extend { .. } | Self::Sync => 0,
         }
     }
 }

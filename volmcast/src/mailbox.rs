@@ -49,6 +49,25 @@ pub struct KeptState {
     pub set: SetNumber,
 }
 
+/// What an operator has set; it survives restarts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// No sets are made (primary) or shown (replica).
+    pub stopped: bool,
+    /// After a restart it is stopped, whatever it was before (CAP-16).
+    pub transient: bool,
+}
+
+impl Settings {
+    fn to_bits(self) -> u8 {
+        u8::from(self.stopped) | u8::from(self.transient) << 1
+    }
+
+    fn from_bits(bits: u8) -> Option<Self> {
+        (bits < 4).then_some(Self { stopped: bits & 1 != 0, transient: bits & 2 != 0 })
+    }
+}
+
 /// What a slot says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mailbox {
@@ -58,6 +77,8 @@ pub struct Mailbox {
     pub volume: VolumeId,
     /// Block size of the volume.
     pub block_size: BlockSize,
+    /// What an operator has set.
+    pub settings: Settings,
     /// Its size.
     pub blocks: BlockCount,
     /// Oldest live position of the save volume.
@@ -113,6 +134,7 @@ impl Mailbox {
             sequence: 0,
             volume,
             block_size,
+            settings: Settings::default(),
             blocks,
             log_tail: LogPos(0),
             log_head: LogPos(0),
@@ -149,7 +171,8 @@ impl Mailbox {
         b.put_bytes(0, HEAD);
         b.put_slice(&self.volume.0);
         b.put_u8(self.block_size.shift());
-        b.put_bytes(0, 3);
+        b.put_u8(self.settings.to_bits());
+        b.put_bytes(0, 2);
         b.put_u32_le(self.attempt.0);
         b.put_u64_le(self.blocks.0);
         b.put_u64_le(self.log_tail.0);
@@ -237,7 +260,10 @@ impl Mailbox {
         let Some(block_size) = BlockSize::from_shift(shift) else {
             return Some(Err(MailboxError::Damaged("block size")));
         };
-        let mut reserved = [0u8; 3];
+        let Some(settings) = Settings::from_bits(b.try_get_u8().ok()?) else {
+            return Some(Err(MailboxError::Damaged("settings")));
+        };
+        let mut reserved = [0u8; 2];
         b.try_copy_to_slice(&mut reserved).ok()?;
         let attempt = Attempt(b.try_get_u32_le().ok()?);
         let mut u64s = [0u64; 7];
@@ -284,13 +310,14 @@ impl Mailbox {
             1 => need == 0,
             k => k == 2,
         };
-        if !b.is_empty() || tail > head || reserved != [0; 3] || !idle {
+        if !b.is_empty() || tail > head || reserved != [0; 2] || !idle {
             return None;
         }
         Some(Ok(Self {
             sequence,
             volume: VolumeId(id),
             block_size,
+            settings,
             blocks: BlockCount(blocks),
             log_tail: LogPos(tail),
             log_head: LogPos(head),
@@ -342,9 +369,13 @@ impl Mailbox {
             let from = (i * SLOT_LEN).min(file.len());
             &file[from..file.len().min(from + SLOT_LEN)]
         };
-        let bad = |i| Self::decode(slot(i)).is_err();
-        let touched = |i: usize| slot(i).iter().any(|b| *b != 0);
-        (bad(0) && touched(0)) != (bad(1) && touched(1))
+        // The first commit leaves one slot as it was made: zeroes.
+        let fresh = |i: usize, other: &Self| other.sequence == 1 && slot(i).iter().all(|b| *b == 0);
+        match (Self::decode(slot(0)), Self::decode(slot(1))) {
+            (Ok(m), Err(_)) => !fresh(1, &m),
+            (Err(_), Ok(m)) => !fresh(0, &m),
+            _ => false,
+        }
     }
 }
 
@@ -449,7 +480,8 @@ mod tests {
                 "5b8310c1",                         // CRC32C of the 28 bytes before
                 "09090909090909090909090909090909", // volume
                 "0c",                               // block size 2^12
-                "000000",                           // reserved
+                "00",                               // settings: none
+                "0000",                             // reserved
                 "02000000",                         // attempt
                 "0000010000000000",                 // blocks
                 "4000000000000000",                 // log tail

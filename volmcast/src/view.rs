@@ -17,7 +17,7 @@ use rcp::proto::delta::{Chunk, ExtentKind, StepId};
 use rcp::proto::ids::SetNumber;
 
 use crate::snapshots::{PinId, PinKind, SnapshotStore};
-use crate::units::{BlockIndex, LogPos};
+use crate::units::{BlockCount, BlockIndex, LogPos};
 
 /// A chunk of a layer, in the save volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +66,8 @@ pub struct Layer {
     pub first: LogPos,
     /// When it was cut.
     pub cut_time: Wall,
+    /// Size of the volume in its state.
+    pub blocks: BlockCount,
     /// Its chunks.
     pub chunks: Vec<LayerChunk>,
     /// Its blocks, rising.
@@ -76,7 +78,14 @@ impl Layer {
     /// An empty index, to be filled as chunks arrive.
     #[must_use]
     pub fn new(id: StepId, first: LogPos) -> Self {
-        Self { id, first, cut_time: Wall(0), chunks: Vec::new(), runs: Vec::new() }
+        Self {
+            id,
+            first,
+            cut_time: Wall(0),
+            blocks: BlockCount(0),
+            chunks: Vec::new(),
+            runs: Vec::new(),
+        }
     }
 
     /// Adds a chunk that stands at `pos`.
@@ -101,8 +110,9 @@ impl Layer {
     }
 
     /// Sorts the index once all chunks are in.
-    pub fn seal(&mut self, cut_time: Wall) {
+    pub fn seal(&mut self, cut_time: Wall, blocks: BlockCount) {
         self.cut_time = cut_time;
+        self.blocks = blocks;
         self.runs.sort_unstable_by_key(|r| r.block);
         self.runs.shrink_to_fit();
     }
@@ -132,6 +142,8 @@ pub struct ViewState {
     pub visible: SetNumber,
     /// When it was cut.
     pub cut_time: Wall,
+    /// Size of the volume in it.
+    pub blocks: BlockCount,
     /// Why reads are refused, if they are.
     pub refused: Option<String>,
     /// Visible steps that the base may not hold yet, oldest first.
@@ -205,6 +217,7 @@ impl ViewState {
 #[derive(Debug)]
 pub struct Pin {
     state: SetNumber,
+    blocks: BlockCount,
     /// Entry in the snapshot queue, once the base has reached the state.
     id: AtomicU64,
     /// The line of content it belongs to; see [`PinBoard::forsake`].
@@ -225,6 +238,13 @@ impl Pin {
     #[must_use]
     pub fn state(&self) -> SetNumber {
         self.state
+    }
+
+    /// Size of the volume, as of the state that was visible when it was pinned: a kept state has
+    /// zeroes where the volume has grown since.
+    #[must_use]
+    pub fn blocks(&self) -> BlockCount {
+        self.blocks
     }
 
     /// Its entry in the snapshot queue; `None` while the base is behind the state.
@@ -302,6 +322,7 @@ impl PinBoard {
         let state = b.view.visible;
         let pin = Arc::new(Pin {
             state,
+            blocks: b.view.blocks,
             id: AtomicU64::new(0),
             line: self.line.load(Ordering::SeqCst),
             board: Arc::downgrade(self),
@@ -325,8 +346,10 @@ impl PinBoard {
             return None;
         }
         self.store.share(id, PinKind::Ephemeral).ok()?;
+        let blocks = self.inner.lock().view.blocks;
         Some(Arc::new(Pin {
             state,
+            blocks,
             id: AtomicU64::new(id.0),
             line,
             board: Arc::downgrade(self),

@@ -10,7 +10,7 @@ use volmcast::activity::{ActivityLog, ExtentSize, Geometry};
 use volmcast::bitmap::BlockSet;
 use volmcast::io::{Op, Outcome};
 use volmcast::mailbox::{
-    Branch, ConsumerMark, KeptState, MAX_ENTRIES, Mailbox, SLOT_LEN, SeedMark,
+    Branch, ConsumerMark, KeptState, MAX_ENTRIES, Mailbox, SLOT_LEN, SeedMark, Settings,
 };
 use volmcast::save::record::{HEADER_LEN, MAX_BODY};
 use volmcast::save::ring::{ALIGN, MIN_CAPACITY};
@@ -98,18 +98,20 @@ fn mailbox_slot() {
         }],
         consumers: vec![ConsumerMark { name: name("cc"), acked: LogPos(6) }],
         kept: vec![KeptState { pin: 7, set: SetNumber(8) }],
+        settings: Settings { stopped: true, transient: true },
         ..Mailbox::empty(VOLUME, BlockSize::DEFAULT, BlockCount(0x1c))
     };
     let b = m.encode().expect("fits");
     let le = u64::to_le_bytes;
     let body_len = u32::try_from(b.len() - 32).expect("small").to_le_bytes();
-    let fixed: [(&str, &[u8]); 18] = [
+    let fixed: [(&str, &[u8]); 19] = [
         ("sequence", &le(0x11)),
         ("bytes of body", &body_len),
         ("checksum of the body", &crc(&[&b[32..]])),
         ("checksum of bytes", &crc(&[&b[..28]])),
         ("volume UUID", &VOLUME.0),
         ("block size", &[12]),
+        ("settings", &[3]),
         ("attempt", &0x12u32.to_le_bytes()),
         ("size of the volume", &le(0x1c)),
         ("log tail", &le(0x13)),

@@ -59,14 +59,14 @@ pub(super) enum Delta {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Replicate {
-    /// Make and send delta sets
+    /// Make and send delta sets, or show them at a replica
     Start {
         /// The volume
         volume: String,
         #[command(flatten)]
         common: Common,
     },
-    /// Only mark changes; nothing is sent
+    /// Only mark changes, or at a replica (--dir) only save sets; readers keep the state they have
     Stop {
         /// The volume
         volume: String,
@@ -183,13 +183,14 @@ pub(super) async fn replicate(command: Replicate, around: &Surroundings) -> Resu
     match command {
         Replicate::Start { volume, common } => {
             let body = requests::Replicate { volume: volume.clone(), on: true };
-            let sentence = format!("{volume}: delta sets are made and sent");
+            let sentence = format!("{volume}: delta sets are made, or at a replica shown");
             change(&volume, &common, around, paths::REPLICATE, &body, sentence).await
         }
         Replicate::Stop { volume, common } => {
             let body = requests::Replicate { volume: volume.clone(), on: false };
             let sentence = format!(
-                "{volume}: changes are only marked until `rcpctl replicate start {volume}`"
+                "{volume}: changes are only marked, or at a replica only saved, until `rcpctl \
+                 replicate start {volume}`"
             );
             change(&volume, &common, around, paths::REPLICATE, &body, sentence).await
         }

@@ -20,6 +20,7 @@ pub mod target;
 #[cfg(test)]
 mod tests;
 mod text;
+mod token;
 mod topology;
 mod up;
 mod volumes;

@@ -9,6 +9,7 @@ use super::output::{Failed, finish};
 use super::pki::{self, PkiCommand};
 use super::status::{self, StatusArgs};
 use super::target::Surroundings;
+use super::token::{self, TokenCommand};
 use super::topology::{self, TopologyCommand};
 use super::up::{self, UpArgs};
 use super::volumes::{self, VolumeCommand};
@@ -47,6 +48,9 @@ enum Command {
     /// Make and renew the certificates that nodes trust one another by
     #[command(subcommand)]
     Pki(PkiCommand),
+    /// Make and take back the tokens that HTTP clients show
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Start every node of a topology on this machine
     Up(UpArgs),
     /// Stop nodes in order
@@ -67,6 +71,7 @@ async fn run(command: Command) -> Result<(), Failed> {
         Command::Volume(command) => volumes::run(command, &around).await,
         Command::Topology(command) => topology::run(command),
         Command::Pki(command) => pki::run(command),
+        Command::Token(command) => token::run(command),
         Command::Up(args) => up::run(args).await,
         Command::Down(args) => commands::down(args, &around).await,
         Command::Demo(args) => match demo::run(args).await {

@@ -57,16 +57,13 @@ pub(super) enum VolumeCommand {
         #[command(flatten)]
         target: Target,
     },
-    /// Change the size of a volume
+    /// Make a volume larger; what is new reads as zeroes, on every node
     Resize {
         /// The volume
         volume: String,
         /// Its new size, such as 20GiB
         #[arg(value_parser = size)]
         size: u64,
-        /// Making it smaller is meant; what lies beyond the new end is lost on every node
-        #[arg(long)]
-        shrink: bool,
         /// Print the answer as JSON
         #[arg(long)]
         json: bool,
@@ -130,9 +127,12 @@ pub(super) async fn run(command: VolumeCommand, around: &Surroundings) -> Result
             import(label, &file, format, &spec, around).await
         }
         VolumeCommand::List { json, target } => list(json, &target, around).await,
-        VolumeCommand::Resize { volume, size, shrink, json, target } => {
-            let sentence = format!("{volume}: its size is {}", format_size(size));
-            let body = requests::Resize { volume: volume.clone(), size, shrink };
+        VolumeCommand::Resize { volume, size, json, target } => {
+            let sentence = format!(
+                "{volume}: its size is {}; clients see it when they connect again",
+                format_size(size)
+            );
+            let body = requests::Resize { volume: volume.clone(), size };
             change(&target, &volume, around, paths::VOLUME_RESIZE, &body, json, &sentence).await
         }
         VolumeCommand::Rename { volume, label, json, target } => {

@@ -12,6 +12,8 @@ pub(crate) fn status_of(kind: ApiErrorKind) -> StatusCode {
     match kind {
         ApiErrorKind::NotFound => StatusCode::NOT_FOUND,
         ApiErrorKind::BadRequest => StatusCode::BAD_REQUEST,
+        ApiErrorKind::Unauthorized => StatusCode::UNAUTHORIZED,
+        ApiErrorKind::Forbidden => StatusCode::FORBIDDEN,
         ApiErrorKind::Conflict => StatusCode::CONFLICT,
         ApiErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         ApiErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,

@@ -1,4 +1,4 @@
-//! The changes: JSON in, JSON out, over the Unix socket only.
+//! The changes: JSON in, JSON out; each is put on record with who asked for it.
 //!
 //! A change that has begun runs to its end even if the client goes away: otherwise an operator's
 //! Ctrl-C would leave it half done.
@@ -6,6 +6,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
@@ -16,6 +17,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::answer::{Refused, json};
+use super::guard::Asked;
 use super::limits::{BODY_READ, MAX_BODY_BYTES};
 use super::requests::{
     Cut, Delete, Done, Hash, KeptState, Policy, Rename, Replicate, Resize, RouteAdd, RouteDelete,
@@ -68,14 +70,26 @@ fn done(result: Result<(), Refused>) -> Response {
 macro_rules! change {
     ($(#[$doc:meta])* $name:ident, $body:ty, $answer:ident, |$api:ident, $q:ident| $call:expr) => {
         $(#[$doc])*
-        pub(super) async fn $name(State(app): State<App>, request: Request<Body>) -> Response {
+        pub(super) async fn $name(
+            State(app): State<App>,
+            Extension(asked): Extension<Asked>,
+            request: Request<Body>,
+        ) -> Response {
             let $q: $body = match read(request).await {
                 Ok(body) => body,
                 Err(refused) => return refused.into_response(),
             };
-            tracing::info!(change = stringify!($name), request = ?$q, "asked on the control socket");
+            let request = format!("{:?}", $q);
+            tracing::info!(change = stringify!($name), request, who = asked.who.0, "asked");
             let $api: Arc<dyn NodeApi> = app.api;
-            $answer(to_the_end(async move { $call.await }).await)
+            let guard = app.guard;
+            let result = to_the_end(async move {
+                let result = $call.await;
+                let text = result.as_ref().map_or_else(|e| e.text.as_str(), |_| "done");
+                guard.record(&asked, stringify!($name), &request, text);
+                result
+            });
+            $answer(result.await)
         }
     };
 }
@@ -84,7 +98,7 @@ change!(cut, Cut, answer, |api, q| api.cut(&q.volume, q.keep));
 change!(keep, KeptState, done, |api, q| api.keep(&q.volume, q.set));
 change!(release, KeptState, done, |api, q| api.release(&q.volume, q.set));
 change!(volume_create, VolumeSpec, answer, |api, q| api.volume_create(q));
-change!(volume_resize, Resize, done, |api, q| api.volume_resize(&q.volume, q.size, q.shrink));
+change!(volume_resize, Resize, done, |api, q| api.volume_resize(&q.volume, q.size));
 change!(volume_rename, Rename, done, |api, q| api.volume_rename(&q.volume, &q.label));
 change!(volume_delete, Delete, done, |api, q| api.volume_delete(&q.volume));
 change!(replicate, Replicate, done, |api, q| api.replicate(&q.volume, q.on));
@@ -119,8 +133,12 @@ pub(super) async fn routes(
     answer(app.api.routes(group.as_deref()).await.map_err(Refused))
 }
 
-pub(super) async fn shutdown(State(app): State<App>) -> Response {
-    tracing::info!("shutdown asked on the control socket");
+pub(super) async fn shutdown(
+    State(app): State<App>,
+    Extension(asked): Extension<Asked>,
+) -> Response {
+    tracing::info!(who = asked.who.0, "shutdown asked");
+    app.guard.record(&asked, "shutdown", "", "done");
     app.api.shutdown();
     done(Ok(()))
 }

@@ -10,6 +10,7 @@ mod body;
 mod condition;
 mod conn;
 mod control;
+mod guard;
 pub mod limits;
 pub mod paths;
 mod range;
@@ -21,5 +22,6 @@ pub(crate) mod tests;
 mod volume;
 
 pub use conn::{End, serve_connection};
+pub use guard::Guard;
 pub use limits::Deadlines;
 pub use router::{Routers, routers};

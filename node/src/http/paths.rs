@@ -1,5 +1,7 @@
 //! Every path, once: the router, the list in a 404 and the commands all read it here.
 
+use crate::access::{Need, Scope};
+
 /// Prometheus text.
 pub const METRICS: &str = "/metrics";
 /// The process answers.
@@ -53,7 +55,7 @@ pub(crate) const READS: &[Entry] = &[
     (VOLUME, "GET", "bytes of a volume; Range, If-Match and ?state=SET are understood"),
 ];
 
-/// Served on the Unix socket only.
+/// Served to those who may change something.
 pub(crate) const CONTROL: &[Entry] = &[
     (ROUTES, "GET", "the routing table; ?group=GROUP"),
     (ROUTE_ADD, "POST", "add a next hop"),
@@ -72,11 +74,29 @@ pub(crate) const CONTROL: &[Entry] = &[
     (SHUTDOWN, "POST", "end the process in order"),
 ];
 
+/// What a path needs.
+pub(crate) fn need(path: &str) -> Need {
+    match path {
+        HEALTHZ | READYZ => Need::Health,
+        METRICS => Need::Metrics,
+        STATUS | VOLUME | ROUTES => Need::Scope(Scope::Read),
+        ROUTE_ADD | ROUTE_DELETE | CUT | KEEP | RELEASE | REPLICATE | SEED | POLICY | HASH => {
+            Need::Scope(Scope::Operate)
+        }
+        // What somebody adds and forgets to enter here is for administrators.
+        _ => Need::Scope(Scope::Admin),
+    }
+}
+
+/// Whether a request there may change something.
+pub(crate) fn is_change(path: &str) -> bool {
+    matches!(need(path), Need::Scope(Scope::Operate | Scope::Admin))
+}
+
 /// The list that a 404 ends with.
-pub(crate) fn listing(control: bool) -> String {
+pub(crate) fn listing() -> String {
     let mut out = String::new();
-    let more = if control { CONTROL } else { &[] };
-    for (path, method, what) in READS.iter().chain(more) {
+    for (path, method, what) in READS.iter().chain(CONTROL) {
         out.push_str(&format!("  {method:4} {path:24} {what}\n"));
     }
     out

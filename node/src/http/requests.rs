@@ -46,11 +46,8 @@ pub struct Hash {
 pub struct Resize {
     /// Which volume.
     pub volume: String,
-    /// New size in bytes.
+    /// New size in bytes, not smaller than the present one.
     pub size: u64,
-    /// Making it smaller is meant.
-    #[serde(default)]
-    pub shrink: bool,
 }
 
 /// Change a volume's label.

@@ -1,29 +1,36 @@
-//! Which path does what, for the world (*public*: read only) and for the Unix socket (*control*).
+//! Which path does what. The Unix socket and the shared port serve the same paths; what a caller may
+//! do there is decided before any of them is reached (`guard`).
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{Method, StatusCode, Uri};
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::answer::{Refused, echo, json, text, typed};
+use super::guard::{Guard, guarded};
 use super::limits::{MAX_VOLUME_READS, STATUS};
 use super::{control, paths, volume};
+use crate::access::Caller;
 use crate::api::{ApiError, ApiErrorKind, NodeApi, NodeStatus};
 use crate::metrics::{self, Metrics};
 
-/// The two services of a node. Cloning is cheap; they share the bound on volume reads.
+/// The services of a node. Cloning is cheap; they share the bound on volume reads.
 #[derive(Clone, Debug)]
 pub struct Routers {
-    /// For the shared port: nothing that changes anything.
-    pub public: Router,
-    /// For the Unix socket in the data folder: everything.
-    pub control: Router,
+    all: Router,
+}
+
+impl Routers {
+    /// The service for one connection.
+    pub fn caller(&self, caller: Caller) -> Router {
+        self.all.clone().layer(Extension(caller))
+    }
 }
 
 /// What a handler works with.
@@ -32,20 +39,15 @@ pub(super) struct App {
     pub(super) api: Arc<dyn NodeApi>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) reads: Arc<Semaphore>,
+    pub(super) guard: Arc<Guard>,
 }
 
 /// Builds the services of a node.
 #[must_use]
-pub fn routers(api: Arc<dyn NodeApi>, metrics: Arc<Metrics>) -> Routers {
-    let app = App { api, metrics, reads: Arc::new(Semaphore::new(MAX_VOLUME_READS)) };
-    let mut public = reads();
-    for (path, method, _) in paths::CONTROL {
-        public = match *method {
-            "GET" => public.route(path, get(not_here)),
-            _ => public.route(path, post(not_here)),
-        };
-    }
-    let control = reads()
+pub fn routers(api: Arc<dyn NodeApi>, metrics: Arc<Metrics>, guard: Guard) -> Routers {
+    let reads_at_a_time = Arc::new(Semaphore::new(MAX_VOLUME_READS));
+    let app = App { api, metrics, reads: reads_at_a_time, guard: Arc::new(guard) };
+    let all = reads()
         .route(paths::ROUTES, get(control::routes))
         .route(paths::ROUTE_ADD, post(control::route_add))
         .route(paths::ROUTE_DELETE, post(control::route_delete))
@@ -61,7 +63,7 @@ pub fn routers(api: Arc<dyn NodeApi>, metrics: Arc<Metrics>) -> Routers {
         .route(paths::VOLUME_DELETE, post(control::volume_delete))
         .route(paths::HASH, post(control::hash))
         .route(paths::SHUTDOWN, post(control::shutdown));
-    Routers { public: finished(public, app.clone(), false), control: finished(control, app, true) }
+    Routers { all: finished(all, app) }
 }
 
 fn reads() -> Router<App> {
@@ -73,10 +75,11 @@ fn reads() -> Router<App> {
         .route(paths::VOLUME, get(volume::read))
 }
 
-fn finished(router: Router<App>, app: App, control: bool) -> Router {
+fn finished(router: Router<App>, app: App) -> Router {
     router
-        .fallback(move |uri: Uri| async move { unknown(uri.path(), control) })
+        .fallback(|uri: Uri| async move { unknown(uri.path()) })
         .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn_with_state(app.clone(), guarded))
         .layer(from_fn(counted))
         .with_state(app)
 }
@@ -92,9 +95,8 @@ async fn counted(request: Request, next: Next) -> Response {
     response
 }
 
-fn unknown(path: &str, control: bool) -> Response {
-    let line =
-        format!("there is nothing at {}; there is:\n{}", echo(path), paths::listing(control));
+fn unknown(path: &str) -> Response {
+    let line = format!("there is nothing at {}; there is:\n{}", echo(path), paths::listing());
     if paths::is_api(path) {
         Refused(ApiError::new(ApiErrorKind::NotFound, line)).into_response()
     } else {
@@ -114,16 +116,6 @@ async fn wrong_method(method: Method, path: MatchedPath) -> Response {
     } else {
         text(StatusCode::METHOD_NOT_ALLOWED, line)
     }
-}
-
-/// A change asked for on the shared port.
-async fn not_here(path: MatchedPath) -> Response {
-    let line = format!(
-        "{} is served only on the Unix socket rcpd.sock in the node's data folder: use rcpctl or \
-         rcproute on that machine",
-        path.as_str()
-    );
-    Refused(ApiError::new(ApiErrorKind::Conflict, line)).into_response()
 }
 
 async fn describe(app: &App) -> Result<NodeStatus, ApiError> {

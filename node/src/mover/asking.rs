@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rcp::proto::frame::GoodbyeCode;
 use rcp::proto::ids::{Label, NodeName, SetNumber, VolumeId};
-use volmcast::volume::{CutPolicy, PlaybackPolicy, Role};
+use volmcast::volume::Role;
 
 use super::{AskId, Effect, Mover};
 use crate::api::{ApiError, ApiErrorKind, CutInfo, MemberResult, PolicyChange, RouteTable};
@@ -33,7 +33,7 @@ pub enum Ask {
         /// Which state.
         set: u64,
     },
-    /// Make sets (true) or only mark changes.
+    /// Make sets, or show them at a replica (true); or only mark changes, or save sets.
     Replicate {
         /// Label or UUID.
         volume: String,
@@ -53,6 +53,13 @@ pub enum Ask {
         volume: String,
         /// How.
         change: PolicyChange,
+    },
+    /// Change the size.
+    Resize {
+        /// Label or UUID.
+        volume: String,
+        /// Bytes it is to have.
+        size: u64,
     },
     /// Change the label.
     Rename {
@@ -123,14 +130,21 @@ impl Mover {
                 Ok(()) => return,
                 Err(e) => Err(e),
             },
+            Ask::Resize { volume, size } => match self.resize(ask, &volume, size) {
+                Ok(()) => return,
+                Err(e) => Err(e),
+            },
             Ask::Keep { volume, set } => self.keep(&volume, SetNumber(set)),
             Ask::Release { volume, set } => self.release(&volume, SetNumber(set)),
-            Ask::Replicate { volume, on } => self.primary_of(&volume).map(|id| {
-                self.with_volume(id, |v| v.set_cutting(on));
-                Reply::Done
-            }),
+            Ask::Replicate { volume, on } => match self.replicate(ask, &volume, on) {
+                Ok(()) => return,
+                Err(e) => Err(e),
+            },
             Ask::Seed { volume, child } => self.seed_child(&volume, &child),
-            Ask::Policy { volume, change } => self.policy(&volume, &change),
+            Ask::Policy { volume, change } => match self.policy(ask, &volume, &change) {
+                Ok(()) => return,
+                Err(e) => Err(e),
+            },
             Ask::Rename { volume, label } => self.rename(&volume, &label),
             Ask::Delete { volume } => self.delete(&volume),
         };
@@ -138,7 +152,11 @@ impl Mover {
         self.effect(Effect::Reply { ask, reply });
     }
 
-    fn with_volume(&mut self, id: VolumeId, f: impl FnOnce(&mut volmcast::volume::Volume)) {
+    pub(super) fn with_volume(
+        &mut self,
+        id: VolumeId,
+        f: impl FnOnce(&mut volmcast::volume::Volume),
+    ) {
         if let Some(h) = self.held(id) {
             f(&mut h.volume);
         }
@@ -160,7 +178,7 @@ impl Mover {
         })
     }
 
-    fn primary_of(&self, name: &str) -> Result<VolumeId, ApiError> {
+    pub(super) fn primary_of(&self, name: &str) -> Result<VolumeId, ApiError> {
         let id = self.volume_named(name)?;
         let h = self.volumes.get(&id);
         if h.is_some_and(|h| matches!(h.volume.config().role, Role::Primary { .. })) {
@@ -241,38 +259,9 @@ impl Mover {
         }
         if let Some(h) = self.volumes.get_mut(&id) {
             h.volume.consumer_forget(&child);
+            h.relaying.forget(&child);
         }
         self.force_seed(id, &child);
-        Ok(Reply::Done)
-    }
-
-    fn policy(&mut self, name: &str, change: &PolicyChange) -> Result<Reply, ApiError> {
-        let id = self.volume_named(name)?;
-        if change.persistent == Some(false) {
-            let text = format!(
-                "volume {name}: replication always persists over a restart; that it does not is not \
-                 available yet"
-            );
-            return Err(ApiError::new(ApiErrorKind::Conflict, text));
-        }
-        let timeout = change.timeout_ms.map(Duration::from_millis);
-        self.with_volume(id, |v| match v.config().role {
-            Role::Primary { .. } => {
-                let old = v.cut_policy();
-                v.set_cut_policy(CutPolicy {
-                    hwm: change.hwm.unwrap_or(old.hwm),
-                    timeout: timeout.unwrap_or(old.timeout),
-                });
-            }
-            Role::Replica { .. } => {
-                let old = v.playback_policy_now();
-                v.set_playback_policy(PlaybackPolicy {
-                    hwm: change.hwm.unwrap_or(old.hwm),
-                    timeout: timeout.unwrap_or(old.timeout),
-                });
-            }
-            Role::Relay => {}
-        });
         Ok(Reply::Done)
     }
 

@@ -420,6 +420,7 @@ impl Mover {
                         .is_none_or(|l| l.conn == Some(id))
                     {
                         h.volume.consumer_leave(child);
+                        h.relaying.forget(child);
                     }
                 }
             }

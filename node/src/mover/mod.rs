@@ -9,17 +9,23 @@
 //! | `links` | connections: dialling, handshakes, who may feed whom |
 //! | `sending` | streams to children: offers, attachments, chunks, seeds |
 //! | `receiving` | streams from the parent: attachments, intake, acknowledgements |
+//! | `relaying` | seeds that pass through a node without content |
 //! | `routing` | live changes of the routing table |
 //! | `controls` | commands down the tree and their results |
 //! | `asking` | what operators and programs ask for |
+//! | `growing` | a volume becomes larger |
+//! | `settings` | replication on and off, triggers, persistency |
 //! | `status` | what they are told |
 
 mod asking;
 mod controls;
+mod growing;
 mod links;
 mod receiving;
+mod relaying;
 mod routing;
 mod sending;
+mod settings;
 mod status;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -128,6 +134,14 @@ pub enum Effect {
         /// Which volume.
         volume: VolumeId,
     },
+    /// Bring a primary's files to a larger size: the base, then the activity log, both durable. The
+    /// result goes to [`Mover::growth_prepared`].
+    PrepareGrowth {
+        /// Which volume.
+        volume: VolumeId,
+        /// Blocks it is to have.
+        blocks: BlockCount,
+    },
     /// A volume's label, size or visibility changed: exports must be looked at again.
     Exports {
         /// Which volume.
@@ -208,8 +222,16 @@ struct Held {
     /// Newest set known to exist, and the moment up to which it is known to be the newest.
     newest: rcp::proto::ids::SetNumber,
     as_of: Wall,
+    /// Size as the parent told it last.
+    offered: BlockCount,
+    /// Waiting for the volume to have a size.
+    growing: Vec<(AskId, BlockCount)>,
+    /// Waiting for what was set to be durable.
+    setting: Vec<AskId>,
     /// Waiting for a demanded cut.
     cut_asks: Vec<AskId>,
+    /// Seeds that pass through.
+    relaying: relaying::Relaying,
     /// Why children were detached, for status.
     detached: BTreeMap<NodeName, String>,
     fill: status::Fill,
@@ -299,7 +321,7 @@ impl Mover {
         volume.resume();
         let id = volume.config().volume;
         self.creating.remove(&id);
-        let newest = volume.durable().visible;
+        let (newest, offered) = (volume.durable().visible, volume.blocks());
         self.volumes.insert(
             id,
             Held {
@@ -309,7 +331,11 @@ impl Mover {
                 inbound: None,
                 newest,
                 as_of: Wall(0),
+                offered,
+                growing: Vec::new(),
+                setting: Vec::new(),
                 cut_asks: Vec::new(),
+                relaying: relaying::Relaying::default(),
                 detached: BTreeMap::new(),
                 fill: status::Fill::default(),
                 below: Aggregate::with_defaults(self.cfg.node.clone()),
@@ -318,6 +344,11 @@ impl Mover {
         self.effect(Effect::Exports { volume: id });
         self.offer_to_children(id);
         self.attach_pending(id);
+        // What was under way goes on without anybody's asking: a merge, a full save volume.
+        let (now, wall) = (self.now, self.wall);
+        if let Some(h) = self.volumes.get_mut(&id) {
+            h.volume.timer(now, wall);
+        }
         self.settle(id);
     }
 
@@ -492,6 +523,8 @@ impl Mover {
                 self.tick_controls();
             }
             E::History => self.offer_to_children(id),
+            E::Resized { blocks } => self.resized(id, blocks),
+            E::Settings => self.settings_stored(id),
             E::Sendable => self.pump_children(id),
             E::SeedChunk { child, next_block, view, chunk } => {
                 self.seed_chunk(id, &child, next_block, view, &chunk);
@@ -511,6 +544,8 @@ impl Mover {
                 let label = self.label_of(id);
                 self.note(Level::Error, format!("volume {label} has stopped: {text}"));
                 self.effect(Effect::Exports { volume: id });
+                self.growth_failed(id, &text);
+                self.settings_failed(id, &text);
             }
         }
     }

@@ -31,8 +31,10 @@ pub(super) struct Inbound {
     pub(super) reason: Option<String>,
     /// Credit told to the sender.
     told: u64,
-    seed_told: u64,
+    pub(super) seed_told: u64,
     wants_seed: bool,
+    /// Attachments that the parent has not answered: what it says counts for the last one only.
+    unanswered: u32,
     /// When it was detached last.
     detached: Option<Mono>,
 }
@@ -79,6 +81,7 @@ impl Mover {
                         h.volume.receive_seed_end(need);
                     }
                     self.settle(id);
+                    self.relay_end(id, need);
                 }
             }
             Frame::Heartbeat { stream, state, as_of, .. } => {
@@ -103,6 +106,9 @@ impl Mover {
 
     /// A volume is offered by the parent.
     fn offered(&mut self, conn: ConnId, offer: Offer) {
+        if self.offered_again(conn, &offer) {
+            return;
+        }
         let Some(c) = self.conns.get_mut(&conn) else { return };
         c.streams_in.insert(offer.stream, offer.volume);
         let group = c.group.clone();
@@ -178,6 +184,8 @@ impl Mover {
             return;
         }
         h.newest = h.newest.max(offer.newest);
+        h.offered = BlockCount(offer.volume_blocks);
+        h.volume.relay_resized(h.offered);
         let known = !h.volume.durable().history.is_empty();
         h.volume.adopt_history(offer.history.clone());
         h.inbound = Some(Inbound {
@@ -188,6 +196,7 @@ impl Mover {
             told: 0,
             seed_told: 0,
             wants_seed: false,
+            unanswered: 0,
             detached: None,
         });
         if !known {
@@ -198,7 +207,7 @@ impl Mover {
     }
 
     /// Tells the parent where we are.
-    fn attach(&mut self, id: VolumeId) {
+    pub(super) fn attach(&mut self, id: VolumeId) {
         let Some(h) = self.volumes.get_mut(&id) else { return };
         let Some(inbound) = &mut h.inbound else { return };
         h.volume.intake_attached();
@@ -208,6 +217,10 @@ impl Mover {
         inbound.told = credit;
         inbound.seed_told = 0;
         inbound.stage = InStage::Attaching;
+        inbound.unanswered += 1;
+        // A relay's own position, and extents for a child.
+        let passing = h.relaying.wanted().filter(|_| !inbound.wants_seed);
+        let seed_at = seed.or(passing);
         let attach = Attach {
             stream: inbound.stream,
             state,
@@ -220,8 +233,8 @@ impl Mover {
             }),
             credit,
             wants_seed: inbound.wants_seed || seed.is_some(),
-            seed_from_block: seed.map_or(0, |(b, _)| b),
-            folded: seed.map_or(SetNumber::ZERO, |(_, f)| f),
+            seed_from_block: seed_at.map_or(0, |(b, _)| b),
+            folded: seed_at.map_or(SetNumber::ZERO, |(_, f)| f),
         };
         let conn = inbound.conn;
         self.send(conn, Frame::Attach(attach));
@@ -237,6 +250,10 @@ impl Mover {
         let label = self.label_of(id);
         let Some(h) = self.volumes.get_mut(&id) else { return };
         let Some(inbound) = h.inbound.as_mut().filter(|i| i.conn == conn) else { return };
+        inbound.unanswered = inbound.unanswered.saturating_sub(1);
+        if inbound.unanswered > 0 {
+            return;
+        }
         inbound.reason = (!s.reason.is_empty()).then(|| s.reason.clone());
         inbound.wants_seed = false;
         inbound.stage = InStage::Running;
@@ -247,8 +264,20 @@ impl Mover {
                 }
             }
             StartMode::Wait => inbound.stage = InStage::Waiting,
+            // A stopped replica keeps what it shows.
+            StartMode::Seed if !h.volume.is_replicating() && h.volume.seed_position().is_none() => {
+                inbound.stage = InStage::Stopped;
+                let text = format!(
+                    "a seed is needed ({}) and would replace what is shown, but replication is \
+                     stopped here: `rcpctl replicate start`",
+                    s.reason
+                );
+                inbound.reason = Some(text.clone());
+                let (stream, code) = (s.stream, stream_error::STOPPED);
+                self.send(conn, Frame::StreamError { stream, code, text });
+            }
             StartMode::Seed => {
-                h.volume.seed_begin(s.from);
+                h.volume.seed_begin(s.from, h.offered);
                 let text = format!("volume {label}: a seed begins at set {}: {}", s.from, s.reason);
                 self.note(Level::Warn, text);
                 self.effect(Effect::Exports { volume: id });
@@ -256,6 +285,7 @@ impl Mover {
         }
         self.settle(id);
         self.room_event(id);
+        self.relay_grant(id);
     }
 
     /// The volume of a stream that is running on this connection.
@@ -276,7 +306,7 @@ impl Mover {
             i.stage = InStage::Running;
         }
         let group = h.group.clone();
-        let mut bytes = 0u64;
+        let (mut bytes, mut extent) = (0u64, None);
         let taken = match (&frame.frame, &frame.content) {
             (Frame::Chunk { .. }, Verified::Chunk(c)) => {
                 bytes = c.bytes().len() as u64;
@@ -287,9 +317,10 @@ impl Mover {
                 bytes = body.len() as u64;
                 h.volume.receive_set_end(header)
             }
-            (Frame::SeedData { next_block, .. }, Verified::Chunk(c)) => {
+            (Frame::SeedData { next_block, view, .. }, Verified::Chunk(c)) => {
                 bytes = c.bytes().len() as u64;
                 h.volume.receive_seed(*next_block, c);
+                extent = Some((*next_block, *view, c.clone()));
                 Ok(())
             }
             _ => Ok(()),
@@ -298,6 +329,9 @@ impl Mover {
             f.bytes += bytes;
         }
         self.settle(id);
+        if let Some((next_block, view, chunk)) = extent {
+            self.relay_extent(id, next_block, view, &chunk);
+        }
         if let Err(e) = taken {
             self.reattach(id, &e.to_string());
         }
@@ -315,6 +349,16 @@ impl Mover {
         i.stage = InStage::Retry(at);
         let label = h.label.clone();
         self.note(Level::Warn, format!("volume {label}: the stream starts again: {why}"));
+    }
+
+    /// Replication goes on after an operator stopped it: so does a stream that stopped for it.
+    pub(super) fn attach_after_stop(&mut self, id: VolumeId) {
+        let now = self.now;
+        let Some(i) = self.volumes.get_mut(&id).and_then(|h| h.inbound.as_mut()) else { return };
+        if i.stage == InStage::Stopped {
+            i.stage = InStage::Retry(now);
+            self.retry_attach(id);
+        }
     }
 
     /// Attaches again when the time has come.
@@ -348,6 +392,12 @@ impl Mover {
         let Some(id) = c.streams_in.get(&stream).copied() else { return };
         let Some(h) = self.volumes.get_mut(&id) else { return };
         let Some(i) = h.inbound.as_mut().filter(|i| i.conn == conn) else { return };
+        if [stream_error::DIVERGED, stream_error::STOPPED].contains(&code) {
+            i.unanswered = i.unanswered.saturating_sub(1);
+            if i.unanswered > 0 {
+                return;
+            }
+        }
         let again = i.reason.as_deref() == Some(text.as_str());
         i.reason = Some(text.clone());
         i.stage = match code {
@@ -362,6 +412,10 @@ impl Mover {
             _ => InStage::Retry(now.after(RETRY)),
         };
         let label = h.label.clone();
+        let refused = code == stream_error::STOPPED;
+        if refused {
+            self.relay_refused(id, &text);
+        }
         if !again {
             self.note(
                 Level::Warn,

@@ -147,6 +147,7 @@ impl Mover {
         for id in ids {
             if let Some(h) = self.volumes.get_mut(&id) {
                 h.volume.consumer_forget(hop);
+                h.relaying.forget(hop);
                 h.below.forget(hop);
                 h.detached.remove(hop);
             }

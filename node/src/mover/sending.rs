@@ -103,7 +103,6 @@ impl Mover {
         if m.history.is_empty() {
             return;
         }
-        let (oldest, newest) = h.volume.log_range();
         let Some(c) = self.conns.get_mut(&conn) else { return };
         if c.streams_out.values().any(|o| o.volume == id) {
             return;
@@ -124,6 +123,25 @@ impl Mover {
                 force_seed: false,
             },
         );
+        self.send_offer(conn, stream, id);
+    }
+
+    /// Repeats the offer to all children that have it, because something of it has changed.
+    pub(super) fn offer_again(&mut self, id: VolumeId) {
+        for conn in self.child_conns(id) {
+            let Some(c) = self.conns.get(&conn) else { continue };
+            let streams: Vec<_> =
+                c.streams_out.iter().filter(|(_, o)| o.volume == id).map(|(s, _)| *s).collect();
+            for stream in streams {
+                self.send_offer(conn, stream, id);
+            }
+        }
+    }
+
+    fn send_offer(&mut self, conn: ConnId, stream: StreamId, id: VolumeId) {
+        let Some(h) = self.volumes.get(&id) else { return };
+        let m = h.volume.durable();
+        let (oldest, newest) = h.volume.log_range();
         let offer = Offer {
             stream,
             volume: id,
@@ -142,11 +160,14 @@ impl Mover {
         let Some(c) = self.conns.get_mut(&conn) else { return };
         let (feeder, peer) = (c.feeder, c.peer.clone());
         let (Some(out), Some(child)) = (c.streams_out.get_mut(&a.stream), peer) else { return };
-        let Some(h) = self.volumes.get_mut(&out.volume) else { return };
+        let id = out.volume;
+        self.look_for_relaying(id, &child);
+        let Some(c) = self.conns.get_mut(&conn) else { return };
+        let Some(out) = c.streams_out.get_mut(&a.stream) else { return };
+        let Some(h) = self.volumes.get_mut(&id) else { return };
         out.window = SendWindow::new(a.credit);
         out.seq = 0;
         out.saved = a.state;
-        let id = out.volume;
         let label = h.label.clone();
         if let Some(g) = a.generation
             && !h.volume.durable().history.iter().any(|b| b.generation == g)
@@ -163,7 +184,10 @@ impl Mover {
             return;
         }
         let next = a.next.as_ref().map_or(ChunkNumber(0), |n| n.next_chunk);
-        let seeding = (a.wants_seed && a.seed_from_block > 0).then_some(a.seed_from_block);
+        // A relay asks for extents for a child, beside its own stream.
+        let passing = !a.wants_seed && a.folded > SetNumber::ZERO;
+        let seeding =
+            (passing || a.wants_seed && a.seed_from_block > 0).then_some(a.seed_from_block);
         let state = if seeding.is_some() { a.folded.max(a.state) } else { a.state };
         let forced = std::mem::take(&mut out.force_seed);
         let answer = if forced {
@@ -172,6 +196,11 @@ impl Mover {
             h.volume.consumer_seed(&child, a.state, "the child asked for a seed".to_owned())
         } else {
             h.volume.consumer_attach(&child, a.state, next, seeding.map(|b| (b, state)))
+        };
+        let relayed = match &answer {
+            Attached::Seed { from, .. } => Some((0, *from)),
+            Attached::Resume | Attached::Wait => seeding.map(|b| (b, state)),
+            Attached::NotNow { .. } => None,
         };
         let (mode, from, reason) = match answer {
             Attached::Resume if seeding.is_some() => {
@@ -216,6 +245,9 @@ impl Mover {
         }
         self.send(conn, Frame::Start(Start { stream: a.stream, mode, from, feeder, reason }));
         self.settle(id);
+        if let Some((block, folded)) = relayed {
+            self.relay_seed(id, &child, block, folded);
+        }
         self.pump_conn(conn);
     }
 
@@ -259,14 +291,19 @@ impl Mover {
             h.volume.seed_out_credit(&child, total);
         }
         self.settle(id);
+        self.relay_credit(id, &child, total);
     }
 
     /// A child cannot take a stream; it asks again by itself.
     pub(super) fn child_stream_error(&mut self, conn: ConnId, stream: StreamId, text: String) {
         let Some(c) = self.conns.get_mut(&conn) else { return };
+        let Some(child) = c.peer.clone() else { return };
         if let Some(out) = c.streams_out.get_mut(&stream) {
             out.stage = Stage::Stopped;
             out.reason = Some(text);
+            if let Some(h) = self.volumes.get_mut(&out.volume) {
+                h.relaying.forget(&child);
+            }
         }
     }
 
@@ -367,7 +404,11 @@ impl Mover {
         self.send(conn, Frame::SeedEnd { stream, feeder, need });
     }
 
-    fn stream_to(&self, id: VolumeId, child: &NodeName) -> Option<(ConnId, StreamId, u32)> {
+    pub(super) fn stream_to(
+        &self,
+        id: VolumeId,
+        child: &NodeName,
+    ) -> Option<(ConnId, StreamId, u32)> {
         let h = self.volumes.get(&id)?;
         let conn = self.groups.get(&h.group)?.links.get(child)?.conn?;
         let c = self.conns.get(&conn)?;
@@ -381,6 +422,7 @@ impl Mover {
         self.note(Level::Warn, format!("volume {label}: {child} {reason}"));
         if let Some(h) = self.volumes.get_mut(&id) {
             h.detached.insert(child.clone(), reason.clone());
+            h.relaying.forget(child);
         }
         if let Some((conn, stream, _)) = self.stream_to(id, child) {
             if let Some(out) =

@@ -228,6 +228,8 @@ impl Mover {
             role: s.role.to_owned(),
             state: s.state,
             reason,
+            replicating: h.volume.is_replicating(),
+            persistent: !m.settings.transient,
             size: m.block_size.offset(volmcast::units::BlockIndex(m.blocks.0)),
             block_size: m.block_size.bytes(),
             generation: m.generation().map(|g| g.to_string()).unwrap_or_default(),
@@ -260,10 +262,10 @@ impl Mover {
                     created_us: r.cut_time.0,
                     made_in: r.made_in.map(|d| d.as_secs_f64()),
                     blocks: r.blocks,
-                    played_us: r.played.map(|(t, _)| t.0),
-                    group: r.played.map(|(_, n)| n),
-                    played_in: None,
-                    played_blocks: None,
+                    played_us: r.played.map(|p| p.at.0),
+                    group: r.played.map(|p| p.sets),
+                    played_in: r.played.and_then(|p| p.took).map(|t| t.as_secs_f64()),
+                    played_blocks: r.played.map(|p| p.blocks),
                 })
                 .collect(),
         }
@@ -323,8 +325,11 @@ impl Mover {
                     reason = Some(why.clone());
                 }
                 #[allow(clippy::cast_precision_loss)]
-                let seed_percent =
-                    h.volume.seed_out_progress(n).map(|b| b as f64 * 100.0 / blocks as f64);
+                let seed_percent = h
+                    .volume
+                    .seed_out_progress(n)
+                    .or_else(|| h.relaying.progress(n))
+                    .map(|b| b as f64 * 100.0 / blocks as f64);
                 ChildProgress {
                     node: n.to_string(),
                     state,

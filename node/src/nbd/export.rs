@@ -208,6 +208,15 @@ pub trait Export: Send + Sync {
     /// Reads if that needs no waiting. `buf` may be scribbled on when this fails.
     fn try_read(&self, offset: u64, buf: &mut [u8]) -> Result<(), ReadError>;
 
+    /// What one long request reads from beginning to end, piece by piece, where that is not this
+    /// value itself: an export that follows what changes gives one state of it.
+    ///
+    /// # Errors
+    /// It cannot be read now.
+    fn for_one_request(&self) -> Result<Option<Arc<dyn Export>>, Errno> {
+        Ok(None)
+    }
+
     /// Reads; may block.
     fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), Errno>;
 

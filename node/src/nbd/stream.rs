@@ -4,7 +4,7 @@
 
 use super::budget::Chunk;
 use super::conn::{Conn, End};
-use super::export::Extent;
+use super::export::{Errno, Export, Extent};
 use super::limits::{HOLE_MIN, PIECE};
 use super::metrics::add;
 use super::outbox::Hold;
@@ -75,19 +75,27 @@ impl Conn<'_> {
         Ok(())
     }
 
+    /// What a request that is answered in pieces reads: one state, however many pieces.
+    fn one_state(&self) -> Result<Arc<dyn Export>, Errno> {
+        Ok(self.export.for_one_request()?.unwrap_or_else(|| Arc::clone(&self.export)))
+    }
+
     /// A read that is answered in pieces.
     pub(super) fn stream_read(&mut self, r: &Request, df: bool) -> Result<(), End> {
         if self.negotiated.structured && !df {
             let all = Extent { len: u64::from(r.len), hole: false, zero: false };
             return self.stream_sparse(r, &[all]);
         }
+        let export = match self.one_state() {
+            Ok(export) => export,
+            Err(e) => return self.put_error(r.cookie, e),
+        };
         // one header, then nothing but its bytes: the first piece is read before success is claimed
         let negotiated = self.negotiated;
         let structured = negotiated.structured;
         self.flush_tx()?;
         let mut piece = self.piece();
         let outbox = Arc::clone(&self.outbox);
-        let export = Arc::clone(&self.export);
         let mut hold = None;
         let (mut offset, mut left) = (r.offset, r.len as usize);
         let mut failed = None;
@@ -127,6 +135,10 @@ impl Conn<'_> {
 
     /// A structured reply in chunks: data in pieces, zero areas as holes.
     pub(super) fn stream_sparse(&mut self, r: &Request, extents: &[Extent]) -> Result<(), End> {
+        let export = match self.one_state() {
+            Ok(export) => export,
+            Err(e) => return self.put_error(r.cookie, e),
+        };
         let mut piece = None;
         let end = r.offset + u64::from(r.len);
         let mut offset = r.offset;
@@ -148,7 +160,7 @@ impl Conn<'_> {
                     add(&self.shared.metrics.hole_chunks, 1);
                     n
                 } else {
-                    match self.data_chunk(r, offset, left, &mut piece)? {
+                    match self.data_chunk(r, &*export, offset, left, &mut piece)? {
                         Some(n) => n,
                         None => return Ok(()),
                     }
@@ -165,6 +177,7 @@ impl Conn<'_> {
     fn data_chunk(
         &mut self,
         r: &Request,
+        export: &dyn Export,
         offset: u64,
         left: u64,
         piece: &mut Option<Chunk>,
@@ -173,7 +186,7 @@ impl Conn<'_> {
         if piece.is_none() {
             *piece = self.piece();
         }
-        let (outbox, export) = (Arc::clone(&self.outbox), Arc::clone(&self.export));
+        let outbox = Arc::clone(&self.outbox);
         let buf = self.buffer(piece);
         let room = buf.len() - DATA_CHUNK_LEN;
         let n = usize::try_from(left).map_or(room, |left| left.min(room));

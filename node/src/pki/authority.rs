@@ -395,7 +395,7 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 
 /// Replaces a file whole and durably; a secret one is never readable for others, not even for a
 /// moment.
-pub(super) fn write(path: &Path, bytes: &[u8], secret: bool) -> Result<(), PkiError> {
+pub(crate) fn write(path: &Path, bytes: &[u8], secret: bool) -> Result<(), PkiError> {
     let failed = |e| PkiError::io(path, e);
     let mut new = path.as_os_str().to_owned();
     new.push(".new");

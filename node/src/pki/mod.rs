@@ -18,6 +18,7 @@
 mod authority;
 mod index;
 
+pub(crate) use authority::write;
 pub use authority::{Authority, PkiError, Validity};
 pub use index::{Issued, Standing};
 

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use volmcast::capture::Notice;
 use volmcast::io::{Outcome, Tag};
 use volmcast::storage::Identity;
-use volmcast::units::BlockIndex;
+use volmcast::units::{BlockCount, BlockIndex};
 use volmcast::volume::WorkDone;
 
 use super::conns::{self, Incoming, Outgoing};
@@ -64,6 +64,11 @@ pub(super) enum Input {
     },
     Forgotten {
         volume: VolumeId,
+    },
+    Grown {
+        volume: VolumeId,
+        blocks: BlockCount,
+        prepared: Result<(), String>,
     },
     Opened {
         volume: VolumeId,
@@ -191,6 +196,9 @@ impl Core {
                 self.mover.control_done(now, id, ok, bytes::Bytes::from(text));
             }
             Input::Forgotten { volume } => self.mover.forgotten(now, wall, volume),
+            Input::Grown { volume, blocks, prepared } => {
+                self.mover.growth_prepared(now, wall, volume, blocks, prepared);
+            }
             Input::Opened { volume, opened, reply } => self.opened(volume, opened, reply),
             Input::Ask { question, reply } => {
                 self.next_ask += 1;
@@ -337,6 +345,16 @@ impl Core {
                     });
                 }
             }
+            Effect::PrepareGrowth { volume, blocks } => {
+                let Some(p) = self.volumes.get(&volume).and_then(|v| v.primary.clone()) else {
+                    return;
+                };
+                let core = self.sender.clone();
+                tokio::task::spawn_blocking(move || {
+                    let prepared = p.prepare_growth(blocks);
+                    let _ = core.blocking_send(Input::Grown { volume, blocks, prepared });
+                });
+            }
             Effect::Exports { volume } => self.export(volume),
             Effect::RemoveVolume { volume } => self.remove(volume),
             Effect::Hash { id, label, state, len } => {
@@ -397,6 +415,9 @@ impl Core {
             }
         }
         let m = v.durable();
+        if let Some(p) = &shared.primary {
+            p.set_blocks(m.blocks);
+        }
         let entry = Entry {
             id,
             generation: m.generation(),

@@ -64,7 +64,9 @@ impl Disk {
 
     fn lane(&self, io: &Io) -> Option<&Mutex<Lane>> {
         match io.op {
-            Op::Write { .. } | Op::Scatter { .. } | Op::Zero { .. } => self.lane_of(io.file),
+            Op::Write { .. } | Op::Scatter { .. } | Op::Zero { .. } | Op::Extend { .. } => {
+                self.lane_of(io.file)
+            }
             _ => None,
         }
     }

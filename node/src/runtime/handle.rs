@@ -187,13 +187,8 @@ impl NodeApi for NodeHandle {
         })
     }
 
-    fn volume_resize<'a>(&'a self, volume: &'a str, size: u64, _shrink: bool) -> Answer<'a, ()> {
-        Box::pin(async move {
-            Err(ApiError::new(
-                ApiErrorKind::Conflict,
-                format!("volume {volume} cannot be resized to {size} bytes: not available yet"),
-            ))
-        })
+    fn volume_resize<'a>(&'a self, volume: &'a str, size: u64) -> Answer<'a, ()> {
+        Box::pin(self.done(Ask::Resize { volume: volume.to_owned(), size }))
     }
 
     fn volume_rename<'a>(&'a self, volume: &'a str, label: &'a str) -> Answer<'a, ()> {

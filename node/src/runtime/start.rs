@@ -24,6 +24,7 @@ use volmcast::volume::{CutPolicy, PlaybackPolicy};
 
 use super::core::{Core, Input, ReplicaPlan};
 use super::handle::NodeHandle;
+use crate::access::{self, Caller};
 use crate::api::NodeApi;
 use crate::http::{self, Deadlines};
 use crate::metrics::Metrics;
@@ -167,6 +168,7 @@ fn replica_plan(
     ReplicaPlan {
         open: OpenPlan {
             node: node.clone(),
+            persistent: g.policy.persistent,
             cut: CutPolicy { hwm: g.policy.hwm, timeout: g.policy.timeout },
             playback: PlaybackPolicy { hwm: playback.hwm, timeout: playback.timeout },
             compression: Compression::WherePays,
@@ -261,9 +263,14 @@ pub async fn start(
         crate::metrics::counters("rcp_nbd", "NBD server", counters.each().collect::<Vec<_>>());
     });
     task(upkeep(metrics.clone(), stop.clone()));
-    let routers = http::routers(api, metrics);
-    task(accept(listener, sender.clone(), routers.public, stop.clone()));
-    task(accept_control(control, routers.control, stop.clone()));
+    let guard = http::Guard {
+        policy: access::Policy::default(),
+        tokens: None,
+        audit: access::Audit::new(&folder),
+    };
+    let routers = http::routers(api, metrics, guard);
+    task(accept(listener, sender.clone(), routers.clone(), stop.clone()));
+    task(accept_control(control, routers, stop.clone()));
     let core = tokio::spawn(core.run());
     Ok(Running { handle, stop, listen, nbd: uris, server, core, sender, folder, _lock: lock })
 }
@@ -369,15 +376,13 @@ fn open_volumes(
         match open::open(&path, &plan.open, clock::mono(), clock::wall()) {
             Ok(o) => core.enter(o),
             // Other volumes go on.
-            Err(e) => core.mover.add_closed(
-                identity.volume,
-                ClosedVolume {
-                    label: identity.label,
-                    group: identity.group,
-                    role: identity.role,
-                    why: e.to_string(),
-                },
-            ),
+            Err(e) => {
+                let why = e.to_string();
+                core.names.set_closed(identity.volume, identity.label.as_str(), &why);
+                let (label, group, role) = (identity.label, identity.group, identity.role);
+                let closed = ClosedVolume { label, group, role, why };
+                core.mover.add_closed(identity.volume, closed);
+            }
         }
     }
     for g in groups.iter().filter(|g| g.primary == *node) {
@@ -426,7 +431,7 @@ fn bind_control(folder: &Path) -> Result<UnixListener, StartError> {
 async fn accept(
     listener: TcpListener,
     core: mpsc::Sender<Input>,
-    router: axum::Router,
+    routers: http::Routers,
     stop: CancellationToken,
 ) {
     let room = Arc::new(Semaphore::new(limits::MAX_CONNECTIONS));
@@ -446,9 +451,9 @@ async fn accept(
             tracing::warn!(%peer, "refused: {} connections are open", limits::MAX_CONNECTIONS);
             continue;
         };
-        let (core, router, stop) = (core.clone(), router.clone(), stop.clone());
+        let (core, routers, stop) = (core.clone(), routers.clone(), stop.clone());
         task(async move {
-            classify(io, peer.to_string(), core, router, stop).await;
+            classify(io, peer.to_string(), core, routers, stop).await;
             drop(share);
         });
     }
@@ -458,7 +463,7 @@ async fn classify(
     io: TcpStream,
     peer: String,
     core: mpsc::Sender<Input>,
-    router: axum::Router,
+    routers: http::Routers,
     stop: CancellationToken,
 ) {
     let began = clock::mono();
@@ -473,6 +478,7 @@ async fn classify(
             let mut deadlines = Deadlines::default();
             let left = deadlines.header_read.saturating_sub(clock::mono().since(began));
             deadlines.header_read = left.max(limits::MIN_HEADER_READ);
+            let router = routers.caller(Caller::plain(peer));
             http::serve_connection(io, router, deadlines, stop).await;
         }
         Accepted::Tls { .. } => {
@@ -482,7 +488,7 @@ async fn classify(
     }
 }
 
-async fn accept_control(listener: UnixListener, router: axum::Router, stop: CancellationToken) {
+async fn accept_control(listener: UnixListener, routers: http::Routers, stop: CancellationToken) {
     loop {
         let io = tokio::select! {
             a = listener.accept() => match a {
@@ -494,7 +500,8 @@ async fn accept_control(listener: UnixListener, router: axum::Router, stop: Canc
             },
             () = stop.cancelled() => return,
         };
-        let (router, stop) = (router.clone(), stop.clone());
+        let uid = io.peer_cred().ok().map(|c| c.uid());
+        let (router, stop) = (routers.caller(Caller::socket(uid)), stop.clone());
         task(async move {
             http::serve_connection(io, router, Deadlines::default(), stop).await;
         });
@@ -510,7 +517,11 @@ impl Running {
         let nbd = tokio::task::spawn_blocking(move || server.shutdown(Duration::from_secs(5)));
         let _ = tokio::time::timeout(limits::STOP_DEADLINE, nbd).await;
         if let Ok(s) = self.handle.status().await {
-            for v in s.volumes.iter().filter(|v| v.role == "primary" && v.dirty_bytes > 0) {
+            for v in s
+                .volumes
+                .iter()
+                .filter(|v| v.role == "primary" && v.dirty_bytes > 0 && v.replicating)
+            {
                 let cut = self.handle.cut(&v.label, false);
                 let _ = tokio::time::timeout(Duration::from_secs(5), cut).await;
             }

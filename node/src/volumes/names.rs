@@ -41,6 +41,8 @@ pub struct Entry {
 #[derive(Debug, Default)]
 pub struct Names {
     table: ArcSwap<BTreeMap<String, Entry>>,
+    /// Volumes that are here and cannot be opened: label, and why.
+    closed: ArcSwap<BTreeMap<VolumeId, (String, String)>>,
 }
 
 impl Names {
@@ -54,11 +56,37 @@ impl Names {
         });
     }
 
+    /// A volume is here and cannot be opened: who asks for it is told why.
+    pub fn set_closed(&self, id: VolumeId, label: &str, why: &str) {
+        self.closed.rcu(|old| {
+            let mut t = BTreeMap::clone(old);
+            t.insert(id, (label.to_owned(), why.to_owned()));
+            t
+        });
+    }
+
+    /// No such export: because there is none, or because it cannot be opened.
+    fn refusal(&self, label: &str, asked: &str) -> OpenError {
+        let closed = self.closed.load();
+        match closed.values().find(|(l, _)| l == label) {
+            Some((_, why)) => OpenError {
+                kind: OpenErrorKind::NotReady,
+                text: format!("volume {label} cannot be opened here: {why}"),
+            },
+            None => OpenError::unknown(asked, &self.list()),
+        }
+    }
+
     /// Removes a volume.
     pub fn remove(&self, id: VolumeId) {
         self.table.rcu(|old| {
             let mut t = BTreeMap::clone(old);
             t.retain(|_, e| e.id != id);
+            t
+        });
+        self.closed.rcu(|old| {
+            let mut t = BTreeMap::clone(old);
+            t.remove(&id);
             t
         });
     }
@@ -75,7 +103,7 @@ impl Names {
     /// [`OpenError`] names the known volumes or the nearest states.
     pub fn open_state(&self, label: &str, state: Option<&str>) -> Result<StateView, OpenError> {
         let refuse = |kind, text: String| OpenError { kind, text };
-        let Some(e) = self.get(label) else { return Err(OpenError::unknown(label, &self.list())) };
+        let Some(e) = self.get(label) else { return Err(self.refusal(label, label)) };
         let Some(states) = &e.states else {
             let text = format!("this node only forwards volume {label}; read it at a replica");
             return Err(refuse(OpenErrorKind::Policy, text));
@@ -92,7 +120,8 @@ impl Names {
             let pin = states.board().pin_visible().map_err(not_ready)?;
             let set = pin.state();
             let text = format!("volume {label} at set {set}");
-            return Ok(StateView::pinned(states.clone(), pin, e.size, id(set), false, text));
+            let size = states.size_of(&pin);
+            return Ok(StateView::pinned(states.clone(), pin, size, id(set), false, text));
         };
         let set = self.parse_state(label, &e, state)?;
         let pin = match states.board().pin_kept(set) {
@@ -107,7 +136,9 @@ impl Names {
             None => return Err(no_such_state(label, set, &e, e.visible)),
         };
         let text = format!("volume {label} at set {set}");
-        Ok(StateView::pinned(states.clone(), pin, e.size, id(set), true, text))
+        // A kept state has zeroes where the volume has grown since.
+        let size = states.size_of(&pin).max(e.size);
+        Ok(StateView::pinned(states.clone(), pin, size, id(set), true, text))
     }
 
     fn parse_state(&self, label: &str, e: &Entry, state: &str) -> Result<SetNumber, OpenError> {
@@ -174,7 +205,7 @@ impl Exports for Names {
         let only = (name.is_empty() && table.len() == 1).then(|| table.keys().next()).flatten();
         let name = only.map_or(name, |n| n.as_str());
         let (label, state) = name.split_once('@').map_or((name, None), |(l, s)| (l, Some(s)));
-        let Some(e) = table.get(label) else { return Err(OpenError::unknown(name, &self.list())) };
+        let Some(e) = table.get(label) else { return Err(self.refusal(label, name)) };
         match (state, &e.primary, &e.states) {
             (None, Some(p), _) => Ok(p.clone()),
             (Some("follow"), Some(_), _) => Err(OpenError {

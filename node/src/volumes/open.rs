@@ -9,13 +9,13 @@ use rcp::proto::ids::NodeName;
 use volmcast::activity::{ActivityLog, ExtentSize, Geometry, SharedLog};
 use volmcast::capture::{Capture, CaptureLimits};
 use volmcast::io::{FileId, Outcome};
-use volmcast::mailbox::{Mailbox, SLOT_LEN};
+use volmcast::mailbox::{Mailbox, SLOT_LEN, Settings};
 use volmcast::save::ring::MIN_CAPACITY;
 use volmcast::save::{Budget, Ring};
 use volmcast::snapshots::layout::AreaLayout;
 use volmcast::snapshots::{PinId, SnapshotStore};
 use volmcast::storage::{Files, Identity, Sizes, Storage, StorageError};
-use volmcast::units::BlockIndex;
+use volmcast::units::{BlockCount, BlockIndex};
 use volmcast::volume::{CutPolicy, PlaybackPolicy, RecoverError, Role, Volume, VolumeConfig};
 
 use super::primary::PrimaryVolume;
@@ -27,6 +27,8 @@ use crate::limits;
 pub struct OpenPlan {
     /// This node.
     pub node: NodeName,
+    /// Replication of a new primary goes on by itself after a restart (CAP-16).
+    pub persistent: bool,
     /// When sets are made, at a primary.
     pub cut: CutPolicy,
     /// When steps are played, at a replica.
@@ -139,7 +141,7 @@ pub fn create(
         return Err(OpenFailure::Area { label: identity.label.to_string(), text });
     }
     let files = Files::create(folder, identity, sizes(identity))?;
-    format(identity, &Tuning::default(), &files)?;
+    format(identity, plan, &Tuning::default(), &files)?;
     drop(files);
     // With its name the folder becomes a volume.
     identity.store(folder)?;
@@ -162,6 +164,7 @@ pub fn sizes(identity: &Identity) -> Sizes {
 /// [`OpenFailure`].
 pub fn format(
     identity: &Identity,
+    plan: &OpenPlan,
     tuning: &Tuning,
     files: &dyn Storage,
 ) -> Result<(), OpenFailure> {
@@ -185,6 +188,10 @@ pub fn format(
     }
     let first = Mailbox {
         sequence: 1,
+        settings: Settings {
+            stopped: false,
+            transient: identity.role == "primary" && !plan.persistent,
+        },
         ..Mailbox::empty(identity.volume, identity.block_size, identity.blocks)
     };
     let slot = first.encode().map_err(|_| failed("mailbox"))?;
@@ -206,7 +213,11 @@ pub fn open(folder: &Path, plan: &OpenPlan, now: Mono, wall: Wall) -> Result<Ope
     let slots = std::fs::read(folder.join("mailbox")).unwrap_or_default();
     let mailbox = Mailbox::choose(&slots, identity.volume)
         .map_err(|source| recover(RecoverError::Mailbox { volume: identity.volume, source }))?;
-    let size = identity.block_size.offset(BlockIndex(mailbox.blocks.0));
+    // A relay has no content.
+    let size = match identity.role.as_str() {
+        "relay" => 0,
+        _ => identity.block_size.offset(BlockIndex(mailbox.blocks.0)),
+    };
     let files = Arc::new(Files::open(folder, &identity, size)?);
     let found = files.save_len().unwrap_or(0);
     if found < identity.save {
@@ -230,7 +241,7 @@ pub fn open(folder: &Path, plan: &OpenPlan, now: Mono, wall: Wall) -> Result<Ope
             activity,
             m.volume.config().snapshots.clone(),
             identity.block_size,
-            size,
+            identity.block_size.offset(BlockIndex(m.volume.blocks().0)),
             format!("primary of volume {label}"),
         ))
     });
@@ -293,9 +304,17 @@ pub fn assemble(
     let volume =
         Volume::open(cfg, now, wall, &mut |file, offset, len| files.read(file, offset, len))
             .map_err(recover)?;
+    // Sets that only the save volume knew of may have made it larger.
+    let blocks = volume.next_blocks();
+    if let Some(capture) = volume.capture().filter(|_| blocks > mailbox.blocks) {
+        capture.close_gate();
+        let grown = capture.grow(blocks);
+        capture.open_gate();
+        grown.map_err(|e| fail(format!("the capture tables cannot grow: {e}")))?;
+    }
     let activity = volume
         .capture()
-        .map(|capture| open_activity(identity, &mailbox, files, capture, plan, tuning, &mut notes))
+        .map(|capture| open_activity(identity, blocks, files, capture, plan, tuning, &mut notes))
         .transpose()?;
     Ok(Machine { volume, activity, ring, notes })
 }
@@ -383,14 +402,14 @@ fn open_snapshots(
 
 fn open_activity(
     identity: &Identity,
-    mailbox: &Mailbox,
+    blocks: BlockCount,
     files: &dyn Storage,
     capture: &Capture,
     plan: &OpenPlan,
     tuning: &Tuning,
     notes: &mut Vec<String>,
 ) -> Result<Arc<SharedLog>, OpenFailure> {
-    let g = Geometry { blocks: mailbox.blocks, ..geometry(identity, tuning) };
+    let g = Geometry { blocks, ..geometry(identity, tuning) };
     let fail = |text: String| OpenFailure::Area { label: identity.label.to_string(), text };
     let len = usize::try_from(g.file_len()).unwrap_or(0);
     let bytes = files
@@ -416,9 +435,9 @@ fn open_activity(
     let log = Arc::new(SharedLog::new(r.log));
     if plan.import {
         let mut io = |io: &volmcast::io::Io| files.perform(io);
-        log.ensure(BlockIndex(0), mailbox.blocks, &mut io)
+        log.ensure(BlockIndex(0), blocks, &mut io)
             .map_err(|e| fail(format!("the activity log cannot be written: {e}")))?;
-        capture.mark_range(BlockIndex(0), mailbox.blocks);
+        capture.mark_range(BlockIndex(0), blocks);
     }
     Ok(log)
 }

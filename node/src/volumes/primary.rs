@@ -16,7 +16,7 @@ use volmcast::capture::Capture;
 use volmcast::io::{FileId, Io, IoError, Op, Outcome, Tag};
 use volmcast::snapshots::{AreaIo, SnapshotStore};
 use volmcast::storage::{self, Files, Storage};
-use volmcast::units::{BlockIndex, BlockSize};
+use volmcast::units::{BlockCount, BlockIndex, BlockSize};
 
 use crate::nbd::{Errno, Export, ExportInfo, Extent, ReadError};
 
@@ -79,15 +79,28 @@ impl PrimaryVolume {
         &self.files
     }
 
+    /// The volume has this size from now on: clients that connect see it.
+    pub fn set_blocks(&self, blocks: BlockCount) {
+        self.size.store(self.block_size.offset(BlockIndex(blocks.0)), Ordering::Release);
+    }
+
+    /// Brings base and activity log to a larger size, durably; nothing uses it yet.
+    ///
+    /// # Errors
+    /// In words, with the remedy.
+    pub fn prepare_growth(&self, blocks: BlockCount) -> Result<(), String> {
+        let from = self.size.load(Ordering::Acquire);
+        let len = self.block_size.offset(BlockIndex(blocks.0));
+        prepare_growth(&*self.files, &self.activity, from, len, blocks)
+    }
+
     /// Takes extents without marks back from the activity log, after a set was finished.
     pub fn forget_clean_extents(&self) {
         let blocks = self.size.load(Ordering::Relaxed) >> self.block_size.shift();
         self.activity.with(|log| {
-            log.clear_clean(
-                BlockIndex(0),
-                volmcast::units::BlockCount(blocks),
-                &mut |first, count| self.capture.any_dirty(first, count),
-            )
+            log.clear_clean(BlockIndex(0), BlockCount(blocks), &mut |first, count| {
+                self.capture.any_dirty(first, count)
+            })
         });
     }
 
@@ -149,6 +162,33 @@ impl PrimaryVolume {
         let to = (offset + len) / bs * bs;
         (to > from).then(|| (from, to - from))
     }
+}
+
+/// Base and activity log of a primary get room for `blocks` blocks, `len` bytes, durably.
+///
+/// # Errors
+/// In words, with the remedy.
+pub fn prepare_growth(
+    files: &dyn Storage,
+    activity: &SharedLog,
+    from: u64,
+    len: u64,
+    blocks: BlockCount,
+) -> Result<(), String> {
+    for op in [Op::Extend { from, len }, Op::Sync] {
+        match files.perform(&Io { tag: Tag(0), file: FileId::Base, op }) {
+            Outcome::Done => {}
+            Outcome::Failed(IoError::NoSpace) => {
+                return Err(format!(
+                    "its content has no room for {len} bytes: make room, or enlarge the device \
+                     first"
+                ));
+            }
+            Outcome::Failed(e) => return Err(format!("its content cannot be made longer: {e}")),
+            _ => return Err("an answer of the wrong kind".to_owned()),
+        }
+    }
+    activity.grow(blocks, &mut |io| files.perform(io)).map_err(|e| e.to_string())
 }
 
 fn io_errno(e: IoError) -> Errno {

@@ -60,6 +60,12 @@ impl<F: Storage> ReplicaVolume<F> {
         &self.board
     }
 
+    /// Bytes of the volume in a pinned state.
+    #[must_use]
+    pub fn size_of(&self, pin: &Pin) -> u64 {
+        self.block_size.offset(BlockIndex(pin.blocks().0))
+    }
+
     /// The open files.
     #[must_use]
     pub fn files(&self) -> &Arc<F> {
@@ -298,6 +304,16 @@ impl Export for StateView {
     fn try_read(&self, _offset: u64, _buf: &mut [u8]) -> Result<(), ReadError> {
         // Several places may have to be looked at: not on the connection's thread.
         Err(ReadError::WouldBlock)
+    }
+
+    fn for_one_request(&self) -> Result<Option<Arc<dyn Export>>, Errno> {
+        let Following::Newest = &self.pin else { return Ok(None) };
+        let pin = self.volume.board.pin_visible().map_err(|e| {
+            tracing::warn!(error = %e, "a read of a replica failed");
+            Errno::Io
+        })?;
+        let (volume, text) = (self.volume.clone(), self.description.clone());
+        Ok(Some(Arc::new(Self::pinned(volume, pin, self.size, None, false, text))))
     }
 
     fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), Errno> {

@@ -60,7 +60,7 @@ impl World {
         if self.nodes[0].volume().is_none() || self.client.requests.len() >= DEPTH {
             return;
         }
-        let size = self.opt.blocks * self.opt.block_size.bytes();
+        let size = self.blocks * self.opt.block_size.bytes();
         let sectors = size / SECTOR as u64;
         // Some places are written more often than others.
         let hot = self.rng.percent(50);

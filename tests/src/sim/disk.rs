@@ -78,6 +78,7 @@ fn parts_of(op: &Op) -> Parts {
                 .collect()
         }
         Op::Zero { offset, len } => vec![(*offset, None, *len)],
+        Op::Extend { from, len } => vec![(*from, None, len.saturating_sub(*from))],
         Op::Scatter { writes, zeroes } => zeroes
             .iter()
             .map(|(o, n)| (*o, None, *n))

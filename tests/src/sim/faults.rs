@@ -2,9 +2,11 @@
 
 use node::api::PolicyChange;
 use node::mover::{Ask, AskId};
+use node::volumes::primary::prepare_growth;
 use rcp::proto::ids::SetNumber;
+use volmcast::units::BlockCount;
 
-use super::node::{GROUP, LABEL, name};
+use super::node::{GROUP, LABEL, VOLUME, name};
 use super::options::Kind;
 use super::world::{Event, World};
 
@@ -159,6 +161,7 @@ impl World {
                 {
                     let set = visible.0 + self.rng.below(4);
                     self.counters.hit("keep demanded");
+                    self.nodes[n].released.remove(&SetNumber(set));
                     self.ask(n, Ask::Keep { volume, set });
                 }
             }
@@ -169,8 +172,8 @@ impl World {
                 {
                     self.counters.hit("kept state released");
                     self.nodes[n].kept.remove(&set);
+                    self.nodes[n].released.insert(set);
                     self.ask(n, Ask::Release { volume, set: set.0 });
-                    self.nodes[n].kept.remove(&set);
                 }
             }
             78..80 => {
@@ -219,6 +222,47 @@ impl World {
                     self.crash(n);
                 }
             }
+        }
+    }
+
+    /// An operator makes the volume larger.
+    pub fn grow(&mut self, blocks: u64) {
+        self.counters.hit("growth demanded");
+        let size = blocks * self.opt.block_size.bytes();
+        self.ask(0, Ask::Resize { volume: LABEL.to_owned(), size });
+    }
+
+    /// An operator stops replication somewhere, starts it, or says whether it persists.
+    pub fn switch(&mut self) {
+        let n = self.some_node();
+        let volume = LABEL.to_owned();
+        if self.rng.percent(30) {
+            self.counters.hit("persistency changed");
+            let persistent = Some(self.rng.percent(50));
+            let change = PolicyChange { persistent, ..PolicyChange::default() };
+            self.ask(n, Ask::Policy { volume, change });
+        } else {
+            let on = self.rng.percent(40);
+            self.counters.hit(if on { "replication started" } else { "replication stopped" });
+            if on {
+                self.nodes[n].halted = None;
+            }
+            self.ask(n, Ask::Replicate { volume, on });
+        }
+    }
+
+    /// The primary's files get room, as `PrimaryVolume` does it.
+    pub fn prepare(&mut self, n: usize, blocks: BlockCount) {
+        let (now, wall) = (self.mono(), self.wall());
+        let from = self.blocks * self.opt.block_size.bytes();
+        let len = blocks.0 * self.opt.block_size.bytes();
+        let node = &self.nodes[n];
+        let (Some(disk), Some(activity)) = (&node.disk, &node.activity) else { return };
+        if let Err(e) = prepare_growth(disk, activity, from, len, blocks) {
+            self.fail(format!("n{n}: {e}"));
+        }
+        if let Some(m) = &mut self.nodes[n].mover {
+            m.growth_prepared(now, wall, VOLUME, blocks, Ok(()));
         }
     }
 
@@ -271,6 +315,12 @@ impl World {
 
     /// After the faults: the last writes become a set.
     pub fn nudge(&mut self) {
+        for n in 0..self.nodes.len() {
+            if self.nodes[n].volume().is_some_and(|v| !v.is_replicating()) {
+                self.nodes[n].halted = None;
+                self.ask(n, Ask::Replicate { volume: LABEL.to_owned(), on: true });
+            }
+        }
         let dirty = self.nodes[0].volume().and_then(|v| v.capture()).map_or(0, |c| c.dirty_bytes());
         if dirty > 0 && self.client.requests.is_empty() {
             self.ask(0, Ask::Cut { volume: LABEL.to_owned(), keep: false });

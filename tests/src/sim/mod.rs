@@ -40,6 +40,7 @@ pub const BAD_DISKS: u64 = 1_000_000;
 /// The first promise that was broken.
 pub fn run(seed: u64, verbose: bool) -> Result<Counters, Box<Failure>> {
     let mut rng = rng::Rng::new(seed);
-    let options = Options { bad_disks: seed >= BAD_DISKS, ..Options::random(&mut rng) };
+    let mut options = Options { bad_disks: seed >= BAD_DISKS, ..Options::random(&mut rng) };
+    options.extras(seed);
     world::World::new(seed, options, rng, verbose).run()
 }

@@ -9,6 +9,8 @@ use xxhash_rust::xxh3::xxh3_64;
 #[derive(Debug)]
 pub struct Model {
     block: usize,
+    /// Hash of a block of zeroes: what lies beyond the volume's end.
+    zero: u64,
     cuts: BTreeMap<SetNumber, Cut>,
     /// Newest set of which the primary put anything on the wire.
     pub newest_sent: SetNumber,
@@ -17,6 +19,8 @@ pub struct Model {
 #[derive(Debug)]
 struct Cut {
     hashes: Vec<u64>,
+    /// Size of the volume.
+    blocks: u64,
     /// Writes to the base that had completed.
     writes: u64,
 }
@@ -27,8 +31,8 @@ impl Model {
     pub fn new(block: usize, blocks: u64) -> Self {
         let zero = xxh3_64(&vec![0; block]);
         let hashes = vec![zero; usize::try_from(blocks).unwrap_or(0)];
-        let cuts = BTreeMap::from([(SetNumber::ZERO, Cut { hashes, writes: 0 })]);
-        Self { block, cuts, newest_sent: SetNumber::ZERO }
+        let cuts = BTreeMap::from([(SetNumber::ZERO, Cut { hashes, blocks, writes: 0 })]);
+        Self { block, zero, cuts, newest_sent: SetNumber::ZERO }
     }
 
     fn hashes(&self, content: &[u8]) -> Vec<u64> {
@@ -36,15 +40,28 @@ impl Model {
     }
 
     /// The primary made a cut; a set number may be cut again after a crash.
-    pub fn cut(&mut self, set: SetNumber, content: &[u8], writes: u64) {
+    pub fn cut(&mut self, set: SetNumber, content: &[u8], writes: u64, blocks: u64) {
         let hashes = self.hashes(content);
-        self.cuts.insert(set, Cut { hashes, writes });
+        self.cuts.insert(set, Cut { hashes, blocks, writes });
     }
 
     /// Writes to the base that state `set` includes.
     #[must_use]
     pub fn writes_at(&self, set: SetNumber) -> u64 {
         self.cuts.get(&set).map_or(0, |c| c.writes)
+    }
+
+    /// Checks the size of the volume in state `set`. (Before the first set it is that of the offer.)
+    ///
+    /// # Errors
+    /// In words.
+    pub fn check_size(&self, set: SetNumber, blocks: u64) -> Result<(), String> {
+        match self.cuts.get(&set) {
+            Some(c) if set > SetNumber::ZERO && c.blocks != blocks => {
+                Err(format!("state {set} has {} blocks, {blocks} are shown", c.blocks))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Checks blocks from `first` on against state `set`.
@@ -58,13 +75,10 @@ impl Model {
         let mut wrong = Vec::new();
         for (i, h) in self.hashes(content).into_iter().enumerate() {
             let b = usize::try_from(first).unwrap_or(0) + i;
-            if cut.hashes.get(b) != Some(&h) {
-                let fits: Vec<_> = self
-                    .cuts
-                    .iter()
-                    .filter(|(_, c)| c.hashes.get(b) == Some(&h))
-                    .map(|(s, _)| s.0)
-                    .collect();
+            let at = |c: &Cut| c.hashes.get(b).copied().unwrap_or(self.zero);
+            if at(cut) != h {
+                let fits: Vec<_> =
+                    self.cuts.iter().filter(|(_, c)| at(c) == h).map(|(s, _)| s.0).collect();
                 wrong.push(format!("block {b} has the content of states {}", spans(&fits)));
             }
         }

@@ -1,7 +1,7 @@
 //! One simulated node: the real mover over a forgetful disk, through all its lives.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -84,6 +84,10 @@ pub struct SimNode {
     pub saved: Option<(SetNumber, ChunkNumber)>,
     /// Kept states that the mailbox listed durably and nobody gave up.
     pub kept: BTreeMap<SetNumber, u64>,
+    /// Kept states that an operator gave up; the mailbox may list them a moment longer.
+    pub released: BTreeSet<SetNumber>,
+    /// Replication is stopped here, durably, since this state.
+    pub halted: Option<SetNumber>,
     /// Readers that hold a state.
     pub readers: Vec<Reader>,
     /// A seed was under way when it was looked at last.
@@ -136,12 +140,15 @@ impl SimNode {
             shown: SetNumber::ZERO,
             saved: None,
             kept: BTreeMap::new(),
+            released: BTreeSet::new(),
+            halted: None,
             readers: Vec::new(),
             seeding: false,
             area_full: false,
             log_head: 0,
             plan: OpenPlan {
                 node: name(index),
+                persistent: true,
                 cut: CutPolicy { hwm: opt.cut.0, timeout: opt.cut.1 },
                 playback: PlaybackPolicy { hwm: opt.playback.0, timeout: opt.playback.1 },
                 compression: Compression::WherePays,
@@ -241,7 +248,7 @@ impl SimNode {
     /// In words.
     pub fn create(&mut self, identity: Identity, now: Mono, wall: Wall) -> Result<(), String> {
         let disk = SharedDisk(Rc::new(RefCell::new(Disk::new(open::sizes(&identity)))));
-        open::format(&identity, &self.tuning, &disk).map_err(|e| e.to_string())?;
+        open::format(&identity, &self.plan, &self.tuning, &disk).map_err(|e| e.to_string())?;
         self.disk = Some(disk);
         self.identity = Some(identity);
         self.open(now, wall)

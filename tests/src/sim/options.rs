@@ -68,6 +68,10 @@ pub struct Options {
     pub link_delay: u64,
     /// In a million effects, how many are followed by a crash of the node.
     pub crash_ppm: u64,
+    /// When the volume grows, and to how many blocks.
+    pub growths: Vec<(Duration, u64)>,
+    /// When an operator stops, starts or makes (not) persistent replication at some node.
+    pub switches: Vec<Duration>,
     /// Disks fail requests, and records rot.
     pub bad_disks: bool,
     /// Nothing goes wrong: only for a first look.
@@ -127,8 +131,39 @@ impl Options {
             disk_delay: *rng.pick(&[500, 3_000, 20_000]).unwrap_or(&3_000),
             link_delay: *rng.pick(&[500, 5_000, 50_000]).unwrap_or(&5_000),
             crash_ppm: *rng.pick(&[0, 50, 200, 600]).unwrap_or(&0),
+            growths: Vec::new(),
+            switches: Vec::new(),
             bad_disks: false,
             calm: false,
+        }
+    }
+
+    /// What was added later, from chance of its own: the runs of other seeds stay what they were.
+    pub fn extras(&mut self, seed: u64) {
+        if seed > 1000 && seed % 8 == 6 {
+            // Relays below relays, with leaves that come late or fall behind.
+            let parents: Vec<_> = self.places.iter().filter_map(|p| p.parent).collect();
+            for (i, p) in self.places.iter_mut().enumerate().skip(1) {
+                if parents.contains(&i) {
+                    p.kind = Kind::Relay;
+                }
+            }
+        }
+        if seed % 4 != 1 {
+            return;
+        }
+        let mut rng = Rng::new(!seed);
+        let mut blocks = self.blocks;
+        for _ in 0..rng.range(1, 4) {
+            let at = rng.below(u64::try_from(self.faults_for.as_millis()).unwrap_or(8_000));
+            blocks += rng.range(1, self.blocks / 2);
+            self.growths.push((Duration::from_millis(at), blocks));
+        }
+        if seed % 8 == 5 {
+            for _ in 0..rng.range(2, 12) {
+                let at = rng.below(u64::try_from(self.faults_for.as_millis()).unwrap_or(8_000));
+                self.switches.push(Duration::from_millis(at));
+            }
         }
     }
 }

@@ -16,6 +16,7 @@ impl World {
         let kept: Vec<_> = m.kept.iter().filter(|k| k.pin > 0).map(|k| k.set).collect();
         let full = v.config().snapshots.free_slots() == 0;
         let (draining, failure) = (v.draining(), v.failure().map(str::to_owned));
+        let (blocks, cut_blocks) = (v.blocks().0, v.next_blocks().0);
         if failure.is_some() && self.nodes[n].failing {
             // What an operator does who reads what the node says.
             self.counters.hit("volume stopped by a failed request");
@@ -29,14 +30,26 @@ impl World {
         if draining != self.nodes[n].draining {
             if let (Some(set), Some(disk)) = (draining, self.nodes[n].disk.clone()) {
                 let d = disk.0.borrow();
-                self.model.cut(set, d.bytes(FileId::Base), d.completed(FileId::Base));
+                self.model.cut(set, d.bytes(FileId::Base), d.completed(FileId::Base), cut_blocks);
                 self.counters.hit("cut");
             }
             self.nodes[n].draining = draining;
         }
+        self.observe_halt(n);
+        if n == 0 {
+            if blocks > self.blocks {
+                self.counters.hit("the volume grew");
+            } else if blocks < self.blocks {
+                self.fail(format!("the primary had {} blocks, now {blocks}", self.blocks));
+            }
+            self.blocks = blocks;
+        }
         self.nodes[n].area_full |= full;
         let life = self.nodes[n].life;
         for set in &kept {
+            if self.nodes[n].released.contains(set) {
+                continue;
+            }
             self.nodes[n].kept.entry(*set).or_insert(life);
         }
         self.nodes[n].kept.retain(|s, _| kept.contains(s));
@@ -62,6 +75,24 @@ impl World {
                 self.fail(format!("n{n}: the visible state went back from {shown} to {visible}"));
             }
             self.nodes[n].shown = visible;
+        }
+    }
+
+    /// While replication is stopped, a replica shows what it showed.
+    fn observe_halt(&mut self, n: usize) {
+        let Some(v) = self.nodes[n].volume() else { return };
+        let m = v.durable();
+        let halted = !v.is_replicating() && v.settings_durable() && m.seed.is_none();
+        let visible = m.visible;
+        if !halted || self.nodes[n].kind != Kind::Replica {
+            self.nodes[n].halted = None;
+        } else if let Some(was) = self.nodes[n].halted.replace(visible)
+            && was != visible
+            && self.nodes[n].shown > SetNumber::ZERO
+        {
+            self.fail(format!("n{n} is stopped at state {was} and shows {visible}"));
+        } else {
+            self.counters.hit("looked at while stopped");
         }
     }
 
@@ -101,6 +132,10 @@ impl World {
         let m = v.durable();
         let (visible, seeding) = (m.visible, m.seed.is_some());
         let kept: Vec<_> = v.kept().collect();
+        if self.nodes[n].halted.is_some() && v.is_replicating() {
+            self.fail(format!("n{n} was stopped and goes on after a restart"));
+            return;
+        }
         if self.nodes[n].kind == Kind::Primary {
             let sent = self.model.newest_sent;
             if visible < sent {
@@ -131,14 +166,7 @@ impl World {
         if dirty > 0 || v.draining().is_some() || v.position().0 != newest {
             return Some(format!("the primary has {dirty} dirty bytes"));
         }
-        let mut stuck = vec![false; self.nodes.len()];
         for n in 1..self.nodes.len() {
-            let parent = self.opt.places[n].parent.unwrap_or(0);
-            if stuck[parent] || self.below_a_relay(n) {
-                // A relay has no content to seed from: known, and said in words.
-                stuck[n] = true;
-                continue;
-            }
             let Some(v) = self.nodes[n].volume() else {
                 return Some(format!("n{n} has no volume"));
             };
@@ -146,20 +174,16 @@ impl World {
                 Kind::Relay => Some(v.saved_position().0),
                 _ => self.visible(n),
             };
+            let (size, blocks) = (v.blocks().0, self.blocks);
+            if here == Some(newest) && size != blocks {
+                return Some(format!("n{n} has {size} blocks, the primary {blocks}"));
+            }
             if here != Some(newest) {
                 return Some(format!("n{n} shows {here:?}, the primary has {newest}"));
             }
         }
-        self.counters.add("stuck below a relay", stuck.iter().filter(|s| **s).count() as u64);
         self.same_content(newest);
         None
-    }
-
-    fn below_a_relay(&self, n: usize) -> bool {
-        let Some(m) = &self.nodes[n].mover else { return false };
-        m.status().volumes.iter().any(|v| {
-            v.reason.as_ref().is_some_and(|r| r.contains("it has no content to seed from"))
-        })
     }
 
     fn same_content(&mut self, newest: SetNumber) {

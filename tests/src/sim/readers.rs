@@ -81,7 +81,12 @@ impl World {
 
     fn read_whole(&mut self, n: usize, pin: &Pin, what: &str) {
         let Some(states) = self.nodes[n].states.clone() else { return };
-        let len = self.opt.blocks * self.opt.block_size.bytes();
+        let len = pin.blocks().0 * self.opt.block_size.bytes();
+        if what == "visible"
+            && let Err(e) = self.model.check_size(pin.state(), pin.blocks().0)
+        {
+            self.fail(format!("n{n}: {e}"));
+        }
         let mut buf = vec![0; usize::try_from(len).unwrap_or(0)];
         match states.read(pin, 0, &mut buf) {
             Ok(()) => {
@@ -118,7 +123,8 @@ impl World {
         let mut r = self.nodes[n].readers.swap_remove(i);
         let (view, first) = r.request.take().unwrap_or_else(|| (states.board().view(), 0));
         let bs = self.opt.block_size.bytes();
-        let count = self.rng.range(1, self.opt.blocks / 4).min(self.opt.blocks - first);
+        let blocks = r.pin.blocks().0;
+        let count = self.rng.range(1, self.opt.blocks / 4).min(blocks - first);
         let mut buf = vec![0; usize::try_from(count * bs).unwrap_or(0)];
         let state = r.pin.state();
         match states.read_through(&view, &r.pin, first * bs, &mut buf) {
@@ -146,7 +152,7 @@ impl World {
                 return;
             }
         }
-        if first + count >= self.opt.blocks {
+        if first + count >= blocks {
             r.left -= 1;
             if r.left == 0 {
                 self.counters.hit("reader done");

@@ -177,9 +177,17 @@ impl World {
                 }
             }
             Frame::SeedData { next_block, .. } if *next_block > 0 => {
-                self.counters.hit("seed extent")
+                self.counters.hit("seed extent");
+                if self.nodes[n].kind == Kind::Relay {
+                    self.counters.hit("seed extent through a relay");
+                }
             }
-            Frame::SeedEnd { .. } => self.counters.hit("seed ended"),
+            Frame::SeedEnd { .. } => {
+                self.counters.hit("seed ended");
+                if self.nodes[n].kind == Kind::Relay {
+                    self.counters.hit("seed ended through a relay");
+                }
+            }
             Frame::Attach(a) if a.wants_seed && a.seed_from_block > 0 => {
                 self.counters.hit("seed resumed");
             }

@@ -6,7 +6,7 @@ use node::mover::{AskId, Effect, Level, NewReplica, Reply};
 use rcp::proto::clock::{Mono, Wall};
 use volmcast::capture::Notice;
 use volmcast::io::{FileId, IoError, Op, Tag};
-use volmcast::units::BlockIndex;
+use volmcast::units::{BlockCount, BlockIndex};
 use volmcast::volume::Work;
 
 use super::client::Client;
@@ -55,6 +55,12 @@ pub enum Event {
     Look,
     /// Something goes wrong, or an operator acts.
     Fault,
+    /// An operator makes the volume larger.
+    Grow { blocks: u64 },
+    /// An operator stops or starts replication somewhere.
+    Switch,
+    /// The primary's files are brought to a larger size.
+    Prepare { node: usize, life: u64, blocks: BlockCount },
     /// A node is started.
     Start { node: usize },
     /// A route is added again.
@@ -82,6 +88,8 @@ pub struct World {
     pub(super) counters: Counters,
     /// Pairs of nodes that cannot reach each other, and until when.
     pub(super) apart: BTreeMap<(usize, usize), u64>,
+    /// Size of the volume, as clients of the primary saw it last.
+    pub(super) blocks: u64,
     /// Faults are over since.
     pub(super) calm: Option<u64>,
     pub(super) asked: BTreeSet<AskId>,
@@ -110,6 +118,7 @@ impl World {
             model: Model::new(bs, opt.blocks),
             counters: Counters::default(),
             apart: BTreeMap::new(),
+            blocks: opt.blocks,
             calm: None,
             asked: BTreeSet::new(),
             routes_gone: BTreeSet::new(),
@@ -177,6 +186,14 @@ impl World {
         }
         let calm = self.now + u64::try_from(self.opt.faults_for.as_micros()).unwrap_or(0);
         self.at(calm, Event::Calm);
+        for (at, blocks) in self.opt.growths.clone() {
+            let at = self.now + u64::try_from(at.as_micros()).unwrap_or(0);
+            self.at(at, Event::Grow { blocks });
+        }
+        for at in self.opt.switches.clone() {
+            let at = self.now + u64::try_from(at.as_micros()).unwrap_or(0);
+            self.at(at, Event::Switch);
+        }
         self.after(10_000, 400_000, Event::Client);
         self.after(100_000, 2_000_000, Event::Fault);
         self.after(1_000, 500_000, Event::Look);
@@ -276,6 +293,12 @@ impl World {
                 return;
             }
             Event::Fault => return self.fault(),
+            Event::Grow { blocks } => return self.grow(blocks),
+            Event::Switch => return self.switch(),
+            Event::Prepare { node, life, blocks } if self.alive(node, life) => {
+                self.prepare(node, blocks);
+                node
+            }
             Event::Start { node } => {
                 self.start(node);
                 node
@@ -368,6 +391,9 @@ impl World {
                 self.after(100, 200_000, Event::Create { node: n, life, replica: Box::new(r) });
             }
             Effect::SetFinished { .. } => self.after(10, 20_000, Event::Forget { node: n, life }),
+            Effect::PrepareGrowth { blocks, .. } => {
+                self.after(100, 100_000, Event::Prepare { node: n, life, blocks });
+            }
             Effect::Exports { .. } => {}
             Effect::RemoveVolume { .. } => self.fail(format!("n{n} removes the volume")),
             Effect::StoreRoutes(bytes) => self.nodes[n].routes = bytes,
@@ -408,15 +434,14 @@ impl World {
 
     /// The activity log gives up extents without marks, as `PrimaryVolume` does it.
     fn forget(&mut self, n: usize) {
-        let (now, wall, blocks) = (self.mono(), self.wall(), self.opt.blocks);
+        let (now, wall) = (self.mono(), self.wall());
         let node = &mut self.nodes[n];
+        let Some(blocks) = node.volume().map(volmcast::volume::Volume::blocks) else { return };
         let (Some(activity), Some(capture)) = (&node.activity, node.capture) else { return };
         activity.with(|log| {
-            log.clear_clean(
-                BlockIndex(0),
-                volmcast::units::BlockCount(blocks),
-                &mut |first, count| capture.any_dirty(first, count),
-            )
+            log.clear_clean(BlockIndex(0), blocks, &mut |first, count| {
+                capture.any_dirty(first, count)
+            })
         });
         if let Some(m) = &mut node.mover {
             m.forgotten(now, wall, VOLUME);

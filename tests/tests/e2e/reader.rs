@@ -63,8 +63,20 @@ fn a_reader_never_sees_two_rounds_at_once() {
                 looks.fetch_add(1, Ordering::Relaxed);
             }
         });
-        // One that follows: one round per request (of the size that is read as one piece), rounds
-        // never go back.
+        // One that follows, in requests of many pieces: one round per request all the same.
+        s.spawn(|| {
+            let mut c = tree.open("l2", "vol@follow").unwrap();
+            let (mut last, mut data) = (0, vec![0; LEN * 8]);
+            while load.on() || last < ROUNDS {
+                c.read(0, &mut data).unwrap();
+                let rounds: Vec<_> = data.chunks(LEN).map(stamped).collect();
+                let n = rounds[0].unwrap_or_else(|r| panic!("two rounds: {r:?}"));
+                assert!(rounds.iter().all(|r| *r == Ok(n)), "one request, rounds {rounds:?}");
+                assert!(n >= last, "round {n} after {last}");
+                last = n;
+            }
+        });
+        // One that follows: one round per request, rounds never go back.
         s.spawn(|| {
             let mut c = tree.open("l1", "vol@follow").unwrap();
             let (mut last, mut data) = (0, vec![0; LEN]);

@@ -26,6 +26,10 @@ const ROUTES: &str = "tests/tests/e2e/routes.rs::routes_change_while_data_flows"
 const RESTART: &str = "tests/tests/e2e/restart.rs::sigterm_finishes_and_a_restart_resumes";
 /// States at readers are exactly cuts, nothing acknowledged is lost, whatever crashes.
 const SIM: &str = "tests/tests/sim.rs::a_few_hundred_seeds";
+const STOPPED: &str =
+    "tests/tests/e2e/stopped.rs::whether_replication_goes_on_after_a_restart_is_a_setting";
+const FILETEST: &str =
+    "tests/tests/e2e/filetest.rs::a_file_reaches_every_member_though_one_is_killed";
 const FIRST: &str = "rcp/tests/net.rs::first_bytes_are_replayed";
 
 /// What is shown.
@@ -114,6 +118,25 @@ pub(crate) const CLAIMS: &[Claim] = &[
             "volmcast/src/activity/tests.rs::threads",
         ],
     ),
+    (
+        "CAP-15",
+        "after a restart replication is in the state it had; recovery comes before anybody is let in",
+        &[
+            STOPPED,
+            "tests/tests/e2e/stopped.rs::what_is_written_right_after_recovery_is_in_the_next_set",
+        ],
+    ),
+    (
+        "CAP-16",
+        "whether replication goes on after a restart is a setting, at primary and replicas",
+        &[STOPPED],
+    ),
+    (
+        "PLAY-08",
+        "stopping replication at a replica leaves it consistent, at the state it shows",
+        &[STOPPED, SIM],
+    ),
+    ("CB-05", "a named file goes to every member of a group", &[FILETEST]),
     ("DELTA-01", "a replica that has applied set k equals the source at cut k", &[TREE, KILLS]),
     ("DELTA-02", "a set has many chunks, a chunk one set", &[CHUNKS, HEADERS]),
     ("DELTA-03", "a chunk names generation, set and its number", &[CHUNKS]),
@@ -415,12 +438,6 @@ pub(crate) const MISSING: &[(&str, &str)] = &[
         "starting at a pause is trivially so (sets begin at the first cut); no test of its own",
     ),
     ("CAP-12", "the core sleeps until something is due; no test measures it"),
-    (
-        "CAP-15",
-        "recovery before exports open is the order in `runtime/start.rs`; a test with writes \
-        during recovery is to be written",
-    ),
-    ("CAP-16", "persistence of the setting over restarts: no test yet"),
     ("SAVE-06", "a save volume shared by local replicas belongs to local fan-out, later"),
     ("SAVE-11", "finding by set number works; listing blocks of sets waits for kept bitmaps"),
     ("SEND-05", "rates are in status; no test compares them with what was sent"),
@@ -434,7 +451,6 @@ pub(crate) const MISSING: &[(&str, &str)] = &[
     ("PLAY-05", "a pair of delta volumes is not built: read-through takes its place"),
     ("PLAY-06", "steps taken as one group by a replica's own policy: no test yet"),
     ("PLAY-07", "the replica's own timeout and size: no test yet"),
-    ("PLAY-08", "stopping replication at a replica: no test yet"),
     ("PLAY-11", "the table of sets is filled at replicas; time and blocks of playback are not yet"),
     ("DIFF-01", "content with the blocks: pulling differences comes later; the list is there"),
 ];

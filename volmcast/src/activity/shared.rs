@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::log::{Activation, ActivityError, ActivityLog};
+use super::log::{Activation, ActivationSeq, ActivityError, ActivityLog};
 use super::page::{ExtentIndex, Geometry};
 use crate::bitmap::AtomicBitmap;
 use crate::io::{Io, Outcome};
 use crate::sync::atomic::{Ordering, fence};
-use crate::sync::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::units::{BlockCount, BlockIndex};
 
 /// Extents of the largest volume (64 TiB in 1 MiB). The map has room for them from the start, so
@@ -107,6 +107,16 @@ impl SharedLog {
         }
         let mut state = self.state.lock();
         let Activation::Wait(seq) = state.log.activate(first, count)? else { return Ok(()) };
+        self.wait_for(state, seq, io)
+    }
+
+    /// Waits until the log is durable up to `seq`, doing its I/O unless another thread does.
+    fn wait_for<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        seq: ActivationSeq,
+        io: &mut dyn FnMut(&Io) -> Outcome,
+    ) -> Result<(), ActivityError> {
         while state.log.durable() < seq {
             if let Some(e) = state.log.failed() {
                 return Err(e);
@@ -128,6 +138,20 @@ impl SharedLog {
             self.progress.notify_all();
         }
         Ok(())
+    }
+
+    /// Lets the log cover a larger volume, durably. Waits for I/O, as [`ensure`](Self::ensure) does.
+    ///
+    /// # Errors
+    /// [`ActivityError`]: final.
+    pub fn grow(
+        &self,
+        blocks: BlockCount,
+        io: &mut dyn FnMut(&Io) -> Outcome,
+    ) -> Result<(), ActivityError> {
+        let mut state = self.state.lock();
+        let seq = state.log.grow(blocks)?;
+        self.wait_for(state, seq, io)
     }
 
     /// The owner's work on the log: clearing, growth, flushing. Not while it does I/O of its own.

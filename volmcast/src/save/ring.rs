@@ -6,7 +6,9 @@ use crate::units::LogPos;
 pub const ALIGN: u64 = 64;
 
 /// The page in which a record ends may be completed with zeroes when the record is written.
-pub const PAGE: u64 = 4096;
+pub const PAGE: u64 = PAGE_LEN as u64;
+/// The same, of memory.
+pub const PAGE_LEN: usize = 4096;
 
 /// Smallest capacity of a node's save volume: a few full chunks must fit beside each other. Checked
 /// where a volume's files are opened; the arithmetic here holds for any ring of a few KiB.

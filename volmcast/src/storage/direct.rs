@@ -21,11 +21,8 @@ use std::path::Path;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use crate::save::ring::PAGE;
+use crate::save::ring::{PAGE, PAGE_LEN};
 
-/// A page as a length in memory.
-const PAGE_LEN: usize = 4096;
-const _: () = assert!(PAGE == PAGE_LEN as u64);
 /// Shorter records are not worth a request of their own.
 const LARGE: usize = 64 << 10;
 /// Bytes of one request: a chunk with its headers.

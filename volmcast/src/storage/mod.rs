@@ -273,11 +273,28 @@ impl Files {
                 Ok(Outcome::Done)
             }
             Op::NextData { offset } => self.next_data(f, *offset),
+            Op::Extend { from, len } => {
+                self.extend(f, id, *from, *len)?;
+                Ok(Outcome::Done)
+            }
             Op::Sync => {
                 f.sync_data()?;
                 Ok(Outcome::Done)
             }
         }
+    }
+
+    fn extend(&self, f: &File, id: FileId, from: u64, len: u64) -> Result<(), Error> {
+        let device = id == FileId::Base && self.device;
+        let found =
+            if device { rustix::fs::seek(f, SeekFrom::End(0))? } else { f.metadata()?.len() };
+        if found < len {
+            if device {
+                return Err(rustix::io::Errno::NOSPC.into());
+            }
+            f.set_len(len)?;
+        }
+        zero_range(f, from, found.min(len).saturating_sub(from))
     }
 
     fn next_data(&self, f: &File, offset: u64) -> Result<Outcome, Error> {

@@ -14,7 +14,7 @@ use super::recover::ReadFile;
 use crate::io::FileId;
 use crate::save::record::HEADER_LEN;
 use crate::save::{RecordHeader, RecordKind, RecordMeta};
-use crate::units::LogPos;
+use crate::units::{BlockCount, LogPos};
 
 /// A record that was read and holds what it says.
 enum Content {
@@ -69,6 +69,7 @@ impl Volume {
                     }
                     self.want.visible = header.step.to;
                     self.want.merged = header.step.to;
+                    self.want.blocks = BlockCount(header.volume_blocks);
                     adopted += 1;
                 }
             }

@@ -72,6 +72,10 @@ impl Volume {
         if !self.commit.wanted || self.commit.in_flight.is_some() || self.failed.is_some() {
             return;
         }
+        // A slot never names a size that the base does not have.
+        if !self.base_covers(self.want.blocks) {
+            return;
+        }
         self.commit.wanted = false;
         let mut m = self.want.clone();
         m.sequence = self.durable.sequence + 1;
@@ -88,8 +92,10 @@ impl Volume {
                 .map(|s| s.id.to)
                 .fold(m.visible, SetNumber::max);
             m.merged = m.visible;
+            m.blocks = self.blocks_in(m.visible).unwrap_or(m.blocks);
             self.want.visible = m.visible;
             self.want.merged = m.merged;
+            self.want.blocks = m.blocks;
         }
         m.consumers = self
             .consumers
@@ -185,6 +191,8 @@ impl Volume {
         if self.durable.history != before.history {
             self.desk.event(Event::History);
         }
+        self.size_committed(&before);
+        self.settings_committed(&before);
         self.tell_saved();
         if let Role::Primary { .. } = self.cfg.role {
             self.sets_became_ready(before.visible);

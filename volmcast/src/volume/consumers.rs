@@ -230,7 +230,8 @@ impl Volume {
         }
         let from = match self.cfg.role {
             Role::Primary { .. } => self.durable.visible,
-            _ => self.durable.merged,
+            Role::Replica { .. } => self.durable.merged,
+            Role::Relay => self.saved_position().0,
         };
         let Located::At(cursor) = self.log.locate(from, ChunkNumber(0)) else {
             return Attached::NotNow {

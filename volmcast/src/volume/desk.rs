@@ -89,6 +89,7 @@ pub(super) enum Purpose {
     RecordRead(SpanRead),
     Merge { job: u64, step: MergeStep },
     Open { job: u64 },
+    Extend,
     SeedIn(SeedStep),
     SeedOpen,
     SeedOutMap { child: NodeName, session: u64 },

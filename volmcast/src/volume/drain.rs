@@ -14,14 +14,14 @@
 
 use std::collections::BTreeMap;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use rcp::proto::clock::{Mono, Wall};
-use rcp::proto::delta::{
-    Chunk, ChunkDraft, ChunkFlags, DeltaError, Extent, SetFlags, SetHeader, StepId,
-};
+use rcp::proto::delta::{Chunk, ChunkFlags, DeltaError, SetFlags, SetHeader, StepId};
 use rcp::proto::ids::{Attempt, ChunkNumber, Generation, SetNumber};
 
 use super::desk::{Purpose, Work};
+use super::draft::draft;
+use super::switch::Switch;
 use super::{CutPolicy, Event, Role, Volume};
 use crate::bitmap::BlockSet;
 use crate::capture::{Capture, Cause, CutError, Notice, Policy, Triggers};
@@ -50,6 +50,8 @@ enum Phase {
 struct Set {
     id: StepId,
     cut_time: Wall,
+    /// Size of the volume in its state.
+    volume_blocks: BlockCount,
     began: Mono,
     /// Where the next run is looked for.
     from: BlockIndex,
@@ -91,7 +93,6 @@ pub(super) struct Drain {
     gate_closed_at: Option<Mono>,
     pub(super) longest_pause: std::time::Duration,
     deadline: Option<Mono>,
-    stopped: bool,
     /// After a set was given up: no cut before this.
     retry_at: Option<Mono>,
     /// The activity log is being looked through: no cut meanwhile, because what a new set has
@@ -164,12 +165,6 @@ impl Volume {
         if let Some(c) = self.capture() {
             c.tell_dirty_above(policy.hwm);
         }
-        self.pump();
-    }
-
-    /// Stops or resumes making sets; marks are kept meanwhile.
-    pub fn set_cutting(&mut self, on: bool) {
-        self.drain.stopped = !on;
         self.pump();
     }
 
@@ -275,12 +270,13 @@ impl Volume {
         let dirty = capture.dirty_bytes();
         let due = t.due(self.desk.now, dirty, settled && committed);
         match due {
-            Some(Cause::HighWater | Cause::Timeout) if self.drain.stopped => false,
+            Some(Cause::HighWater | Cause::Timeout) if self.switch != Switch::On => false,
             None => {
-                self.drain.deadline = Some(t.deadline()).filter(|_| settled && committed);
+                let runs = settled && committed && self.switch == Switch::On;
+                self.drain.deadline = Some(t.deadline()).filter(|_| runs);
                 false
             }
-            Some(_) if dirty == 0 && !self.drain.keep => {
+            Some(_) if dirty == 0 && !self.drain.keep && !self.growth.is_due() => {
                 // No change, no set: the present state is current as of now.
                 t.rearm(self.desk.now);
                 self.drain.deadline = Some(t.deadline());
@@ -310,7 +306,8 @@ impl Volume {
             self.drain.deadline = Some(Mono(self.desk.now.0 + 1_000));
             return false;
         }
-        if capture.dirty_bytes() == 0 && capture.drained() {
+        self.grow_tables(capture);
+        if capture.dirty_bytes() == 0 && capture.drained() && !self.growth.is_due() {
             self.nothing_to_cut(capture);
             return false;
         }
@@ -322,16 +319,7 @@ impl Volume {
                 if let Some(pin) = pin {
                     let _ = self.cfg.snapshots.release(pin, PinKind::Durable);
                 }
-                match e {
-                    CutError::NotQuiet => {
-                        self.drain.deadline = Some(Mono(self.desk.now.0 + 1_000));
-                    }
-                    CutError::Open | CutError::NotDrained => {
-                        capture.open_gate();
-                        self.drain.phase = Phase::Idle;
-                        self.drain.deadline = Some(Mono(self.desk.now.0 + 10_000));
-                    }
-                }
+                self.no_cut(capture, e);
                 return false;
             }
         };
@@ -355,12 +343,14 @@ impl Volume {
             to: set,
             attempt: self.want.attempt,
         };
+        let volume_blocks = self.next_blocks();
         self.history_table.cut(set, cut_time, info.blocks.0);
         let purpose = Purpose::DrainSync { attempt: id.attempt };
         self.desk.io(purpose, FileId::Base, Op::Sync);
         self.drain.phase = Phase::Draining(Box::new(Set {
             id,
             cut_time,
+            volume_blocks,
             began: self.desk.now,
             from: BlockIndex(0),
             reads: 0,
@@ -376,6 +366,18 @@ impl Volume {
             without_data: false,
         }));
         true
+    }
+
+    fn no_cut(&mut self, capture: &Capture, why: CutError) {
+        let wait = match why {
+            CutError::NotQuiet => 1_000,
+            CutError::Open | CutError::NotDrained => {
+                capture.open_gate();
+                self.drain.phase = Phase::Idle;
+                10_000
+            }
+        };
+        self.drain.deadline = Some(Mono(self.desk.now.0 + wait));
     }
 
     /// A writer could not read the old content of a block: the set cannot be completed. What was
@@ -423,7 +425,7 @@ impl Volume {
             && set.without_data
         {
             // Only the tables are emptied: the next set begins clean.
-            let all = BlockCount(self.cfg.blocks.0);
+            let all = set.volume_blocks;
             set.blocks +=
                 capture.take_read(BlockIndex(0), all).iter().map(|(_, n)| n.0).sum::<u64>();
             set.blocks += capture.take_held(u64::MAX).len() as u64;
@@ -599,7 +601,7 @@ impl Volume {
             step: id,
             chunk_count: if without_data { 0 } else { count },
             block_count: set.blocks,
-            volume_blocks: self.cfg.blocks.0,
+            volume_blocks: set.volume_blocks.0,
             block_shift: self.cfg.block_size.shift(),
             cut_time: set.cut_time,
             flags,
@@ -660,37 +662,4 @@ impl Volume {
         self.desk.event(Event::CutDone { state, fresh });
         self.seed_outs_cut(state, fresh);
     }
-}
-
-/// A chunk from pieces in rising block order: all-zero blocks become zero extents.
-pub(super) fn draft(
-    step: StepId,
-    number: ChunkNumber,
-    flags: ChunkFlags,
-    shift: u8,
-    pieces: &[(u64, Bytes)],
-) -> ChunkDraft {
-    let size = 1usize << shift;
-    let mut extents: Vec<Extent> = Vec::new();
-    let mut payload = BytesMut::with_capacity(pieces.iter().map(|(_, d)| d.len()).sum());
-    for (first, data) in pieces {
-        for (i, block) in data.chunks(size).enumerate() {
-            let b = first + i as u64;
-            let zero = is_zero(block);
-            let next = if zero { Extent::zero(b, 1) } else { Extent::data(b, 1) };
-            if !zero {
-                payload.extend_from_slice(block);
-            }
-            match extents.last_mut() {
-                Some(e) if e.kind == next.kind && e.end() == b => e.count += 1,
-                _ => extents.push(next),
-            }
-        }
-    }
-    ChunkDraft { step, number, block_size_shift: shift, flags, extents, payload: payload.freeze() }
-}
-
-fn is_zero(block: &[u8]) -> bool {
-    const ZERO: [u8; 4096] = [0; 4096];
-    block.chunks(ZERO.len()).all(|c| c == &ZERO[..c.len()])
 }

@@ -9,6 +9,7 @@ use rcp::proto::ids::{ChunkNumber, SetNumber};
 
 use super::{Event, Role, Volume};
 use crate::save::RecordKind;
+use crate::units::BlockCount;
 use crate::view::Layer;
 
 /// Why what came cannot be taken. The session goes on; the stream starts again at the position.
@@ -181,12 +182,14 @@ impl Volume {
         self.intake.last_at = self.desk.now;
         self.intake.partial = false;
         self.log.enter_end(pos, end, *header);
-        self.want.blocks = crate::units::BlockCount(header.volume_blocks);
+        let blocks = BlockCount(header.volume_blocks);
         self.history_table.arrived(header);
         if matches!(self.cfg.role, Role::Replica { .. }) {
             let mut layer = self.intake.building.take().unwrap_or_else(|| Layer::new(id, pos));
-            layer.seal(header.cut_time);
+            layer.seal(header.cut_time, blocks);
             self.playback.complete(layer, end);
+        } else {
+            self.want.blocks = blocks;
         }
         self.desk.event(Event::Sendable);
         self.pump();

@@ -135,6 +135,7 @@ impl Volume {
             }
             self.merge.restarted = false;
         }
+        self.merge_into_longer_base();
         let hidden = self.durable.seed.is_some();
         if hidden && self.want.seed.is_none() {
             // The seed ends with exactly this state: nothing more is folded under it.
@@ -163,8 +164,9 @@ impl Volume {
                 self.step_applied(to);
                 continue;
             }
-            // The first chunk of a step waits for the step before it.
-            if self.merge.jobs.values().any(|j| j.to != to) {
+            // The first chunk of a step waits for the step before it, and for the mailbox to list
+            // what is kept between them.
+            if self.merge.jobs.values().any(|j| j.to != to) || !self.unlisted.is_empty() {
                 break;
             }
             let cached = r.cached.clone().or_else(|| self.readback.body(r));
@@ -197,12 +199,23 @@ impl Volume {
         }
     }
 
+    /// Those that waited for a longer base may have it now.
+    fn merge_into_longer_base(&mut self) {
+        let waits = |j: &Job| j.stage == Stage::Base && j.chunk.is_some();
+        let jobs = self.merge.jobs.iter().filter(|(_, j)| waits(j));
+        for id in jobs.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.merge_base(id);
+        }
+    }
+
     fn step_applied(&mut self, to: SetNumber) {
         self.merge.applied = to;
         self.want.merged = to;
         self.commit.base_dirty = true;
         self.commit.request();
-        if self.durable.seed.is_none() {
+        if self.durable.seed.is_some() {
+            self.want.blocks = self.blocks_in(to).unwrap_or(self.want.blocks);
+        } else {
             self.keep_reached(to);
             self.board.advance(to);
         }
@@ -367,6 +380,12 @@ impl Volume {
         let bs = self.cfg.block_size;
         let Some(job) = self.merge.jobs.get_mut(&id) else { return };
         job.stage = Stage::Base;
+        // Under a seed chunks come before the header that says how large the volume is.
+        let end = job.chunk.iter().flat_map(|(c, _)| c.extents()).map(|e| e.end()).max();
+        if !self.base_covers(BlockCount(end.unwrap_or(0))) {
+            return;
+        }
+        let Some(job) = self.merge.jobs.get_mut(&id) else { return };
         let Some((chunk, payload)) = job.chunk.take() else { return };
         let (mut writes, mut zeroes) = (Vec::new(), Vec::new());
         for e in chunk.extents() {

@@ -17,7 +17,9 @@ mod adopt;
 mod commit;
 mod consumers;
 mod desk;
+mod draft;
 mod drain;
+mod growth;
 mod intake;
 mod keep;
 mod merge;
@@ -26,6 +28,7 @@ mod recover;
 mod seed_in;
 mod seed_out;
 mod status;
+mod switch;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -49,17 +52,19 @@ pub use desk::{Work, WorkDone};
 pub use intake::IntakeError;
 pub use keep::KeepError;
 pub use recover::{ReadFile, RecoverError};
-pub use status::{SetRow, VolumeStatus};
+pub use status::{Played, SetRow, VolumeStatus};
 
 use commit::Committer;
 use consumers::Consumers;
 use desk::{Desk, Purpose};
 use drain::Drain;
+use growth::Growth;
 use intake::Intake;
 use merge::Merge;
 use playback::Playback;
 use seed_in::SeedIn;
 use seed_out::SeedOuts;
+use switch::Switch;
 
 /// When a new delta set is made (CAP-05).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +112,7 @@ pub struct VolumeConfig {
     pub node: NodeName,
     /// Block size.
     pub block_size: BlockSize,
-    /// Size.
+    /// Size when it was made; afterwards the mailbox knows.
     pub blocks: BlockCount,
     /// Capacity of the chunk area, in bytes.
     pub save_capacity: u64,
@@ -187,6 +192,13 @@ pub enum Event {
         /// First block not yet durable.
         next_block: u64,
     },
+    /// The volume has another size, durably; at a replica since the state that is visible.
+    Resized {
+        /// Blocks it has now.
+        blocks: BlockCount,
+    },
+    /// What an operator set is durable.
+    Settings,
     /// Room was freed: more credit may be granted.
     Room,
     /// A consumer was detached because the save volume was full; it will need another way back.
@@ -230,13 +242,19 @@ pub struct Volume {
     playback: Playback,
     merge: Merge,
     drain: Drain,
+    growth: Growth,
+    switch: Switch,
     seed_in: Option<SeedIn>,
     seed_outs: SeedOuts,
+    /// Why no seed can pass through (relay).
+    relay_refusal: Option<String>,
     board: Arc<PinBoard>,
     history_table: status::SetTable,
     /// States to be kept once the base reaches them.
     keeps_waiting: BTreeSet<SetNumber>,
     /// Pins to be released once the mailbox no longer lists them.
+    /// Durable pins that the mailbox does not list yet.
+    unlisted: BTreeSet<PinId>,
     releasing: Vec<PinId>,
     failed: Option<String>,
     /// The volume works, but not all of it: why, in words.
@@ -325,6 +343,8 @@ impl Volume {
             self.drain.timeout(),
             self.merge.timeout(),
             self.consumers.timeout(),
+            self.growth.timeout(),
+            self.seed_in.as_ref().and_then(SeedIn::timeout),
         ]
         .into_iter()
         .flatten()
@@ -380,6 +400,7 @@ impl Volume {
             }
             Purpose::RecordRead(read) => self.record_read_done(read, outcome),
             Purpose::Merge { job, step } => self.merge_io_done(job, step, outcome),
+            Purpose::Extend => self.base_extended(&outcome),
             Purpose::SeedIn(step) => self.seed_in_io_done(step, &outcome),
             Purpose::SeedOutMap { child, session } => {
                 self.seed_out_mapped(&child, session, outcome);
@@ -432,6 +453,7 @@ impl Volume {
         if self.failed.is_some() {
             return;
         }
+        self.growth.look(self.desk.now);
         self.pump_drain();
         self.pump_seed_in();
         self.pump_playback();

@@ -12,7 +12,7 @@ use rcp::proto::ids::SetNumber;
 
 use super::{Event, PlaybackPolicy, Role, Volume};
 use crate::mailbox::Mailbox;
-use crate::units::LogPos;
+use crate::units::{BlockCount, LogPos};
 use crate::view::{Layer, ViewState};
 
 /// Complete steps on their way to readers.
@@ -52,6 +52,11 @@ impl Playback {
     /// End of the records up to the state that may be merged into the base.
     pub(super) fn end_of(&self, visible: SetNumber) -> Option<LogPos> {
         self.layers.iter().rev().find(|(l, _)| l.id.to <= visible).map(|(_, end)| *end)
+    }
+
+    /// Size of the volume in a whole step that the base may not hold.
+    fn size_of(&self, set: SetNumber) -> Option<BlockCount> {
+        self.layers.iter().rev().find(|(l, _)| l.id.to == set).map(|(l, _)| l.blocks)
     }
 
     /// First record that a request in progress may still read.
@@ -98,7 +103,7 @@ impl Volume {
     pub(super) fn pump_playback(&mut self) {
         let Some(policy) = self.playback_policy() else { return };
         self.playback.due_at = None;
-        if self.seed_in.is_some() || self.durable.seed.is_some() {
+        if self.seed_in.is_some() || self.durable.seed.is_some() || !self.is_replicating() {
             return;
         }
         let head = self.durable.log_head;
@@ -122,6 +127,12 @@ impl Volume {
         let due = since.after(policy.timeout);
         let tight = self.log.free() < self.log.ring().capacity() / 3;
         if self.desk.now >= due || bytes >= policy.hwm || tight {
+            // The state may be larger than the one before it.
+            let size = self.playback.size_of(newest).unwrap_or(self.want.blocks);
+            if !self.base_covers(size) {
+                return;
+            }
+            self.want.blocks = size;
             self.want.visible = newest;
             if newest >= self.want.hidden_until {
                 self.want.hidden_until = SetNumber::ZERO;
@@ -143,8 +154,9 @@ impl Volume {
         let advanced = self.durable.visible > before.visible;
         if advanced {
             let (from, to) = (before.visible, self.durable.visible);
-            self.history_table.played(from, to, self.desk.wall);
+            self.history_table.played(from, to, self.desk.wall, self.desk.now);
         }
+        self.history_table.merged(merged, self.desk.now);
         if advanced
             || dropped > 0
             || before.hidden_until != self.durable.hidden_until
@@ -208,6 +220,7 @@ impl Volume {
         let view = Arc::new(ViewState {
             visible,
             cut_time: self.playback.cut_time,
+            blocks: self.durable.blocks,
             refused: self.refusal(),
             layers,
         });

@@ -5,6 +5,8 @@
 //! read and fetches them again from its parent (hidden until it has reached what it had shown), a
 //! primary gives up its old sets, so that children behind them are seeded.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use rcp::proto::clock::{Mono, Wall};
 use rcp::proto::delta::{Chunk, ChunkHeader, DeltaError, SetHeader, StepId};
@@ -15,18 +17,20 @@ use super::commit::Committer;
 use super::consumers::Consumers;
 use super::desk::Desk;
 use super::drain::Drain;
+use super::growth::Growth;
 use super::intake::Intake;
 use super::merge::Merge;
 use super::playback::Playback;
 use super::seed_in::SeedIn;
 use super::seed_out::SeedOuts;
 use super::status::SetTable;
+use super::switch::Switch;
 use super::{Event, Role, Volume, VolumeConfig};
 use crate::io::{FileId, IoError};
 use crate::mailbox::{Mailbox, MailboxError, SLOT_LEN};
 use crate::save::record::HEADER_LEN;
 use crate::save::{Log, Readback, RecordHeader, RecordKind, RecordMeta, Ring};
-use crate::units::LogPos;
+use crate::units::{BlockCount, LogPos};
 use crate::view::{Layer, PinBoard};
 
 /// Reads a file of the volume while it is being opened; a range beyond its end reads as zeroes.
@@ -134,11 +138,15 @@ impl Volume {
             playback: Playback::default(),
             merge,
             drain,
+            growth: Growth::new(m.blocks),
+            switch: Switch::opened(m.settings),
             seed_in: None,
             seed_outs: SeedOuts::default(),
+            relay_refusal: None,
             board,
             history_table: SetTable::default(),
             keeps_waiting: m.kept.iter().filter(|k| k.pin == 0).map(|k| k.set).collect(),
+            unlisted: BTreeSet::new(),
             releasing: Vec::new(),
             failed: None,
             stalled: None,
@@ -241,12 +249,13 @@ impl Volume {
 
     pub(super) fn scanned_end(&mut self, pos: LogPos, end: LogPos, header: SetHeader) {
         let (id, cut_time) = (header.step, header.cut_time);
+        let blocks = BlockCount(header.volume_blocks);
         self.intake.partial = false;
         self.history_table.arrived(&header);
         self.log.enter_end(pos, end, header);
         if self.indexes(id.to) {
             let mut layer = self.intake.building.take().unwrap_or_else(|| Layer::new(id, pos));
-            layer.seal(cut_time);
+            layer.seal(cut_time, blocks);
             self.playback.complete(layer, end);
         }
     }
@@ -324,7 +333,10 @@ impl Volume {
         };
         self.detach_all("the parent's save volume was damaged");
         self.publish_view();
-        self.stalled = Some(text.clone());
+        if matches!(self.cfg.role, Role::Primary { .. }) {
+            // Until the next set is finished. Below, what is hidden says by itself how far it is.
+            self.stalled = Some(text.clone());
+        }
         self.desk.event(Event::Damage { text });
         self.commit.log_was_reset();
     }

@@ -7,20 +7,24 @@
 //! the save volume, so a seed always ends. See `docs/seed.md` for why this is right.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use bytes::Bytes;
+use rcp::proto::clock::Mono;
 use rcp::proto::delta::{Chunk, DeltaError, ExtentKind};
 use rcp::proto::ids::SetNumber;
 
 use super::desk::{Purpose, SeedStep, Work};
 use super::{Event, Role, Volume};
 use crate::bitmap::BlockSet;
-use crate::io::{FileId, Op, Outcome};
+use crate::io::{FileId, IoError, Op, Outcome};
 use crate::mailbox::{Mailbox, SeedMark};
 use crate::units::{BlockCount, BlockIndex};
 
 /// Credit windows of extents after which progress is made durable.
 const COMMIT_EVERY: u64 = 2;
+/// How long to wait before trying again after the disk was full: at first, and at most.
+const FULL_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -39,6 +43,11 @@ pub(super) struct SeedIn {
     queue: VecDeque<(u64, Bytes)>,
     /// An extent is being opened or written.
     busy: Option<u64>,
+    /// What came of it, should the disk be full.
+    body: Option<Bytes>,
+    /// The disk was full: when to try again, and how long to wait after that.
+    retry_at: Option<Mono>,
+    wait: Duration,
     /// Blocks that live sets have written in this session.
     touched: BlockSet,
     received: u64,
@@ -69,6 +78,9 @@ impl SeedIn {
             phase,
             queue: VecDeque::new(),
             busy: None,
+            body: None,
+            retry_at: None,
+            wait: FULL_RETRY.0,
             touched: BlockSet::new(),
             received: 0,
             since_commit: 0,
@@ -78,14 +90,20 @@ impl SeedIn {
         }
     }
 
+    pub(super) fn timeout(&self) -> Option<Mono> {
+        self.retry_at
+    }
+
     pub(super) fn touch(&mut self, block: u64, count: u32) {
         self.touched.insert_range(BlockIndex(block), BlockCount(u64::from(count)));
     }
 }
 
 impl Volume {
-    /// A seed begins: the live stream joins at `from`, everything held before is given up.
-    pub fn seed_begin(&mut self, from: SetNumber) {
+    /// A seed begins: the live stream joins at `from`, everything held before is given up. `blocks`
+    /// is the size of the volume as the parent told it last: that of `from`, or of a set after it.
+    pub fn seed_begin(&mut self, from: SetNumber, blocks: BlockCount) {
+        self.want.blocks = blocks;
         self.log.reset(from);
         self.commit.log_was_reset();
         self.detach_all("detached: its parent is itself being seeded");
@@ -193,15 +211,17 @@ impl Volume {
     pub(super) fn pump_seed_in(&mut self) {
         let blocked = self.seed_in_strays() || self.base_being_written();
         let marked = self.seed_marked() && self.durable.seed.is_some();
+        let (had, now) = (self.base_blocks(), self.desk.now);
         let Some(s) = &mut self.seed_in else { return };
-        if blocked && s.busy.is_none() {
+        if blocked && s.busy.is_none() || s.retry_at.is_some_and(|t| now < t) {
             return;
         }
+        s.retry_at = None;
         if s.phase == Phase::Marking && marked && self.merge.is_idle() {
             s.phase = Phase::Clearing;
             // What sets had written goes as well; the extents include it.
             s.touched = BlockSet::new();
-            let len = self.cfg.block_size.offset(BlockIndex(self.cfg.blocks.0));
+            let len = self.cfg.block_size.offset(BlockIndex(had.0));
             self.desk.io(
                 Purpose::SeedIn(SeedStep::Clear),
                 FileId::Base,
@@ -212,8 +232,16 @@ impl Volume {
         if s.phase != Phase::Open || s.busy.is_some() || !self.merge.is_idle() {
             return;
         }
+        if let Some((next, _)) = s.queue.front() {
+            let end = BlockCount(*next);
+            if !self.base_covers(end) {
+                return;
+            }
+        }
+        let Some(s) = &mut self.seed_in else { return };
         if let Some((next, body)) = s.queue.pop_front() {
             s.busy = Some(next);
+            s.body = Some(body.clone());
             s.since_commit += body.len() as u64;
             self.desk.work(Purpose::SeedOpen, Work::Open(body));
             return;
@@ -271,6 +299,10 @@ impl Volume {
     }
 
     pub(super) fn seed_in_io_done(&mut self, step: SeedStep, outcome: &Outcome) {
+        if *outcome == Outcome::Failed(IoError::NoSpace) {
+            self.seed_in_full(step);
+            return;
+        }
         if *outcome != Outcome::Done {
             let what = match step {
                 SeedStep::Clear => "clearing the volume's content",
@@ -283,6 +315,7 @@ impl Volume {
             SeedStep::Clear => {
                 let Some(s) = &mut self.seed_in else { return };
                 s.phase = Phase::Open;
+                s.wait = FULL_RETRY.0;
                 self.desk.event(Event::SeedSaved { next_block: 0 });
             }
             SeedStep::Base => {
@@ -291,9 +324,35 @@ impl Volume {
         }
     }
 
+    /// The disk below the replica is full: keep what came, say so, try again.
+    fn seed_in_full(&mut self, step: SeedStep) {
+        let now = self.desk.now;
+        let Some(s) = &mut self.seed_in else { return };
+        match step {
+            SeedStep::Clear => s.phase = Phase::Marking,
+            SeedStep::Base => {
+                // Otherwise a stray of an attachment that has ended.
+                let Some((next, body)) = s.busy.take().zip(s.body.take()) else { return };
+                s.queue.push_front((next, body));
+            }
+        }
+        s.retry_at = Some(now.after(s.wait));
+        let seconds = s.wait.as_secs();
+        s.wait = (s.wait * 2).min(FULL_RETRY.1);
+        self.stalled = Some(format!(
+            "the seed has stopped: no space left for the volume's content; free space on its file \
+             system and it goes on by itself (tried again every {seconds} s)"
+        ));
+    }
+
     fn seed_extent_written(&mut self) {
         let Some(s) = &mut self.seed_in else { return };
         self.commit.base_dirty = true;
+        s.body = None;
+        if s.wait > FULL_RETRY.0 {
+            s.wait = FULL_RETRY.0;
+            self.stalled = None;
+        }
         // Otherwise a stray of an attachment that has ended.
         let Some(next) = s.busy.take() else { return };
         s.next_block = next;

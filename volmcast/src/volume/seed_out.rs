@@ -62,14 +62,21 @@ impl Volume {
     /// Why this node cannot seed anybody now.
     pub(super) fn cannot_seed(&self) -> Option<String> {
         match self.cfg.role {
-            Role::Relay => {
-                Some("this node only forwards; it has no content to seed from".to_owned())
-            }
+            Role::Relay => self.relay_refusal.clone(),
             _ => self.refusal(),
         }
     }
 
+    /// At a relay, before a child attaches: why a seed cannot pass through to it now, if so. Extents
+    /// do not come from here.
+    pub fn relay_cannot_seed(&mut self, why: Option<String>) {
+        self.relay_refusal = why;
+    }
+
     pub(super) fn seed_out_begin(&mut self, child: &NodeName, block: u64, folded: SetNumber) {
+        if matches!(self.cfg.role, Role::Relay) {
+            return;
+        }
         self.seed_outs.last_session += 1;
         let s = SeedOut {
             session: self.seed_outs.last_session,
@@ -115,7 +122,7 @@ impl Volume {
             }
         }
         for (child, session, next) in start {
-            if next >= self.cfg.blocks.0 {
+            if next >= self.want.blocks.0 {
                 self.seed_out_end(&child);
                 continue;
             }
@@ -125,7 +132,7 @@ impl Volume {
     }
 
     pub(super) fn seed_out_mapped(&mut self, child: &NodeName, session: u64, outcome: Outcome) {
-        let (bs, blocks) = (self.cfg.block_size, self.cfg.blocks.0);
+        let (bs, blocks) = (self.cfg.block_size, self.want.blocks.0);
         let Some(s) = self.seed_outs.entry_busy(child, session) else { return };
         match outcome {
             Outcome::NextData(Some((from, to))) => {
@@ -178,7 +185,7 @@ impl Volume {
             attempt: self.want.attempt,
         };
         let draft =
-            super::drain::draft(id, ChunkNumber(0), ChunkFlags::SEED, shift, &[(first, data)]);
+            super::draft::draft(id, ChunkNumber(0), ChunkFlags::SEED, shift, &[(first, data)]);
         let purpose = Purpose::SeedEncode { child: child.clone(), session, next_block, view };
         self.desk.work(purpose, Work::Encode(Box::new(draft), self.cfg.compression));
     }
@@ -207,7 +214,7 @@ impl Volume {
     }
 
     fn seed_out_end(&mut self, child: &NodeName) {
-        let blocks = self.cfg.blocks.0;
+        let blocks = self.want.blocks.0;
         let Some(s) = self.seed_outs.map.get_mut(child) else { return };
         s.state = State::Ending;
         s.next = blocks;

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use rcp::proto::clock::Wall;
+use rcp::proto::clock::{Mono, Wall};
 use rcp::proto::delta::SetHeader;
 use rcp::proto::ids::SetNumber;
 
@@ -23,8 +23,23 @@ pub struct SetRow {
     pub made_in: Option<Duration>,
     /// Blocks in it.
     pub blocks: u64,
-    /// When a group that begins with this set was played, and how many sets it has.
-    pub played: Option<(Wall, u64)>,
+    /// The group of sets that was played and begins with this one.
+    pub played: Option<Played>,
+}
+
+/// A group of sets that was played (PLAY-11).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Played {
+    /// When readers saw it.
+    pub at: Wall,
+    /// How many sets it has.
+    pub sets: u64,
+    /// Blocks in them.
+    pub blocks: u64,
+    /// How long it took from there until the content held all of it, once it does.
+    pub took: Option<Duration>,
+    last: SetNumber,
+    began: Mono,
 }
 
 /// The newest rows.
@@ -63,10 +78,20 @@ impl SetTable {
     }
 
     /// The sets after `from` up to `to` became visible together; told on the lowest row.
-    pub(super) fn played(&mut self, from: SetNumber, to: SetNumber, at: Wall) {
-        let group = self.rows.iter().filter(|r| r.set > from && r.set <= to).count() as u64;
+    pub(super) fn played(&mut self, from: SetNumber, to: SetNumber, at: Wall, began: Mono) {
+        let group = self.rows.iter().filter(|r| r.set > from && r.set <= to);
+        let (sets, blocks) = group.fold((0, 0), |(n, b), r| (n + 1, b + r.blocks));
         if let Some(r) = self.rows.iter_mut().find(|r| r.set > from && r.set <= to) {
-            r.played = Some((at, group));
+            r.played = Some(Played { at, sets, blocks, took: None, last: to, began });
+        }
+    }
+
+    /// The content holds everything up to `merged`.
+    pub(super) fn merged(&mut self, merged: SetNumber, now: Mono) {
+        for p in self.rows.iter_mut().filter_map(|r| r.played.as_mut()) {
+            if p.took.is_none() && p.last <= merged {
+                p.took = Some(now.since(p.began));
+            }
         }
     }
 
@@ -139,16 +164,23 @@ impl Volume {
             _ => self.durable.visible,
         };
         let saved = self.saved_position().0;
-        let reason = self.refusal().filter(|_| role != "relay").or_else(|| self.stalled.clone());
+        let refused = self.refusal().filter(|_| role != "relay");
+        let reason = match (refused, self.stalled.clone()) {
+            (Some(a), Some(b)) if a != b => Some(format!("{a}; {b}")),
+            (a, b) => a.or(b),
+        };
+        let reason = reason.or_else(|| self.switched_off());
         let state = match (&self.failed, role) {
             (Some(_), _) => "failed".to_owned(),
             (None, "primary") => match self.drain.draining() {
                 Some(set) => format!("writable, making set {set}"),
+                None if !self.is_replicating() => "writable, replication stopped".to_owned(),
                 None => "writable".to_owned(),
             },
             (None, "relay") => "forwarding".to_owned(),
             _ if self.durable.seed.is_some() => "seeding".to_owned(),
             _ if self.durable.hidden_until > visible => "fetching again".to_owned(),
+            _ if !self.is_replicating() => "readable, replication stopped".to_owned(),
             _ if self.playback.unmerged() > 0 => {
                 format!("readable, {} sets to merge", self.playback.unmerged())
             }

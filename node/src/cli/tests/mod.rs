@@ -8,8 +8,9 @@ use std::sync::Arc;
 use super::output::Failed;
 use super::target::{Endpoint, Purpose, SOCKET, Surroundings, Target};
 use super::{rcpctl, rcproute};
+use crate::access::{Audit, Caller, Policy};
 use crate::http::tests::fake::FakeNode;
-use crate::http::{Deadlines, routers, serve_connection};
+use crate::http::{Deadlines, Guard, routers, serve_connection};
 use crate::metrics::Metrics;
 use tokio_util::sync::CancellationToken;
 
@@ -31,7 +32,10 @@ impl Running {
 fn running() -> Running {
     let dir = tempfile::tempdir().expect("folder");
     let node = FakeNode::new();
-    let router = routers(node.clone(), Metrics::detached()).control;
+    let audit = Audit::new(dir.path());
+    let guard = Guard { policy: Policy::default(), tokens: None, audit };
+    let all = routers(node.clone(), Metrics::detached(), guard);
+    let router = all.caller(Caller::socket(None));
     let listener = tokio::net::UnixListener::bind(dir.path().join(SOCKET)).expect("bind");
     tokio::spawn(async move {
         while let Ok((io, _)) = listener.accept().await {
@@ -56,8 +60,7 @@ async fn commands_ask_what_they_say() {
         ("replicate policy db --timeout 10min", "policy db None Some(600000) None"),
         ("replicate persist on db", "policy db None None Some(true)"),
         ("replicate persist off db", "policy db None None Some(false)"),
-        ("volume resize db 20GiB", "resize db 21474836480 false"),
-        ("volume resize db 4KiB --shrink", "resize db 4096 true"),
+        ("volume resize db 20GiB", "resize db 21474836480"),
         ("volume rename db bd", "rename db bd"),
         ("volume delete db --yes", "delete db"),
     ] {

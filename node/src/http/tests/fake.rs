@@ -162,8 +162,8 @@ impl NodeApi for FakeNode {
         }))
     }
 
-    fn volume_resize<'a>(&'a self, volume: &'a str, size: u64, shrink: bool) -> Answer<'a, ()> {
-        self.note(format!("resize {volume} {size} {shrink}"));
+    fn volume_resize<'a>(&'a self, volume: &'a str, size: u64) -> Answer<'a, ()> {
+        self.note(format!("resize {volume} {size}"));
         later(self.known(volume))
     }
 

@@ -16,13 +16,39 @@ use tokio_util::sync::CancellationToken;
 
 use self::fake::{DB_12, DB_16, DB_SIZE, FakeNode, content};
 use super::limits::{Deadlines, MAX_BODY_BYTES, MAX_VOLUME_READS};
-use super::{End, Routers, paths, routers, serve_connection};
+use super::{End, Guard, Routers, paths, routers, serve_connection};
+use crate::access::{Audit, Caller, Need, Policy, Scope, Tokens, Way};
 use crate::api::{ApiError, ApiErrorKind, NodeStatus};
 use crate::metrics::Metrics;
 
-fn site() -> (Arc<FakeNode>, Routers) {
+/// A node as a stranger on the shared port and as its owner sees it.
+struct Site {
+    public: Router,
+    control: Router,
+    all: Routers,
+    dir: tempfile::TempDir,
+}
+
+impl Site {
+    fn audit(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("audit.log")).unwrap_or_default()
+    }
+}
+
+/// A node without certificates.
+fn site() -> (Arc<FakeNode>, Site) {
+    guarded_site(Policy::default(), false)
+}
+
+fn guarded_site(policy: Policy, tokens: bool) -> (Arc<FakeNode>, Site) {
     let node = FakeNode::new();
-    (Arc::clone(&node), routers(node, Metrics::detached()))
+    let dir = tempfile::tempdir().expect("folder");
+    let tokens = tokens.then(|| Tokens::of(dir.path()));
+    let guard = Guard { policy, tokens, audit: Audit::new(dir.path()) };
+    let all = routers(node.clone(), Metrics::detached(), guard);
+    let (public, control) =
+        (all.caller(Caller::plain("127.0.0.1:9")), all.caller(Caller::socket(Some(7))));
+    (node, Site { public, control, all, dir })
 }
 
 struct Reply {
@@ -222,7 +248,6 @@ async fn unknown_paths_and_methods() {
     let r = get(&site.public, "/nowhere", &[]).await;
     assert_eq!(r.status, StatusCode::NOT_FOUND);
     assert!(r.text().contains("nothing at /nowhere") && r.text().contains("/v1/volumes/{name}"));
-    assert!(!r.text().contains("/api/v1/cut"), "the public list has only what is served there");
     let r = get(&site.control, "/api/v2/cut", &[]).await;
     assert_eq!(r.status, StatusCode::NOT_FOUND);
     assert_eq!(r.error().kind, ApiErrorKind::NotFound);
@@ -262,10 +287,72 @@ async fn changes_are_refused_on_the_shared_port() {
     let (node, site) = site();
     for (path, method, _) in paths::CONTROL {
         let r = ask(&site.public, method, path, &[], "{}").await;
-        assert_eq!(r.status, StatusCode::CONFLICT, "{path}");
+        if *method == "GET" {
+            assert_eq!(r.status, StatusCode::OK, "{path}");
+            continue;
+        }
+        assert_eq!(r.status, StatusCode::FORBIDDEN, "{path}");
+        assert_eq!(r.header("www-authenticate"), INSUFFICIENT);
         assert!(r.error().text.contains("rcpd.sock"), "{}", r.text());
     }
-    assert!(node.asked.lock().is_empty());
+    assert_eq!(*node.asked.lock(), ["routes None"]);
+    assert!(site.audit().contains("127.0.0.1:9"), "refused changes are on record as well");
+}
+
+const INSUFFICIENT: &str = "Bearer realm=\"rcp\", error=\"insufficient_scope\"";
+
+#[tokio::test]
+async fn with_certificates_every_path_needs_its_scope() {
+    let (node, site) = guarded_site(Policy { secured: true, metrics_closed: true }, true);
+    let tokens = Tokens::of(site.dir.path());
+    let by = |scope| tokens.create(&format!("{scope:?}"), scope, 0, None).expect("token");
+    let secrets = [Scope::Read, Scope::Operate, Scope::Admin].map(|s| (s, by(s)));
+    let tls = |node: Option<&str>| {
+        let way = Way::Tls { node: node.map(str::to_owned) };
+        site.all.caller(Caller { from: "192.0.2.1:9".to_owned(), way })
+    };
+    for (path, method, _) in paths::READS.iter().chain(paths::CONTROL) {
+        let at = path.replace("{name}", "db");
+        let needs = match paths::need(path) {
+            Need::Health => continue,
+            Need::Metrics => Scope::Read,
+            Need::Scope(s) => s,
+        };
+        let plain = ask(&site.public, method, &at, &[], "{}").await;
+        let nobody = ask(&tls(None), method, &at, &[], "{}").await;
+        for r in [plain, nobody] {
+            assert_eq!(r.status, StatusCode::UNAUTHORIZED, "{path}");
+            assert_eq!(r.header("www-authenticate"), "Bearer realm=\"rcp\"");
+        }
+        for (scope, secret) in &secrets {
+            let with = format!("Bearer {secret}");
+            let r = ask(&tls(None), method, &at, &[("authorization", &with)], "{}").await;
+            let denied = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&r.status);
+            assert_eq!(denied, *scope < needs, "{path} with {scope:?}: {}", r.status);
+            if denied {
+                assert_eq!(r.header("www-authenticate"), INSUFFICIENT);
+            }
+        }
+        let r = ask(&tls(Some("n2")), method, &at, &[], "{}").await;
+        assert_eq!(r.status == StatusCode::UNAUTHORIZED, needs > Scope::Read, "{path}");
+    }
+    let wrong = [("authorization", "Bearer rcp_wrong")];
+    let r = ask(&tls(None), "GET", paths::STATUS, &wrong, "").await;
+    assert_eq!(r.status, StatusCode::UNAUTHORIZED);
+    assert!(r.header("www-authenticate").contains("invalid_token"), "{}", r.text());
+
+    node.asked.lock().clear();
+    let admin = format!("Bearer {}", secrets[2].1);
+    let body = r#"{"volume":"db","keep":true}"#;
+    let r = ask(&tls(None), "POST", paths::CUT, &[("authorization", &admin)], body).await;
+    assert_eq!(r.status, StatusCode::OK, "{}", r.text());
+    assert_eq!(*node.asked.lock(), ["cut db true"]);
+    let audit = site.audit();
+    let last = audit.lines().last().expect("a record");
+    for part in ["token Admin", "192.0.2.1:9", "cut", "db", "done"] {
+        assert!(last.contains(part), "{part}: {last}");
+    }
+    assert!(!audit.contains(&secrets[2].1), "no secret is on record");
 }
 
 #[tokio::test]
@@ -275,7 +362,7 @@ async fn every_change_reaches_the_node() {
         (paths::CUT, r#"{"volume":"db","keep":true}"#, "cut db true"),
         (paths::CUT, r#"{"volume":"db"}"#, "cut db false"),
         (paths::KEEP, r#"{"volume":"db","set":16}"#, "keep db 16"),
-        (paths::VOLUME_RESIZE, r#"{"volume":"db","size":8192}"#, "resize db 8192 false"),
+        (paths::VOLUME_RESIZE, r#"{"volume":"db","size":8192}"#, "resize db 8192"),
         (paths::VOLUME_RENAME, r#"{"volume":"db","label":"bd"}"#, "rename db bd"),
         (paths::VOLUME_DELETE, r#"{"volume":"db"}"#, "delete db"),
         (paths::REPLICATE, r#"{"volume":"db","on":false}"#, "replicate db false"),

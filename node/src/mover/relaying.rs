@@ -1,0 +1,191 @@
+//! Seeds that pass through a node without content (`volmcast/docs/seed.md`).
+//!
+//! ```text
+//! parent                  relay                          child
+//!                                     ◄── Attach: its position is gone
+//!                              Start{Seed, from} ──►           from: what the relay holds
+//!   ◄── Attach: own position, extents please, once your content includes `from`
+//! Start{Resume} ──►
+//! live steps ──►          save volume            ──►           as for everybody
+//! SeedData ──►            (not stored)           ──►           under the child's own credit
+//! SeedEnd{need} ──►                              ──►
+//! ```
+//!
+//! The parent may be a relay itself: it does the same for this node. The child cannot tell the
+//! difference. One seed at a time passes for a volume; other children wait and are told why. What a
+//! child grants is granted to the parent, so that never more than its window is on its way here.
+
+use std::time::Duration;
+
+use rcp::proto::clock::Mono;
+use rcp::proto::delta::Chunk;
+use rcp::proto::frame::{Frame, stream_error};
+use rcp::proto::ids::{NodeName, SetNumber, VolumeId};
+use volmcast::volume::Role;
+
+use super::receiving::InStage;
+use super::sending::Stage;
+use super::{Held, Mover};
+
+/// How long not to ask again after the parent said that it cannot: asking interrupts the stream.
+const REFUSED: Duration = Duration::from_secs(5);
+
+/// A seed on its way to a child.
+#[derive(Debug)]
+pub(super) struct Relayed {
+    child: NodeName,
+    /// Where its extents go on.
+    next_block: u64,
+    /// The content they are read from must include this state.
+    folded: SetNumber,
+    /// What the child granted in its session, and what of it is used up.
+    granted: u64,
+    sent: u64,
+    /// What was used up when the stream from the parent was attached last.
+    before: u64,
+}
+
+/// What passes through, of one volume.
+#[derive(Debug, Default)]
+pub(super) struct Relaying {
+    seed: Option<Relayed>,
+    /// The parent could not: until when not to ask again, and why.
+    refused: Option<(Mono, String)>,
+}
+
+impl Relaying {
+    /// What an attachment to the parent asks for: first block, and the state to be included.
+    pub(super) fn wanted(&mut self) -> Option<(u64, SetNumber)> {
+        let s = self.seed.as_mut()?;
+        s.before = s.sent;
+        Some((s.next_block, s.folded))
+    }
+
+    /// Blocks of a child's seed that have passed.
+    pub(super) fn progress(&self, child: &NodeName) -> Option<u64> {
+        self.seed.as_ref().filter(|s| s.child == *child).map(|s| s.next_block)
+    }
+
+    /// A child's session or place is gone, and so is its seed here.
+    pub(super) fn forget(&mut self, child: &NodeName) {
+        self.seed.take_if(|s| s.child == *child);
+    }
+
+    /// Why no seed can pass to a child now.
+    fn refusal(&self, child: &NodeName, fed: bool, now: Mono) -> Option<String> {
+        if !fed {
+            return Some("this node only forwards, and its parent is not connected".to_owned());
+        }
+        if let Some(s) = self.seed.as_ref().filter(|s| s.child != *child) {
+            return Some(format!(
+                "this node only forwards, and a seed for {} passes through; one at a time",
+                s.child
+            ));
+        }
+        let (_, why) = self.refused.as_ref().filter(|(until, _)| now < *until)?;
+        Some(format!("this node only forwards, and its parent cannot seed: {why}"))
+    }
+}
+
+fn is_relay(h: &Held) -> bool {
+    matches!(h.volume.config().role, Role::Relay)
+}
+
+impl Mover {
+    /// Before a child is attached: can a seed pass to it?
+    pub(super) fn look_for_relaying(&mut self, id: VolumeId, child: &NodeName) {
+        let now = self.now;
+        let Some(h) = self.volumes.get_mut(&id).filter(|h| is_relay(h)) else { return };
+        // Whatever passed to it was of its last session.
+        h.relaying.forget(child);
+        let on = |s: InStage| matches!(s, InStage::Running | InStage::Waiting);
+        let fed = h.inbound.as_ref().is_some_and(|i| on(i.stage));
+        let why = h.relaying.refusal(child, fed, now);
+        h.volume.relay_cannot_seed(why);
+    }
+
+    /// A child was told that a seed begins, or goes on: its extents are asked for.
+    pub(super) fn relay_seed(
+        &mut self,
+        id: VolumeId,
+        child: &NodeName,
+        next_block: u64,
+        folded: SetNumber,
+    ) {
+        let Some(h) = self.volumes.get_mut(&id).filter(|h| is_relay(h)) else { return };
+        h.relaying.seed = Some(Relayed {
+            child: child.clone(),
+            next_block,
+            folded,
+            granted: 0,
+            sent: 0,
+            before: 0,
+        });
+        self.attach(id);
+    }
+
+    /// The child grants `total` bytes of extents in its session.
+    pub(super) fn relay_credit(&mut self, id: VolumeId, child: &NodeName, total: u64) {
+        let Some(h) = self.volumes.get_mut(&id) else { return };
+        if let Some(s) = h.relaying.seed.as_mut().filter(|s| s.child == *child) {
+            s.granted = s.granted.max(total);
+            self.relay_grant(id);
+        }
+    }
+
+    /// Grants the parent what the child granted.
+    pub(super) fn relay_grant(&mut self, id: VolumeId) {
+        let Some(h) = self.volumes.get_mut(&id) else { return };
+        let (Some(s), Some(i)) = (&h.relaying.seed, &mut h.inbound) else { return };
+        if !matches!(i.stage, InStage::Running | InStage::Waiting) {
+            return;
+        }
+        let total = s.granted.saturating_sub(s.before);
+        if total <= i.seed_told {
+            return;
+        }
+        i.seed_told = total;
+        let (conn, stream, next_block) = (i.conn, i.stream, s.next_block);
+        self.send(conn, Frame::SeedAck { stream, next_block, total });
+    }
+
+    /// An extent came from the parent: it goes to the child it is for.
+    pub(super) fn relay_extent(
+        &mut self,
+        id: VolumeId,
+        next_block: u64,
+        view: SetNumber,
+        chunk: &Chunk,
+    ) {
+        let Some(h) = self.volumes.get_mut(&id) else { return };
+        let Some(s) = &mut h.relaying.seed else { return };
+        s.sent += chunk.bytes().len() as u64;
+        s.next_block = next_block;
+        let child = s.child.clone();
+        self.seed_chunk(id, &child, next_block, view, chunk);
+    }
+
+    /// All extents have come from the parent.
+    pub(super) fn relay_end(&mut self, id: VolumeId, need: SetNumber) {
+        let Some(h) = self.volumes.get_mut(&id) else { return };
+        if let Some(s) = h.relaying.seed.take() {
+            self.seed_end(id, &s.child, need);
+        }
+    }
+
+    /// The parent cannot serve the stream; if that is because of the seed, the stream goes on
+    /// without it.
+    pub(super) fn relay_refused(&mut self, id: VolumeId, why: &str) {
+        let until = self.now.after(REFUSED);
+        let Some(h) = self.volumes.get_mut(&id) else { return };
+        let Some(s) = h.relaying.seed.take() else { return };
+        h.relaying.refused = Some((until, why.to_owned()));
+        let Some((conn, stream, _)) = self.stream_to(id, &s.child) else { return };
+        let text = format!("the seed cannot go on: the parent cannot seed: {why}");
+        if let Some(out) = self.conns.get_mut(&conn).and_then(|c| c.streams_out.get_mut(&stream)) {
+            out.stage = Stage::Stopped;
+            out.reason = Some(text.clone());
+        }
+        self.send(conn, Frame::StreamError { stream, code: stream_error::STOPPED, text });
+    }
+}
