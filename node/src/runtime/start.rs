@@ -157,6 +157,16 @@ fn load_routes(folder: &Path, node: &NodeName, topology: &Topology) -> Result<Ta
     }
 }
 
+fn replica_plans(
+    groups: &[&PlannedGroup],
+    node: &NodePlan,
+    base: &Path,
+) -> BTreeMap<GroupName, ReplicaPlan> {
+    let budget = Budget::new(node.memory / limits::READBACK_SHARE);
+    let plan = |g: &PlannedGroup| replica_plan(g, &node.name, base, &budget);
+    groups.iter().map(|g| (g.name.clone(), plan(g))).collect()
+}
+
 fn replica_plan(
     g: &PlannedGroup,
     node: &NodeName,
@@ -207,11 +217,7 @@ pub async fn start(
     let names = Arc::new(Names::default());
     let mover = new_mover(topology, node, table);
     let groups: Vec<_> = topology.groups_of(&node.name).collect();
-    let budget = Budget::new(node.memory / limits::READBACK_SHARE);
-    let plans: BTreeMap<GroupName, ReplicaPlan> = groups
-        .iter()
-        .map(|g| (g.name.clone(), replica_plan(g, &node.name, &folder, &budget)))
-        .collect();
+    let plans = replica_plans(&groups, node, &folder);
     let mut core = Core {
         mover,
         queue,
