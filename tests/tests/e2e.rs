@@ -14,6 +14,8 @@ mod kills;
 mod late;
 #[path = "e2e/load.rs"]
 mod load;
+#[path = "e2e/playback.rs"]
+mod playback;
 #[path = "e2e/port.rs"]
 mod port;
 #[path = "e2e/power.rs"]
