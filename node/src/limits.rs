@@ -2,7 +2,10 @@
 //!
 //! Per volume: recent chunks ([`CACHE_BYTES`]), copies kept for a draining set ([`HELD_BYTES`]), and
 //! what is in flight between machine and disk (a few chunks). Per connection: [`QUEUE_BYTES`] of
-//! frames that wait for the socket (shared with the cache where they are the same chunks).
+//! frames that wait for the socket (shared with the cache where they are the same chunks). For all
+//! volumes together: chunks read back from save volumes for children that are behind, one part in
+//! [`READBACK_SHARE`] of the node's `memory`, beyond which each child still has one read of its own;
+//! and the buffers that `volmcast::storage` uses again and again (28 MiB).
 
 use std::time::Duration;
 
@@ -12,6 +15,10 @@ pub const CHUNK_BYTES: u64 = 1 << 20;
 pub const WINDOW_BYTES: u64 = 8 << 20;
 /// Recent chunks of one volume kept in memory for children near the head.
 pub const CACHE_BYTES: u64 = 8 << 20;
+/// Chunks of one volume that were read back from its save volume, kept for the children.
+pub const READBACK_BYTES: u64 = 16 << 20;
+/// The part of a node's memory that all volumes may use for such chunks: one in so many.
+pub const READBACK_SHARE: u64 = 4;
 /// Copies that writers keep for a draining set.
 pub const HELD_BYTES: u64 = 8 << 20;
 /// Frames that wait for one connection's socket.

@@ -17,6 +17,7 @@ use rcp::proto::ids::{GroupName, NodeName, VolumeId};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use volmcast::save::Budget;
 use volmcast::storage::{Identity, StorageError, replace_file};
 use volmcast::units::BlockCount;
 use volmcast::volume::{CutPolicy, PlaybackPolicy};
@@ -162,7 +163,22 @@ fn load_routes(folder: &Path, node: &NodeName, topology: &Topology) -> Result<Ta
     }
 }
 
-fn replica_plan(g: &PlannedGroup, node: &NodeName, base: &Path) -> ReplicaPlan {
+fn replica_plans(
+    groups: &[&PlannedGroup],
+    node: &NodePlan,
+    base: &Path,
+) -> BTreeMap<GroupName, ReplicaPlan> {
+    let budget = Budget::new(node.memory / limits::READBACK_SHARE);
+    let plan = |g: &PlannedGroup| replica_plan(g, &node.name, base, &budget);
+    groups.iter().map(|g| (g.name.clone(), plan(g))).collect()
+}
+
+fn replica_plan(
+    g: &PlannedGroup,
+    node: &NodeName,
+    base: &Path,
+    budget: &Arc<Budget>,
+) -> ReplicaPlan {
     let playback = g.playback_for(node);
     let first = g.volumes.first();
     ReplicaPlan {
@@ -173,6 +189,7 @@ fn replica_plan(g: &PlannedGroup, node: &NodeName, base: &Path) -> ReplicaPlan {
             playback: PlaybackPolicy { hwm: playback.hwm, timeout: playback.timeout },
             compression: Compression::WherePays,
             import: false,
+            budget: budget.clone(),
         },
         save: g.volumes.iter().map(|v| (v.label.to_string(), g.save_for(v, node))).collect(),
         default_save: first.map_or(1 << 30, |v| g.save_for(v, node)),
@@ -203,8 +220,7 @@ pub async fn start(
     let names = Arc::new(Names::default());
     let mover = new_mover(topology, node, table);
     let groups: Vec<_> = topology.groups_of(&node.name).collect();
-    let plans: BTreeMap<GroupName, ReplicaPlan> =
-        groups.iter().map(|g| (g.name.clone(), replica_plan(g, &node.name, &folder))).collect();
+    let plans = replica_plans(&groups, node, &folder);
     let mut core = Core {
         mover,
         queue,

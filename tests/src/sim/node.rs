@@ -16,6 +16,7 @@ use rcp::proto::ids::{ChunkNumber, GroupName, Label, NodeName, SetNumber, Volume
 use rcp::proto::transport::Hop;
 use volmcast::activity::SharedLog;
 use volmcast::capture::{Capture, Notice};
+use volmcast::save::Budget;
 use volmcast::storage::Identity;
 use volmcast::units::BlockCount;
 use volmcast::volume::{CutPolicy, PlaybackPolicy, Volume};
@@ -153,11 +154,14 @@ impl SimNode {
                 playback: PlaybackPolicy { hwm: opt.playback.0, timeout: opt.playback.1 },
                 compression: Compression::WherePays,
                 import: false,
+                // Scarce, too, in some worlds.
+                budget: Budget::new(opt.cache / 2),
             },
             tuning: Tuning {
                 chunk_bytes: opt.chunk,
                 window: opt.window,
                 cache: opt.cache,
+                readback: opt.save / 8,
                 held: opt.held,
                 extent: opt.extent,
             },
