@@ -42,6 +42,8 @@ pub const ROUTE_ADD: &str = "/api/v1/routes/add";
 pub const ROUTE_DELETE: &str = "/api/v1/routes/delete";
 /// Have every replica hash a volume.
 pub const HASH: &str = "/api/v1/hash";
+/// Have every member of a group execute a control block.
+pub const BLOCK_SEND: &str = "/api/v1/blocks/send";
 /// End the process in order.
 pub const SHUTDOWN: &str = "/api/v1/shutdown";
 
@@ -74,6 +76,7 @@ pub(crate) const CONTROL: &[Entry] = &[
     (VOLUME_RENAME, "POST", "change a volume's label"),
     (VOLUME_DELETE, "POST", "remove a volume"),
     (HASH, "POST", "have every replica hash the first bytes of a state"),
+    (BLOCK_SEND, "POST", "have every member of a group execute a control block"),
     (SHUTDOWN, "POST", "end the process in order"),
 ];
 
@@ -84,9 +87,8 @@ pub(crate) fn need(path: &str) -> Need {
         HEALTHZ | READYZ | RCP => Need::Health,
         METRICS => Need::Metrics,
         STATUS | VOLUME | ROUTES => Need::Scope(Scope::Read),
-        ROUTE_ADD | ROUTE_DELETE | CUT | KEEP | RELEASE | REPLICATE | SEED | POLICY | HASH => {
-            Need::Scope(Scope::Operate)
-        }
+        ROUTE_ADD | ROUTE_DELETE | CUT | KEEP | RELEASE | REPLICATE | SEED | POLICY | HASH
+        | BLOCK_SEND => Need::Scope(Scope::Operate),
         // What somebody adds and forgets to enter here is for administrators.
         _ => Need::Scope(Scope::Admin),
     }
