@@ -397,6 +397,7 @@ impl Core {
             blocks: r.blocks,
             save,
             snapshots: plan.snapshots,
+            standing: volmcast::storage::Standing::default(),
         };
         let open = plan.open.clone();
         self.make(identity, open, None);

@@ -111,6 +111,7 @@ impl NodeHandle {
             save: spec.save.unwrap_or(plan.default_save),
             snapshots: plan.snapshots,
             base,
+            standing: volmcast::storage::Standing::default(),
         };
         let open = OpenPlan { import: spec.import, ..plan.open.clone() };
         Ok((identity, open))

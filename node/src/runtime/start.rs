@@ -395,6 +395,7 @@ fn open_volumes(
                 save: g.save_for(v, node),
                 snapshots: v.snapshot_area,
                 base,
+                standing: volmcast::storage::Standing::default(),
             };
             let path = all.join(id.to_string());
             let plan = OpenPlan { import, ..plan.open.clone() };

@@ -235,6 +235,7 @@ impl SimNode {
             save: self.save,
             snapshots: self.snapshots,
             base: None,
+            standing: volmcast::storage::Standing::default(),
         }
     }
 

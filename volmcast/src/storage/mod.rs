@@ -18,7 +18,7 @@ use rustix::fs::{FallocateFlags, FlockOperation, SeekFrom};
 
 use crate::io::{FileId, Io, IoError, Op, Outcome};
 
-pub use identity::{Identity, IdentityError};
+pub use identity::{Fenced, Identity, IdentityError, Standing};
 
 /// Why a volume's files cannot be opened; names the file and the remedy.
 #[derive(Debug, thiserror::Error)]
