@@ -15,6 +15,7 @@ use rcp::proto::frame::{
 use rcp::proto::ids::{GroupName, NodeName, VolumeId};
 use rcp::proto::session::{CloseReason, Event, Peers, Session, SessionConfig, Side, VERSIONS};
 
+use super::history::Confirm;
 use super::sending::Outbound;
 use super::{AskId, ConnId, Effect, Level, Mover};
 
@@ -29,6 +30,8 @@ pub struct GroupPlan {
     pub planned: Vec<NodeName>,
     /// Members of the group: who may feed this node.
     pub members: Vec<NodeName>,
+    /// What a primary that comes back needs before it lets writers in.
+    pub confirm: Confirm,
 }
 
 /// A group this node is in.
@@ -117,6 +120,11 @@ impl Mover {
         for hop in hops {
             self.add_link(&name, &hop, None);
         }
+        let here: Vec<_> =
+            self.volumes.iter().filter(|(_, h)| h.group == name).map(|(id, _)| *id).collect();
+        for id in here {
+            self.begin_confirming(id);
+        }
     }
 
     pub(super) fn add_link(&mut self, group: &GroupName, hop: &NodeName, asked: Option<AskId>) {
@@ -132,6 +140,10 @@ impl Mover {
 
     /// Nodes from the primary to this one.
     pub(super) fn path(&self, group: &GroupName) -> Vec<NodeName> {
+        // Where the writer is, the path begins, whoever fed it before.
+        if self.writes_in(group) {
+            return vec![self.cfg.node.clone()];
+        }
         let mut path = self
             .groups
             .get(group)
@@ -152,7 +164,8 @@ impl Mover {
             path: self.path(group),
             feeder: 0,
             keepalive: self.cfg.keepalive,
-            feeders: if plan.primary { Peers::Only(Vec::new()) } else { Peers::Only(plan.members) },
+            // A writer is fed by nobody; who tries may know of a newer one.
+            feeders: Peers::Only(plan.members),
             children: Peers::Any,
             ask: true,
         }
@@ -166,6 +179,7 @@ impl Mover {
                 .iter()
                 .flat_map(|(g, group)| group.links.iter().map(move |(n, l)| (g, n, l)))
                 .filter(|(_, _, l)| l.conn.is_none() && l.dial_at.is_some_and(|t| t <= now))
+                .filter(|(g, _, _)| !self.lets_go(g))
                 .map(|(g, n, _)| (g.clone(), n.clone()))
                 .collect();
             for (group, node) in due {

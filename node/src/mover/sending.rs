@@ -6,6 +6,7 @@ use rcp::proto::credit::SendWindow;
 use rcp::proto::delta::Chunk;
 use rcp::proto::frame::{Attach, Frame, Offer, Start, StartMode, StreamId, stream_error};
 use rcp::proto::ids::{ChunkNumber, NodeName, SetNumber, VolumeId};
+use volmcast::history::holds;
 use volmcast::save::RecordKind;
 use volmcast::volume::{Attached, Role};
 
@@ -99,8 +100,9 @@ impl Mover {
     fn offer(&mut self, conn: ConnId, id: VolumeId) {
         let Some(h) = self.volumes.get(&id) else { return };
         let m = h.volume.durable();
-        // A replica that never heard of a writer has nothing to offer yet.
-        if m.history.is_empty() {
+        // A replica that never heard of a writer has nothing to offer yet; a writer whose place was
+        // taken, no more.
+        if m.history.is_empty() || h.writer.is_fenced() {
             return;
         }
         let Some(c) = self.conns.get_mut(&conn) else { return };
@@ -170,12 +172,13 @@ impl Mover {
         out.saved = a.state;
         let label = h.label.clone();
         if let Some(g) = a.generation
-            && !h.volume.durable().history.iter().any(|b| b.generation == g)
+            && !holds(h.volume.history(), g, a.state)
         {
             let text = format!(
-                "volume {label} at {child} is of generation {g}, which {} does not know: it must be \
-                 rewound before it can follow; to give its content up, delete the volume there",
-                self.cfg.node
+                "volume {label} at {child} is at set {} of generation {g}, which {} does not have \
+                 in its history: it must be rewound before it can follow; to give its content up, \
+                 delete the volume there",
+                a.state, self.cfg.node
             );
             out.stage = Stage::Stopped;
             out.reason = Some(text.clone());
@@ -183,6 +186,10 @@ impl Mover {
             self.send(conn, frame);
             return;
         }
+        self.child_confirms(id, &child);
+        let Some(c) = self.conns.get_mut(&conn) else { return };
+        let Some(out) = c.streams_out.get_mut(&a.stream) else { return };
+        let Some(h) = self.volumes.get_mut(&id) else { return };
         let next = a.next.as_ref().map_or(ChunkNumber(0), |n| n.next_chunk);
         // A relay asks for extents for a child, beside its own stream.
         let passing = !a.wants_seed && a.folded > SetNumber::ZERO;

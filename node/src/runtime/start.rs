@@ -286,6 +286,7 @@ fn enter_groups(mover: &mut Mover, topology: &Topology, groups: &[&PlannedGroup]
             replica: g.role(node).is_some_and(config::Role::has_replica),
             planned: g.children(node).to_vec(),
             members: topology.nodes().map(|n| n.name.clone()).collect(),
+            confirm: crate::mover::Confirm::default(),
         };
         mover.add_group(g.name.clone(), plan);
     }

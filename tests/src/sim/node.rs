@@ -209,6 +209,7 @@ impl SimNode {
             replica: self.kind == Kind::Replica,
             planned: Vec::new(),
             members: all,
+            confirm: node::mover::Confirm::None,
         };
         if let Some(m) = &mut self.mover {
             m.add_group(group(), plan);

@@ -119,6 +119,17 @@ impl Volume {
             && self.log.state() <= self.durable.visible
     }
 
+    /// What a writer holds that ended at `fork` for others: blocks of its sets after that, if they
+    /// are still known, and blocks changed since its last set.
+    #[must_use]
+    pub fn given_up(&self, fork: SetNumber) -> (Option<u64>, u64) {
+        let after = self.log.steps().filter(|s| s.id.to > fork);
+        let blocks: Option<u64> = after.map(|s| s.end.as_ref().map(|(h, _)| h.block_count)).sum();
+        let known = self.log.base() <= fork;
+        let dirty = self.capture().map_or(0, |c| c.dirty_blocks().0 + c.undrained_blocks().0);
+        (blocks.filter(|_| known), dirty)
+    }
+
     /// A replica received sets of a line that ended before them and shows none of them: they are
     /// dropped, and it stands at `fork` or before. False if it shows one.
     pub fn rewind_unshown(&mut self, fork: SetNumber) -> bool {
