@@ -30,16 +30,20 @@ pub(crate) struct RawNode {
     pub(crate) insecure_plaintext: Option<Text>,
 }
 
+/// Next hops by node.
+pub(crate) type RawRoutes = Vec<(Text, Vec<Text>)>;
+
 #[derive(Debug)]
 pub(crate) struct RawGroup {
     pub(crate) name: Text,
     pub(crate) primary: Option<Text>,
-    pub(crate) routes: Vec<(Text, Vec<Text>)>,
+    pub(crate) routes: RawRoutes,
     pub(crate) volumes: Vec<RawVolume>,
     pub(crate) policy: RawPolicy,
     pub(crate) playback: RawPlayback,
     pub(crate) overrides: Vec<(Text, RawPlayback)>,
     pub(crate) forward_only: Vec<Text>,
+    pub(crate) on_failover: Vec<(Text, RawRoutes)>,
 }
 
 #[derive(Debug)]
@@ -66,6 +70,7 @@ pub(crate) struct RawPolicy {
     pub(crate) timeout: Option<Text>,
     pub(crate) on_full: Option<Text>,
     pub(crate) persistent: Option<Text>,
+    pub(crate) confirm: Option<Text>,
 }
 
 /// Playback of a group, or what one node does differently (`save` only there).
@@ -128,15 +133,35 @@ fn node(name: Text, tree: Tree, report: &mut Report) -> RawNode {
 
 fn group(name: Text, tree: Tree, report: &mut Report) -> RawGroup {
     let what = format!("group {}", shown(&name.value));
-    let known =
-        &["primary", "routes", "volumes", "policy", "playback", "overrides", "forward_only"];
+    let known = &[
+        "primary",
+        "routes",
+        "volumes",
+        "policy",
+        "playback",
+        "overrides",
+        "forward_only",
+        "on_failover",
+    ];
     let mut f = Fields::new(tree, &name.span, &what, known, &["primary"], report);
     let routes = f.map("routes", report);
     let volumes = f.map("volumes", report);
     let policy = f.map("policy", report);
     let playback = f.map("playback", report);
     let overrides = f.map("overrides", report);
+    let on_failover = f.map("on_failover", report);
     RawGroup {
+        on_failover: on_failover
+            .into_iter()
+            .map(|(to, tree)| {
+                let owner = format!("the routes after failover to {} in {what}", shown(&to.value));
+                let routes = entries(tree, &owner, report)
+                    .into_iter()
+                    .map(|(from, tree)| (from, names(tree, &owner, report)))
+                    .collect();
+                (to, routes)
+            })
+            .collect(),
         primary: f.text("primary", report),
         routes: routes
             .into_iter()
@@ -191,13 +216,14 @@ fn volume(label: Text, tree: Tree, report: &mut Report) -> RawVolume {
 }
 
 fn read_policy(entries: Vec<(Text, Tree)>, what: &str, report: &mut Report) -> RawPolicy {
-    let known = &["hwm", "timeout", "on_full", "persistent"];
+    let known = &["hwm", "timeout", "on_full", "persistent", "confirm"];
     let mut f = Fields::of(entries, &format!("the policy of {what}"), known, report);
     RawPolicy {
         hwm: f.text("hwm", report),
         timeout: f.text("timeout", report),
         on_full: f.text("on_full", report),
         persistent: f.text("persistent", report),
+        confirm: f.text("confirm", report),
     }
 }
 

@@ -67,10 +67,12 @@ fn specs() -> impl Strategy<Value = TopologySpec> {
                 policy: PolicySpec {
                     timeout: Some(format!("{timeout}s")),
                     persistent: Some(persistent),
+                    confirm: persistent.then(|| "3".to_owned()),
                     ..PolicySpec::default()
                 },
                 routes,
                 forward_only,
+                on_failover: BTreeMap::new(),
                 ..GroupSpec::default()
             };
             spec.groups.insert("g1".to_owned(), group);

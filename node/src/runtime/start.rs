@@ -27,7 +27,7 @@ use crate::access::{self, Caller};
 use crate::api::NodeApi;
 use crate::http::{self, Deadlines};
 use crate::metrics::Metrics;
-use crate::mover::{ClosedVolume, GroupPlan, Mover, MoverConfig};
+use crate::mover::{ClosedVolume, Confirm, GroupPlan, Mover, MoverConfig};
 use crate::nbd;
 use crate::volumes::Names;
 use crate::volumes::open::{self, OpenPlan};
@@ -286,7 +286,11 @@ fn enter_groups(mover: &mut Mover, topology: &Topology, groups: &[&PlannedGroup]
             replica: g.role(node).is_some_and(config::Role::has_replica),
             planned: g.children(node).to_vec(),
             members: topology.nodes().map(|n| n.name.clone()).collect(),
-            confirm: crate::mover::Confirm::default(),
+            confirm: match g.policy.confirm {
+                config::Confirm::OneChild => Confirm::OneChild,
+                config::Confirm::Children(n) => Confirm::Children(n),
+                config::Confirm::None => Confirm::None,
+            },
         };
         mover.add_group(g.name.clone(), plan);
     }
