@@ -524,17 +524,21 @@ impl Mover {
         let (fork, at) = (f.at.set, h.volume.durable().visible);
         let clean = h.volume.is_clean() && at <= fork;
         if !clean && !discard {
-            let given = h.volume.given_up(fork);
+            let (blocks, changed) = h.volume.given_up(fork);
             let by = f.by.clone();
+            let mut what = Vec::new();
+            if at > fork {
+                let blocks = blocks.map_or_else(String::new, |n| format!(" with {n} blocks"));
+                what.push(format!("sets {} to {at}{blocks}", fork.next()));
+            }
+            if changed > 0 {
+                what.push(format!("up to {changed} blocks changed since its last set"));
+            }
             return Err(conflict(format!(
-                "volume {name}: this node holds what {by} does not have: {} sets ({} to {at}){} and \
-                 {} blocks changed since; `--discard` gives it up, and the volume is filled anew \
-                 from {by}. Nothing was changed. To save it first, read the export (it is read-only \
-                 now)",
-                at.0.saturating_sub(fork.0),
-                fork.next(),
-                given.0.map_or_else(String::new, |n| format!(" with {n} blocks")),
-                given.1,
+                "volume {name}: this node holds what {by} does not have: {}; `--discard` gives it \
+                 up, and the volume is filled anew from {by}. Nothing was changed. To save it first, \
+                 read the export: it is read-only now",
+                what.join(", and "),
             )));
         }
         h.change = Change::SteppingDown { ask, discards: !clean };

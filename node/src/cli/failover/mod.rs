@@ -490,7 +490,7 @@ async fn route(client: &Client, group: &str, step: &Step) -> Result<String, Stri
             Ok(_) => return Ok("added".to_owned()),
             // It was fed by somebody else a moment ago.
             Err(e) if e.to_string().contains("is fed by") && crate::clock::mono() < until => {
-                tokio::time::sleep(Duration::from_millis(250)).await;
+                tokio::time::sleep(Duration::from_secs(1)).await;
             }
             Err(e) => return Err(e.to_string()),
         }
