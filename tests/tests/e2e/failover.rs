@@ -164,3 +164,121 @@ fn a_planned_swap_under_load_loses_nothing() {
     assert!(no.contains("nothing was changed"), "{no}");
     assert_eq!(tree.volume("p", "vol").unwrap().role, "replica");
 }
+
+#[test]
+fn two_promotions_are_called_a_split_and_one_command_ends_it() {
+    let tree = Tree::start(Plan::new(&[("p", &["l1", "l2"])]).volume("vol", 16));
+    tree.expect(" WARN ");
+    tree.expect(" ERROR ");
+    write_some(&tree, "p", 0);
+    let set = cut_at(&tree, "p");
+    for l in ["l1", "l2"] {
+        tree.reaches(l, "vol", set, LONG);
+    }
+    tree.kill("p");
+    for (l, first) in [("l1", 100), ("l2", 200)] {
+        // Each alone, as after a partition.
+        at(&tree, l, &["failover", "vol", "--to", l]).unwrap();
+        write_some(&tree, l, first);
+        cut_at(&tree, l);
+    }
+    let route = |node: &str, words: &[&str]| {
+        said(Command::new(program("rcproute")).arg("--dir").arg(tree.folder(node)).args(words))
+    };
+    route("l1", &["add", "group=g1", "nexthop=l2"]).unwrap();
+    for l in ["l1", "l2"] {
+        wait_for(&format!("{l} to name the split"), LONG, || {
+            let v = tree.volume(l, "vol")?;
+            match v.split {
+                Some(s) if s.contains("split-brain") => Ok(()),
+                other => Err(format!("{other:?}, {:?}", v.reason)),
+            }
+        });
+        // Both keep what they have, and go on.
+        write_some(&tree, l, 300);
+        assert_eq!(tree.volume(l, "vol").unwrap().role, "primary");
+    }
+    let drawn = rcpctl(&tree, &["history", "vol"]).unwrap();
+    assert!(drawn.contains("another line begins here as well"), "{drawn}");
+    let plan = rcpctl(&tree, &["failover", "vol", "--plan"]).unwrap();
+    assert!(plan.contains("split-brain"), "{plan}");
+
+    rcpctl(&tree, &["failover", "vol", "--to", "l1"]).unwrap();
+    wait_for("l2 to be fenced", LONG, || {
+        let v = tree.volume("l2", "vol")?;
+        match v.fenced {
+            Some(f) if f.contains("l1 took over") => Ok(()),
+            other => Err(format!("{other:?}, {:?}", v.reason)),
+        }
+    });
+    let no = at(&tree, "l2", &["resync", "vol"]).unwrap_err();
+    assert!(no.contains("Nothing was changed"), "{no}");
+    at(&tree, "l2", &["resync", "vol", "--discard"]).unwrap();
+    let set = cut_at(&tree, "l1");
+    same(&tree, "l1", &["l2"], set);
+}
+
+#[test]
+fn a_primary_that_can_be_reached_is_made_read_only_first() {
+    let tree = Tree::start(Plan::new(&[("p", &["l1", "l2"])]).volume("vol", 16));
+    tree.expect(" WARN ");
+    tree.expect(" ERROR ");
+    write_some(&tree, "p", 0);
+    let set = cut_at(&tree, "p");
+    for l in ["l1", "l2"] {
+        tree.reaches(l, "vol", set, LONG);
+    }
+    let mut client = tree.open("p", "vol").unwrap();
+    let told = rcpctl(&tree, &["failover", "vol", "--to", "l1", "--adopt"]).unwrap();
+    assert!(told.contains("p was made read-only first"), "{told}");
+    let refused = client.write(0, &content(1 << 51), false).unwrap_err().to_string();
+    eprintln!("{told}{refused}");
+    wait_for("p to hear who took over", LONG, || {
+        let v = tree.volume("p", "vol")?;
+        match v.fenced {
+            Some(f) if f.contains("l1 took over") => Ok(()),
+            other => Err(format!("{other:?}, {:?}", v.reason)),
+        }
+    });
+    // Nothing was written since the last set: it goes on from there.
+    at(&tree, "p", &["resync", "vol"]).unwrap();
+    write_some(&tree, "l1", 100);
+    let set = cut_at(&tree, "l1");
+    same(&tree, "l1", &["p", "l2"], set);
+    assert!(!tree.log("p").contains("a seed begins"), "p was seeded");
+}
+
+#[test]
+fn a_primary_that_comes_back_alone_waits_for_a_child_or_an_operator() {
+    let tree = Tree::start(Plan::new(&[("p", &["l1"])]).volume("vol", 16));
+    tree.expect(" WARN ");
+    tree.expect(" ERROR ");
+    write_some(&tree, "p", 0);
+    let set = cut_at(&tree, "p");
+    tree.reaches("l1", "vol", set, LONG);
+    tree.kill("l1");
+    tree.kill("p");
+    tree.up("p");
+    let v = tree.volume("p", "vol").unwrap();
+    assert!(
+        v.fenced.is_some_and(|f| f.contains("fenced: waiting for one child")),
+        "{:?}",
+        v.reason
+    );
+    let mut c = tree.open("p", "vol").unwrap();
+    let refused = c.write(0, &content(1 << 51), false).unwrap_err().to_string();
+    let no = at(&tree, "p", &["confirm", "vol"]).unwrap_err();
+    assert!(no.contains("--alone"), "{no}");
+    at(&tree, "p", &["confirm", "vol", "--alone"]).unwrap();
+    assert!(tree.log("p").contains("UNCONFIRMED WRITER"), "it is logged");
+    write_some(&tree, "p", 10);
+    eprintln!("{refused}");
+    // A child's word does as well.
+    tree.kill("p");
+    tree.up("p");
+    tree.up("l1");
+    write_some(&tree, "p", 20);
+    assert_eq!(tree.volume("p", "vol").unwrap().fenced, None);
+    let set = cut_at(&tree, "p");
+    same(&tree, "p", &["l1"], set);
+}

@@ -63,6 +63,11 @@ impl Playback {
         self.due_at
     }
 
+    /// The group's policy counts again.
+    pub(super) fn forget_policy(&mut self) {
+        self.policy_override = None;
+    }
+
     pub(super) fn set_policy(&mut self, p: PlaybackPolicy) {
         self.policy_override = Some(p);
     }

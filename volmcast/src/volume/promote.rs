@@ -96,6 +96,7 @@ impl Volume {
     /// see [`Volume::is_clean`]; or what was changed is given up next ([`Volume::discard`]).
     pub fn step_down(&mut self, policy: PlaybackPolicy) {
         let at = self.want.visible;
+        self.playback.forget_policy();
         self.cfg.role = Role::Replica { policy };
         self.drain = Drain::default();
         self.intake = Intake::default();
