@@ -16,6 +16,8 @@ mod kills;
 mod late;
 #[path = "e2e/load.rs"]
 mod load;
+#[path = "e2e/playback.rs"]
+mod playback;
 #[path = "e2e/port.rs"]
 mod port;
 #[path = "e2e/power.rs"]
@@ -28,6 +30,10 @@ mod restart;
 mod routes;
 #[path = "e2e/stopped.rs"]
 mod stopped;
+#[path = "e2e/strangers.rs"]
+mod strangers;
+#[path = "e2e/transports.rs"]
+mod transports;
 #[path = "e2e/tree.rs"]
 mod tree;
 #[path = "e2e/wrong.rs"]

@@ -28,6 +28,7 @@ const REGRESSIONS: &[(u64, &str)] = &[
     (348, "a seed went on from a node whose own content was being cleared"),
     (1249, "a replica without room stood still after a restart: nothing gave room back"),
     (2839, "the answer to an attachment was taken for that of a later one"),
+    (70546, "a state to be kept was passed before the mailbox listed its pin"),
     (21310, "writes of records that were given up landed on those that came after them"),
     (22796, "a kept state could be opened although a seed had begun to overwrite it"),
     (24236, "a seed from a parent that was behind took a replica back"),

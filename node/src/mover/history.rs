@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use rcp::proto::frame::{Branch, Frame, GoodbyeCode, Offer, StreamId, stream_error};
+use rcp::proto::frame::{Branch, Frame, GoodbyeCode, Hello, Offer, StreamId, stream_error};
 use rcp::proto::ids::{GroupName, NodeName, SetNumber, StateId, VolumeId};
 use volmcast::history::{Relation, relate};
 use volmcast::storage::{Fenced, Standing};
@@ -136,6 +136,20 @@ impl Mover {
     pub(super) fn lets_go(&self, group: &GroupName) -> bool {
         let mut here = self.volumes.values().filter(|h| h.group == *group).peekable();
         here.peek().is_some() && here.all(|h| is_primary(h) && h.writer.is_fenced())
+    }
+
+    /// Why a node that is itself fed may not feed this one: here is the writer. Another writer may
+    /// try, because it may be the newer one, and so may anybody while this one has yet to be
+    /// confirmed.
+    pub(super) fn not_above_a_writer(&self, group: &GroupName, hello: &Hello) -> Option<String> {
+        let mut here = self.volumes.values().filter(|h| h.group == *group);
+        let confirming = here.any(|h| h.writer.confirming.is_some());
+        (hello.path.len() > 1 && self.writes_in(group) && !confirming).then(|| {
+            format!(
+                "{} is the writer of group {group}, and {} is below one: nobody feeds a writer",
+                self.cfg.node, hello.node
+            )
+        })
     }
 
     /// What the volume's identity says of an unfinished or forbidden role, at the start.

@@ -18,6 +18,7 @@
 //! | `failover` | who the writer is: promotion, handing over, stepping down |
 //! | `settings` | replication on and off, triggers, persistency |
 //! | `status` | what they are told |
+//! | `trust` | what peers have proven |
 
 mod asking;
 mod controls;
@@ -31,6 +32,7 @@ mod routing;
 mod sending;
 mod settings;
 mod status;
+mod trust;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -38,6 +40,7 @@ use std::time::Duration;
 use rcp::proto::clock::{Mono, Wall};
 use rcp::proto::frame::{DecodedFrame, Frame};
 use rcp::proto::ids::{Generation, GroupName, Label, NodeName, StateId, VolumeId};
+use rcp::proto::transport::Hop;
 use volmcast::capture::Notice;
 use volmcast::io::{Io, Outcome, Tag};
 use volmcast::storage::Standing;
@@ -51,8 +54,10 @@ pub use asking::{Ask, Reply};
 pub use controls::HASH;
 pub use failover::Gate;
 pub use history::Confirm;
-pub use links::GroupPlan;
+pub use links::{Accepted, GroupPlan};
+pub use trust::{Proof, TurnedAway};
 
+use crate::api::Stranger;
 use links::{Conn, Group};
 use receiving::Inbound;
 
@@ -81,6 +86,8 @@ pub struct MoverConfig {
     pub addresses: BTreeMap<NodeName, String>,
     /// Routes as stored on this node.
     pub table: Table,
+    /// There are certificates: hops may be encrypted.
+    pub proven: bool,
 }
 
 /// How loud a note is.
@@ -103,6 +110,10 @@ pub enum Effect {
         conn: ConnId,
         /// Where.
         addr: String,
+        /// Who must be there.
+        node: NodeName,
+        /// How to get there.
+        hop: Hop,
         /// For the opening line.
         group: GroupName,
     },
@@ -306,6 +317,8 @@ pub struct Mover {
     next_conn: u64,
     next_report: Mono,
     effects: VecDeque<Effect>,
+    /// Peers that were turned away lately.
+    strangers: VecDeque<Stranger>,
     stopping: bool,
     started: Wall,
 }
@@ -328,6 +341,7 @@ impl Mover {
             next_conn: 0,
             next_report: now,
             effects: VecDeque::new(),
+            strangers: VecDeque::new(),
             stopping: false,
             started: wall,
             cfg,

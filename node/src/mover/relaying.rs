@@ -24,7 +24,6 @@ use rcp::proto::ids::{NodeName, SetNumber, VolumeId};
 use volmcast::volume::Role;
 
 use super::receiving::InStage;
-use super::sending::Stage;
 use super::{Held, Mover};
 
 /// How long not to ask again after the parent said that it cannot: asking interrupts the stream.
@@ -182,10 +181,6 @@ impl Mover {
         h.relaying.refused = Some((until, why.to_owned()));
         let Some((conn, stream, _)) = self.stream_to(id, &s.child) else { return };
         let text = format!("the seed cannot go on: the parent cannot seed: {why}");
-        if let Some(out) = self.conns.get_mut(&conn).and_then(|c| c.streams_out.get_mut(&stream)) {
-            out.stage = Stage::Stopped;
-            out.reason = Some(text.clone());
-        }
-        self.send(conn, Frame::StreamError { stream, code: stream_error::STOPPED, text });
+        self.stop_stream(conn, stream, stream_error::STOPPED, text);
     }
 }

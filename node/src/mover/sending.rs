@@ -5,7 +5,7 @@ use rcp::proto::clock::Wall;
 use rcp::proto::credit::SendWindow;
 use rcp::proto::delta::Chunk;
 use rcp::proto::frame::{Attach, Frame, Offer, Start, StartMode, StreamId, stream_error};
-use rcp::proto::ids::{ChunkNumber, NodeName, SetNumber, VolumeId};
+use rcp::proto::ids::{ChunkNumber, Generation, Label, NodeName, SetNumber, VolumeId};
 use volmcast::history::holds;
 use volmcast::save::RecordKind;
 use volmcast::volume::{Attached, Role};
@@ -171,19 +171,8 @@ impl Mover {
         out.seq = 0;
         out.saved = a.state;
         let label = h.label.clone();
-        if let Some(g) = a.generation
-            && !holds(h.volume.history(), g, a.state)
-        {
-            let text = format!(
-                "volume {label} at {child} is at set {} of generation {g}, which {} does not have \
-                 in its history: it must be rewound before it can follow; to give its content up, \
-                 delete the volume there",
-                a.state, self.cfg.node
-            );
-            out.stage = Stage::Stopped;
-            out.reason = Some(text.clone());
-            let frame = Frame::StreamError { stream: a.stream, code: stream_error::DIVERGED, text };
-            self.send(conn, frame);
+        if let Some(g) = a.generation.filter(|g| !holds(h.volume.history(), *g, a.state)) {
+            self.refuse_other_line(conn, a.stream, &child, &label, (g, a.state));
             return;
         }
         self.child_confirms(id, &child);
@@ -233,14 +222,7 @@ impl Mover {
             Attached::NotNow { reason } => {
                 let relay = matches!(h.volume.config().role, Role::Relay);
                 out.force_seed = forced && !relay && h.volume.durable().visible < a.state;
-                out.stage = Stage::Stopped;
-                out.reason = Some(reason.clone());
-                let frame = Frame::StreamError {
-                    stream: a.stream,
-                    code: stream_error::STOPPED,
-                    text: reason,
-                };
-                self.send(conn, frame);
+                self.stop_stream(conn, a.stream, stream_error::STOPPED, reason);
                 self.settle(id);
                 return;
             }
@@ -256,6 +238,33 @@ impl Mover {
             self.relay_seed(id, &child, block, folded);
         }
         self.pump_conn(conn);
+    }
+
+    /// The child holds states of a line that is not known here.
+    fn refuse_other_line(
+        &mut self,
+        conn: ConnId,
+        stream: StreamId,
+        child: &NodeName,
+        label: &Label,
+        (line, state): (Generation, SetNumber),
+    ) {
+        let text = format!(
+            "volume {label} at {child} is at set {state} of generation {line}, which {} does not have \
+             in its history: it must be rewound before it can follow; to give its content up, \
+             delete the volume there",
+            self.cfg.node
+        );
+        self.stop_stream(conn, stream, stream_error::DIVERGED, text);
+    }
+
+    /// A child's stream stops, which it is told with the reason.
+    pub(super) fn stop_stream(&mut self, conn: ConnId, stream: StreamId, code: u16, text: String) {
+        if let Some(out) = self.conns.get_mut(&conn).and_then(|c| c.streams_out.get_mut(&stream)) {
+            out.stage = Stage::Stopped;
+            out.reason = Some(text.clone());
+        }
+        self.send(conn, Frame::StreamError { stream, code, text });
     }
 
     /// A child's durable position.

@@ -90,6 +90,33 @@ fn a_full_forwarder_says_so_and_goes_on_with_room() {
 }
 
 #[test]
+fn a_leaf_that_is_full_while_it_is_seeded_goes_on_by_itself() {
+    let Some((tree, disk)) = tree_on("l2") else { return };
+    tree.kill("l2");
+    for n in 1..=3 {
+        write_all(&tree, n << 40).unwrap();
+        tree.cut("vol", false);
+    }
+    // What it would need next is gone everywhere: it is seeded, into too little room.
+    tree.up("l2");
+    let why = wait_for("the leaf to say so", LONG, || {
+        let v = tree.volume("l2", "vol")?;
+        let full = |r: &String| r.contains("the seed has stopped: no space left");
+        v.reason.clone().filter(full).ok_or(format!("{}: {:?}", v.state, v.reason))
+    });
+    eprintln!("full: l2 says: {why}");
+    disk.resize(LARGE);
+    let set = tree.cut("vol", true).set;
+    tree.all_same("vol", set, LONG);
+    tree.expect("space");
+    tree.quiet();
+    for n in tree.names() {
+        tree.kill(&n);
+    }
+    disk.unmount();
+}
+
+#[test]
 fn a_full_primary_is_enospc_to_its_client() {
     let Some((tree, disk)) = tree_on("p") else { return };
     let mut random = Random::seeded("full primary");

@@ -66,3 +66,41 @@ fn a_late_leaf_reaches_the_stream_under_load() {
     }
     tree.quiet();
 }
+
+#[test]
+fn leaves_below_a_node_without_content_are_seeded_through_it() {
+    let mut random = Random::seeded("relayed");
+    let tree = [("p", &["f1"][..]), ("f1", &["f2"]), ("f2", &["l1", "l2", "l3"])];
+    let mut plan = Plan::new(&tree).volume("vol", 64);
+    plan.group().policy.hwm = Some("1 MiB".to_owned());
+    plan.group().forward_only = vec!["f1".to_owned(), "f2".to_owned()];
+    let tree = Tree::start_but(plan.save(SAVE).cut_every(200), &["l2", "l3"]);
+    tree.expect(" WARN ");
+    let mut writer = Writer::new("vol", 0, 12_000, random.fork());
+    writer.fill(&tree).unwrap();
+    tree.cut("vol", false);
+    tree.reaches("l1", "vol", 1, LONG);
+    let load = Load::default();
+    std::thread::scope(|s| {
+        let _ends = Ends(&load);
+        s.spawn(|| writer.work(&tree, &load, 6 * MIB));
+        // Two at once, and every node on the way dies once.
+        tree.up("l2");
+        tree.up("l3");
+        for n in ["f2", "l2", "f1"] {
+            Clock::default().pace(Duration::from_millis(300));
+            tree.kill(n);
+            tree.up(n);
+        }
+        for l in ["l2", "l3"] {
+            tree.reaches(l, "vol", 1, LONG);
+        }
+    });
+    let cut = tree.cut("vol", true);
+    tree.all_same("vol", cut.set, LONG);
+    writer.verify("l3", &mut tree.open("l3", "vol").unwrap());
+    for l in ["l2", "l3"] {
+        assert!(tree.log(l).contains("a seed begins"), "{l} was not seeded:\n{}", tree.log(l));
+    }
+    tree.quiet();
+}

@@ -30,6 +30,9 @@ const STOPPED: &str =
     "tests/tests/e2e/stopped.rs::whether_replication_goes_on_after_a_restart_is_a_setting";
 const FILETEST: &str =
     "tests/tests/e2e/filetest.rs::a_file_reaches_every_member_though_one_is_killed";
+const GROUPS: &str =
+    "tests/tests/e2e/playback.rs::a_replica_plays_groups_at_its_own_high_water_mark";
+const USED: &str = "tests/tests/e2e/playback.rs::a_seed_carries_what_is_used_and_a_command_stays_where_it_was_given";
 const FIRST: &str = "rcp/tests/net.rs::first_bytes_are_replayed";
 
 const FAILOVER: &str =
@@ -56,6 +59,15 @@ pub(crate) const CLAIMS: &[Claim] = &[
         "GEN-03",
         "forwarders send on to children of their own, to any depth",
         &[TREE, "forwarder/tests/outbound.rs::rcproute_chain_sends"],
+    ),
+    ("GEN-04", "a forwarder applies what it forwards to a copy of its own", &[GROUPS]),
+    (
+        "GEN-05",
+        "each hop chooses its transport",
+        &[
+            "tests/tests/e2e/transports.rs::the_main_job_over_a_tree_that_mixes_them",
+            "tests/tests/e2e/transports.rs::a_route_added_by_quic_stays_so",
+        ],
     ),
     ("GEN-06", "acknowledgement, retry and resume lie above the transport", &[WINDOW, KILLS]),
     ("GEN-07", "a replica joins a running group; nobody is stopped", &[LATE]),
@@ -230,8 +242,10 @@ pub(crate) const CLAIMS: &[Claim] = &[
         "after a broken connection the chunk is sent again, to those who lack it",
         &[WINDOW, "forwarder/tests/outbound.rs::no_child_waits_for_a_sibling"],
     ),
+    ("SEND-05", "rates are told: now, and on average", &[GROUPS]),
     ("COPY-01", "a replica is made at any time, in any number", &[LATE]),
     ("COPY-02", "a replica that is added is fed without further steps", &[LATE]),
+    ("COPY-05", "a seed carries only what is used", &[USED]),
     (
         "COPY-06",
         "a seed goes beside the stream, for several replicas at once",
@@ -331,6 +345,7 @@ pub(crate) const CLAIMS: &[Claim] = &[
             "forwarder/tests/outbound.rs::rcproute_chain_sends",
         ],
     ),
+    ("FWD-05", "a command for this node is done here and not forwarded", &[USED]),
     (
         "FWD-08",
         "the stream is kept until it is forwarded; a slow child costs no sibling",
@@ -348,6 +363,14 @@ pub(crate) const CLAIMS: &[Claim] = &[
     ("PORT-03", "every node does it, whatever its role", &[TREE, FIRST]),
     ("PORT-04", "bytes that were looked at are delivered", &[FIRST]),
     (
+        "PORT-05",
+        "a proxy in front takes the connection apart",
+        &[
+            "tests/tests/interop_proxy/through.rs::nginx_ends_tls",
+            "tests/tests/interop_proxy/through.rs::haproxy_plain",
+        ],
+    ),
+    (
         "PORT-06",
         "neither, or too little, or too late: closed, within bounds",
         &[
@@ -363,6 +386,9 @@ pub(crate) const CLAIMS: &[Claim] = &[
         &[READER, TREE],
     ),
     ("PLAY-04", "readers see one state, through the index", &[READER]),
+    ("PLAY-06", "a replica takes several sets as one group, by its own policy", &[GROUPS]),
+    ("PLAY-07", "playback waits for its time or its size", &[GROUPS]),
+    ("PLAY-11", "time, duration, blocks and sets of playback are in the table", &[GROUPS]),
     ("PLAY-09", "a merge that was cut short goes on", &[KILLS, SMALL]),
     ("SNAP-01", "many states at once are readable while writes go on", &[PINS, EXAMPLE]),
     ("SNAP-02", "content lies in the volume and in saved images only", &[EXAMPLE]),
@@ -474,8 +500,6 @@ pub(crate) const CLAIMS: &[Claim] = &[
 
 /// What is not shown by a test yet, and why.
 pub(crate) const MISSING: &[(&str, &str)] = &[
-    ("GEN-04", "forwarders of the test trees keep replicas, but only leaves are compared"),
-    ("GEN-05", "only TCP so far: a choice of transport per hop comes with TLS and QUIC"),
     ("GEN-12", "moving a volume's files to another node needs a command that rewrites `identity`"),
     (
         "CAP-01",
@@ -484,18 +508,8 @@ pub(crate) const MISSING: &[(&str, &str)] = &[
     ("CAP-12", "the core sleeps until something is due; no test measures it"),
     ("SAVE-06", "a save volume shared by local replicas belongs to local fan-out, later"),
     ("SAVE-11", "finding by set number works; listing blocks of sets waits for kept bitmaps"),
-    ("SEND-05", "rates are in status; no test compares them with what was sent"),
-    (
-        "COPY-05",
-        "zeroes are extents without payload, and seeds skip holes; no test counts the bytes of a seed",
-    ),
-    ("FWD-05", "commands for this node alone: no test that they are not forwarded"),
-    ("PORT-05", "a proxy that splits the connection: RCP as an upgrade of HTTP comes later"),
     ("PLAY-02", "simple playback is not built: read-through takes its place"),
     ("PLAY-05", "a pair of delta volumes is not built: read-through takes its place"),
-    ("PLAY-06", "steps taken as one group by a replica's own policy: no test yet"),
-    ("PLAY-07", "the replica's own timeout and size: no test yet"),
-    ("PLAY-11", "the table of sets is filled at replicas; time and blocks of playback are not yet"),
     ("DIFF-01", "content with the blocks: pulling differences comes later; the list is there"),
     ("FAIL-22", "an interrupted swap is finished by repeating it: built, no test interrupts one"),
 ];

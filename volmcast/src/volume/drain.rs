@@ -654,6 +654,7 @@ impl Volume {
                         format!("set {} is larger than the save volume: a seed follows", h.step.to);
                     self.desk.event(Event::Detached { child, reason });
                 }
+                self.forget_read();
                 self.commit.request();
             }
             self.desk.event(Event::SetReady {

@@ -2,7 +2,8 @@
 //!
 //! A kept state is a durable pin. At a replica it enters the snapshot queue when the base reaches
 //! the state; until then the mailbox lists it with pin 0. A pin is released only after the mailbox,
-//! durably, no longer lists it.
+//! durably, no longer lists it. Nothing is merged on top of a state before the mailbox lists its pin:
+//! after a crash the state would be waited for again, and the base would have passed it.
 
 use rcp::proto::ids::SetNumber;
 
@@ -44,6 +45,7 @@ fn near(kept: &[SetNumber]) -> String {
 impl Volume {
     pub(super) fn pin_durably(&mut self, set: SetNumber) -> PinId {
         let pin = self.cfg.snapshots.pin(set, PinKind::Durable);
+        self.unlisted.insert(pin);
         // What the base and the area hold must be durable before the mailbox lists the pin.
         self.commit.snapshots_dirty = true;
         self.commit.base_dirty = true;
@@ -133,6 +135,10 @@ impl Volume {
     /// The mailbox no longer lists what was given up.
     pub(super) fn release_unlisted(&mut self) {
         let listed: Vec<_> = self.durable.kept.iter().map(|k| PinId(k.pin)).collect();
+        let releasing = &self.releasing;
+        // One that was broken meanwhile will never be listed.
+        let held: Vec<_> = self.cfg.snapshots.durable_pins().into_iter().map(|(p, _)| p).collect();
+        self.unlisted.retain(|p| held.contains(p) && !listed.contains(p) && !releasing.contains(p));
         for pin in std::mem::take(&mut self.releasing) {
             if listed.contains(&pin) {
                 self.releasing.push(pin);

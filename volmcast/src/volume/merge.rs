@@ -164,11 +164,12 @@ impl Volume {
                 self.step_applied(to);
                 continue;
             }
-            // The first chunk of a step waits for the step before it.
-            if self.merge.jobs.values().any(|j| j.to != to) {
+            // The first chunk of a step waits for the step before it, and for the mailbox to list
+            // what is kept between them.
+            if self.merge.jobs.values().any(|j| j.to != to) || !self.unlisted.is_empty() {
                 break;
             }
-            let cached = r.cached.clone();
+            let cached = r.cached.clone().or_else(|| self.readback.body(r));
             let len = r.body_len as usize;
             self.merge.next = end;
             self.merge.last_job += 1;

@@ -44,7 +44,7 @@ use rcp::proto::ids::{ChunkNumber, NodeName, SetNumber, StateId, VolumeId};
 use crate::capture::Capture;
 use crate::io::{Io, Outcome, Tag};
 use crate::mailbox::Mailbox;
-use crate::save::Log;
+use crate::save::{Budget, Log, Readback};
 use crate::snapshots::{PinId, SnapshotStore};
 use crate::units::{BlockCount, BlockSize};
 use crate::view::PinBoard;
@@ -121,6 +121,10 @@ pub struct VolumeConfig {
     pub save_capacity: u64,
     /// Bytes of recent chunks kept in memory for children near the head.
     pub cache: u64,
+    /// Bytes of chunks kept in memory that were read back from the save volume.
+    pub readback: u64,
+    /// What all volumes of the node may keep of those together.
+    pub budget: Arc<Budget>,
     /// Payload bytes of one chunk.
     pub chunk_bytes: u64,
     /// Most bytes a receiver grants ahead of what is durable.
@@ -230,6 +234,7 @@ pub struct Volume {
     cfg: VolumeConfig,
     desk: Desk,
     log: Log,
+    readback: Readback,
     /// What the newest valid slot says.
     durable: Mailbox,
     /// What the next commit will say.
@@ -251,6 +256,8 @@ pub struct Volume {
     /// States to be kept once the base reaches them.
     keeps_waiting: BTreeSet<SetNumber>,
     /// Pins to be released once the mailbox no longer lists them.
+    /// Durable pins that the mailbox does not list yet.
+    unlisted: BTreeSet<PinId>,
     releasing: Vec<PinId>,
     failed: Option<String>,
     /// The volume works, but not all of it: why, in words.
@@ -400,7 +407,7 @@ impl Volume {
                     self.drain_synced(&outcome);
                 }
             }
-            Purpose::RecordRead { child, pos } => self.record_read_done(&child, pos, outcome),
+            Purpose::RecordRead(read) => self.record_read_done(read, outcome),
             Purpose::Merge { job, step } => self.merge_io_done(job, step, outcome),
             Purpose::Extend => self.base_extended(&outcome),
             Purpose::SeedIn(step) => self.seed_in_io_done(step, &outcome),
@@ -462,6 +469,7 @@ impl Volume {
         self.pump_merge();
         self.pump_seed_outs();
         self.make_room();
+        self.pump_patience();
         self.pump_commit();
     }
 

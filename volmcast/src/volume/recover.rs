@@ -5,6 +5,8 @@
 //! read and fetches them again from its parent (hidden until it has reached what it had shown), a
 //! primary gives up its old sets, so that children behind them are seeded.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use rcp::proto::clock::{Mono, Wall};
 use rcp::proto::delta::{Chunk, ChunkHeader, DeltaError, SetHeader, StepId};
@@ -28,7 +30,7 @@ use crate::history::line_of;
 use crate::io::{FileId, IoError};
 use crate::mailbox::{Mailbox, MailboxError, SLOT_LEN};
 use crate::save::record::HEADER_LEN;
-use crate::save::{Log, RecordHeader, RecordKind, RecordMeta, Ring};
+use crate::save::{Log, Readback, RecordHeader, RecordKind, RecordMeta, Ring};
 use crate::units::{BlockCount, LogPos};
 use crate::view::{Layer, PinBoard};
 
@@ -129,6 +131,7 @@ impl Volume {
         let board = PinBoard::new(cfg.snapshots.clone());
         Ok(Self {
             log: Log::new(ring, cfg.volume, m.log_tail, m.log_base, cfg.cache),
+            readback: Readback::new(cfg.readback, cfg.budget.clone()),
             desk: Desk { now, wall, ..Desk::default() },
             commit: Committer::default(),
             consumers,
@@ -144,6 +147,7 @@ impl Volume {
             board,
             history_table: SetTable::default(),
             keeps_waiting: m.kept.iter().filter(|k| k.pin == 0).map(|k| k.set).collect(),
+            unlisted: BTreeSet::new(),
             releasing: Vec::new(),
             failed: None,
             stalled: None,

@@ -482,7 +482,8 @@ async fn route(client: &Client, group: &str, step: &Step) -> Result<String, Stri
         let gone: Result<RouteTable, _> = client.post(paths::ROUTE_DELETE, &body).await;
         return gone.map(|_| "removed".to_owned()).map_err(|e| e.to_string());
     }
-    let body = requests::RouteAdd { group: group.to_owned(), next_hop: step.hop.clone() };
+    let by = crate::api::RouteWay::default();
+    let body = requests::RouteAdd { group: group.to_owned(), next_hop: step.hop.clone(), by };
     let until = crate::clock::mono().after(ROUTE);
     loop {
         let added: Result<RouteTable, _> = client.post(paths::ROUTE_ADD, &body).await;

@@ -1,0 +1,190 @@
+//! A primary whose newest mailbox slot is damaged goes on from the sets that its save volume holds
+//! beyond the older one: a set that may have been sent never gets its number twice.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use node::volumes::open::{self, Machine, OpenPlan, Tuning};
+use rcp::proto::clock::{Mono, Wall};
+use rcp::proto::delta::Compression;
+use rcp::proto::ids::{Generation, GroupName, Label, NodeName, SetNumber, VolumeId};
+use tests::sim::disk::{Disk, SharedDisk};
+use volmcast::activity::ExtentSize;
+use volmcast::io::{FileId, Io, Op, Tag};
+use volmcast::mailbox::{Mailbox, SLOT_LEN};
+use volmcast::storage::{Identity, Storage};
+use volmcast::units::{BlockCount, BlockIndex, BlockSize};
+use volmcast::volume::{CutPolicy, PlaybackPolicy};
+
+const BLOCK: usize = 512;
+const BLOCKS: u64 = 64;
+
+fn identity() -> Identity {
+    Identity {
+        volume: VolumeId([7; 16]),
+        label: Label::new("vol").unwrap(),
+        group: GroupName::new("g").unwrap(),
+        node: NodeName::new("n").unwrap(),
+        role: "primary".to_owned(),
+        block_size: BlockSize::from_bytes(BLOCK as u64).unwrap(),
+        blocks: BlockCount(BLOCKS),
+        save: 8 << 20,
+        snapshots: 64 * 544,
+        base: None,
+        standing: volmcast::storage::Standing::default(),
+    }
+}
+
+fn plan() -> OpenPlan {
+    let never = Duration::from_secs(1 << 30);
+    OpenPlan {
+        node: NodeName::new("n").unwrap(),
+        persistent: true,
+        cut: CutPolicy { hwm: u64::MAX, timeout: never },
+        playback: PlaybackPolicy { hwm: 0, timeout: Duration::ZERO },
+        compression: Compression::WherePays,
+        import: false,
+        budget: volmcast::save::Budget::new(1 << 20),
+    }
+}
+
+fn tuning() -> Tuning {
+    let extent = ExtentSize::from_shift(20).unwrap();
+    Tuning {
+        chunk_bytes: 2048,
+        window: 1 << 20,
+        cache: 1 << 20,
+        readback: 1 << 20,
+        held: 1 << 16,
+        extent,
+    }
+}
+
+fn start(disk: &SharedDisk) -> Machine {
+    let (now, wall) = (Mono(1), Wall(1_700_000_000_000_000));
+    open::assemble(&identity(), &plan(), &tuning(), disk, now, wall).expect("it opens")
+}
+
+/// Carries everything out; an image of the disk, and what is durable, after each step of a commit.
+fn settle(m: &mut Machine, disk: &SharedDisk, images: &mut Vec<(Disk, SetNumber)>) {
+    let mut now = 2;
+    loop {
+        now += 1;
+        if let Some(io) = m.volume.poll_io() {
+            let outcome = disk.perform(&io);
+            m.volume.io_done(Mono(now), io.tag, outcome);
+            if io.file == FileId::Mailbox || io.op == Op::Sync {
+                images.push((disk.0.borrow().clone(), m.volume.durable().visible));
+            }
+        } else if let Some((tag, work)) = m.volume.poll_work() {
+            m.volume.work_done(Mono(now), tag, work.run());
+        } else if m.volume.poll_event().is_none() {
+            return;
+        } else {
+            m.volume.extents_forgotten();
+        }
+    }
+}
+
+fn write(m: &Machine, disk: &SharedDisk, block: u64, with: u8) {
+    let capture = m.volume.capture().unwrap();
+    let ticket = capture.enter();
+    let (first, one) = (BlockIndex(block), BlockCount(1));
+    m.activity.as_ref().unwrap().ensure(first, one, &mut |io| disk.perform(io)).unwrap();
+    capture.before_write(&ticket, first, one, &mut |_, _| Ok(())).unwrap();
+    let data = vec![Bytes::from(vec![with; BLOCK])];
+    put(disk, FileId::Base, block * BLOCK as u64, data);
+}
+
+fn put(disk: &SharedDisk, file: FileId, offset: u64, data: Vec<Bytes>) {
+    disk.perform(&Io { tag: Tag(0), file, op: Op::Write { offset, data } });
+}
+
+fn copy(image: &Disk) -> SharedDisk {
+    SharedDisk(Rc::new(RefCell::new(image.clone())))
+}
+
+#[test]
+fn a_damaged_newest_slot_costs_no_set() {
+    let disk = SharedDisk(Rc::new(RefCell::new(Disk::new(open::sizes(&identity())))));
+    open::format(&identity(), &plan(), &tuning(), &disk).expect("formatted");
+    let mut m = start(&disk);
+    m.volume.open_generation(Generation { counter: 1, id: [1; 16] }, Wall(1));
+    let mut images = Vec::new();
+    settle(&mut m, &disk, &mut images);
+    for set in 1..=5u8 {
+        for b in 0..12 {
+            write(&m, &disk, (u64::from(set) * 7 + b) % BLOCKS, set);
+        }
+        if set == 4 {
+            // A set that makes the volume larger.
+            put(
+                &disk,
+                FileId::Base,
+                (BLOCKS + 32) * BLOCK as u64 - 1,
+                vec![Bytes::from_static(&[0])],
+            );
+            m.activity
+                .as_ref()
+                .unwrap()
+                .grow(BlockCount(BLOCKS + 32), &mut |io| disk.perform(io))
+                .unwrap();
+            m.volume.grow(BlockCount(BLOCKS + 32));
+        }
+        m.volume.demand_cut(false);
+        settle(&mut m, &disk, &mut images);
+        assert_eq!(m.volume.durable().visible, SetNumber(u64::from(set)));
+    }
+    let (mut damaged, mut adopted) = (0, 0);
+    for (i, (image, durable)) in images.iter().enumerate() {
+        let slots = copy(image).read(FileId::Mailbox, 0, 2 * SLOT_LEN).unwrap();
+        let used = |slot: usize| Mailbox::decode(&slots[slot * SLOT_LEN..]).is_ok();
+        if !used(0) || !used(1) {
+            continue;
+        }
+        for slot in [0, 1] {
+            // A bit of the head, a bit of the body, the first sector, all of it.
+            let at = (slot * SLOT_LEN) as u64;
+            let bit = |o: usize| vec![Bytes::from(vec![slots[slot * SLOT_LEN + o] ^ 0x10])];
+            let harms = [
+                (at + 9, bit(9)),
+                (at + 57, bit(57)),
+                (at, vec![Bytes::from(vec![0; 512])]),
+                (at, vec![Bytes::from(vec![0; SLOT_LEN])]),
+            ];
+            for (offset, data) in harms {
+                let harmed = copy(image);
+                put(&harmed, FileId::Mailbox, offset, data);
+                let old = Mailbox::choose(
+                    &harmed.read(FileId::Mailbox, 0, 2 * SLOT_LEN).unwrap(),
+                    identity().volume,
+                );
+                let old = old.expect("the other slot is whole").visible;
+                let mut m = start(&harmed);
+                settle(&mut m, &harmed, &mut Vec::new());
+                let now = m.volume.durable();
+                assert!(
+                    now.visible >= *durable,
+                    "image {i}, slot {slot}: {} of {durable}",
+                    now.visible
+                );
+                let grown = if now.visible >= SetNumber(4) { 32 } else { 0 };
+                assert_eq!(now.blocks, BlockCount(BLOCKS + grown), "image {i}, slot {slot}");
+                damaged += 1;
+                adopted += u64::from(now.visible > old);
+                if now.history.is_empty() {
+                    continue;
+                }
+                // The next set has the next number.
+                write(&m, &harmed, 3, 0x77);
+                m.volume.demand_cut(false);
+                let before = m.volume.durable().visible;
+                settle(&mut m, &harmed, &mut Vec::new());
+                assert_eq!(m.volume.durable().visible, before.next(), "image {i}, slot {slot}");
+            }
+        }
+    }
+    assert!(damaged > 60 && adopted > 10, "{damaged} damaged, {adopted} adopted sets");
+}
