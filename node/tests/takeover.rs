@@ -40,6 +40,7 @@ fn plan() -> OpenPlan {
         playback: LATER,
         compression: Compression::Never,
         import: false,
+        budget: volmcast::save::Budget::new(1 << 20),
     }
 }
 

@@ -176,7 +176,7 @@ impl Mover {
         let fence = h.writer.fenced.as_ref().map_or(0, |f| f.at.generation.counter);
         let counter = own.counter.max(rival).max(fence) + 1;
         let known = h.newest.max(h.volume.saved_position().0);
-        let mut p = Promoting {
+        let p = Promoting {
             asks: vec![ask],
             id: random,
             counter,
@@ -191,23 +191,8 @@ impl Mover {
                      failover {name} --plan` shows who has"
                 )));
             }
-            Role::Primary { .. } if !h.writer.is_fenced() && h.writer.split.is_none() => {
-                let set = h.volume.durable().visible.0;
-                let generation = own.to_string();
-                let done = Promoted { generation, set, newest_known_set: set, fresh: false };
-                self.effect(Effect::Reply {
-                    ask,
-                    reply: Reply::Writer(WriterAnswer::Promoted(done)),
-                });
-                return Ok(());
-            }
-            // It goes on from what it has, on a line that is newer than the other's.
             Role::Primary { .. } => {
-                let set = h.volume.durable().visible;
-                let generation = Generation { counter, id: random };
-                p.stage = Stage::Opening(StateId { volume: id, generation, set });
-                h.change = Change::Promoting(p);
-                self.open_line(id, generation);
+                self.promote_writer(ask, id, p, own);
                 return Ok(());
             }
             Role::Replica { .. } => {}
@@ -235,6 +220,24 @@ impl Mover {
         self.settle(id);
         self.pump_change(id);
         Ok(())
+    }
+
+    /// It is the writer already; one that was fenced, or split, goes on from what it has, on a line
+    /// that is newer than the other's.
+    fn promote_writer(&mut self, ask: AskId, id: VolumeId, mut p: Promoting, own: Generation) {
+        let Some(h) = self.volumes.get_mut(&id) else { return };
+        let set = h.volume.durable().visible;
+        if !h.writer.is_fenced() && h.writer.split.is_none() {
+            let (generation, set) = (own.to_string(), set.0);
+            let done = Promoted { generation, set, newest_known_set: set, fresh: false };
+            let reply = Reply::Writer(WriterAnswer::Promoted(done));
+            self.effect(Effect::Reply { ask, reply });
+            return;
+        }
+        let generation = Generation { counter: p.counter, id: p.id };
+        p.stage = Stage::Opening(StateId { volume: id, generation, set });
+        h.change = Change::Promoting(p);
+        self.open_line(id, generation);
     }
 
     fn open_line(&mut self, id: VolumeId, generation: Generation) {

@@ -175,10 +175,6 @@ impl Mover {
             self.refuse_other_line(conn, a.stream, &child, &label, (g, a.state));
             return;
         }
-        self.child_confirms(id, &child);
-        let Some(c) = self.conns.get_mut(&conn) else { return };
-        let Some(out) = c.streams_out.get_mut(&a.stream) else { return };
-        let Some(h) = self.volumes.get_mut(&id) else { return };
         let next = a.next.as_ref().map_or(ChunkNumber(0), |n| n.next_chunk);
         // A relay asks for extents for a child, beside its own stream.
         let passing = !a.wants_seed && a.folded > SetNumber::ZERO;
@@ -233,6 +229,7 @@ impl Mover {
             self.note(Level::Warn, format!("volume {label}: seeding {child}: {reason}"));
         }
         self.send(conn, Frame::Start(Start { stream: a.stream, mode, from, feeder, reason }));
+        self.child_confirms(id, &child);
         self.settle(id);
         if let Some((block, folded)) = relayed {
             self.relay_seed(id, &child, block, folded);

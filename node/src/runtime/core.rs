@@ -429,28 +429,11 @@ impl Core {
                     let _ = core.blocking_send(Input::Grown { volume, blocks, prepared });
                 });
             }
-            Effect::Gate { volume, gate } => {
-                if let Some(p) = self.volumes.get(&volume).and_then(|v| v.primary.as_ref()) {
-                    p.gate().set(&gate);
-                }
-            }
-            Effect::AwaitQuiet { volume } => {
-                let Some(p) = self.volumes.get(&volume).and_then(|v| v.primary.clone()) else {
-                    return;
-                };
-                let core = self.sender.clone();
-                tokio::task::spawn_blocking(move || {
-                    p.gate().await_quiet();
-                    let _ = core.blocking_send(Input::Quiet { volume });
-                });
-            }
-            Effect::MakeWritable { volume, opens } => self.make_writable(volume, opens),
-            Effect::MakeReadOnly { volume, discards } => self.make_read_only(volume, discards),
-            Effect::StoreStanding { volume, standing } => {
-                let stored = self.store_identity(volume, |i| i.standing = standing);
-                let (now, wall) = (clock::mono(), clock::wall());
-                self.mover.standing_stored(now, wall, volume, stored);
-            }
+            e @ (Effect::Gate { .. }
+            | Effect::AwaitQuiet { .. }
+            | Effect::MakeWritable { .. }
+            | Effect::MakeReadOnly { .. }
+            | Effect::StoreStanding { .. }) => self.writer_effect(e),
             Effect::Exports { volume } => self.export(volume),
             Effect::RemoveVolume { volume } => self.remove(volume),
             Effect::Hash { id, label, state, len } => {
@@ -504,6 +487,35 @@ impl Core {
         };
         let open = plan.open.clone();
         self.make(identity, open, None);
+    }
+
+    /// Carries out what concerns who the writer is.
+    fn writer_effect(&mut self, e: Effect) {
+        match e {
+            Effect::Gate { volume, gate } => {
+                if let Some(p) = self.volumes.get(&volume).and_then(|v| v.primary.as_ref()) {
+                    p.gate().set(&gate);
+                }
+            }
+            Effect::AwaitQuiet { volume } => {
+                let Some(p) = self.volumes.get(&volume).and_then(|v| v.primary.clone()) else {
+                    return;
+                };
+                let core = self.sender.clone();
+                tokio::task::spawn_blocking(move || {
+                    p.gate().await_quiet();
+                    let _ = core.blocking_send(Input::Quiet { volume });
+                });
+            }
+            Effect::MakeWritable { volume, opens } => self.make_writable(volume, opens),
+            Effect::MakeReadOnly { volume, discards } => self.make_read_only(volume, discards),
+            Effect::StoreStanding { volume, standing } => {
+                let stored = self.store_identity(volume, |i| i.standing = standing);
+                let (now, wall) = (clock::mono(), clock::wall());
+                self.mover.standing_stored(now, wall, volume, stored);
+            }
+            _ => {}
+        }
     }
 
     /// Changes a volume's identity, durably or not at all.

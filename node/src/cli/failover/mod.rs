@@ -292,16 +292,7 @@ async fn hand_over(
 ) -> Result<(Promoted, u64), Failed> {
     let volume = plan.volume.as_str();
     let new = nodes.need(to)?;
-    if let Some(v) = volume_at(new, volume).await
-        && v.role == "primary"
-        && v.fenced.is_none()
-    {
-        let done = Promoted {
-            generation: v.generation,
-            set: v.current_set,
-            newest_known_set: v.current_set,
-            fresh: false,
-        };
+    if let Some(done) = volume_at(new, volume).await.and_then(writer_already) {
         return Ok((done, 0));
     }
     let Some(name) = old.filter(|o| nodes.client(o).is_some()) else {
@@ -365,6 +356,16 @@ async fn hand_over(
         }
         Err(e) => Err(undo(e.text).await),
     }
+}
+
+/// It took over before.
+fn writer_already(v: VolumeInfo) -> Option<Promoted> {
+    (v.role == "primary" && v.fenced.is_none()).then_some(Promoted {
+        generation: v.generation,
+        set: v.current_set,
+        newest_known_set: v.current_set,
+        fresh: false,
+    })
 }
 
 async fn finish(new: &Client, volume: &str, set: u64) -> Result<Promoted, Failed> {

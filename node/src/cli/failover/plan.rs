@@ -157,28 +157,7 @@ pub(super) fn plan(volume: &str, nodes: &[NodeStatus]) -> Result<Plan, String> {
     let mut candidates: Vec<Candidate> = held
         .iter()
         .filter(|(_, v)| v.role != "relay")
-        .map(|(n, v)| {
-            let saved =
-                if v.role == "primary" { v.current_set } else { v.saved_set.max(v.current_set) };
-            let rewinds = followed
-                .iter()
-                .filter(|(m, o)| m.node != n.node && o.role == "replica" && o.saved_set > saved)
-                .map(|(m, _)| m.node.clone())
-                .collect();
-            Candidate {
-                node: n.node.clone(),
-                role: v.role.clone(),
-                state: v.state.clone(),
-                generation: v.generation.clone(),
-                visible_set: v.current_set,
-                saved_set: saved,
-                lag_seconds: v.lag_seconds,
-                cannot: cannot(v, &newest, split),
-                loss: loss(&held, saved, newest_known),
-                loss_now: loss(&held, v.current_set, newest_known),
-                would_rewind: rewinds,
-            }
-        })
+        .map(|h| candidate(*h, &held, &followed, newest_known, cannot(h.1, &newest, split)))
         .collect();
     candidates.sort_by(|a, b| {
         let key = |c: &Candidate| (c.cannot.is_some(), std::cmp::Reverse(c.saved_set));
@@ -187,18 +166,8 @@ pub(super) fn plan(volume: &str, nodes: &[NodeStatus]) -> Result<Plan, String> {
     });
     let best = candidates.iter().find(|c| c.cannot.is_none() && c.role == "replica" && !split);
     let recommended = best.map(|c| c.node.clone());
-    if writer_is_up {
-        warnings.push(format!(
-            "the writer {} is up: `rcpctl failover {label} --sync --to NODE` loses nothing",
-            writer.clone().unwrap_or_default()
-        ));
-    } else if up.is_none() {
-        warnings.push(
-            "the writer did not answer: what it changed after the newest known set is lost as well, \
-             and nobody can say how much"
-                .to_owned(),
-        );
-    }
+    let name = writer.as_deref().unwrap_or_default();
+    warnings.extend(about_writer(&label, name, writer_is_up, up.is_some()));
     Ok(Plan {
         unseen: unseen(&label, &group, nodes, &held),
         volume: label,
@@ -211,6 +180,48 @@ pub(super) fn plan(volume: &str, nodes: &[NodeStatus]) -> Result<Plan, String> {
         candidates,
         recommended,
         warnings,
+    })
+}
+
+fn candidate(
+    (n, v): Held<'_>,
+    held: &[Held<'_>],
+    followed: &[Held<'_>],
+    newest: u64,
+    cannot: Option<String>,
+) -> Candidate {
+    let primary = v.role == "primary";
+    let saved = if primary { v.current_set } else { v.saved_set.max(v.current_set) };
+    let rewinds = followed
+        .iter()
+        .filter(|(m, o)| m.node != n.node && o.role == "replica" && o.saved_set > saved)
+        .map(|(m, _)| m.node.clone())
+        .collect();
+    Candidate {
+        node: n.node.clone(),
+        role: v.role.clone(),
+        state: v.state.clone(),
+        generation: v.generation.clone(),
+        visible_set: v.current_set,
+        saved_set: saved,
+        lag_seconds: v.lag_seconds,
+        cannot,
+        loss: loss(held, saved, newest),
+        loss_now: loss(held, v.current_set, newest),
+        would_rewind: rewinds,
+    }
+}
+
+fn about_writer(label: &str, name: &str, is_up: bool, answered: bool) -> Option<String> {
+    if is_up {
+        return Some(format!(
+            "the writer {name} is up: `rcpctl failover {label} --sync --to NODE` loses nothing"
+        ));
+    }
+    (!answered).then(|| {
+        "the writer did not answer: what it changed after the newest known set is lost as well, and \
+         nobody can say how much"
+            .to_owned()
     })
 }
 

@@ -1,3 +1,5 @@
+//! Plans for made-up trees, letter by letter.
+
 use super::*;
 use crate::api::{ChildProgress, GroupStatus, LinkStatus, SetInfo};
 
