@@ -9,6 +9,7 @@
 pub mod client;
 mod columns;
 mod commands;
+mod failover;
 pub mod filetest;
 mod image;
 mod output;

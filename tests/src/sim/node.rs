@@ -215,6 +215,7 @@ impl SimNode {
             replica: self.kind == Kind::Replica,
             planned: Vec::new(),
             members: all,
+            confirm: node::mover::Confirm::None,
             hop: Hop::default(),
             planned_ways: std::collections::BTreeMap::new(),
         };
@@ -243,6 +244,7 @@ impl SimNode {
             save: self.save,
             snapshots: self.snapshots,
             base: None,
+            standing: volmcast::storage::Standing::default(),
         }
     }
 
