@@ -368,6 +368,7 @@ fn policy_fields(p: &Policy) -> Fields {
         ("timeout", format_duration(p.timeout)),
         ("on_full", p.on_full.as_str().to_owned()),
         ("persistent", p.persistent.to_string()),
+        ("confirm", p.confirm.to_string()),
     ]
 }
 

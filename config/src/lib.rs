@@ -24,7 +24,7 @@ pub use address::{Host, HostPort};
 pub use diagnostics::{Diagnostic, Diagnostics};
 pub use diff::{Change, NodeDiff, RouteDiff};
 pub use plan::{
-    GroupPlan, NodePlan, OnFull, Override, Playback, Policy, Role, RouteTable, Topology,
+    Confirm, GroupPlan, NodePlan, OnFull, Override, Playback, Policy, Role, RouteTable, Topology,
     UnknownName, VolumePlan,
 };
 pub use route_command::{RouteAction, RouteCommand, RouteCommandError};

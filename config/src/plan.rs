@@ -65,6 +65,8 @@ pub struct GroupPlan {
     pub overrides: BTreeMap<NodeName, Override>,
     /// Members that keep no replica of their own.
     pub forward_only: BTreeSet<NodeName>,
+    /// By the node that takes over as the writer: the routes that `rcpctl failover --adopt` makes.
+    pub on_failover: BTreeMap<NodeName, RouteTable>,
     /// Nodes outside the group that may feed its members all the same.
     pub feeders: BTreeSet<NodeName>,
     /// How hops are crossed that say nothing of their own; the transport is always given.
@@ -104,6 +106,20 @@ pub struct Policy {
     pub on_full: OnFull,
     /// Replication goes on by itself after a restart (CAP-16).
     pub persistent: bool,
+    /// What a primary that comes back needs before it lets writers in, once it had children.
+    pub confirm: Confirm,
+}
+
+/// Who has to confirm to a primary that comes back that there is no newer writer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Confirm {
+    /// One of its children.
+    #[default]
+    OneChild,
+    /// So many of them, or all it has.
+    Children(u32),
+    /// Nobody.
+    None,
 }
 
 /// When a replica plays back what it has received.
@@ -397,6 +413,16 @@ impl OnFull {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Detach => "detach",
+        }
+    }
+}
+
+impl std::fmt::Display for Confirm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::OneChild => f.write_str("one_child"),
+            Self::Children(n) => n.fmt(f),
+            Self::None => f.write_str("none"),
         }
     }
 }

@@ -34,6 +34,9 @@ pub(crate) struct RawNode {
     pub(crate) handlers: Vec<(Text, Vec<Text>)>,
 }
 
+/// Next hops by node.
+pub(crate) type RawRoutes = Vec<(Text, Vec<Text>)>;
+
 #[derive(Debug)]
 pub(crate) struct RawGroup {
     pub(crate) name: Text,
@@ -47,6 +50,7 @@ pub(crate) struct RawGroup {
     pub(crate) playback: RawPlayback,
     pub(crate) overrides: Vec<(Text, RawPlayback)>,
     pub(crate) forward_only: Vec<Text>,
+    pub(crate) on_failover: Vec<(Text, RawRoutes)>,
 }
 
 /// A next hop: a name, or a mapping with the name and how it is reached.
@@ -83,6 +87,7 @@ pub(crate) struct RawPolicy {
     pub(crate) timeout: Option<Text>,
     pub(crate) on_full: Option<Text>,
     pub(crate) persistent: Option<Text>,
+    pub(crate) confirm: Option<Text>,
 }
 
 /// Playback of a group, or what one node does differently (`save` only there).
@@ -163,6 +168,7 @@ fn group(name: Text, tree: Tree, report: &mut Report) -> RawGroup {
         "playback",
         "overrides",
         "forward_only",
+        "on_failover",
     ];
     let mut f = Fields::new(tree, &name.span, &what, known, &["primary"], report);
     let routes = f.map("routes", report);
@@ -170,7 +176,19 @@ fn group(name: Text, tree: Tree, report: &mut Report) -> RawGroup {
     let policy = f.map("policy", report);
     let playback = f.map("playback", report);
     let overrides = f.map("overrides", report);
+    let on_failover = f.map("on_failover", report);
     RawGroup {
+        on_failover: on_failover
+            .into_iter()
+            .map(|(to, tree)| {
+                let owner = format!("the routes after failover to {} in {what}", shown(&to.value));
+                let routes = entries(tree, &owner, report)
+                    .into_iter()
+                    .map(|(from, tree)| (from, names(tree, &owner, report)))
+                    .collect();
+                (to, routes)
+            })
+            .collect(),
         primary: f.text("primary", report),
         transport: f.text("transport", report),
         congestion: f.text("congestion", report),
@@ -228,13 +246,14 @@ fn volume(label: Text, tree: Tree, report: &mut Report) -> RawVolume {
 }
 
 fn read_policy(entries: Vec<(Text, Tree)>, what: &str, report: &mut Report) -> RawPolicy {
-    let known = &["hwm", "timeout", "on_full", "persistent"];
+    let known = &["hwm", "timeout", "on_full", "persistent", "confirm"];
     let mut f = Fields::of(entries, &format!("the policy of {what}"), known, report);
     RawPolicy {
         hwm: f.text("hwm", report),
         timeout: f.text("timeout", report),
         on_full: f.text("on_full", report),
         persistent: f.text("persistent", report),
+        confirm: f.text("confirm", report),
     }
 }
 

@@ -92,6 +92,8 @@ pub struct GroupSpec {
     pub overrides: BTreeMap<String, PlaybackSpec>,
     #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "yaml::flow_list")]
     pub forward_only: Vec<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub on_failover: BTreeMap<String, BTreeMap<String, Vec<String>>>,
 }
 
 /// A next hop of a file: its name, or a mapping where it says more.
@@ -161,6 +163,8 @@ pub struct PolicySpec {
     pub on_full: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub persistent: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub confirm: Option<String>,
 }
 
 /// `playback:` of a group, or what one node does differently (`save` only there).
@@ -291,6 +295,7 @@ fn group(g: &GroupPlan) -> GroupSpec {
             timeout: Some(format_duration(g.policy.timeout)),
             on_full: Some(g.policy.on_full.as_str().to_owned()),
             persistent: Some(g.policy.persistent),
+            confirm: Some(g.policy.confirm.to_string()),
         },
         playback: PlaybackSpec {
             timeout: Some(format_duration(g.playback.timeout)),
@@ -310,6 +315,15 @@ fn group(g: &GroupPlan) -> GroupSpec {
             })
             .collect(),
         forward_only: g.forward_only.iter().map(ToString::to_string).collect(),
+        on_failover: g
+            .on_failover
+            .iter()
+            .map(|(to, table)| {
+                let names = |h: &[NodeName]| h.iter().map(ToString::to_string).collect();
+                let routes = table.iter().map(|(n, hops)| (n.to_string(), names(hops)));
+                (to.to_string(), routes.collect())
+            })
+            .collect(),
     }
 }
 

@@ -87,10 +87,12 @@ fn specs() -> impl Strategy<Value = TopologySpec> {
                 policy: PolicySpec {
                     timeout: Some(format!("{timeout}s")),
                     persistent: Some(persistent),
+                    confirm: persistent.then(|| "3".to_owned()),
                     ..PolicySpec::default()
                 },
                 routes,
                 forward_only,
+                on_failover: BTreeMap::new(),
                 transport: (timeout % 3 == 0).then(|| "tcp".to_owned()),
                 feeders: if timeout % 2 == 0 { vec![name(0)] } else { Vec::new() },
                 ..GroupSpec::default()

@@ -214,6 +214,21 @@ pub struct VolumeInfo {
     pub subtree: Option<SubtreeStatus>,
     /// The delta-set table, newest first.
     pub sets: Vec<SetInfo>,
+    /// The volume's writers, oldest first.
+    #[serde(default)]
+    pub history: Vec<HistoryLine>,
+    /// A history that contradicts this one, if this node has heard of one: newer, or a split.
+    #[serde(default)]
+    pub rival: Vec<HistoryLine>,
+    /// Why this writer may not write, in words.
+    #[serde(default)]
+    pub fenced: Option<String>,
+    /// It was handed over in order, and nobody has taken over yet.
+    #[serde(default)]
+    pub handed_over: Option<HandedOver>,
+    /// Two writers did not know of each other, in words.
+    #[serde(default)]
+    pub split: Option<String>,
 }
 
 /// How far a child is with one volume.
@@ -272,7 +287,7 @@ pub struct SetInfo {
 }
 
 /// Answer to a demanded cut.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CutInfo {
     /// The state.
     pub set: u64,
@@ -280,6 +295,106 @@ pub struct CutInfo {
     pub state_id: String,
     /// A new set was made; false if nothing had changed.
     pub fresh: bool,
+}
+
+/// One writer's line in a volume's history.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryLine {
+    /// Its generation, abbreviated.
+    pub generation: String,
+    /// Last state that it shares with the line before it.
+    pub forked_from: u64,
+    /// The node that opened it.
+    pub opened_by: String,
+    /// When.
+    pub opened_at_us: u64,
+}
+
+/// A writer that made room for another.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandedOver {
+    /// The node that is to take over.
+    pub to: String,
+    /// The last set, which that node has.
+    pub set: u64,
+}
+
+/// A node became the writer of a volume.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promoted {
+    /// The line it opened, abbreviated.
+    pub generation: String,
+    /// The last state that the new line shares with the one before: the restart point, which is
+    /// kept.
+    pub set: u64,
+    /// Newest set that this node knew of; sets after `set` up to here are lost.
+    pub newest_known_set: u64,
+    /// False: it was the writer already.
+    pub fresh: bool,
+}
+
+/// A change of who the writer of a volume is, asked of one node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "change", rename_all = "snake_case", deny_unknown_fields)]
+pub enum WriterChange {
+    /// It takes over (FAIL-03); a writer that was fenced, or split, opens a line newer than all it
+    /// knows.
+    Promote {
+        /// Label or UUID.
+        volume: String,
+        /// Complete sets that are not shown yet are not played (FAIL-07).
+        #[serde(default)]
+        now: bool,
+        /// Only if everything that is there ends with this set.
+        #[serde(default)]
+        at: Option<u64>,
+    },
+    /// Writers wait, and a last set is made (F33). Without what follows, they go on after a while.
+    Hold {
+        /// Label or UUID.
+        volume: String,
+        /// How long.
+        limit_ms: u64,
+    },
+    /// After `Hold`: it writes no more, `to` takes over.
+    HandOver {
+        /// Label or UUID.
+        volume: String,
+        /// Which node.
+        to: String,
+        /// The set that `Hold` led to.
+        set: u64,
+    },
+    /// Undoes `Hold` and `HandOver`, if nobody took over.
+    TakeBack {
+        /// Label or UUID.
+        volume: String,
+    },
+    /// A writer whose place was taken becomes a replica.
+    Resync {
+        /// Label or UUID.
+        volume: String,
+        /// What the new writer does not have may be given up.
+        #[serde(default)]
+        discard: bool,
+    },
+    /// Writers are let in although no child has confirmed that there is no newer one.
+    Alone {
+        /// Label or UUID.
+        volume: String,
+    },
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum WriterAnswer {
+    /// It is the writer.
+    Promoted(Promoted),
+    /// Writers wait; this was the last set.
+    Held(CutInfo),
+    /// Done.
+    Done,
 }
 
 /// What a volume is to be.
@@ -447,6 +562,8 @@ pub trait NodeApi: Send + Sync + 'static {
     fn seed<'a>(&'a self, volume: &'a str, child: &'a str) -> Answer<'a, ()>;
     /// Changes when sets are made or played.
     fn policy<'a>(&'a self, volume: &'a str, change: PolicyChange) -> Answer<'a, ()>;
+    /// Changes who the writer of a volume is; answered when that is durable.
+    fn writer(&self, change: WriterChange) -> Answer<'_, WriterAnswer>;
     /// Has every replica hash the first `len` bytes of a state (XXH3, 128 bits), and waits for all.
     fn hash<'a>(
         &'a self,

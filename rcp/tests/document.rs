@@ -87,7 +87,7 @@ fn codes() {
         ($($name:ident)*) => { vec![$(ours(stream_error::$name, stringify!($name))),*] };
     }
     let stream = stream_errors!(
-        UNKNOWN_STREAM PROTOCOL DIVERGED FED DETACHED DAMAGED STORAGE STOPPED
+        UNKNOWN_STREAM PROTOCOL DIVERGED FED DETACHED DAMAGED STORAGE STOPPED FENCED
     );
     assert_eq!(known("### Stream errors"), stream);
 }

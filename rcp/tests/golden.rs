@@ -188,6 +188,16 @@ fn frame_values() -> Vec<Frame> {
             reason: text("in the save volume"),
         }),
         Frame::StreamError { stream, code: stream_error::DIVERGED, text: text("no common state") },
+        Frame::Fence {
+            stream,
+            history: vec![Branch {
+                generation: GENERATION,
+                forked_from: set(30),
+                opened_by: node("cel1-ser1"),
+                opened_at: Wall(1_700_000_000_000_000),
+            }],
+            text: text("a newer writer"),
+        },
         Frame::Chunk { stream, feeder: 9, seq: 0, body: encoded(&draft_zero()).bytes().clone() },
         Frame::SetEnd { stream, feeder: 9, seq: 3, body: vector!("set_header").into() },
         Frame::Saved { stream, feeder: 9, state: set(42), next_chunk: ChunkNumber(0) },

@@ -4,6 +4,8 @@
 mod blocks;
 #[path = "e2e/damage.rs"]
 mod damage;
+#[path = "e2e/failover.rs"]
+mod failover;
 #[path = "e2e/filetest.rs"]
 mod filetest;
 #[path = "e2e/full.rs"]

@@ -33,6 +33,7 @@ fn identity() -> Identity {
         save: 8 << 20,
         snapshots: 64 * 544,
         base: None,
+        standing: volmcast::storage::Standing::default(),
     }
 }
 

@@ -16,7 +16,7 @@ use traceability::claims::{CLAIMS, MISSING};
 
 /// Areas and how many requirements each has that are claimed at this stage; gaps are numbers that
 /// later work takes up.
-const AREAS: [(&str, &[u32]); 14] = [
+const AREAS: [(&str, &[u32]); 15] = [
     ("GEN", &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]),
     ("CAP", &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]),
     ("DELTA", &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
@@ -31,8 +31,10 @@ const AREAS: [(&str, &[u32]); 14] = [
     ("PLAY", &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]),
     ("SNAP", &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
     ("DIFF", &[1, 2, 3, 4, 5, 6]),
+    ("FAIL", &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 20, 21, 22]),
 ];
-const ALGORITHMS: [&str; 7] = ["F10", "F11", "F12", "F17", "F26", "F27", "F34"];
+const ALGORITHMS: [&str; 11] =
+    ["F10", "F11", "F12", "F17", "F23", "F26", "F27", "F31", "F32", "F33", "F34"];
 
 fn ids() -> BTreeSet<String> {
     let numbered = AREAS.iter().flat_map(|(a, n)| n.iter().map(move |n| format!("{a}-{n:02}")));

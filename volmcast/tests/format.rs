@@ -263,6 +263,7 @@ fn identity() {
         save: 64 << 20,
         snapshots: 1 << 30,
         base: Some("/dev/vg0/vol1".into()),
+        standing: volmcast::storage::Standing::default(),
     };
     id.store(dir.path()).expect("stored");
     let found = std::fs::read_to_string(dir.path().join("identity")).expect("text");

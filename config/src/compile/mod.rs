@@ -12,7 +12,7 @@ mod volumes;
 
 use crate::diagnostics::{Diagnostics, Problem, Report};
 use crate::limits;
-use crate::plan::{GroupPlan, NodePlan, Topology};
+use crate::plan::{GroupPlan, NodePlan, RouteTable, Topology};
 use crate::raw::{self, RawGroup, RawTopology};
 use crate::suggest;
 use crate::units::{approx_size, format_size};
@@ -121,6 +121,7 @@ fn group<'f>(
     let playback = volumes::playback(&raw.playback, &title, report);
     let overrides = volumes::overrides(raw, &members, report);
     let forward_only = forward_only(raw, primary.as_ref(), &members, report);
+    let on_failover = on_failover(raw, &members, report);
     Some(GroupPlan {
         name: name?,
         primary: primary?,
@@ -134,7 +135,43 @@ fn group<'f>(
         playback,
         overrides,
         forward_only,
+        on_failover,
     })
+}
+
+/// Routes by the node that takes over; in each every node has one parent.
+fn on_failover(
+    raw: &RawGroup,
+    members: &Members<'_>,
+    report: &mut Report,
+) -> BTreeMap<NodeName, RouteTable> {
+    let mut out = BTreeMap::new();
+    for (to, routes) in &raw.on_failover {
+        let Some(node) = members.resolve(to, "`on_failover`", report) else { continue };
+        let mut table = RouteTable::new();
+        let mut fed = BTreeSet::from([node.clone()]);
+        for (from, hops) in routes {
+            let Some(from) = members.resolve(from, "`on_failover`", report) else { continue };
+            for hop in hops {
+                let Some(name) = members.resolve(hop, "`on_failover`", report) else { continue };
+                if fed.insert(name.clone()) {
+                    table.entry(from.clone()).or_default().push(name);
+                } else {
+                    report.add(|| {
+                        let title = members.group;
+                        Problem::new(
+                            &hop.span,
+                            format!("`{name}` has two parents after failover to `{node}` in group {title}"),
+                        )
+                        .label("fed already, or the new writer itself")
+                        .hint("name each next hop once")
+                    });
+                }
+            }
+        }
+        out.insert(node, table);
+    }
+    out
 }
 
 fn forward_only(

@@ -4,7 +4,7 @@ use super::values::Field;
 use super::{Members, bad_name, values};
 use crate::diagnostics::{Problem, Report, Span};
 use crate::limits::{self, MAX_BLOCKS};
-use crate::plan::{OnFull, Override, Playback, Policy, VolumePlan};
+use crate::plan::{Confirm, OnFull, Override, Playback, Policy, VolumePlan};
 use crate::raw::{RawBacking, RawGroup, RawPlayback, RawPolicy, RawTopology, RawVolume};
 use crate::suggest;
 use crate::units::format_size;
@@ -213,6 +213,28 @@ pub(super) fn policy(raw: &RawPolicy, group: &str, report: &mut Report) -> Polic
         on_full: OnFull::Detach,
         persistent: values::boolean(raw.persistent.as_ref(), field("persistent"), report)
             .unwrap_or(true),
+        confirm: raw
+            .confirm
+            .as_ref()
+            .and_then(|text| confirm(text, field("confirm"), report))
+            .unwrap_or_default(),
+    }
+}
+
+fn confirm(text: &Text, field: Field<'_>, report: &mut Report) -> Option<Confirm> {
+    match (text.value.as_str(), text.value.parse()) {
+        ("one_child" | "1", _) => Some(Confirm::OneChild),
+        ("none", _) => Some(Confirm::None),
+        (_, Ok(n)) if n > 0 => Some(Confirm::Children(n)),
+        (other, _) => {
+            report.add(|| {
+                Problem::new(&text.span, format!("{field} cannot be {}", shown(other))).hint(
+                    "write `one_child`, a number of children, or `none`: how many must say that \
+                     there is no newer writer before a primary that comes back lets writers in",
+                )
+            });
+            None
+        }
     }
 }
 

@@ -10,6 +10,7 @@ mod block;
 pub mod client;
 mod columns;
 mod commands;
+mod failover;
 pub mod filetest;
 mod image;
 mod output;

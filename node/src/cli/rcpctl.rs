@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 use super::block::{self, BlockCommand};
 use super::commands::{self, Delta, DownArgs, Replicate};
+use super::failover::{self, ConfirmArgs, FailoverArgs, HistoryArgs, ResyncArgs};
 use super::output::{Failed, finish};
 use super::pki::{self, PkiCommand};
 use super::status::{self, StatusArgs};
@@ -43,6 +44,14 @@ enum Command {
     /// Start, stop and tune replication of a volume
     #[command(subcommand)]
     Replicate(Replicate),
+    /// Plan a failover, make another node the writer of a volume, swap two nodes
+    Failover(FailoverArgs),
+    /// Make a writer whose place was taken a replica of the new one
+    Resync(ResyncArgs),
+    /// Let writers in at a node that waits for a child's word
+    Confirm(ConfirmArgs),
+    /// Draw the writers of a volume and where their lines fork
+    History(HistoryArgs),
     /// Create, import, list and change volumes
     #[command(subcommand)]
     Volume(VolumeCommand),
@@ -73,6 +82,10 @@ async fn run(command: Command) -> Result<(), Failed> {
         Command::Delta(command) => commands::delta(command, &around).await,
         Command::Block(command) => block::run(command, &around).await,
         Command::Replicate(command) => commands::replicate(command, &around).await,
+        Command::Failover(args) => failover::failover(args, &around).await,
+        Command::Resync(args) => failover::resync(args, &around).await,
+        Command::Confirm(args) => failover::confirm(args, &around).await,
+        Command::History(args) => failover::history(args, &around).await,
         Command::Volume(command) => volumes::run(command, &around).await,
         Command::Topology(command) => topology::run(command),
         Command::Pki(command) => pki::run(command),

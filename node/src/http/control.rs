@@ -24,7 +24,7 @@ use super::requests::{
     RouteDelete, Seed,
 };
 use super::router::App;
-use crate::api::{ApiError, ApiErrorKind, NodeApi, VolumeSpec};
+use crate::api::{ApiError, ApiErrorKind, NodeApi, VolumeSpec, WriterChange};
 
 /// The body of a request as a value, within the limits of time and length.
 async fn read<T: DeserializeOwned>(request: Request<Body>) -> Result<T, Refused> {
@@ -104,6 +104,7 @@ change!(volume_delete, Delete, done, |api, q| api.volume_delete(&q.volume));
 change!(replicate, Replicate, done, |api, q| api.replicate(&q.volume, q.on));
 change!(seed, Seed, done, |api, q| api.seed(&q.volume, &q.child));
 change!(policy, Policy, done, |api, q| api.policy(&q.volume, q.change));
+change!(writer, WriterChange, answer, |api, q| api.writer(q));
 change!(hash, Hash, answer, |api, q| {
     api.hash(&q.volume, q.set, q.len, std::time::Duration::from_secs(q.wait_s))
 });

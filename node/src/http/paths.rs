@@ -40,6 +40,8 @@ pub const POLICY: &str = "/api/v1/policy";
 pub const ROUTE_ADD: &str = "/api/v1/routes/add";
 /// Remove next hops.
 pub const ROUTE_DELETE: &str = "/api/v1/routes/delete";
+/// Change who the writer of a volume is.
+pub const WRITER: &str = "/api/v1/writer";
 /// Have every replica hash a volume.
 pub const HASH: &str = "/api/v1/hash";
 /// Have every member of a group execute a control block.
@@ -75,6 +77,7 @@ pub(crate) const CONTROL: &[Entry] = &[
     (VOLUME_RESIZE, "POST", "change a volume's size"),
     (VOLUME_RENAME, "POST", "change a volume's label"),
     (VOLUME_DELETE, "POST", "remove a volume"),
+    (WRITER, "POST", "change who the writer of a volume is"),
     (HASH, "POST", "have every replica hash the first bytes of a state"),
     (BLOCK_SEND, "POST", "have every member of a group execute a control block"),
     (SHUTDOWN, "POST", "end the process in order"),

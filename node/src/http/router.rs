@@ -74,6 +74,7 @@ pub fn routers_with(
         .route(paths::VOLUME_RESIZE, post(control::volume_resize))
         .route(paths::VOLUME_RENAME, post(control::volume_rename))
         .route(paths::VOLUME_DELETE, post(control::volume_delete))
+        .route(paths::WRITER, post(control::writer))
         .route(paths::HASH, post(control::hash))
         .route(paths::BLOCK_SEND, post(control::block_send))
         .route(paths::SHUTDOWN, post(control::shutdown));

@@ -8,7 +8,10 @@ use rcp::proto::transport::Hop;
 use volmcast::volume::Role;
 
 use super::{AskId, Effect, Mover};
-use crate::api::{ApiError, ApiErrorKind, CutInfo, MemberResult, PolicyChange, RouteTable};
+use crate::api::{
+    ApiError, ApiErrorKind, CutInfo, MemberResult, PolicyChange, RouteTable, WriterAnswer,
+    WriterChange,
+};
 
 /// A question.
 #[derive(Clone, Debug)]
@@ -62,6 +65,8 @@ pub enum Ask {
         /// Bytes it is to have.
         size: u64,
     },
+    /// Change who the writer is.
+    Writer(WriterChange),
     /// Change the label.
     Rename {
         /// Label or UUID.
@@ -114,6 +119,8 @@ pub enum Reply {
     Cut(CutInfo),
     /// The routing table.
     Routes(RouteTable),
+    /// The writer was changed.
+    Writer(WriterAnswer),
     /// What every member of a group said.
     Members(Vec<MemberResult>),
     /// No.
@@ -150,6 +157,10 @@ impl Mover {
             },
             Ask::Seed { volume, child } => self.seed_child(&volume, &child),
             Ask::Policy { volume, change } => match self.policy(ask, &volume, &change) {
+                Ok(()) => return,
+                Err(e) => Err(e),
+            },
+            Ask::Writer(change) => match self.change_writer(ask, change) {
                 Ok(()) => return,
                 Err(e) => Err(e),
             },

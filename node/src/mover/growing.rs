@@ -127,8 +127,10 @@ impl Mover {
         }
         h.offered = BlockCount(offer.volume_blocks);
         h.newest = h.newest.max(offer.newest);
-        h.volume.adopt_history(offer.history.clone());
         h.volume.relay_resized(h.offered);
+        if let Some(follow) = self.follow(id, conn, offer.stream, &offer.history) {
+            self.go_on(id, follow);
+        }
         self.settle(id);
         true
     }

@@ -16,6 +16,7 @@ use rcp::proto::ids::{GroupName, NodeName, VolumeId};
 use rcp::proto::session::{CloseReason, Event, Peers, Session, SessionConfig, Side, VERSIONS};
 use rcp::proto::transport::Hop;
 
+use super::history::Confirm;
 use super::sending::Outbound;
 use super::trust::Proof;
 use super::{AskId, ConnId, Effect, Level, Mover};
@@ -31,6 +32,8 @@ pub struct GroupPlan {
     pub planned: Vec<NodeName>,
     /// Members of the group, and who else may feed this node.
     pub members: Vec<NodeName>,
+    /// What a primary that comes back needs before it lets writers in.
+    pub confirm: Confirm,
     /// How hops are crossed that say nothing of their own.
     pub hop: Hop,
     /// What the topology file says of single next hops of this node, to show drift.
@@ -143,6 +146,11 @@ impl Mover {
             let by = self.table.hop(&name, &hop);
             self.add_link(&name, &hop, by, None);
         }
+        let here: Vec<_> =
+            self.volumes.iter().filter(|(_, h)| h.group == name).map(|(id, _)| *id).collect();
+        for id in here {
+            self.begin_confirming(id);
+        }
     }
 
     pub(super) fn add_link(
@@ -165,6 +173,10 @@ impl Mover {
 
     /// Nodes from the primary to this one.
     pub(super) fn path(&self, group: &GroupName) -> Vec<NodeName> {
+        // Where the writer is, the path begins, whoever fed it before.
+        if self.writes_in(group) {
+            return vec![self.cfg.node.clone()];
+        }
         let mut path = self
             .groups
             .get(group)
@@ -185,7 +197,8 @@ impl Mover {
             path: self.path(group),
             feeder: 0,
             keepalive: self.cfg.keepalive,
-            feeders: if plan.primary { Peers::Only(Vec::new()) } else { Peers::Only(plan.members) },
+            // A writer is fed by nobody; who tries may know of a newer one.
+            feeders: Peers::Only(plan.members),
             children: Peers::Any,
             ask: true,
         }
@@ -199,6 +212,7 @@ impl Mover {
                 .iter()
                 .flat_map(|(g, group)| group.links.iter().map(move |(n, l)| (g, n, l)))
                 .filter(|(_, _, l)| l.conn.is_none() && l.dial_at.is_some_and(|t| t <= now))
+                .filter(|(g, _, _)| !self.lets_go(g))
                 .map(|(g, n, _)| (g.clone(), n.clone()))
                 .collect();
             for (group, node) in due {
@@ -342,6 +356,8 @@ impl Mover {
         if !self.trusts(id, &hello.node) {
             return;
         }
+        let named = self.conns.get(&id).map(|c| c.group.clone());
+        let refused = named.and_then(|g| self.not_above_a_writer(&g, hello));
         let Some(c) = self.conns.get_mut(&id) else { return };
         let group_name = c.group.clone();
         let Some(group) = self.groups.get_mut(&group_name) else {
@@ -364,6 +380,10 @@ impl Mover {
                 );
                 c.session.refuse(RefuseCode::Peer, &text);
             }
+            return;
+        }
+        if let Some(text) = refused {
+            c.session.refuse(RefuseCode::Loop, &text);
             return;
         }
         match group.rule.offer(&hello.node, &hello.path, now) {

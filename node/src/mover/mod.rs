@@ -15,13 +15,17 @@
 //! | `journal` | the record of those that were executed |
 //! | `asking` | what operators and programs ask for |
 //! | `growing` | a volume becomes larger |
+//! | `history` | whose line is followed: fences, splits, confirmation |
+//! | `failover` | who the writer is: promotion, handing over, stepping down |
 //! | `settings` | replication on and off, triggers, persistency |
 //! | `status` | what they are told |
 //! | `trust` | what peers have proven |
 
 mod asking;
 mod controls;
+mod failover;
 mod growing;
+mod history;
 pub mod journal;
 mod links;
 mod receiving;
@@ -42,6 +46,7 @@ use rcp::proto::ids::{Generation, GroupName, Label, NodeName, StateId, VolumeId}
 use rcp::proto::transport::Hop;
 use volmcast::capture::Notice;
 use volmcast::io::{Io, Outcome, Tag};
+use volmcast::storage::Standing;
 use volmcast::units::{BlockCount, BlockSize};
 use volmcast::volume::{Volume, Work, WorkDone};
 
@@ -50,6 +55,8 @@ use forwarder::table::Table;
 
 pub use asking::{Ask, Reply};
 pub use controls::{HASH, Order};
+pub use failover::Gate;
+pub use history::Confirm;
 pub use links::{Accepted, GroupPlan};
 pub use trust::{Proof, TurnedAway};
 
@@ -160,6 +167,42 @@ pub enum Effect {
         volume: VolumeId,
         /// Blocks it is to have.
         blocks: BlockCount,
+    },
+    /// Lets writers in, makes them wait, or refuses them (primary).
+    Gate {
+        /// Which volume.
+        volume: VolumeId,
+        /// What writers meet from now on.
+        gate: Gate,
+    },
+    /// No writer is let in; say when none is under way any more, by [`Mover::writers_quiet`].
+    AwaitQuiet {
+        /// Which volume.
+        volume: VolumeId,
+    },
+    /// Make what a writer needs (capture tables, an empty activity log), store the role `primary`
+    /// with the line to be opened, and hand the tables to [`Mover::made_writable`]. Nobody may write
+    /// before the next [`Effect::Gate`].
+    MakeWritable {
+        /// Which volume.
+        volume: VolumeId,
+        /// The line to be opened, and the state it begins at.
+        opens: StateId,
+    },
+    /// Take the writable side away and store the role `replica`; the answer goes to
+    /// [`Mover::made_read_only`].
+    MakeReadOnly {
+        /// Which volume.
+        volume: VolumeId,
+        /// Everything it holds is given up, also if the node is restarted in between.
+        discards: bool,
+    },
+    /// Store what a change of role has left to do; the answer goes to [`Mover::standing_stored`].
+    StoreStanding {
+        /// Which volume.
+        volume: VolumeId,
+        /// What.
+        standing: Standing,
     },
     /// A volume's label, size or visibility changed: exports must be looked at again.
     Exports {
@@ -278,6 +321,10 @@ struct Held {
     fill: status::Fill,
     /// What the children report of the nodes below.
     below: Aggregate,
+    /// Who the writer is, as far as this node knows.
+    writer: history::Writer,
+    /// A change of role under way.
+    change: failover::Change,
 }
 
 /// One node.
@@ -352,6 +399,13 @@ impl Mover {
         self.effect(Effect::Note { level, text });
     }
 
+    fn random_id(&mut self) -> [u8; 16] {
+        let mut id = [0u8; 16];
+        id[..8].copy_from_slice(&self.random().to_le_bytes());
+        id[8..].copy_from_slice(&self.random().to_le_bytes());
+        id
+    }
+
     /// A number that nobody can predict well enough to synchronise reconnections (xorshift64*).
     fn random(&mut self) -> u64 {
         let mut x = self.random;
@@ -385,8 +439,11 @@ impl Mover {
                 detached: BTreeMap::new(),
                 fill: status::Fill::default(),
                 below: Aggregate::with_defaults(self.cfg.node.clone()),
+                writer: history::Writer::default(),
+                change: failover::Change::default(),
             },
         );
+        self.begin_confirming(id);
         self.effect(Effect::Exports { volume: id });
         self.offer_to_children(id);
         self.attach_pending(id);
@@ -438,10 +495,12 @@ impl Mover {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Mono> {
         let volumes = self.volumes.values().flat_map(|h| {
-            [h.volume.poll_timeout(), h.inbound.as_ref().and_then(Inbound::retry_at)]
+            let change = h.change.timeout(self.now);
+            [h.volume.poll_timeout(), h.inbound.as_ref().and_then(Inbound::retry_at), change]
         });
         let sessions = self.conns.values().map(|c| c.session.poll_timeout());
-        let links = self.groups.values().flat_map(Group::timeouts);
+        let feeding = self.groups.iter().filter(|(name, _)| !self.lets_go(name));
+        let links = feeding.flat_map(|(_, g)| g.timeouts());
         volumes.chain(sessions).flatten().chain(links).chain([self.next_report]).min()
     }
 
@@ -458,6 +517,7 @@ impl Mover {
                 self.settle(id);
             }
             self.retry_attach(id);
+            self.pump_change(id);
         }
         self.tick_links();
         if now >= self.next_report {
@@ -517,10 +577,7 @@ impl Mover {
 
     /// Opens a generation at a volume that has no history yet: this node is its first writer.
     pub fn open_generation(&mut self, volume: VolumeId) {
-        let wall = self.wall;
-        let mut id = [0u8; 16];
-        id[..8].copy_from_slice(&self.random().to_le_bytes());
-        id[8..].copy_from_slice(&self.random().to_le_bytes());
+        let (wall, id) = (self.wall, self.random_id());
         if let Some(h) = self.volumes.get_mut(&volume)
             && h.volume.durable().history.is_empty()
         {
@@ -568,7 +625,11 @@ impl Mover {
                 self.report_volume(id);
                 self.tick_controls();
             }
-            E::History => self.offer_to_children(id),
+            E::History => {
+                self.offer_again(id);
+                self.offer_to_children(id);
+                self.effect(Effect::Exports { volume: id });
+            }
             E::Resized { blocks } => self.resized(id, blocks),
             E::Settings => self.settings_stored(id),
             E::Sendable => self.pump_children(id),
@@ -592,6 +653,7 @@ impl Mover {
                 self.effect(Effect::Exports { volume: id });
                 self.growth_failed(id, &text);
                 self.settings_failed(id, &text);
+                self.change_failed(id, &text);
             }
         }
     }

@@ -8,6 +8,7 @@ use rcp::proto::frame::{
     stream_error,
 };
 use rcp::proto::ids::{ChunkNumber, SetNumber, VolumeId};
+use volmcast::history::line_of;
 use volmcast::units::{BlockCount, BlockSize};
 use volmcast::volume::Role;
 
@@ -94,6 +95,9 @@ impl Mover {
             Frame::StreamError { stream, code, text } => {
                 self.stream_error(conn, stream, code, text);
             }
+            Frame::Fence { stream, history, text } => {
+                self.child_fences(conn, stream, &history, &text);
+            }
             Frame::Withdraw { stream, text } => self.withdrawn(conn, stream, &text),
             Frame::Report(r) => self.child_report(conn, r),
             Frame::RouteReport { routes } => self.child_routes(conn, routes),
@@ -132,11 +136,7 @@ impl Mover {
         }
         if let Some(h) = self.volumes.get(&id) {
             if matches!(h.volume.config().role, Role::Primary { .. }) {
-                let f = refuse(format!(
-                    "{} is itself the primary of volume {}",
-                    self.cfg.node, offer.label
-                ));
-                self.send(conn, f);
+                self.offered_to_writer(conn, offer);
                 return;
             }
         } else {
@@ -175,6 +175,9 @@ impl Mover {
     /// Attaches to an offer, once the volume is there.
     pub(super) fn attach_pending(&mut self, id: VolumeId) {
         let Some(h) = self.volumes.get_mut(&id) else { return };
+        if h.change.is_promotion() || matches!(h.volume.config().role, Role::Primary { .. }) {
+            return;
+        }
         let Some((conn, offer)) =
             self.groups.get_mut(&h.group).and_then(|g| g.pending_offers.remove(&id))
         else {
@@ -183,16 +186,17 @@ impl Mover {
         if !self.conns.contains_key(&conn) {
             return;
         }
+        let known = !h.volume.durable().history.is_empty();
+        let Some(why) = self.follow(id, conn, offer.stream, &offer.history) else { return };
+        let Some(h) = self.volumes.get_mut(&id) else { return };
         h.newest = h.newest.max(offer.newest);
         h.offered = BlockCount(offer.volume_blocks);
         h.volume.relay_resized(h.offered);
-        let known = !h.volume.durable().history.is_empty();
-        h.volume.adopt_history(offer.history.clone());
         h.inbound = Some(Inbound {
             conn,
             stream: offer.stream,
             stage: InStage::Attaching,
-            reason: None,
+            reason: why.past_fork(),
             told: 0,
             seed_told: 0,
             wants_seed: false,
@@ -224,7 +228,7 @@ impl Mover {
         let attach = Attach {
             stream: inbound.stream,
             state,
-            generation: h.volume.durable().generation().filter(|_| state > SetNumber::ZERO),
+            generation: line_of(h.volume.history(), state).filter(|_| state > SetNumber::ZERO),
             next: h.volume.open_step().map(|(s, next_chunk)| HeldStep {
                 attempt: s.attempt,
                 base: s.base,
@@ -401,7 +405,9 @@ impl Mover {
         let again = i.reason.as_deref() == Some(text.as_str());
         i.reason = Some(text.clone());
         i.stage = match code {
-            stream_error::DIVERGED | stream_error::PROTOCOL => InStage::Stopped,
+            stream_error::DIVERGED | stream_error::PROTOCOL | stream_error::FENCED => {
+                InStage::Stopped
+            }
             // Detached: our position is told at once, and what moves the fewest bytes follows;
             // unless that led to the same, as it does while the parent has no room at all.
             stream_error::DETACHED => {

@@ -6,6 +6,7 @@ use rcp::proto::credit::SendWindow;
 use rcp::proto::delta::Chunk;
 use rcp::proto::frame::{Attach, Frame, Offer, Start, StartMode, StreamId, stream_error};
 use rcp::proto::ids::{ChunkNumber, Generation, Label, NodeName, SetNumber, VolumeId};
+use volmcast::history::holds;
 use volmcast::save::RecordKind;
 use volmcast::volume::{Attached, Role};
 
@@ -99,8 +100,9 @@ impl Mover {
     fn offer(&mut self, conn: ConnId, id: VolumeId) {
         let Some(h) = self.volumes.get(&id) else { return };
         let m = h.volume.durable();
-        // A replica that never heard of a writer has nothing to offer yet.
-        if m.history.is_empty() {
+        // A replica that never heard of a writer has nothing to offer yet; a writer whose place was
+        // taken, no more.
+        if m.history.is_empty() || h.writer.is_fenced() {
             return;
         }
         let Some(c) = self.conns.get_mut(&conn) else { return };
@@ -169,9 +171,8 @@ impl Mover {
         out.seq = 0;
         out.saved = a.state;
         let label = h.label.clone();
-        let lines = &h.volume.durable().history;
-        if let Some(g) = a.generation.filter(|g| !lines.iter().any(|b| b.generation == *g)) {
-            self.refuse_other_line(conn, a.stream, &child, &label, g);
+        if let Some(g) = a.generation.filter(|g| !holds(h.volume.history(), *g, a.state)) {
+            self.refuse_other_line(conn, a.stream, &child, &label, (g, a.state));
             return;
         }
         let next = a.next.as_ref().map_or(ChunkNumber(0), |n| n.next_chunk);
@@ -228,6 +229,7 @@ impl Mover {
             self.note(Level::Warn, format!("volume {label}: seeding {child}: {reason}"));
         }
         self.send(conn, Frame::Start(Start { stream: a.stream, mode, from, feeder, reason }));
+        self.child_confirms(id, &child);
         self.settle(id);
         if let Some((block, folded)) = relayed {
             self.relay_seed(id, &child, block, folded);
@@ -242,11 +244,12 @@ impl Mover {
         stream: StreamId,
         child: &NodeName,
         label: &Label,
-        line: Generation,
+        (line, state): (Generation, SetNumber),
     ) {
         let text = format!(
-            "volume {label} at {child} is of generation {line}, which {} does not know: it must be \
-             rewound before it can follow; to give its content up, delete the volume there",
+            "volume {label} at {child} is at set {state} of generation {line}, which {} does not have \
+             in its history: it must be rewound before it can follow; to give its content up, \
+             delete the volume there",
             self.cfg.node
         );
         self.stop_stream(conn, stream, stream_error::DIVERGED, text);

@@ -13,7 +13,7 @@ use volmcast::volume::{Role, VolumeStatus};
 use super::links::Group;
 use super::receiving::InStage;
 use super::sending::Stage;
-use super::{Held, Mover};
+use super::{Held, Mover, history};
 use crate::api::{
     ChildProgress, GroupStatus, LinkStatus, NodeStatus, SecurityStatus, SetInfo, SubtreeStatus,
     VolumeInfo,
@@ -256,7 +256,7 @@ impl Mover {
                 })
                 .collect(),
         });
-        VolumeInfo {
+        let mut info = VolumeInfo {
             label: h.label.to_string(),
             id: id.to_string(),
             group: h.group.to_string(),
@@ -303,7 +303,10 @@ impl Mover {
                     played_blocks: r.played.map(|p| p.blocks),
                 })
                 .collect(),
-        }
+            ..VolumeInfo::default()
+        };
+        history::describe(h, &mut info);
+        info
     }
 
     /// Why the stream from the parent does not advance, if so.

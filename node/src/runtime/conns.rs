@@ -4,16 +4,17 @@
 //! that writes for each lane that was needed, and one that reads for each lane of the peer: frames
 //! of one stream id stay on one lane, so a loss on one holds up no other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rcp::net::conn::{FramedReader, FramedWriter, Verify};
 use rcp::net::quic::{self, LANES, Link, SendStream};
 use rcp::net::tls::{Pki, Proven};
 use rcp::net::{ByteStream, Dial, Dialled, Prefixed, dial_by};
 use rcp::proto::frame::{DecodedFrame, Frame};
 use rcp::proto::ids::{GroupName, NodeName};
-use rcp::proto::transport::Hop;
+use rcp::proto::transport::{Congestion, Hop, Transport};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
@@ -85,6 +86,26 @@ pub(super) fn spawn(
     Outgoing { frames, proven }
 }
 
+/// Says once that the kernel lacks a congestion control that a route asks for.
+fn warn_without(wanted: Congestion) {
+    static SAID: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    let Ok(known) = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_available_congestion_control")
+    else {
+        return;
+    };
+    if known.split_whitespace().any(|k| k == wanted.as_str())
+        || !SAID.lock().insert(wanted.as_str())
+    {
+        return;
+    }
+    tracing::warn!(
+        "congestion control {0} is not available here (this kernel has: {1}): TCP hops go on with \
+         its default; `modprobe tcp_{0}` adds it, or write another one in the topology",
+        wanted.as_str(),
+        known.trim()
+    );
+}
+
 /// Dials, then goes on as an accepted connection does.
 pub(super) fn dial(
     id: ConnId,
@@ -93,6 +114,9 @@ pub(super) fn dial(
     core: mpsc::Sender<Input>,
 ) -> Outgoing {
     let (frames, queue) = mpsc::channel(limits::FRAME_QUEUE);
+    if let Some(c) = to.hop.congestion.filter(|_| to.hop.transport != Some(Transport::Quic)) {
+        warn_without(c);
+    }
     task(async move {
         let dialled = dial_by(Dial {
             addr: &to.addr,

@@ -13,7 +13,7 @@ use volmcast::units::{BlockCount, BlockSize};
 use super::core::{Input, ReplicaPlan};
 use crate::api::{
     Answer, ApiError, ApiErrorKind, CutInfo, MemberResult, NodeApi, NodeStatus, PolicyChange,
-    RouteTable, RouteWay, StateReader, VolumeInfo, VolumeSpec,
+    RouteTable, RouteWay, StateReader, VolumeInfo, VolumeSpec, WriterAnswer, WriterChange,
 };
 use crate::mover::{Ask, Order, Reply};
 use crate::nbd::OpenErrorKind;
@@ -111,6 +111,7 @@ impl NodeHandle {
             save: spec.save.unwrap_or(plan.default_save),
             snapshots: plan.snapshots,
             base,
+            standing: volmcast::storage::Standing::default(),
         };
         let open = OpenPlan { import: spec.import, ..plan.open.clone() };
         Ok((identity, open))
@@ -210,6 +211,16 @@ impl NodeApi for NodeHandle {
 
     fn policy<'a>(&'a self, volume: &'a str, change: PolicyChange) -> Answer<'a, ()> {
         Box::pin(self.done(Ask::Policy { volume: volume.to_owned(), change }))
+    }
+
+    fn writer(&self, change: WriterChange) -> Answer<'_, WriterAnswer> {
+        Box::pin(async move {
+            match self.ask(Ask::Writer(change)).await? {
+                Reply::Writer(a) => Ok(a),
+                Reply::Cut(c) => Ok(WriterAnswer::Held(c)),
+                _ => Ok(WriterAnswer::Done),
+            }
+        })
     }
 
     fn hash<'a>(

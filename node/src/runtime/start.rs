@@ -32,7 +32,7 @@ use crate::api::NodeApi;
 use crate::http::{self, Deadlines};
 use crate::metrics::Metrics;
 use crate::mover::journal::Journal;
-use crate::mover::{ClosedVolume, GroupPlan, Mover, MoverConfig};
+use crate::mover::{ClosedVolume, Confirm, GroupPlan, Mover, MoverConfig};
 use crate::nbd;
 use crate::volumes::Names;
 use crate::volumes::open::{self, OpenPlan};
@@ -329,6 +329,11 @@ fn enter_groups(mover: &mut Mover, groups: &[&PlannedGroup], node: &NodeName) {
             replica: g.role(node).is_some_and(config::Role::has_replica),
             planned: g.children(node).to_vec(),
             members: g.members().into_iter().chain(&g.feeders).cloned().collect(),
+            confirm: match g.policy.confirm {
+                config::Confirm::OneChild => Confirm::OneChild,
+                config::Confirm::Children(n) => Confirm::Children(n),
+                config::Confirm::None => Confirm::None,
+            },
             hop: g.hop.clone(),
             planned_ways: g
                 .hops
@@ -445,6 +450,7 @@ fn open_volumes(
                 save: g.save_for(v, node),
                 snapshots: v.snapshot_area,
                 base,
+                standing: volmcast::storage::Standing::default(),
             };
             let path = all.join(id.to_string());
             let plan = OpenPlan { import, ..plan.open.clone() };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rcp::proto::clock::{Mono, Wall};
 use rcp::proto::delta::Compression;
-use rcp::proto::ids::NodeName;
+use rcp::proto::ids::{NodeName, StateId};
 use volmcast::activity::{ActivityLog, ExtentSize, Geometry, SharedLog};
 use volmcast::capture::{Capture, CaptureLimits};
 use volmcast::io::{FileId, Outcome};
@@ -14,7 +14,7 @@ use volmcast::save::ring::MIN_CAPACITY;
 use volmcast::save::{Budget, Ring};
 use volmcast::snapshots::layout::AreaLayout;
 use volmcast::snapshots::{PinId, SnapshotStore};
-use volmcast::storage::{Files, Identity, Sizes, Storage, StorageError};
+use volmcast::storage::{Files, Identity, Sizes, Standing, Storage, StorageError};
 use volmcast::units::{BlockCount, BlockIndex};
 use volmcast::volume::{CutPolicy, PlaybackPolicy, RecoverError, Role, Volume, VolumeConfig};
 
@@ -177,14 +177,7 @@ pub fn format(
     }
     sync(files, FileId::Snapshots).map_err(|()| failed("snapshot area"))?;
     if identity.role == "primary" {
-        let (mut log, _) = ActivityLog::create(geometry(identity, tuning));
-        while let Some(io) = log.poll_io() {
-            let outcome = files.perform(&io);
-            log.complete(io.tag, &outcome);
-        }
-        if log.failed().is_some() {
-            return Err(failed("activity log"));
-        }
+        empty_log(geometry(identity, tuning), files).ok_or_else(|| failed("activity log"))?;
     }
     let first = Mailbox {
         sequence: 1,
@@ -301,9 +294,10 @@ pub fn assemble(
     };
     let ring = Ring::new(cfg.save_capacity)
         .ok_or_else(|| recover(RecoverError::TooSmall(cfg.save_capacity)))?;
-    let volume =
+    let mut volume =
         Volume::open(cfg, now, wall, &mut |file, offset, len| files.read(file, offset, len))
             .map_err(recover)?;
+    go_on_with_role(identity, &mut volume, wall);
     // Sets that only the save volume knew of may have made it larger.
     let blocks = volume.next_blocks();
     if let Some(capture) = volume.capture().filter(|_| blocks > mailbox.blocks) {
@@ -317,6 +311,81 @@ pub fn assemble(
         .map(|capture| open_activity(identity, blocks, files, capture, plan, tuning, &mut notes))
         .transpose()?;
     Ok(Machine { volume, activity, ring, notes })
+}
+
+/// What a change of role had left to do when the node ended.
+fn go_on_with_role(identity: &Identity, volume: &mut Volume, wall: Wall) {
+    let standing = &identity.standing;
+    let primary = matches!(volume.config().role, Role::Primary { .. });
+    if let Some(opens) = standing.opens.filter(|_| primary) {
+        let open = volume.history().iter().any(|b| b.generation == opens.generation);
+        if !open {
+            volume.drop_unshown();
+            volume.open_generation(opens.generation, wall);
+        }
+    }
+    if standing.discards && !primary {
+        volume.discard("its parent gives its content up");
+    }
+}
+
+/// Makes the writable side of a volume that is a replica at rest, and stores its new role, which is
+/// the moment of the change (FAIL-03). `identity` is changed accordingly.
+///
+/// # Errors
+/// [`OpenFailure`]; the role is what it was.
+pub fn make_writable(
+    folder: &Path,
+    identity: &mut Identity,
+    files: &Arc<Files>,
+    snapshots: Arc<SnapshotStore>,
+    blocks: BlockCount,
+    opens: StateId,
+) -> Result<PrimaryVolume, OpenFailure> {
+    let (capture, activity) = writable(identity, &Tuning::default(), &**files, blocks)?;
+    let mut next = identity.clone();
+    "primary".clone_into(&mut next.role);
+    next.standing = Standing { opens: Some(opens), ..Standing::default() };
+    next.store(folder)?;
+    *identity = next;
+    Ok(PrimaryVolume::new(
+        files.clone(),
+        capture,
+        activity,
+        snapshots,
+        identity.block_size,
+        identity.block_size.offset(BlockIndex(blocks.0)),
+        format!("primary of volume {}", identity.label),
+    ))
+}
+
+/// Empty capture tables, and an activity log in which nothing was written yet.
+///
+/// # Errors
+/// [`OpenFailure`].
+pub fn writable(
+    identity: &Identity,
+    tuning: &Tuning,
+    files: &dyn Storage,
+    blocks: BlockCount,
+) -> Result<(Arc<Capture>, Arc<SharedLog>), OpenFailure> {
+    let limits = CaptureLimits { held_bytes: tuning.held };
+    let capture = Arc::new(Capture::new(identity.block_size, blocks, limits));
+    let log = empty_log(Geometry { blocks, ..geometry(identity, tuning) }, files);
+    let log = log.ok_or_else(|| OpenFailure::Area {
+        label: identity.label.to_string(),
+        text: "the activity log could not be written".to_owned(),
+    })?;
+    Ok((capture, Arc::new(SharedLog::new(log))))
+}
+
+fn empty_log(geometry: Geometry, files: &dyn Storage) -> Option<ActivityLog> {
+    let (mut log, _) = ActivityLog::create(geometry);
+    while let Some(io) = log.poll_io() {
+        let outcome = files.perform(&io);
+        log.complete(io.tag, &outcome);
+    }
+    log.failed().is_none().then_some(log)
 }
 
 /// What was read may be in the system's cache alone, after a killed process or a failed sync:

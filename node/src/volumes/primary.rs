@@ -18,6 +18,7 @@ use volmcast::snapshots::{AreaIo, SnapshotStore};
 use volmcast::storage::{self, Files, Storage};
 use volmcast::units::{BlockCount, BlockIndex, BlockSize};
 
+use super::gate::WriteGate;
 use crate::nbd::{Errno, Export, ExportInfo, Extent, ReadError};
 
 /// Most bytes that are marked and written as one: keeps the copies for a large write bounded.
@@ -35,6 +36,7 @@ pub struct PrimaryVolume {
     description: String,
     /// A sync failed: what was written since the last one may be lost, and no later sync can tell.
     failed: AtomicBool,
+    gate: WriteGate,
 }
 
 impl PrimaryVolume {
@@ -58,7 +60,14 @@ impl PrimaryVolume {
             size: AtomicU64::new(size),
             description,
             failed: AtomicBool::new(false),
+            gate: WriteGate::default(),
         }
+    }
+
+    /// Whether writers are let in.
+    #[must_use]
+    pub fn gate(&self) -> &WriteGate {
+        &self.gate
     }
 
     /// The activity log, for clearing.
@@ -112,6 +121,7 @@ impl PrimaryVolume {
         act: &dyn Fn(&std::fs::File) -> Result<(), Errno>,
     ) -> Result<(), Errno> {
         let (first, count) = self.block_size.span(offset, len);
+        let _pass = self.gate.enter()?;
         loop {
             self.activity
                 .ensure(first, count, &mut |io| self.files.perform(io))
@@ -238,7 +248,7 @@ impl Export for PrimaryVolume {
     fn info(&self) -> ExportInfo {
         ExportInfo {
             size: self.size.load(Ordering::Relaxed),
-            read_only: false,
+            read_only: self.gate.is_closed(),
             block_size: u32::try_from(self.block_size.bytes()).unwrap_or(4096),
             can_multi_conn: true,
             can_trim: true,
@@ -251,6 +261,9 @@ impl Export for PrimaryVolume {
     }
 
     fn try_read(&self, offset: u64, buf: &mut [u8]) -> Result<(), ReadError> {
+        if self.gate.is_retired() {
+            return Err(ReadError::Failed(Errno::Io));
+        }
         let want = buf.len();
         let mut slices = [IoSliceMut::new(buf)];
         let f = self.files.file(FileId::Base);
@@ -264,6 +277,9 @@ impl Export for PrimaryVolume {
     }
 
     fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), Errno> {
+        if self.gate.is_retired() {
+            return Err(Errno::Io);
+        }
         Ok(storage::read_full(self.files.file(FileId::Base), offset, buf)?)
     }
 

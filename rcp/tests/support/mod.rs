@@ -219,15 +219,19 @@ fn any_hello() -> impl Strategy<Value = Hello> {
         })
 }
 
-fn any_offer() -> impl Strategy<Value = Offer> {
-    let branch = (any_generation(), any_set(), any_node(), any::<u64>()).prop_map(
+fn any_branch() -> impl Strategy<Value = Branch> {
+    (any_generation(), any_set(), any_node(), any::<u64>()).prop_map(
         |(generation, forked_from, opened_by, at)| Branch {
             generation,
             forked_from,
             opened_by,
             opened_at: Wall(at),
         },
-    );
+    )
+}
+
+fn any_offer() -> impl Strategy<Value = Offer> {
+    let branch = any_branch();
     (any_stream(), any::<[u8; 16]>(), 9u8..=20, any::<[u64; 3]>(), vec(branch, 0..4)).prop_map(
         |(stream, id, block_shift, n, history)| Offer {
             stream,
@@ -351,6 +355,8 @@ fn any_stream_frame() -> impl Strategy<Value = Frame> {
         ),
         (any_stream(), any::<u16>(), any_text())
             .prop_map(|(stream, code, text)| Frame::StreamError { stream, code, text }),
+        (any_stream(), vec(any_branch(), 0..4), any_text())
+            .prop_map(|(stream, history, text)| Frame::Fence { stream, history, text }),
         (any_stream(), any::<u32>(), any::<u64>(), any_draft()).prop_map(
             |(stream, feeder, seq, d)| {
                 let d = ChunkDraft { flags: ChunkFlags::NONE, step: step(1, 2), ..d };

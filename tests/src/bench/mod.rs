@@ -5,6 +5,7 @@
 //! | `nbd` | requests per second of the NBD front end, capture off, on, and on with 1 s cuts | `qemu-nbd`, `nbdkit file` |
 //! | `fanout` | 1 GiB of incompressible data to 1, 4 and 8 children: into memory, and durable | `iperf3`, `fio` |
 //! | `delta` | 1% of an image to 1, 4 and 8 replicas, from the demand to visible everywhere | `rsync` |
+//! | `memory` | peak memory of every node while 4 GiB flow and one child is stopped | the bound |
 //!
 //! A figure is the median of the runs with the smallest and the largest; the contestants take
 //! turns within each run. What runs is this executable itself (hidden commands), so that nothing
@@ -15,6 +16,7 @@ mod facts;
 mod fanout;
 mod fill;
 mod fio;
+mod memory;
 mod nbd;
 mod peers;
 mod process;
@@ -46,6 +48,8 @@ pub enum What {
     Fanout,
     /// A small change of a large image.
     Delta,
+    /// Memory under load.
+    Memory,
 }
 
 /// Measures, beside other programs, on this machine.
@@ -82,6 +86,9 @@ pub struct Options {
     /// MiB of the image for `delta`.
     #[arg(long, default_value_t = 4096)]
     delta_mib: u64,
+    /// MiB written for `memory`.
+    #[arg(long, default_value_t = 4096)]
+    memory_mib: u64,
     /// Only the rows whose name contains this.
     #[arg(long, default_value = "")]
     only: String,
@@ -162,6 +169,7 @@ fn measure(what: What, o: &Options) -> anyhow::Result<()> {
     section(What::Nbd, nbd::measure)?;
     section(What::Fanout, fanout::measure)?;
     section(What::Delta, delta::measure)?;
+    section(What::Memory, memory::measure)?;
     report.print_missing();
     Ok(())
 }

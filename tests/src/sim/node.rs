@@ -217,6 +217,7 @@ impl SimNode {
             replica: self.kind == Kind::Replica,
             planned: Vec::new(),
             members: all,
+            confirm: node::mover::Confirm::None,
             hop: Hop::default(),
             planned_ways: std::collections::BTreeMap::new(),
         };
@@ -245,6 +246,7 @@ impl SimNode {
             save: self.save,
             snapshots: self.snapshots,
             base: None,
+            standing: volmcast::storage::Standing::default(),
         }
     }
 

@@ -394,6 +394,12 @@ impl World {
             Effect::PrepareGrowth { blocks, .. } => {
                 self.after(100, 100_000, Event::Prepare { node: n, life, blocks });
             }
+            // Nobody takes over here.
+            Effect::Gate { .. }
+            | Effect::AwaitQuiet { .. }
+            | Effect::MakeWritable { .. }
+            | Effect::MakeReadOnly { .. }
+            | Effect::StoreStanding { .. } => {}
             Effect::Exports { .. } => {}
             Effect::RemoveVolume { .. } => self.fail(format!("n{n} removes the volume")),
             Effect::StoreRoutes(bytes) => self.nodes[n].routes = bytes,

@@ -39,6 +39,14 @@ const GROUPS: &str =
 const USED: &str = "tests/tests/e2e/playback.rs::a_seed_carries_what_is_used_and_a_command_stays_where_it_was_given";
 const FIRST: &str = "rcp/tests/net.rs::first_bytes_are_replayed";
 
+const FAILOVER: &str =
+    "tests/tests/e2e/failover.rs::a_replica_takes_over_and_the_old_primary_comes_back_fenced";
+const SWAP: &str = "tests/tests/e2e/failover.rs::a_planned_swap_under_load_loses_nothing";
+const TAKEOVER: &str =
+    "node/tests/takeover.rs::a_crash_at_any_step_leaves_the_old_role_or_the_new_one";
+const BEST: &str = "node/src/cli/failover/plan_tests.rs::with_the_writer_gone_the_one_that_saved_most_is_recommended";
+const EXACT: &str = "node/src/cli/failover/plan_tests.rs::with_the_writer_up_a_swap_without_loss_is_recommended_and_the_loss_is_exact";
+
 /// What is shown.
 pub(crate) const CLAIMS: &[Claim] = &[
     (
@@ -461,11 +469,47 @@ pub(crate) const CLAIMS: &[Claim] = &[
         &[EXAMPLE, PINS],
     ),
     ("F34", "the difference of two states from their indices", &[EXAMPLE, PINS]),
+    ("GEN-11", "the roles of primary and replica can be exchanged", &[FAILOVER, SWAP]),
+    (
+        "FAIL-01",
+        "replicate, lose the primary, fail over, have it back, resync, fail back",
+        &[FAILOVER],
+    ),
+    (
+        "FAIL-02",
+        "the node that loses least is recommended, and others are not copied",
+        &[BEST, FAILOVER],
+    ),
+    (
+        "FAIL-03",
+        "sets that were received are played, the state is kept, writers are let in",
+        &[TAKEOVER, FAILOVER],
+    ),
+    (
+        "FAIL-04",
+        "the restart point is kept under the number of the last applied set",
+        &[TAKEOVER, FAILOVER],
+    ),
+    ("FAIL-05", "from there on changes are tracked: the restart point stays readable", &[TAKEOVER]),
+    (
+        "FAIL-06",
+        "an old primary that can be reached is made read-only first",
+        &["tests/tests/e2e/failover.rs::a_primary_that_can_be_reached_is_made_read_only_first"],
+    ),
+    ("FAIL-07", "on demand nothing more is played, and what was not is dropped", &[TAKEOVER]),
+    ("FAIL-08", "without the old primary a swap without loss fails and changes nothing", &[SWAP]),
+    ("FAIL-09", "the old primary sends no more once it has handed over", &[SWAP]),
+    ("FAIL-10", "what is lost is told: sets, seconds and bytes as far as known", &[BEST, EXACT]),
+    ("FAIL-20", "back to the first primary without loss", &[FAILOVER]),
+    ("FAIL-21", "the same command swaps without a disaster and without a copy", &[SWAP]),
+    ("F23", "failover without the old primary", &[TAKEOVER, FAILOVER]),
+    ("F31", "with and without loss are told apart by one word", &[FAILOVER, SWAP]),
+    ("F32", "play, keep, let writers in", &[TAKEOVER, FAILOVER]),
+    ("F33", "near, hold, last set, fence, promote", &[SWAP]),
 ];
 
 /// What is not shown by a test yet, and why.
 pub(crate) const MISSING: &[(&str, &str)] = &[
-    ("GEN-11", "a change of roles comes with failover"),
     ("GEN-12", "moving a volume's files to another node needs a command that rewrites `identity`"),
     (
         "CAP-01",
@@ -477,4 +521,5 @@ pub(crate) const MISSING: &[(&str, &str)] = &[
     ("PLAY-02", "simple playback is not built: read-through takes its place"),
     ("PLAY-05", "a pair of delta volumes is not built: read-through takes its place"),
     ("DIFF-01", "content with the blocks: pulling differences comes later; the list is there"),
+    ("FAIL-22", "an interrupted swap is finished by repeating it: built, no test interrupts one"),
 ];

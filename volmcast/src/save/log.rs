@@ -440,6 +440,24 @@ impl Log {
         }
     }
 
+    /// Drops every step after `state`, be it whole or not, and continues behind their records.
+    pub fn drop_after(&mut self, state: SetNumber) {
+        self.abandon_open_step();
+        let before = self.steps.iter().take_while(|s| s.id.to <= state).count();
+        let Some(first) = self.steps.get(before).map(|s| s.first) else { return };
+        let left = self.steps.get(before).map_or(self.base, |s| s.id.base);
+        self.steps.truncate(before);
+        while self.records.back().is_some_and(|r| r.pos >= first) {
+            if let Some(r) = self.records.pop_back() {
+                self.cached -= r.cached.as_ref().map_or(0, |b| b.len() as u64);
+            }
+        }
+        if self.records.is_empty() {
+            self.tail = self.head;
+            self.base = left;
+        }
+    }
+
     /// File offset at which the body of the record at `pos` begins.
     #[must_use]
     pub fn body_offset(&self, pos: LogPos) -> u64 {

@@ -12,13 +12,17 @@
 //! save 67108864
 //! snapshots 1073741824
 //! base /dev/vg0/vol1          (only when the base lies outside the folder)
+//! opens 6f1c….2-9a0b….41      (a primary that took over: its line, and the state it began at)
+//! fenced 6f1c….3-77fe….57 cel2-ser1 newer   (a primary that may not write: the line that took its
+//!                              place, the last common state, who opened it; or `handed`)
+//! discards yes                (a replica that gives up everything it holds)
 //! crc32c 1a2b3c4d
 //! ```
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use rcp::proto::ids::{GroupName, Label, NodeName, VolumeId};
+use rcp::proto::ids::{GroupName, Label, NodeName, StateId, VolumeId};
 
 use super::{StorageError, at, replace_file};
 use crate::units::{BlockCount, BlockSize};
@@ -50,6 +54,31 @@ pub struct Identity {
     pub snapshots: u64,
     /// Content outside the folder.
     pub base: Option<PathBuf>,
+    /// What a change of role has left to do, or forbids.
+    pub standing: Standing,
+}
+
+/// What a change of role has left to do, or forbids; a restart goes on with it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// The line this primary was told to open when it took over, and the state it began at.
+    pub opens: Option<StateId>,
+    /// Another writer took this primary's place.
+    pub fenced: Option<Fenced>,
+    /// This replica gives up everything it holds.
+    pub discards: bool,
+}
+
+/// Why a primary may not write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fenced {
+    /// The line that took its place (its own line, while it was handed over and has not heard of the
+    /// new one), and the last state that both share.
+    pub at: StateId,
+    /// The node that opened it.
+    pub by: NodeName,
+    /// It was handed over in order, with nothing left behind.
+    pub handed: bool,
 }
 
 /// Why the file cannot be believed.
@@ -104,6 +133,17 @@ impl Identity {
         );
         if let Some(b) = &self.base {
             let _ = writeln!(t, "base {}", b.display());
+        }
+        let s = &self.standing;
+        if let Some(line) = &s.opens {
+            let _ = writeln!(t, "opens {line}");
+        }
+        if let Some(f) = &s.fenced {
+            let how = if f.handed { "handed" } else { "newer" };
+            let _ = writeln!(t, "fenced {} {} {how}", f.at, f.by);
+        }
+        if s.discards {
+            t.push_str("discards yes\n");
         }
         let crc = crc32c::crc32c(t.as_bytes());
         let _ = writeln!(t, "crc32c {crc:08x}");
@@ -167,6 +207,17 @@ impl Identity {
             save: number("save")?,
             snapshots: number("snapshots")?,
             base: field("base").ok().map(PathBuf::from),
+            standing: Standing {
+                opens: match field("opens") {
+                    Err(_) => None,
+                    Ok(text) => Some(text.parse().map_err(|_| damaged("opens"))?),
+                },
+                fenced: match field("fenced") {
+                    Err(_) => None,
+                    Ok(text) => Some(fenced(text).ok_or_else(|| damaged("fenced"))?),
+                },
+                discards: field("discards").is_ok_and(|v| v == "yes"),
+            },
         };
         if id.node == *node {
             Ok(id)
@@ -174,6 +225,17 @@ impl Identity {
             Err(IdentityError::OtherNode { path, found: id.node, expected: node.clone() }.into())
         }
     }
+}
+
+fn fenced(text: &str) -> Option<Fenced> {
+    let words: Vec<_> = text.split(' ').collect();
+    let [at, by, how] = words.as_slice() else { return None };
+    let handed = match *how {
+        "handed" => true,
+        "newer" => false,
+        _ => return None,
+    };
+    Some(Fenced { at: at.parse().ok()?, by: by.parse().ok()?, handed })
 }
 
 #[cfg(test)]
@@ -184,6 +246,9 @@ mod tests {
     fn survives_and_notices_damage_and_strangers() {
         let dir = tempfile::tempdir().expect("temp");
         let node = NodeName::new("cel1-ser1").expect("valid");
+        let generation = rcp::proto::ids::Generation { counter: 2, id: [9; 16] };
+        let set = rcp::proto::ids::SetNumber(41);
+        let at = StateId { volume: VolumeId([3; 16]), generation, set };
         let id = Identity {
             volume: VolumeId([3; 16]),
             label: Label::new("vol1").expect("valid"),
@@ -195,6 +260,11 @@ mod tests {
             save: 64 << 20,
             snapshots: 1 << 30,
             base: Some("/some where/x.raw".into()),
+            standing: Standing {
+                opens: Some(at),
+                fenced: Some(Fenced { at, by: node.clone(), handed: true }),
+                discards: true,
+            },
         };
         id.store(dir.path()).expect("store");
         assert_eq!(Identity::load(dir.path(), &node).expect("load"), id);

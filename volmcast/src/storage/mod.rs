@@ -23,7 +23,7 @@ use crate::save::Ring;
 use buffers::READS;
 use direct::Direct;
 
-pub use identity::{Identity, IdentityError};
+pub use identity::{Fenced, Identity, IdentityError, Standing};
 
 /// Why a volume's files cannot be opened; names the file and the remedy.
 #[derive(Debug, thiserror::Error)]

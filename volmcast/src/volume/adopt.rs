@@ -50,6 +50,8 @@ impl Volume {
                     let (id, sum, n) = open.get_or_insert_with(|| (step, ChunkListSum::new(), 0));
                     let header = c.header();
                     let next = header.number.0 == *n && *id == step && step.base == state;
+                    // Another writer's sets were never ours to finish.
+                    let next = next && Some(step.generation) == self.want.generation();
                     if !next || sum.add(header.number, header.body_crc).is_err() {
                         break;
                     }
@@ -62,7 +64,11 @@ impl Volume {
                                 && n == header.chunk_count
                                 && sum.total(n) == Some(header.chunk_list_crc)
                         }
-                        None => header.chunk_count == 0 && header.step.base == state,
+                        None => {
+                            header.chunk_count == 0
+                                && header.step.base == state
+                                && Some(header.step.generation) == self.want.generation()
+                        }
                     };
                     if !whole {
                         break;

@@ -140,6 +140,17 @@ impl Volume {
     /// Takes over the history a sender told.
     pub fn adopt_history(&mut self, history: Vec<crate::mailbox::Branch>) {
         if self.want.history != history {
+            let line = |h: &[crate::mailbox::Branch]| h.last().map(|b| b.generation);
+            if line(&self.want.history) != line(&history) {
+                // What came of the old writer's open set will never be whole.
+                let open = self.log.open_step().map(|s| s.id);
+                let of = open.and_then(|s| crate::history::line_of(&history, s.to));
+                if open.is_some_and(|s| of != Some(s.generation)) {
+                    self.log.abandon_open_step();
+                    self.intake.building = None;
+                    self.intake.partial = false;
+                }
+            }
             self.want.history = history;
             self.commit.request();
             self.pump();

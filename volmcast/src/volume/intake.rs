@@ -4,10 +4,11 @@
 //! acknowledged by the commit that makes it durable. Duplicates are ignored, holes refused: the
 //! sender is told the position and continues there.
 
-use rcp::proto::delta::{Chunk, SetFlags, SetHeader};
+use rcp::proto::delta::{Chunk, SetFlags, SetHeader, StepId};
 use rcp::proto::ids::{ChunkNumber, SetNumber};
 
 use super::{Event, Role, Volume};
+use crate::history::line_of;
 use crate::save::RecordKind;
 use crate::units::BlockCount;
 use crate::view::Layer;
@@ -42,6 +43,12 @@ pub enum IntakeError {
         to: SetNumber,
         /// What differs.
         what: &'static str,
+    },
+    /// It is of a writer that this node does not follow.
+    #[error("set {to} is of another writer's line than the one that is followed here")]
+    OtherLine {
+        /// The set.
+        to: SetNumber,
     },
     /// More came than was granted.
     #[error("the sender sent more than it was granted: the save volume has no room")]
@@ -89,6 +96,13 @@ impl Volume {
         self.desk.event(Event::Room);
     }
 
+    fn on_our_line(&self, id: StepId) -> Result<(), IntakeError> {
+        match line_of(&self.want.history, id.to) {
+            Some(g) if g != id.generation => Err(IntakeError::OtherLine { to: id.to }),
+            _ => Ok(()),
+        }
+    }
+
     /// A chunk came.
     ///
     /// # Errors
@@ -104,6 +118,7 @@ impl Volume {
             self.intake_skipped(len);
             return Ok(());
         }
+        self.on_our_line(id)?;
         let open = self.log.open_step().map(|s| (s.id, s.chunks));
         let expected = match open {
             Some((open, chunks)) if open == id => chunks,
@@ -156,6 +171,7 @@ impl Volume {
             self.intake_skipped(bytes.len() as u64);
             return Ok(());
         }
+        self.on_our_line(id)?;
         if header.flags.contains(SetFlags::BITMAP_ONLY) {
             let reason = format!("set {} came without data", id.to);
             self.desk.event(Event::NeedsSeed { reason });

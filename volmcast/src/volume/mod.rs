@@ -9,7 +9,8 @@
 //! ```text
 //! primary:  writes ─ capture ─ cut ─ drain ─► log ─ commit ─► consumers (children)
 //! replica:  intake ─► log ─ commit ─► visible (layers) ─ merge ─► base
-//!                       └─► consumers (children), cut-through
+//!             │         └─► consumers (children), cut-through
+//!             └ at rest ─► take_over ─► primary         primary ─► step_down ─► replica
 //! relay:    intake ─► log ─► consumers
 //! ```
 
@@ -24,6 +25,7 @@ mod intake;
 mod keep;
 mod merge;
 mod playback;
+mod promote;
 mod recover;
 mod seed_in;
 mod seed_out;
@@ -51,6 +53,7 @@ pub use consumers::{Attached, Outgoing};
 pub use desk::{Work, WorkDone};
 pub use intake::IntakeError;
 pub use keep::KeepError;
+pub use playback::Ending;
 pub use recover::{ReadFile, RecoverError};
 pub use status::{Played, SetRow, VolumeStatus};
 
@@ -272,6 +275,12 @@ impl Volume {
     #[must_use]
     pub fn durable(&self) -> &Mailbox {
         &self.durable
+    }
+
+    /// The volume's lines as the next commit will say them, oldest first.
+    #[must_use]
+    pub fn history(&self) -> &[crate::mailbox::Branch] {
+        &self.want.history
     }
 
     /// Where readers find the published view.

@@ -28,6 +28,17 @@ pub(super) struct Playback {
     /// The newest cut time that was shown.
     cut_time: Wall,
     policy_override: Option<PlaybackPolicy>,
+    /// The replica is to take over: everything that came is shown at once, or nothing more is.
+    pub(super) ending: Option<Ending>,
+}
+
+/// What a replica that is to take over does with complete sets it has not shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Shows them all (F32).
+    PlayAll,
+    /// Finishes what it has begun (FAIL-07).
+    PlayNoMore,
 }
 
 impl Playback {
@@ -41,8 +52,20 @@ impl Playback {
         self.due_at = None;
     }
 
+    /// Whole steps after `state` are given up.
+    pub(super) fn drop_after(&mut self, state: SetNumber) {
+        self.layers.retain(|(l, _)| l.id.to <= state);
+        self.gathering_since = None;
+        self.due_at = None;
+    }
+
     pub(super) fn timeout(&self) -> Option<Mono> {
         self.due_at
+    }
+
+    /// The group's policy counts again.
+    pub(super) fn forget_policy(&mut self) {
+        self.policy_override = None;
     }
 
     pub(super) fn set_policy(&mut self, p: PlaybackPolicy) {
@@ -103,7 +126,12 @@ impl Volume {
     pub(super) fn pump_playback(&mut self) {
         let Some(policy) = self.playback_policy() else { return };
         self.playback.due_at = None;
-        if self.seed_in.is_some() || self.durable.seed.is_some() || !self.is_replicating() {
+        let ending = self.playback.ending;
+        let off = match ending {
+            None => !self.is_replicating(),
+            Some(e) => e == Ending::PlayNoMore,
+        };
+        if self.seed_in.is_some() || self.durable.seed.is_some() || off {
             return;
         }
         let head = self.durable.log_head;
@@ -126,7 +154,7 @@ impl Volume {
         let since = *self.playback.gathering_since.get_or_insert(self.desk.now);
         let due = since.after(policy.timeout);
         let tight = self.log.free() < self.log.ring().capacity() / 3;
-        if self.desk.now >= due || bytes >= policy.hwm || tight {
+        if self.desk.now >= due || bytes >= policy.hwm || tight || ending.is_some() {
             // The state may be larger than the one before it.
             let size = self.playback.size_of(newest).unwrap_or(self.want.blocks);
             if !self.base_covers(size) {

@@ -26,6 +26,7 @@ use super::seed_out::SeedOuts;
 use super::status::SetTable;
 use super::switch::Switch;
 use super::{Event, Role, Volume, VolumeConfig};
+use crate::history::line_of;
 use crate::io::{FileId, IoError};
 use crate::mailbox::{Mailbox, MailboxError, SLOT_LEN};
 use crate::save::record::HEADER_LEN;
@@ -238,6 +239,11 @@ impl Volume {
             self.log.abandon_open_step();
             self.intake.building = None;
         }
+        // So it does what was received of a writer whose sets were given up (FAIL-07).
+        let last = self.log.steps().next_back().map(|s| s.id);
+        if last.is_some_and(|s| s.to > next.base && s.generation != next.generation) {
+            self.drop_steps_after(next.base);
+        }
     }
 
     pub(super) fn scanned_header(&mut self, pos: LogPos, end: LogPos, chunk: &ChunkHeader) {
@@ -262,6 +268,14 @@ impl Volume {
 
     /// Brings the value to where it can go on.
     fn settle(&mut self) {
+        let history = &self.durable.history;
+        let foreign = |s: &&crate::save::Step| {
+            line_of(history, s.id.to).is_some_and(|g| g != s.id.generation)
+        };
+        let foreign = self.log.steps().find(foreign).map(|s| s.id.base);
+        if let Some(at) = foreign {
+            self.drop_steps_after(at);
+        }
         match self.cfg.role {
             Role::Primary { .. } => {
                 // An unfinished set is abandoned: its blocks are still marked in the activity log.

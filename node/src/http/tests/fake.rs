@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use crate::api::{
     Answer, ApiError, ApiErrorKind, ChildProgress, CutInfo, GroupStatus, LinkStatus, NodeApi,
     NodeStatus, PolicyChange, RouteEntry, RouteTable, RouteWay, SecurityStatus, StateReader,
-    SubtreeStatus, VolumeInfo, VolumeSpec,
+    SubtreeStatus, VolumeInfo, VolumeSpec, WriterAnswer, WriterChange,
 };
 
 /// State id of `db` in set 16.
@@ -198,6 +198,11 @@ impl NodeApi for FakeNode {
             change.hwm, change.timeout_ms, change.persistent
         ));
         later(self.known(volume))
+    }
+
+    fn writer(&self, change: WriterChange) -> Answer<'_, WriterAnswer> {
+        self.note(format!("{change:?}"));
+        later(Ok(WriterAnswer::Done))
     }
 
     fn routes<'a>(&'a self, group: Option<&'a str>) -> Answer<'a, RouteTable> {

@@ -371,6 +371,11 @@ async fn every_change_reaches_the_node() {
         (paths::POLICY, r#"{"volume":"db","change":{"hwm":5}}"#, "policy db Some(5) None None"),
         (paths::ROUTE_ADD, r#"{"group":"g1","next_hop":"n"}"#, "route add g1 n"),
         (paths::ROUTE_DELETE, "{}", "route delete None None"),
+        (
+            paths::WRITER,
+            r#"{"change":"promote","volume":"db"}"#,
+            "Promote { volume: \"db\", now: false, at: None }",
+        ),
         (paths::SHUTDOWN, "", "shutdown"),
     ] {
         let r = ask(&site.control, "POST", path, &[], body).await;

@@ -119,4 +119,6 @@ pub mod stream_error {
     pub const STORAGE: u16 = 7;
     /// The stream was stopped by an operator.
     pub const STOPPED: u16 = 8;
+    /// The receiver was the writer of this volume and another took its place: an operator decides.
+    pub const FENCED: u16 = 9;
 }

@@ -61,6 +61,7 @@ fn read(frame_type: FrameType, stream: StreamId, c: &mut Cursor) -> Get<Frame> {
         FrameType::Attach => Frame::Attach(attach(stream, c)?),
         FrameType::Start => Frame::Start(start(stream, c)?),
         FrameType::StreamError => Frame::StreamError { stream, code: c.u16()?, text: text(c)? },
+        FrameType::Fence => Frame::Fence { stream, history: history(c)?, text: text(c)? },
         FrameType::Chunk => {
             Frame::Chunk { stream, feeder: c.u32()?, seq: c.u64()?, body: rest(c)? }
         }
@@ -192,14 +193,18 @@ fn offer(stream: StreamId, c: &mut Cursor) -> Get<Offer> {
         volume_blocks: c.u64()?,
         oldest: set(c)?,
         newest: set(c)?,
-        history: list(c, MAX_HISTORY, "history", |c| {
-            Ok(Branch {
-                generation: generation(c)?,
-                forked_from: set(c)?,
-                opened_by: node(c)?,
-                opened_at: Wall(c.u64()?),
-            })
-        })?,
+        history: history(c)?,
+    })
+}
+
+fn history(c: &mut Cursor) -> Get<Vec<Branch>> {
+    list(c, MAX_HISTORY, "history", |c| {
+        Ok(Branch {
+            generation: generation(c)?,
+            forked_from: set(c)?,
+            opened_by: node(c)?,
+            opened_at: Wall(c.u64()?),
+        })
     })
 }
 

@@ -11,8 +11,8 @@ use super::super::limits::{
 };
 use super::super::wire::put_text;
 use super::{
-    Attach, ControlBlock, ControlResult, Frame, FrameError, FrameHeader, FrameType, Hello, Offer,
-    Report, Role, Start, StartMode, Welcome,
+    Attach, Branch, ControlBlock, ControlResult, Frame, FrameError, FrameHeader, FrameType, Hello,
+    Offer, Report, Role, Start, StartMode, Welcome,
 };
 
 impl Frame {
@@ -62,6 +62,10 @@ impl Frame {
             Self::Refuse { code, text } => put_coded(b, code.number(), text),
             Self::Goodbye { code, text } => put_coded(b, code.number(), text),
             Self::StreamError { code, text, .. } => put_coded(b, *code, text),
+            Self::Fence { history, text, .. } => {
+                put_history(b, FrameType::Fence, history)?;
+                put_text(b, text, MAX_TEXT);
+            }
             Self::Ping { nonce } | Self::Pong { nonce } => b.put_u64_le(*nonce),
             Self::Offer(x) => put_offer(b, x)?,
             Self::Withdraw { text, .. } => put_text(b, text, MAX_TEXT),
@@ -204,8 +208,12 @@ fn put_offer(b: &mut BytesMut, x: &Offer) -> Result<(), FrameError> {
     b.put_u64_le(x.volume_blocks);
     b.put_u64_le(x.oldest.0);
     b.put_u64_le(x.newest.0);
-    put_count(b, FrameType::Offer, "history", x.history.len(), MAX_HISTORY)?;
-    for h in &x.history {
+    put_history(b, FrameType::Offer, &x.history)
+}
+
+fn put_history(b: &mut BytesMut, of: FrameType, history: &[Branch]) -> Result<(), FrameError> {
+    put_count(b, of, "history", history.len(), MAX_HISTORY)?;
+    for h in history {
         put_generation(b, &h.generation);
         b.put_u64_le(h.forked_from.0);
         put_name(b, h.opened_by.as_str());

@@ -50,6 +50,7 @@ frame_types! {
     Attach = 18,
     Start = 19,
     StreamError = 20,
+    Fence = 21,
     Chunk = 32,
     SetEnd = 33,
     Saved = 34,

@@ -74,6 +74,16 @@ pub enum Frame {
     Attach(Attach),
     /// Sender to receiver: what will be sent.
     Start(Start),
+    /// Up: the offer is of a history that is older than what the receiver knows, or contradicts it.
+    /// The stream is over.
+    Fence {
+        /// Which stream.
+        stream: StreamId,
+        /// What the receiver knows, oldest line first.
+        history: Vec<Branch>,
+        /// In words.
+        text: String,
+    },
     /// Either way: this stream cannot go on; the session lives on. The receiver may attach again.
     StreamError {
         /// Which stream.
@@ -213,6 +223,7 @@ impl Frame {
             Self::Attach(_) => FrameType::Attach,
             Self::Start(_) => FrameType::Start,
             Self::StreamError { .. } => FrameType::StreamError,
+            Self::Fence { .. } => FrameType::Fence,
             Self::Chunk { .. } => FrameType::Chunk,
             Self::SetEnd { .. } => FrameType::SetEnd,
             Self::Saved { .. } => FrameType::Saved,
@@ -239,6 +250,7 @@ impl Frame {
             | Self::Attach(Attach { stream, .. })
             | Self::Start(Start { stream, .. })
             | Self::StreamError { stream, .. }
+            | Self::Fence { stream, .. }
             | Self::Chunk { stream, .. }
             | Self::SetEnd { stream, .. }
             | Self::Saved { stream, .. }

@@ -134,6 +134,7 @@ fn goes_to(frame: FrameType, role: Role) -> bool {
         | F::Control
         | F::Probe => role == Role::Receiver,
         F::Attach
+        | F::Fence
         | F::Saved
         | F::Credit
         | F::Report

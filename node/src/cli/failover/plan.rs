@@ -1,0 +1,346 @@
+//! Which replica is to take over, from what the nodes say (FAIL-02, FAIL-10).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use config::units::approx_size;
+use serde::Serialize;
+
+use crate::api::{HistoryLine, NodeStatus, VolumeInfo};
+use crate::cli::columns::columns;
+use crate::cli::text::{plural, span};
+
+/// What would be lost if the volume went on from some state.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub(super) struct Loss {
+    /// Finished sets after it that are known to exist.
+    pub(super) sets: u64,
+    /// Time between the cuts of that state and the newest known one, if both are known.
+    pub(super) seconds: Option<f64>,
+    /// Bytes of blocks in those sets, if all are known.
+    pub(super) bytes: Option<u64>,
+}
+
+/// One node that holds the volume and answered.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct Candidate {
+    pub(super) node: String,
+    pub(super) role: String,
+    pub(super) state: String,
+    pub(super) generation: String,
+    /// Newest set that readers see.
+    pub(super) visible_set: u64,
+    /// Newest set that is here in full: what plain failover goes on from.
+    pub(super) saved_set: u64,
+    pub(super) lag_seconds: Option<f64>,
+    /// Why it cannot take over; absent if it can.
+    pub(super) cannot: Option<String>,
+    /// By plain failover.
+    pub(super) loss: Loss,
+    /// By failover with `--now`.
+    pub(super) loss_now: Loss,
+    /// Nodes that hold more than it and would have to give that up.
+    pub(super) would_rewind: Vec<String>,
+}
+
+/// A node that is known of and did not answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Unseen {
+    pub(super) node: String,
+    /// Newest set that its parent knows it has, if any.
+    pub(super) saved_set: Option<u64>,
+}
+
+/// The whole picture.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct Plan {
+    pub(super) volume: String,
+    pub(super) group: String,
+    pub(super) generation: String,
+    /// Newest finished set that any of the nodes knows of.
+    pub(super) newest_known_set: u64,
+    /// The node that wrote last, by the newest history.
+    pub(super) writer: Option<String>,
+    /// It answered, and may write.
+    pub(super) writer_is_up: bool,
+    /// Bytes changed at the writer since its last set; unknown if it did not answer.
+    pub(super) unfinished_bytes: Option<u64>,
+    pub(super) candidates: Vec<Candidate>,
+    pub(super) unseen: Vec<Unseen>,
+    pub(super) recommended: Option<String>,
+    pub(super) warnings: Vec<String>,
+}
+
+type Held<'a> = (&'a NodeStatus, &'a VolumeInfo);
+
+fn counter(h: &[HistoryLine]) -> u64 {
+    let last = h.last().and_then(|l| l.generation.split('-').next());
+    last.and_then(|c| c.parse().ok()).unwrap_or(0)
+}
+
+fn begins(with: &[HistoryLine], whole: &[HistoryLine]) -> bool {
+    whole.len() >= with.len()
+        && with
+            .iter()
+            .zip(whole)
+            .all(|(a, b)| a.generation == b.generation && a.forked_from == b.forked_from)
+}
+
+/// What going on from `from` would lose.
+pub(super) fn loss(held: &[Held<'_>], from: u64, newest: u64) -> Loss {
+    let rows = || held.iter().flat_map(|(_, v)| v.sets.iter().map(move |s| (s, v.block_size)));
+    let cut = |set: u64| {
+        let exact = rows().find(|(s, _)| s.set == set).map(|(s, _)| s.created_us);
+        exact.or_else(|| {
+            let seen = held.iter().find(|(_, v)| v.current_set == set);
+            seen.and_then(|(_, v)| v.current_cut_us)
+        })
+    };
+    let sets = newest.saturating_sub(from);
+    #[allow(clippy::cast_precision_loss)]
+    let seconds = cut(newest).zip(cut(from)).map(|(b, a)| b.saturating_sub(a) as f64 / 1e6);
+    let bytes = (from + 1..=newest)
+        .map(|set| rows().find(|(s, _)| s.set == set).map(|(s, block)| s.blocks * block));
+    let bytes = if sets > 4096 { None } else { bytes.sum() };
+    Loss { sets, seconds: if sets == 0 { Some(0.0) } else { seconds }, bytes }
+}
+
+/// The nodes that hold the volume.
+pub(super) fn holders<'a>(volume: &str, nodes: &'a [NodeStatus]) -> Vec<Held<'a>> {
+    let of = |n: &'a NodeStatus| {
+        n.volumes.iter().filter(move |v| v.label == volume || v.id == volume).map(move |v| (n, v))
+    };
+    nodes.iter().flat_map(of).collect()
+}
+
+/// Makes the plan; pure.
+pub(super) fn plan(volume: &str, nodes: &[NodeStatus]) -> Result<Plan, String> {
+    let held = holders(volume, nodes);
+    let Some((_, first)) = held.first() else {
+        let names: Vec<_> = nodes.iter().map(|n| n.node.as_str()).collect();
+        return Err(format!(
+            "none of the nodes that answered ({}) holds a volume `{volume}`",
+            if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+        ));
+    };
+    let (label, group) = (first.label.clone(), first.group.clone());
+    let mut warnings = Vec::new();
+    let histories = held.iter().flat_map(|(_, v)| [&v.history, &v.rival]);
+    let newest =
+        histories.clone().max_by_key(|h| (counter(h), h.len())).cloned().unwrap_or_default();
+    let contradicts = |h: &&Vec<HistoryLine>| {
+        counter(h) == counter(&newest) && !begins(h, &newest) && !newest.is_empty()
+    };
+    let split = histories.clone().any(|h| contradicts(&h));
+    if split {
+        warnings.push(
+            "split-brain: there are two writers with one counter; `rcpctl history` shows them; \
+             promote the one that is to stay"
+                .to_owned(),
+        );
+    }
+    let followed: Vec<Held<'_>> =
+        held.iter().copied().filter(|(_, v)| begins(&v.history, &newest)).collect();
+    let known = |v: &VolumeInfo| {
+        let below = v.children.iter().map(|c| c.saved_set).max().unwrap_or(0);
+        v.newest_known_set.max(v.saved_set).max(v.current_set).max(below)
+    };
+    let last = newest.last().map_or(0, |l| l.forked_from);
+    let newest_known = followed
+        .iter()
+        .filter(|(_, v)| v.history.len() == newest.len())
+        .map(|(_, v)| known(v))
+        .max()
+        .unwrap_or(last);
+    let writer = newest.last().map(|l| l.opened_by.clone());
+    let up = held.iter().find(|(n, v)| v.role == "primary" && Some(&n.node) == writer.as_ref());
+    let writer_is_up = up.is_some_and(|(_, v)| v.fenced.is_none());
+    let mut candidates: Vec<Candidate> = held
+        .iter()
+        .filter(|(_, v)| v.role != "relay")
+        .map(|h| candidate(*h, &held, &followed, newest_known, cannot(h.1, &newest, split)))
+        .collect();
+    candidates.sort_by(|a, b| {
+        let key = |c: &Candidate| (c.cannot.is_some(), std::cmp::Reverse(c.saved_set));
+        let lag = |c: &Candidate| c.lag_seconds.unwrap_or(f64::MAX);
+        key(a).cmp(&key(b)).then(lag(a).total_cmp(&lag(b))).then(a.node.cmp(&b.node))
+    });
+    let best = candidates.iter().find(|c| c.cannot.is_none() && c.role == "replica" && !split);
+    let recommended = best.map(|c| c.node.clone());
+    let name = writer.as_deref().unwrap_or_default();
+    warnings.extend(about_writer(&label, name, writer_is_up, up.is_some()));
+    Ok(Plan {
+        unseen: unseen(&label, &group, nodes, &held),
+        volume: label,
+        group,
+        generation: newest.last().map(|l| l.generation.clone()).unwrap_or_default(),
+        newest_known_set: newest_known,
+        writer,
+        writer_is_up,
+        unfinished_bytes: up.map(|(_, v)| v.dirty_bytes),
+        candidates,
+        recommended,
+        warnings,
+    })
+}
+
+fn candidate(
+    (n, v): Held<'_>,
+    held: &[Held<'_>],
+    followed: &[Held<'_>],
+    newest: u64,
+    cannot: Option<String>,
+) -> Candidate {
+    let primary = v.role == "primary";
+    let saved = if primary { v.current_set } else { v.saved_set.max(v.current_set) };
+    let rewinds = followed
+        .iter()
+        .filter(|(m, o)| m.node != n.node && o.role == "replica" && o.saved_set > saved)
+        .map(|(m, _)| m.node.clone())
+        .collect();
+    Candidate {
+        node: n.node.clone(),
+        role: v.role.clone(),
+        state: v.state.clone(),
+        generation: v.generation.clone(),
+        visible_set: v.current_set,
+        saved_set: saved,
+        lag_seconds: v.lag_seconds,
+        cannot,
+        loss: loss(held, saved, newest),
+        loss_now: loss(held, v.current_set, newest),
+        would_rewind: rewinds,
+    }
+}
+
+fn about_writer(label: &str, name: &str, is_up: bool, answered: bool) -> Option<String> {
+    if is_up {
+        return Some(format!(
+            "the writer {name} is up: `rcpctl failover {label} --sync --to NODE` loses nothing"
+        ));
+    }
+    (!answered).then(|| {
+        "the writer did not answer: what it changed after the newest known set is lost as well, and \
+         nobody can say how much"
+            .to_owned()
+    })
+}
+
+fn cannot(v: &VolumeInfo, newest: &[HistoryLine], split: bool) -> Option<String> {
+    if v.role == "primary" {
+        return match (&v.fenced, split) {
+            (None, false) => Some("it is the writer".to_owned()),
+            _ => None,
+        };
+    }
+    if !v.state.starts_with("readable") {
+        return Some(format!("it holds no whole state ({})", v.state));
+    }
+    let line = newest.last().map_or("", |l| l.generation.as_str());
+    if !begins(&v.history, newest) {
+        return Some(format!("it follows another writer ({}, not {line})", v.generation));
+    }
+    let next = newest.get(v.history.len());
+    if let Some(n) = next.filter(|n| v.saved_set > n.forked_from) {
+        return Some(format!(
+            "it follows an older writer ({}) past set {}, where {} took over",
+            v.generation, n.forked_from, n.opened_by
+        ));
+    }
+    None
+}
+
+fn unseen(label: &str, group: &str, nodes: &[NodeStatus], held: &[Held<'_>]) -> Vec<Unseen> {
+    let seen: BTreeSet<&str> = nodes.iter().map(|n| n.node.as_str()).collect();
+    let mut out: BTreeMap<String, Option<u64>> = BTreeMap::new();
+    for g in nodes.iter().flat_map(|n| &n.groups).filter(|g| g.group == group) {
+        let parent = g.parent.iter().map(|p| p.node.clone());
+        let routes = g.routes.iter().flat_map(|(n, hops)| hops.iter().chain([n]).cloned());
+        for name in parent.chain(routes) {
+            out.entry(name).or_default();
+        }
+    }
+    for (_, v) in held.iter().filter(|(_, v)| v.label == label) {
+        for c in v.children.iter().filter(|c| c.saved_set > 0) {
+            let known = out.entry(c.node.clone()).or_default();
+            *known = (*known).max(Some(c.saved_set));
+        }
+        for (node, set, ..) in v.subtree.iter().flat_map(|s| &s.worst) {
+            let known = out.entry(node.clone()).or_default();
+            *known = (*known).max(Some(*set));
+        }
+    }
+    out.into_iter()
+        .filter(|(n, _)| !seen.contains(n.as_str()))
+        .map(|(node, saved_set)| Unseen { node, saved_set })
+        .collect()
+}
+
+/// A loss in words.
+pub(super) fn told(l: &Loss) -> String {
+    if l.sets == 0 {
+        return "nothing that is known".to_owned();
+    }
+    let time = l.seconds.map_or_else(|| "time unknown".to_owned(), span);
+    let bytes = l.bytes.map_or_else(|| "bytes unknown".to_owned(), approx_size);
+    format!("{}, {time}, {bytes}", plural(l.sets, "set"))
+}
+
+/// The plan as text.
+pub(super) fn draw(p: &Plan) -> String {
+    let mut out = format!(
+        "volume {} of group {}, generation {}: newest known set {}\nwriter: {}\n\n",
+        p.volume,
+        p.group,
+        if p.generation.is_empty() { "unknown" } else { &p.generation },
+        p.newest_known_set,
+        match (&p.writer, p.writer_is_up, p.unfinished_bytes) {
+            (None, ..) => "unknown".to_owned(),
+            (Some(w), true, Some(b)) => format!("{w}, up, {} since its last set", approx_size(b)),
+            (Some(w), _, Some(_)) => format!("{w}, fenced or a replica"),
+            (Some(w), _, None) => format!("{w}, did not answer"),
+        }
+    );
+    let rows: Vec<Vec<String>> = p
+        .candidates
+        .iter()
+        .map(|c| {
+            let mark = if Some(&c.node) == p.recommended.as_ref() { "→ " } else { "  " };
+            vec![
+                format!("{mark}{}", c.node),
+                c.state.clone(),
+                c.generation.clone(),
+                c.visible_set.to_string(),
+                c.saved_set.to_string(),
+                c.lag_seconds.map_or_else(|| "?".to_owned(), span),
+                match &c.cannot {
+                    Some(why) => format!("cannot: {why}"),
+                    None => told(&c.loss),
+                },
+                if c.would_rewind.is_empty() { "-".to_owned() } else { c.would_rewind.join(", ") },
+            ]
+        })
+        .collect();
+    let head =
+        ["  NODE", "STATE", "LINE", ">SHOWN", ">SAVED", ">LAG", "WOULD LOSE", "WOULD REWIND"];
+    out.push_str(&columns(&head, &rows));
+    for u in &p.unseen {
+        let last = u.saved_set.map_or_else(String::new, |s| format!(", last known at set {s}"));
+        out.push_str(&format!("  {} did not answer{last}\n", u.node));
+    }
+    out.push('\n');
+    for w in &p.warnings {
+        out.push_str(&format!("! {w}\n"));
+    }
+    out.push_str(&match &p.recommended {
+        Some(n) if p.writer_is_up => {
+            format!("recommended: rcpctl failover {} --sync --to {n}\n", p.volume)
+        }
+        Some(n) => format!("recommended: rcpctl failover {} --to {n} --adopt\n", p.volume),
+        None => "recommended: nobody can take over as things are\n".to_owned(),
+    });
+    out
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

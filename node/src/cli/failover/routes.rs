@@ -1,0 +1,115 @@
+//! How the tree is put under a new writer.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::api::NodeStatus;
+
+/// Next hops by node.
+pub(super) type Routes = BTreeMap<String, Vec<String>>;
+
+/// One change of one node's routing table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Step {
+    /// At which node.
+    pub(super) at: String,
+    /// Remove (true) or add.
+    pub(super) remove: bool,
+    /// The next hop.
+    pub(super) hop: String,
+}
+
+/// The routes of a group as the nodes that answered know them; of a node itself, its own word
+/// counts.
+pub(super) fn known(group: &str, nodes: &[NodeStatus]) -> Routes {
+    let mut out = Routes::new();
+    let of = |n: &NodeStatus| n.groups.iter().find(|g| g.group == group).cloned();
+    for g in nodes.iter().filter_map(of) {
+        for (node, hops) in g.routes {
+            out.entry(node).or_insert(hops);
+        }
+    }
+    for n in nodes {
+        if let Some(g) = of(n) {
+            let hops = g.children.iter().map(|c| c.node.clone()).collect();
+            out.insert(n.node.clone(), hops);
+        }
+    }
+    out
+}
+
+/// What `new` feeds by default: the other children of `old`, and `old` itself.
+pub(super) fn by_default(new: &str, old: Option<&str>, known: &Routes) -> Routes {
+    let mut hops: Vec<String> = old
+        .and_then(|o| known.get(o))
+        .into_iter()
+        .flatten()
+        .filter(|h| *h != new)
+        .cloned()
+        .collect();
+    hops.extend(old.filter(|o| *o != new).map(str::to_owned));
+    Routes::from([(new.to_owned(), hops)])
+}
+
+/// The changes that lead from the routes as they are to those wanted: whoever fed a next hop, or the
+/// new writer, lets it go first.
+pub(super) fn steps(new: &str, wanted: &Routes, known: &Routes) -> Vec<Step> {
+    let mut out = Vec::new();
+    let mut release = |hop: &str, keep: Option<&str>| {
+        for (at, _) in known
+            .iter()
+            .filter(|(n, hops)| hops.iter().any(|h| h == hop) && Some(n.as_str()) != keep)
+        {
+            let step = Step { at: at.clone(), remove: true, hop: hop.to_owned() };
+            if !out.contains(&step) {
+                out.push(step);
+            }
+        }
+    };
+    release(new, None);
+    for (at, hops) in wanted {
+        for hop in hops {
+            release(hop, Some(at));
+        }
+    }
+    for (at, hops) in wanted {
+        for hop in hops {
+            if !known.get(at).is_some_and(|h| h.contains(hop)) {
+                out.push(Step { at: at.clone(), remove: false, hop: hop.clone() });
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn routes(list: &[(&str, &[&str])]) -> Routes {
+        let hops = |h: &[&str]| h.iter().map(|s| (*s).to_owned()).collect();
+        list.iter().map(|(n, h)| ((*n).to_owned(), hops(h))).collect()
+    }
+
+    fn words(steps: &[Step]) -> Vec<String> {
+        let word = |s: &Step| format!("{} {} {}", s.at, if s.remove { "-" } else { "+" }, s.hop);
+        steps.iter().map(word).collect()
+    }
+
+    #[test]
+    fn a_leaf_takes_over_from_the_root_and_feeds_what_the_root_fed() {
+        let now = routes(&[("p", &["f1", "f2"]), ("f1", &["l1", "l2"]), ("f2", &["l3"])]);
+        let wanted = by_default("l1", Some("p"), &now);
+        assert_eq!(wanted, routes(&[("l1", &["f1", "f2", "p"])]));
+        let s = words(&steps("l1", &wanted, &now));
+        assert_eq!(s, ["f1 - l1", "p - f1", "p - f2", "l1 + f1", "l1 + f2", "l1 + p"]);
+    }
+
+    #[test]
+    fn what_is_there_already_is_not_asked_for_again() {
+        let now = routes(&[("f1", &["l1", "p"])]);
+        assert!(steps("f1", &routes(&[("f1", &["l1", "p"])]), &now).is_empty());
+        assert_eq!(by_default("f1", None, &now), routes(&[("f1", &[])]));
+    }
+}

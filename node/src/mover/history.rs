@@ -1,0 +1,509 @@
+//! Whose line a volume follows: fences, splits, and a primary's return (DESIGN 4 and 12).
+//!
+//! Every offer carries the sender's history. A node follows a newer one, tells the sender of an older
+//! one that it is out of date ([`Frame::Fence`]), and names a split by that word. A writer that hears
+//! of a newer history writes no more until an operator decides; a writer that comes back asks its
+//! children first, by offering them what it has.
+
+use std::collections::BTreeSet;
+
+use rcp::proto::frame::{Branch, Frame, GoodbyeCode, Hello, Offer, StreamId, stream_error};
+use rcp::proto::ids::{GroupName, NodeName, SetNumber, StateId, VolumeId};
+use volmcast::history::{Relation, relate};
+use volmcast::storage::{Fenced, Standing};
+use volmcast::volume::Role;
+
+use super::receiving::InStage;
+use super::sending::Stage;
+use super::{ConnId, Effect, Gate, Held, Level, Mover, Reply};
+use crate::api::{ApiError, ApiErrorKind, HandedOver, HistoryLine, VolumeInfo};
+
+/// What a primary that comes back needs before it lets writers in, once it ever had children.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Confirm {
+    /// One child has taken its offer: it knows of no newer writer.
+    #[default]
+    OneChild,
+    /// So many children, or all it has.
+    Children(u32),
+    /// Nothing.
+    None,
+}
+
+/// A primary that has come back and waits.
+#[derive(Debug)]
+struct Confirming {
+    need: usize,
+    by: BTreeSet<NodeName>,
+    children: Vec<NodeName>,
+}
+
+/// Who the writer of a volume is, as far as this node knows.
+#[derive(Debug, Default)]
+pub(super) struct Writer {
+    /// The line this node was told to open when it took over.
+    pub(super) opens: Option<StateId>,
+    /// Another writer took this primary's place.
+    pub(super) fenced: Option<Fenced>,
+    /// A history that contradicts ours.
+    pub(super) rival: Vec<Branch>,
+    /// Two writers did not know of each other.
+    pub(super) split: Option<String>,
+    /// Why the parent's offer is not followed.
+    pub(super) refuses: Option<String>,
+    confirming: Option<Confirming>,
+    /// It was decided whether writers may come in.
+    decided: bool,
+}
+
+impl Writer {
+    pub(super) fn is_fenced(&self) -> bool {
+        self.fenced.is_some()
+    }
+
+    pub(super) fn standing(&self) -> Standing {
+        Standing { opens: self.opens, fenced: self.fenced.clone(), discards: false }
+    }
+
+    /// Of a node that took over.
+    pub(super) fn opened(opens: StateId) -> Self {
+        Self { opens: Some(opens), decided: true, ..Self::default() }
+    }
+
+    /// Why writers are not let in, in words.
+    pub(super) fn closed(&self, label: &str) -> Option<String> {
+        if let Some(f) = &self.fenced {
+            return Some(fenced_text(f, label));
+        }
+        self.confirming.as_ref().map(|c| {
+            let names: Vec<_> = c.children.iter().map(ToString::to_string).collect();
+            let of =
+                if c.need == 1 { "one child".to_owned() } else { format!("{} children", c.need) };
+            format!(
+                "fenced: waiting for {of} to confirm that there is no newer writer (known: {}; \
+                 confirmed: {}); if all of them are gone for good and nobody was promoted: `rcpctl \
+                 confirm {label} --alone`",
+                names.join(", "),
+                c.by.len()
+            )
+        })
+    }
+}
+
+fn fenced_text(f: &Fenced, label: &str) -> String {
+    if f.handed {
+        return format!(
+            "fenced: handed over to {} at set {}; go on with `rcpctl failover {label} --sync --to \
+             {}`, or take it back with `rcpctl failover {label} --take-back`",
+            f.by, f.at.set, f.by
+        );
+    }
+    format!(
+        "fenced: {} took over as the writer at set {} (generation {}); `rcpctl resync {label}` here \
+         makes this node its replica",
+        f.by, f.at.set, f.at.generation
+    )
+}
+
+/// What came of an offer that is followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Follow {
+    /// The line that was followed before.
+    Same,
+    /// A newer one that begins where this node is, or later.
+    Newer,
+    /// A newer one that begins before: what was held of the old one is given up. Why, in words.
+    Rewound(String),
+}
+
+impl Follow {
+    pub(super) fn past_fork(self) -> Option<String> {
+        match self {
+            Self::Rewound(why) => Some(why),
+            Self::Same | Self::Newer => None,
+        }
+    }
+}
+
+impl Mover {
+    /// This node has the writable side of a volume of the group.
+    pub(super) fn writes_in(&self, group: &GroupName) -> bool {
+        self.volumes.values().any(|h| h.group == *group && is_primary(h) && !h.writer.is_fenced())
+    }
+
+    /// Another writer took over all that this node had to feed its children in a group: somebody
+    /// else may feed them.
+    pub(super) fn lets_go(&self, group: &GroupName) -> bool {
+        let mut here = self.volumes.values().filter(|h| h.group == *group).peekable();
+        here.peek().is_some() && here.all(|h| is_primary(h) && h.writer.is_fenced())
+    }
+
+    /// Why a node that is itself fed may not feed this one: here is the writer. Another writer may
+    /// try, because it may be the newer one, and so may anybody while this one has yet to be
+    /// confirmed.
+    pub(super) fn not_above_a_writer(&self, group: &GroupName, hello: &Hello) -> Option<String> {
+        let mut here = self.volumes.values().filter(|h| h.group == *group);
+        let confirming = here.any(|h| h.writer.confirming.is_some());
+        (hello.path.len() > 1 && self.writes_in(group) && !confirming).then(|| {
+            format!(
+                "{} is the writer of group {group}, and {} is below one: nobody feeds a writer",
+                self.cfg.node, hello.node
+            )
+        })
+    }
+
+    /// What the volume's identity says of an unfinished or forbidden role, at the start.
+    pub fn stand(&mut self, id: VolumeId, standing: Standing) {
+        let Some(h) = self.volumes.get_mut(&id) else { return };
+        h.writer.opens = standing.opens;
+        let own = h.volume.history().last().map(|b| b.generation);
+        // A line that was opened since ends it.
+        let holds = |f: &Fenced| match own {
+            Some(g) if f.handed => g == f.at.generation,
+            Some(g) => g.counter <= f.at.generation.counter,
+            None => false,
+        };
+        let Some(f) = standing.fenced.filter(holds) else { return };
+        let text = fenced_text(&f, h.label.as_str());
+        h.writer.fenced = Some(f);
+        h.writer.decided = true;
+        let label = h.label.clone();
+        self.note(Level::Error, format!("volume {label}: {text}"));
+        self.effect(Effect::Gate { volume: id, gate: Gate::Closed(text) });
+    }
+
+    /// A primary was opened: does it have to ask before it lets writers in?
+    pub(super) fn begin_confirming(&mut self, id: VolumeId) {
+        let Some(h) = self.volumes.get_mut(&id) else { return };
+        let Some(g) = self.groups.get(&h.group) else { return };
+        if !is_primary(h) || std::mem::replace(&mut h.writer.decided, true) {
+            return;
+        }
+        let children: Vec<_> =
+            h.volume.durable().consumers.iter().map(|c| c.name.clone()).collect();
+        let need = match g.plan.confirm {
+            Confirm::None => 0,
+            Confirm::OneChild => 1,
+            Confirm::Children(n) => usize::try_from(n).unwrap_or(usize::MAX),
+        };
+        let need = need.min(children.len());
+        if need == 0 {
+            self.effect(Effect::Gate { volume: id, gate: Gate::Open });
+            return;
+        }
+        h.writer.confirming = Some(Confirming { need, by: BTreeSet::new(), children });
+        let text = h.writer.closed(h.label.as_str()).unwrap_or_default();
+        let label = h.label.clone();
+        self.note(Level::Info, format!("volume {label}: {text}"));
+        self.effect(Effect::Gate { volume: id, gate: Gate::Hold(text) });
+    }
+
+    /// A child has taken our offer: it knows of no newer writer.
+    pub(super) fn child_confirms(&mut self, id: VolumeId, child: &NodeName) {
+        let Some(h) = self.volumes.get_mut(&id) else { return };
+        let Some(c) = &mut h.writer.confirming else { return };
+        c.by.insert(child.clone());
+        if c.by.len() < c.need {
+            return;
+        }
+        h.writer.confirming = None;
+        let label = h.label.clone();
+        let text = format!("volume {label}: {child} knows of no newer writer; writes are let in");
+        self.note(Level::Info, text);
+        self.effect(Effect::Gate { volume: id, gate: Gate::Open });
+    }
+
+    /// An operator says that there is no other writer.
+    pub(super) fn go_alone(&mut self, name: &str) -> Result<Reply, ApiError> {
+        let id = self.primary_of(name)?;
+        let conflict = |text: String| ApiError::new(ApiErrorKind::Conflict, text);
+        let Some(h) = self.volumes.get_mut(&id) else { return Ok(Reply::Done) };
+        if let Some(f) = &h.writer.fenced {
+            return Err(conflict(format!(
+                "volume {name}: this cannot be overridden, {}; to write here again in spite of it, \
+                 `rcpctl failover {name} --to {}` opens a newer line",
+                fenced_text(f, name),
+                self.cfg.node
+            )));
+        }
+        if h.writer.confirming.take().is_none() {
+            return Err(conflict(format!("volume {name}: writes are let in already")));
+        }
+        self.note(
+            Level::Error,
+            format!(
+                "volume {name}: UNCONFIRMED WRITER: an operator let writes in although no child \
+                 confirmed that there is no newer writer"
+            ),
+        );
+        self.effect(Effect::Gate { volume: id, gate: Gate::Open });
+        Ok(Reply::Done)
+    }
+
+    /// Decides whether an offer is followed; if it is not, the sender is told.
+    pub(super) fn follow(
+        &mut self,
+        id: VolumeId,
+        conn: ConnId,
+        stream: StreamId,
+        theirs: &[Branch],
+    ) -> Option<Follow> {
+        let from = self.peer_name(conn);
+        let h = self.volumes.get_mut(&id)?;
+        let label = h.label.clone();
+        let ours = h.volume.history().to_vec();
+        match relate(&ours, theirs) {
+            Relation::Same => {
+                h.writer = Writer::default();
+                Some(Follow::Same)
+            }
+            Relation::Newer { fork } => {
+                h.writer = Writer::default();
+                let held = h.volume.position().0.max(h.volume.durable().visible);
+                h.newest = held.min(fork);
+                if held <= fork {
+                    h.volume.adopt_history(theirs.to_vec());
+                    return Some(Follow::Newer);
+                }
+                let by = theirs.last().map(|b| b.opened_by.to_string()).unwrap_or_default();
+                let first = fork.next();
+                let (level, why) = if h.volume.rewind_unshown(fork) {
+                    let why = format!(
+                        "sets {first} to {held} of the writer before {by} had come and were not \
+                         shown: they are dropped"
+                    );
+                    (Level::Warn, why)
+                } else {
+                    let why = format!(
+                        "{by} took over as the writer at set {fork}, and this node was at set \
+                         {held}: sets {first} to {held} are given up, and a seed follows"
+                    );
+                    h.volume.discard(&why);
+                    (Level::Error, why)
+                };
+                h.volume.adopt_history(theirs.to_vec());
+                self.note(level, format!("volume {label}: {why}"));
+                self.effect(Effect::Exports { volume: id });
+                Some(Follow::Rewound(why))
+            }
+            Relation::Older { fork } => {
+                let by = ours.last().map(|b| b.opened_by.to_string()).unwrap_or_default();
+                let why = format!(
+                    "{from} offers the line of a writer that {by} took over from at set {fork}: it \
+                     is not followed"
+                );
+                self.refuse_offer(id, conn, stream, ours, &why);
+                None
+            }
+            Relation::Split { fork } => {
+                let why = self.split(id, &ours, theirs, fork);
+                self.refuse_offer(id, conn, stream, ours, &why);
+                None
+            }
+        }
+    }
+
+    /// An offer that stands was repeated with another history: goes on accordingly.
+    pub(super) fn go_on(&mut self, id: VolumeId, follow: Follow) {
+        let Some(i) = self.volumes.get_mut(&id).and_then(|h| h.inbound.as_mut()) else { return };
+        match follow {
+            Follow::Same => {}
+            Follow::Newer if i.stage != InStage::Stopped => {}
+            Follow::Newer => self.attach(id),
+            Follow::Rewound(why) => {
+                i.reason = Some(why);
+                self.attach(id);
+            }
+        }
+    }
+
+    fn refuse_offer(
+        &mut self,
+        id: VolumeId,
+        conn: ConnId,
+        stream: StreamId,
+        history: Vec<Branch>,
+        why: &str,
+    ) {
+        let Some(h) = self.volumes.get_mut(&id) else { return };
+        if h.inbound.as_ref().is_some_and(|i| i.conn == conn) {
+            h.inbound = None;
+        }
+        let label = h.label.clone();
+        let again = h.writer.refuses.replace(why.to_owned()).as_deref() == Some(why);
+        if !again {
+            self.note(Level::Warn, format!("volume {label}: {why}"));
+        }
+        self.send(conn, Frame::Fence { stream, history, text: why.to_owned() });
+    }
+
+    /// Somebody offers a volume that this node writes itself.
+    pub(super) fn offered_to_writer(&mut self, conn: ConnId, offer: Offer) {
+        let (id, stream) = (offer.volume, offer.stream);
+        let Some(h) = self.volumes.get(&id) else { return };
+        let (ours, label) = (h.volume.history().to_vec(), h.label.clone());
+        match relate(&ours, &offer.history) {
+            Relation::Newer { fork } => {
+                self.fence(id, &offer.history, fork);
+                let text = format!(
+                    "{} was the writer of volume {label} and is fenced: `rcpctl resync {label}` \
+                     there makes it a replica",
+                    self.cfg.node
+                );
+                self.send(conn, Frame::StreamError { stream, code: stream_error::FENCED, text });
+                let group = self.volumes.get(&id).map(|h| h.group.clone());
+                if let Some(g) = group.and_then(|g| self.groups.get_mut(&g)) {
+                    g.pending_offers.insert(id, (conn, offer));
+                }
+            }
+            Relation::Split { fork } => {
+                let text = self.split(id, &ours, &offer.history, fork);
+                self.send(conn, Frame::Fence { stream, history: ours, text });
+            }
+            Relation::Same | Relation::Older { .. } => {
+                let text = format!("{} is itself the writer of volume {label}", self.cfg.node);
+                self.send(conn, Frame::Fence { stream, history: ours, text });
+            }
+        }
+    }
+
+    /// A child knows of another writer than the one it is offered.
+    pub(super) fn child_fences(
+        &mut self,
+        conn: ConnId,
+        stream: StreamId,
+        theirs: &[Branch],
+        text: &str,
+    ) {
+        let Some(out) = self.conns.get_mut(&conn).and_then(|c| c.streams_out.get_mut(&stream))
+        else {
+            return;
+        };
+        out.stage = Stage::Stopped;
+        out.reason = Some(text.to_owned());
+        let id = out.volume;
+        let Some(h) = self.volumes.get_mut(&id) else { return };
+        let ours = h.volume.history().to_vec();
+        match relate(&ours, theirs) {
+            Relation::Same | Relation::Older { .. } => return,
+            Relation::Newer { fork } if is_primary(h) => return self.fence(id, theirs, fork),
+            Relation::Newer { .. } => h.writer.rival = theirs.to_vec(),
+            Relation::Split { fork } => {
+                self.split(id, &ours, theirs, fork);
+            }
+        }
+        // The writer is further up.
+        let Some(h) = self.volumes.get(&id) else { return };
+        if let Some(i) = h.inbound.as_ref() {
+            let (conn, stream, history) = (i.conn, i.stream, theirs.to_vec());
+            self.send(conn, Frame::Fence { stream, history, text: text.to_owned() });
+        }
+    }
+
+    /// There is a newer writer: this one writes no more.
+    fn fence(&mut self, id: VolumeId, theirs: &[Branch], fork: SetNumber) {
+        let Some(h) = self.volumes.get_mut(&id) else { return };
+        let Some(last) = theirs.last() else { return };
+        h.writer.rival = theirs.to_vec();
+        h.writer.split = None;
+        let at = StateId { volume: id, generation: last.generation, set: fork };
+        let fenced = Fenced { at, by: last.opened_by.clone(), handed: false };
+        if h.writer.fenced.as_ref() == Some(&fenced) {
+            return;
+        }
+        let text = fenced_text(&fenced, h.label.as_str());
+        h.writer.fenced = Some(fenced);
+        h.writer.confirming = None;
+        let (label, standing) = (h.label.clone(), h.writer.standing());
+        self.effect(Effect::Gate { volume: id, gate: Gate::Closed(text.clone()) });
+        self.effect(Effect::StoreStanding { volume: id, standing });
+        self.note(Level::Error, format!("volume {label}: {text}"));
+        self.release_children(id, &text);
+        self.effect(Effect::Exports { volume: id });
+    }
+
+    /// Children of a writer that writes no more may be fed by others.
+    pub(super) fn release_children(&mut self, id: VolumeId, text: &str) {
+        self.withdraw(id, text);
+        let Some(group) = self.volumes.get(&id).map(|h| h.group.clone()) else { return };
+        if self.lets_go(&group) {
+            self.close_links(&group, text);
+        }
+    }
+
+    /// Ends the sessions with all next hops; they are dialled again unless the group is let go.
+    pub(super) fn close_links(&mut self, group: &GroupName, text: &str) {
+        let Some(g) = self.groups.get(group) else { return };
+        let conns: Vec<_> = g.links.values().filter_map(|l| l.conn).collect();
+        for conn in conns {
+            self.close(conn, GoodbyeCode::Reconfigured, text);
+        }
+    }
+
+    /// Two nodes were made the writer and did not know of each other.
+    fn split(
+        &mut self,
+        id: VolumeId,
+        ours: &[Branch],
+        theirs: &[Branch],
+        fork: SetNumber,
+    ) -> String {
+        let who = |h: &[Branch]| {
+            h.last().map_or_else(String::new, |b| format!("{} ({})", b.opened_by, b.generation))
+        };
+        let Some(h) = self.volumes.get_mut(&id) else { return String::new() };
+        let label = h.label.clone();
+        let text = format!(
+            "split-brain: {} and {} are both writers since set {fork}; both keep what they have; \
+             `rcpctl failover {label} --to NODE` with the one that is to stay ends it",
+            who(ours),
+            who(theirs)
+        );
+        h.writer.rival = theirs.to_vec();
+        if h.writer.split.replace(text.clone()).as_ref() != Some(&text) {
+            self.note(Level::Error, format!("volume {label}: {text}"));
+        }
+        text
+    }
+
+    fn peer_name(&self, conn: ConnId) -> String {
+        let peer = self.conns.get(&conn).and_then(|c| c.peer.as_ref());
+        peer.map_or_else(|| "the parent".to_owned(), ToString::to_string)
+    }
+}
+
+pub(super) fn is_primary(h: &Held) -> bool {
+    matches!(h.volume.config().role, Role::Primary { .. })
+}
+
+/// A history as it is told.
+pub(super) fn lines(history: &[Branch]) -> Vec<HistoryLine> {
+    let line = |b: &Branch| HistoryLine {
+        generation: b.generation.to_string(),
+        forked_from: b.forked_from.0,
+        opened_by: b.opened_by.to_string(),
+        opened_at_us: b.opened_at.0,
+    };
+    history.iter().map(line).collect()
+}
+
+/// Completes what is told of a volume with who its writer is.
+pub(super) fn describe(h: &Held, v: &mut VolumeInfo) {
+    let w = &h.writer;
+    v.history = lines(&h.volume.durable().history);
+    v.rival = lines(&w.rival);
+    v.split.clone_from(&w.split);
+    v.fenced = if is_primary(h) { w.closed(h.label.as_str()) } else { None };
+    v.handed_over = w
+        .fenced
+        .as_ref()
+        .filter(|f| f.handed)
+        .map(|f| HandedOver { to: f.by.to_string(), set: f.at.set.0 });
+    if v.fenced.is_some() && v.state.starts_with("writable") {
+        v.state = v.state.replacen("writable", "fenced", 1);
+    }
+    let why =
+        [w.split.clone(), v.fenced.clone(), w.refuses.clone(), h.change.told(), v.reason.take()];
+    let why: Vec<_> = why.into_iter().flatten().collect();
+    v.reason = (!why.is_empty()).then(|| why.join("; "));
+}

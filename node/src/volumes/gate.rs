@@ -1,0 +1,151 @@
+//! Whether writers are let in: a volume is written by one node at a time (promise 7).
+//!
+//! Asked on the client's own thread before every change. A writer that must wait does so for a
+//! bounded time; who is refused gets EPERM, and status and log say why.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::mover::Gate;
+use crate::nbd::Errno;
+
+/// Longest time that one write waits.
+const WAIT: Duration = Duration::from_secs(10);
+/// How often it is looked whether writers are gone.
+const LOOK: Duration = Duration::from_millis(1);
+
+const OPEN: u8 = 0;
+const HOLD: u8 = 1;
+const CLOSED: u8 = 2;
+
+/// The gate of one writable volume.
+#[derive(Debug)]
+pub struct WriteGate {
+    state: AtomicU8,
+    /// Changes under way.
+    writers: AtomicU64,
+    why: Mutex<String>,
+    changed: Condvar,
+    /// The content is no longer the writer's: nothing may be read either.
+    retired: AtomicBool,
+}
+
+/// A change under way.
+#[derive(Debug)]
+pub struct Pass<'a>(&'a WriteGate);
+
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        self.0.writers.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Default for WriteGate {
+    /// Nobody is let in before somebody decides so.
+    fn default() -> Self {
+        Self {
+            state: AtomicU8::new(HOLD),
+            writers: AtomicU64::new(0),
+            why: Mutex::new("the node is starting".to_owned()),
+            changed: Condvar::new(),
+            retired: AtomicBool::new(false),
+        }
+    }
+}
+
+impl WriteGate {
+    /// Decides for all writers that come from now on.
+    pub fn set(&self, gate: &Gate) {
+        let (state, text) = match gate {
+            Gate::Open => (OPEN, ""),
+            Gate::Hold(why) => (HOLD, why.as_str()),
+            Gate::Closed(why) => (CLOSED, why.as_str()),
+        };
+        let mut why = self.why.lock();
+        text.clone_into(&mut why);
+        self.state.store(state, Ordering::SeqCst);
+        self.changed.notify_all();
+    }
+
+    /// Waits until no change is under way. Call it with the gate shut; blocks.
+    pub fn await_quiet(&self) {
+        while self.writers.load(Ordering::SeqCst) > 0 {
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// The volume was given to another role: clients that still hold it get errors.
+    pub fn retire(&self) {
+        self.retired.store(true, Ordering::SeqCst);
+        self.set(&Gate::Closed("this node is no longer the writer".to_owned()));
+    }
+
+    /// Whether reads have come to an end.
+    #[must_use]
+    pub fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::SeqCst)
+    }
+
+    /// Whether writers are refused.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.state.load(Ordering::SeqCst) == CLOSED
+    }
+
+    /// Lets a change in, perhaps after a wait.
+    ///
+    /// # Errors
+    /// EPERM.
+    pub fn enter(&self) -> Result<Pass<'_>, Errno> {
+        loop {
+            self.writers.fetch_add(1, Ordering::SeqCst);
+            let pass = Pass(self);
+            if self.state.load(Ordering::SeqCst) == OPEN {
+                return Ok(pass);
+            }
+            drop(pass);
+            let mut why = self.why.lock();
+            let held = || self.state.load(Ordering::SeqCst) == HOLD;
+            if held() {
+                self.changed.wait_while_for(&mut why, |_| held(), WAIT);
+            }
+            if self.state.load(Ordering::SeqCst) != OPEN {
+                tracing::warn!(why = *why, "a write was refused");
+                return Err(Errno::Perm);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn writers_wait_are_let_in_and_are_refused() {
+        let gate = Arc::new(WriteGate::default());
+        let waiting = std::thread::spawn({
+            let gate = gate.clone();
+            move || gate.enter().map(drop)
+        });
+        gate.set(&Gate::Open);
+        assert_eq!(waiting.join().expect("joined"), Ok(()));
+        let pass = gate.enter().expect("open");
+        gate.set(&Gate::Closed("fenced".to_owned()));
+        assert_eq!(gate.enter().map(drop), Err(Errno::Perm));
+        let quiet = std::thread::spawn({
+            let gate = gate.clone();
+            move || gate.await_quiet()
+        });
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(!quiet.is_finished(), "a change is under way");
+        drop(pass);
+        quiet.join().expect("joined");
+        gate.retire();
+        assert!(gate.is_closed() && gate.is_retired());
+    }
+}

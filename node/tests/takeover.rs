@@ -1,0 +1,288 @@
+//! A replica takes over on real files, and the node ends between any two steps (FAIL-03 to FAIL-07).
+
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use node::mover::Gate;
+use node::nbd::Export;
+use node::volumes::open::{self, OpenPlan, Opened};
+use rcp::proto::clock::{Mono, Wall};
+use rcp::proto::delta::{
+    ChunkDraft, ChunkFlags, ChunkListSum, Compression, Extent, SetFlags, SetHeader, StepId,
+};
+use rcp::proto::frame::Branch;
+use rcp::proto::ids::{
+    Attempt, ChunkNumber, Generation, GroupName, Label, NodeName, SetNumber, StateId, VolumeId,
+};
+use volmcast::history::line_of;
+use volmcast::storage::{Identity, Standing, Storage};
+use volmcast::units::{BlockCount, BlockSize};
+use volmcast::volume::{CutPolicy, Ending, Event, IntakeError, PlaybackPolicy, Role, Volume};
+
+const VOLUME: VolumeId = VolumeId([7; 16]);
+const BLOCKS: u64 = 256;
+const NOW: Mono = Mono(1_000_000);
+const FIRST: Generation = Generation { counter: 1, id: [1; 16] };
+const SECOND: Generation = Generation { counter: 2, id: [2; 16] };
+const AT_ONCE: PlaybackPolicy = PlaybackPolicy { hwm: 0, timeout: Duration::ZERO };
+const LATER: PlaybackPolicy = PlaybackPolicy { hwm: u64::MAX, timeout: Duration::from_secs(3600) };
+
+fn me() -> NodeName {
+    NodeName::new("leaf").expect("valid")
+}
+
+fn plan() -> OpenPlan {
+    OpenPlan {
+        node: me(),
+        persistent: true,
+        cut: CutPolicy { hwm: 1 << 30, timeout: Duration::from_secs(3600) },
+        playback: LATER,
+        compression: Compression::Never,
+        import: false,
+        budget: volmcast::save::Budget::new(1 << 20),
+    }
+}
+
+fn line(generation: Generation, from: u64, by: &str) -> Branch {
+    Branch {
+        generation,
+        forked_from: SetNumber(from),
+        opened_by: NodeName::new(by).expect("valid"),
+        opened_at: Wall(1),
+    }
+}
+
+fn open_at(folder: &Path) -> Opened {
+    let mut o = open::open(folder, &plan(), NOW, Wall(1)).expect("opened");
+    o.volume.resume();
+    drive(&mut o);
+    o
+}
+
+fn drive(o: &mut Opened) {
+    let v = &mut o.volume;
+    loop {
+        let mut more = false;
+        while let Some(io) = v.poll_io() {
+            let outcome = o.files.perform(&io);
+            v.io_done(NOW, io.tag, outcome);
+            more = true;
+        }
+        while let Some((tag, work)) = v.poll_work() {
+            v.work_done(NOW, tag, work.run());
+            more = true;
+        }
+        while let Some(e) = v.poll_event() {
+            assert!(!matches!(e, Event::Failed { .. } | Event::Damage { .. }), "{e:?}");
+            if matches!(e, Event::SetReady { .. }) {
+                v.extents_forgotten();
+            }
+            more = true;
+        }
+        v.timer(NOW, Wall(1));
+        if !more {
+            return;
+        }
+    }
+}
+
+/// Set `to`: block `to` and block 0 are filled with `byte`.
+fn feed(v: &mut Volume, generation: Generation, to: u64, byte: u8) -> Result<(), IntakeError> {
+    let step = StepId {
+        volume: VOLUME,
+        generation,
+        base: SetNumber(to - 1),
+        to: SetNumber(to),
+        attempt: Attempt(u32::try_from(to).expect("small")),
+    };
+    let chunk = ChunkDraft {
+        step,
+        number: ChunkNumber(0),
+        block_size_shift: 12,
+        flags: ChunkFlags::NONE,
+        extents: vec![Extent::data(0, 1), Extent::data(to, 1)],
+        payload: Bytes::from(vec![byte; 8192]),
+    };
+    let chunk = chunk.encode(Compression::Never).expect("a chunk");
+    let mut sum = ChunkListSum::new();
+    sum.add(ChunkNumber(0), chunk.body_crc()).expect("in order");
+    v.receive_chunk(&chunk)?;
+    v.receive_set_end(&SetHeader {
+        step,
+        chunk_count: 1,
+        block_count: 2,
+        volume_blocks: BLOCKS,
+        block_shift: 12,
+        cut_time: Wall(to),
+        flags: SetFlags::DIGEST_ABSENT,
+        digest: [0; 32],
+        chunk_list_crc: sum.crc(),
+    })
+}
+
+/// A replica that shows set 2 and has set 3 in its save volume.
+fn replica(folder: &Path) -> Opened {
+    let identity = Identity {
+        volume: VOLUME,
+        label: Label::new("vol").expect("valid"),
+        group: GroupName::new("g1").expect("valid"),
+        node: me(),
+        role: "replica".to_owned(),
+        block_size: BlockSize::DEFAULT,
+        blocks: BlockCount(BLOCKS),
+        save: 16 << 20,
+        snapshots: 1 << 20,
+        base: None,
+        standing: Standing::default(),
+    };
+    let mut o = open::create(folder, &identity, &plan(), NOW, Wall(1)).expect("created");
+    o.volume.adopt_history(vec![line(FIRST, 0, "prim")]);
+    o.volume.set_playback_policy(AT_ONCE);
+    for set in 1..=2 {
+        feed(&mut o.volume, FIRST, set, u8::try_from(set).expect("small")).expect("taken");
+        drive(&mut o);
+    }
+    o.volume.set_playback_policy(LATER);
+    feed(&mut o.volume, FIRST, 3, 3).expect("taken");
+    drive(&mut o);
+    assert_eq!((o.volume.durable().visible, o.volume.position().0), (SetNumber(2), SetNumber(3)));
+    o
+}
+
+fn bring_to_rest(o: &mut Opened, ending: Ending) -> SetNumber {
+    o.volume.end_playback(Some(ending));
+    drive(o);
+    let at = o.volume.rest().expect("at rest");
+    o.volume.keep_state(at).expect("kept");
+    drive(o);
+    assert!(o.volume.is_kept_durably(at));
+    at
+}
+
+fn store_role(o: &Opened, folder: &Path, at: SetNumber) {
+    let opens = StateId { volume: VOLUME, generation: SECOND, set: at };
+    let mut identity = o.identity.clone();
+    let snapshots = o.volume.config().snapshots.clone();
+    let blocks = o.volume.blocks();
+    open::make_writable(folder, &mut identity, &o.files, snapshots, blocks, opens)
+        .expect("writable");
+}
+
+fn is_primary(o: &Opened) -> bool {
+    matches!(o.volume.config().role, Role::Primary { .. })
+}
+
+fn block(o: &Opened, b: u64) -> u8 {
+    let mut buf = [0; 4096];
+    o.primary.as_ref().expect("a primary").read(b * 4096, &mut buf).expect("read");
+    buf[0]
+}
+
+#[test]
+fn a_crash_at_any_step_leaves_the_old_role_or_the_new_one() {
+    for (ending, fork) in [(Ending::PlayNoMore, 2), (Ending::PlayAll, 3)] {
+        let dir = tempfile::tempdir().expect("temp");
+        let folder = dir.path().join("v");
+        drop(replica(&folder));
+        // Before the role is stored: a replica, with its set 3 and perhaps a kept state.
+        let mut o = open_at(&folder);
+        assert!(!is_primary(&o));
+        let at = bring_to_rest(&mut o, ending);
+        assert_eq!(at, SetNumber(fork));
+        drop(o);
+        let mut o = open_at(&folder);
+        assert!(!is_primary(&o) && o.volume.position().0 == SetNumber(3));
+        // Repeated: the role is stored, and nothing else happens.
+        let at = bring_to_rest(&mut o, ending);
+        store_role(&o, &folder, at);
+        drop(o);
+        let o = open_at(&folder);
+        assert!(is_primary(&o));
+        let history = o.volume.durable().history.clone();
+        assert_eq!(history.len(), 2);
+        assert_eq!((history[1].generation, history[1].forked_from), (SECOND, at));
+        assert_eq!(history[1].opened_by, me());
+        assert_eq!(o.volume.position().0, at, "sets that were not shown are dropped");
+        assert_eq!(block(&o, 0), u8::try_from(fork).expect("small"));
+        drop(o);
+        // Once more: the line is not opened twice, and it can be written.
+        let mut o = open_at(&folder);
+        assert_eq!(o.volume.durable().history, history);
+        let p = o.primary.clone().expect("writable");
+        p.gate().set(&Gate::Open);
+        p.write(9 * 4096, &[9; 4096]).expect("written");
+        o.volume.demand_cut(false);
+        drive(&mut o);
+        let next = at.next();
+        assert_eq!(o.volume.durable().visible, next);
+        drop((p, o));
+        let o = open_at(&folder);
+        assert_eq!(o.volume.durable().visible, next);
+        assert_eq!(line_of(o.volume.history(), next), Some(SECOND));
+        assert_eq!(block(&o, 9), 9);
+        assert!(o.volume.kept().any(|s| s == at), "the restart point is kept");
+        let states = o.states.as_ref().expect("states");
+        let pin = states.board().pin_kept(at).expect("kept");
+        let mut buf = [1; 4096];
+        states.read(&pin, 9 * 4096, &mut buf).expect("read");
+        assert_eq!(buf[0], 0, "the restart point has no block 9");
+    }
+}
+
+#[test]
+fn in_place_it_goes_on_with_its_children_and_steps_down_again() {
+    let dir = tempfile::tempdir().expect("temp");
+    let folder = dir.path().join("v");
+    let mut o = replica(&folder);
+    let at = bring_to_rest(&mut o, Ending::PlayAll);
+    let (capture, _) =
+        open::writable(&o.identity, &open::Tuning::default(), &*o.files, o.volume.blocks())
+            .expect("tables");
+    o.volume.take_over(capture, plan().cut);
+    o.volume.open_generation(SECOND, Wall(1));
+    drive(&mut o);
+    assert!(is_primary(&o) && o.volume.is_clean());
+    assert_eq!(o.volume.durable().generation(), Some(SECOND));
+    // A child at set 1 of the old line goes on from the save volume.
+    let child = NodeName::new("child").expect("valid");
+    let how = o.volume.consumer_attach(&child, SetNumber(1), ChunkNumber(0), None);
+    assert_eq!(how, volmcast::volume::Attached::Resume);
+    o.volume.step_down(AT_ONCE);
+    drive(&mut o);
+    assert!(!is_primary(&o) && o.volume.durable().visible == at);
+    feed(&mut o.volume, SECOND, 4, 4).expect("taken");
+    drive(&mut o);
+    assert_eq!(o.volume.durable().visible, SetNumber(4));
+}
+
+#[test]
+fn sets_past_a_fork_are_dropped_if_nobody_saw_them_and_given_up_if_somebody_did() {
+    let dir = tempfile::tempdir().expect("temp");
+    let folder = dir.path().join("v");
+    let mut o = replica(&folder);
+    let newer = || vec![line(FIRST, 0, "prim"), line(SECOND, 2, "other")];
+    assert!(!o.volume.rewind_unshown(SetNumber(1)), "set 2 is shown");
+    assert!(o.volume.rewind_unshown(SetNumber(2)));
+    o.volume.adopt_history(newer());
+    drive(&mut o);
+    drop(o);
+    let mut o = open_at(&folder);
+    assert_eq!(o.volume.position().0, SetNumber(2), "they do not come back with a restart");
+    let old = feed(&mut o.volume, FIRST, 3, 3);
+    assert_eq!(old, Err(IntakeError::OtherLine { to: SetNumber(3) }));
+    o.volume.set_playback_policy(AT_ONCE);
+    feed(&mut o.volume, SECOND, 3, 33).expect("taken");
+    drive(&mut o);
+    assert_eq!(o.volume.durable().visible, SetNumber(3));
+    drop(o);
+    let mut o = open_at(&folder);
+    assert_eq!(o.volume.durable().visible, SetNumber(3));
+    o.volume.discard("a test");
+    drive(&mut o);
+    drop(o);
+    let o = open_at(&folder);
+    assert!(o.volume.is_discarded() && o.volume.refusal().is_some());
+    assert_eq!(o.volume.position().0, SetNumber::ZERO);
+    assert!(o.volume.history().is_empty() && o.volume.seed_position().is_some());
+}
