@@ -173,6 +173,14 @@ pub(super) struct Shared {
     states: Option<Arc<crate::volumes::ReplicaVolume>>,
 }
 
+fn say(level: Level, text: &str) {
+    match level {
+        Level::Info => tracing::info!("{text}"),
+        Level::Warn => tracing::warn!("{text}"),
+        Level::Error => tracing::error!("{text}"),
+    }
+}
+
 /// Inputs taken before the effects of all of them are carried out.
 const BATCH: usize = 64;
 
@@ -465,11 +473,7 @@ impl Core {
                     let _ = r.send(reply);
                 }
             }
-            Effect::Note { level, text } => match level {
-                Level::Info => tracing::info!("{text}"),
-                Level::Warn => tracing::warn!("{text}"),
-                Level::Error => tracing::error!("{text}"),
-            },
+            Effect::Note { level, text } => say(level, &text),
         }
     }
 
