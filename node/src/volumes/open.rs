@@ -52,6 +52,8 @@ pub struct Tuning {
     pub held: u64,
     /// Extents of the activity log.
     pub extent: ExtentSize,
+    /// Bytes of the list of changed blocks.
+    pub changes: u64,
 }
 
 impl Default for Tuning {
@@ -62,6 +64,7 @@ impl Default for Tuning {
             cache: limits::CACHE_BYTES,
             held: limits::HELD_BYTES,
             extent: ExtentSize::DEFAULT,
+            changes: limits::CHANGES_BYTES,
         }
     }
 }
@@ -285,6 +288,7 @@ pub fn assemble(
         block_size: identity.block_size,
         blocks: mailbox.blocks,
         save_capacity: identity.save,
+        changes: tuning.changes,
         cache: tuning.cache.min(identity.save / 4),
         chunk_bytes: tuning.chunk_bytes,
         window: tuning.window,

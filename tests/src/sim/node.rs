@@ -91,6 +91,8 @@ pub struct SimNode {
     pub readers: Vec<Reader>,
     /// A seed was under way when it was looked at last.
     pub seeding: bool,
+    /// It was a catch-up.
+    pub catching_up: bool,
     /// The snapshot area was full once: pins may have been broken.
     pub area_full: bool,
     /// Log positions when it was looked at last, to see it wrap.
@@ -143,6 +145,7 @@ impl SimNode {
             halted: None,
             readers: Vec::new(),
             seeding: false,
+            catching_up: false,
             area_full: false,
             log_head: 0,
             plan: OpenPlan {
@@ -159,6 +162,7 @@ impl SimNode {
                 cache: opt.cache,
                 held: opt.held,
                 extent: opt.extent,
+                changes: opt.changes,
             },
             save: opt.save,
             snapshots: opt.snapshot_slots * (bs + 32),

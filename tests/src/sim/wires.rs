@@ -189,7 +189,8 @@ impl World {
                 }
             }
             Frame::Attach(a) if a.wants_seed && a.seed_from_block > 0 => {
-                self.counters.hit("seed resumed");
+                let what = if a.over.is_some() { "catch-up resumed" } else { "seed resumed" };
+                self.counters.hit(what);
             }
             Frame::Start(s) if s.mode == StartMode::Wait => {
                 self.counters.hit("child ahead of parent")

@@ -421,8 +421,9 @@ impl World {
     fn count_note(&mut self, text: &str) {
         for (part, name) in [
             ("a seed begins", "seed begun"),
+            ("a catch-up begins", "catch-up begun"),
             ("detached:", "detached"),
-            ("larger than the save volume: a seed", "set without data"),
+            ("larger than the save volume: a catch-up", "set without data"),
             ("the stream starts again", "stream started again"),
             ("the parent stopped the stream", "stream stopped by the parent"),
         ] {

@@ -14,6 +14,7 @@
 //! ```
 
 mod adopt;
+mod changes;
 mod commit;
 mod consumers;
 mod desk;
@@ -47,13 +48,16 @@ use crate::snapshots::{PinId, SnapshotStore};
 use crate::units::{BlockCount, BlockSize};
 use crate::view::PinBoard;
 
-pub use consumers::{Attached, Outgoing};
+pub use changes::MIN_CHANGES;
+pub use consumers::{Attached, Outgoing, Seeding};
 pub use desk::{Work, WorkDone};
 pub use intake::IntakeError;
 pub use keep::KeepError;
 pub use recover::{ReadFile, RecoverError};
+pub use seed_out::SeedProgress;
 pub use status::{Played, SetRow, VolumeStatus};
 
+use changes::Changes;
 use commit::Committer;
 use consumers::Consumers;
 use desk::{Desk, Purpose};
@@ -116,6 +120,8 @@ pub struct VolumeConfig {
     pub blocks: BlockCount,
     /// Capacity of the chunk area, in bytes.
     pub save_capacity: u64,
+    /// Bytes of the file that lists which blocks changed in which step, at least [`MIN_CHANGES`].
+    pub changes: u64,
     /// Bytes of recent chunks kept in memory for children near the head.
     pub cache: u64,
     /// Payload bytes of one chunk.
@@ -175,6 +181,13 @@ pub enum Event {
         view: SetNumber,
         /// The extent.
         chunk: Chunk,
+    },
+    /// What a child lacks that attached is known ([`Attached::Planning`]).
+    Planned {
+        /// The child.
+        child: NodeName,
+        /// [`Attached::CatchUp`], or [`Attached::Seed`] if what changed could not be found out.
+        answer: Attached,
     },
     /// A child's seed is complete once it has folded `need`.
     SeedEnd {
@@ -241,8 +254,11 @@ pub struct Volume {
     switch: Switch,
     seed_in: Option<SeedIn>,
     seed_outs: SeedOuts,
+    changes: Changes,
     /// Why no seed can pass through (relay).
     relay_refusal: Option<String>,
+    /// The nodes above do not know which blocks changed (relay).
+    relay_no_catch_up: bool,
     board: Arc<PinBoard>,
     history_table: status::SetTable,
     /// States to be kept once the base reaches them.
@@ -400,10 +416,14 @@ impl Volume {
             Purpose::SeedOutMap { child, session } => {
                 self.seed_out_mapped(&child, session, outcome);
             }
-            Purpose::SeedOutRead { child, session, first } => {
-                self.seed_out_read(&child, session, first, outcome);
+            Purpose::SeedOutRead { child, session, runs } => {
+                self.seed_out_read(&child, session, &runs, outcome);
             }
-            Purpose::Encode { .. }
+            Purpose::ChangesRead { reader, epoch } => {
+                self.changes_read_done(reader, epoch, outcome);
+            }
+            Purpose::ChangesWork { .. }
+            | Purpose::Encode { .. }
             | Purpose::SeedEncode { .. }
             | Purpose::Open { .. }
             | Purpose::SeedOpen => {}
@@ -425,11 +445,18 @@ impl Volume {
                 }
             }
             (
-                Purpose::SeedEncode { child, session, next_block, view },
+                Purpose::SeedEncode { child, session, next_block, blocks, view },
                 WorkDone::Encoded(chunk),
             ) => {
-                self.seed_out_encoded(child, session, next_block, view, chunk);
+                self.seed_out_encoded(child, session, (next_block, blocks), view, chunk);
             }
+            (Purpose::ChangesWork { reader: None, epoch }, WorkDone::Squeezed(done)) => {
+                self.changes_squeezed(epoch, done);
+            }
+            (
+                Purpose::ChangesWork { reader: Some((child, session)), epoch },
+                WorkDone::Changed(found),
+            ) => self.changes_found(&child, session, epoch, found),
             (Purpose::Open { job }, WorkDone::Opened(opened)) => self.merge_opened(job, opened),
             (Purpose::SeedOpen, WorkDone::Opened(opened)) => self.seed_in_opened(opened),
             (p, _) => self.fail(format!("internal: result of the wrong kind for {p:?}")),
@@ -455,6 +482,7 @@ impl Volume {
         self.pump_merge();
         self.pump_seed_outs();
         self.make_room();
+        self.pump_changes();
         self.pump_commit();
     }
 

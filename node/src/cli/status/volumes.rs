@@ -125,6 +125,16 @@ pub(super) fn detail(h: &Held<'_>) -> String {
             v.generation
         ),
     );
+    if v.seed_sent + v.catch_up_sent > 0 {
+        line(
+            "sent",
+            format!(
+                "{} by seeds, {} by catch-ups since the start",
+                approx_size(v.seed_sent),
+                approx_size(v.catch_up_sent)
+            ),
+        );
+    }
     if primary {
         line(
             "modified",

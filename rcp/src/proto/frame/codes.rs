@@ -115,4 +115,7 @@ pub mod stream_error {
     pub const STORAGE: u16 = 7;
     /// The stream was stopped by an operator.
     pub const STOPPED: u16 = 8;
+    /// The blocks that changed are not known: extents of a catch-up cannot be had, those of a seed
+    /// can.
+    pub const NO_CATCH_UP: u16 = 9;
 }
