@@ -93,6 +93,10 @@ pub struct SimNode {
     pub seeding: bool,
     /// It was a catch-up.
     pub catching_up: bool,
+    /// The state over which it asked its parent for a catch-up last.
+    pub over: Option<SetNumber>,
+    /// Blocks that its parent, the primary, may still send of a catch-up that it announced.
+    pub announced: Option<u64>,
     /// The snapshot area was full once: pins may have been broken.
     pub area_full: bool,
     /// Log positions when it was looked at last, to see it wrap.
@@ -146,6 +150,8 @@ impl SimNode {
             readers: Vec::new(),
             seeding: false,
             catching_up: false,
+            over: None,
+            announced: None,
             area_full: false,
             log_head: 0,
             plan: OpenPlan {

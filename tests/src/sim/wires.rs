@@ -92,6 +92,9 @@ impl World {
             }
         };
         self.note_sent(n, &frame);
+        if let Some(to) = self.links.get(&id).map(|l| l.ends[1 - side].node) {
+            self.weigh(n, to, &frame);
+        }
         let at = self.now + self.link_delay();
         if let Some(l) = self.links.get_mut(&id) {
             let at = l.ends[1 - side].push(at, Item::Frame(Box::new(frame), bytes));

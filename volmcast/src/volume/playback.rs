@@ -216,7 +216,7 @@ impl Volume {
         }
         let (came, planned) = self.catch_up_progress().unwrap_or_default();
         let mib = |blocks: u64| {
-            let tenths = (blocks << self.cfg.block_size.shift()) * 10 >> 20;
+            let tenths = ((blocks << self.cfg.block_size.shift()) * 10) >> 20;
             if tenths < 100 {
                 format!("{}.{}", tenths / 10, tenths % 10)
             } else {
