@@ -31,48 +31,55 @@ fn sent(tree: &Tree, node: &str) -> (u64, u64) {
     (v.seed_sent, v.catch_up_sent)
 }
 
-#[test]
-fn a_long_absence_costs_the_blocks_that_changed() {
-    let mut random = Random::seeded("away");
-    let mut plan = Plan::new(&[("p", &["l1", "f1"]), ("f1", &["l2"])]).volume("vol", 64);
+/// A leaf of this tree, away for long, comes back to `p` for the blocks that changed.
+fn comes_back(mut plan: Plan, later: &[&str], leaf: &str, name: &str) {
+    let mut random = Random::seeded(name);
     plan.group().policy.hwm = Some("1 MiB".to_owned());
-    plan.group().forward_only = vec!["f1".to_owned()];
-    let tree = Tree::start(plan.save(SAVE).cut_every(200));
+    // It is seeded first: the volume is filled before it comes.
+    let tree = Tree::start_but(plan.volume("vol", 64).save(SAVE).cut_every(200), later);
     tree.expect(" WARN ");
     let mut all = Writer::new("vol", 2000, 12_000, random.fork());
     let mut few = Writer::new("vol", 100, CHANGED, random.fork());
     all.fill(&tree).unwrap();
     few.fill(&tree).unwrap();
     let cut = tree.cut("vol", false);
-    tree.all_same("vol", cut.set, LONG);
-
-    // One leaf comes back to the primary, the other through a node without content.
-    for (leaf, kept) in [("l1", true), ("l2", false)] {
-        let before = sent(&tree, "p");
-        tree.kill(leaf);
-        overwrite(&tree, &mut few);
-        let newest = tree.volume("p", "vol").unwrap().current_set;
-        tree.up(leaf);
-        tree.reaches(leaf, "vol", newest, LONG);
-        let now = sent(&tree, "p");
-        let (seeds, catch_ups) = (now.0 - before.0, now.1 - before.1);
-        let union = CHANGED * 4096;
-        eprintln!("away: {leaf} came back for {catch_ups} bytes, {union} had changed");
-        assert_eq!(seeds, 0, "{leaf} was seeded:\n{}", tree.log(leaf));
-        assert!(catch_ups > union / 2, "{leaf} came back for {catch_ups} bytes only");
-        assert!(catch_ups * 100 <= union * 105, "{catch_ups} bytes for {union}");
-        let log = tree.log(leaf);
-        assert!(log.contains("a catch-up begins"), "{log}");
-        if kept {
-            let log = tree.log("p");
-            assert!(log.contains("is brought back by"), "{log}");
-        }
+    for n in later {
+        tree.up(n);
     }
-    let cut = tree.cut("vol", false);
+    tree.reaches(leaf, "vol", cut.set, LONG);
+    let before = sent(&tree, "p");
+    assert!(before.0 > 40 * MIB, "a seed of {} bytes", before.0);
+    tree.kill(leaf);
+    overwrite(&tree, &mut few);
+    let newest = tree.volume("p", "vol").unwrap().current_set;
+    tree.up(leaf);
+    tree.reaches(leaf, "vol", newest, LONG);
+    let now = sent(&tree, "p");
+    let (seeds, catch_ups) = (now.0 - before.0, now.1 - before.1);
+    let union = CHANGED * 4096;
+    eprintln!("away: {leaf} came back for {catch_ups} bytes; {union} had changed");
+    assert_eq!(seeds, 0, "{leaf} was seeded:\n{}", tree.log(leaf));
+    assert!(catch_ups > union / 2, "{leaf} came back for {catch_ups} bytes only");
+    assert!(catch_ups * 100 <= union * 105, "{catch_ups} bytes for {union}");
+    let log = tree.log(leaf);
+    assert!(log.contains("a catch-up begins"), "{log}");
+    let cut = tree.cut("vol", true);
     tree.all_same("vol", cut.set, LONG);
-    all.verify("l1", &mut tree.open("l1", "vol").unwrap());
-    few.verify("l2", &mut tree.open("l2", "vol").unwrap());
+    all.verify(leaf, &mut tree.open(leaf, "vol").unwrap());
+    few.verify(leaf, &mut tree.open(leaf, "vol").unwrap());
     tree.quiet();
+}
+
+#[test]
+fn a_long_absence_costs_the_blocks_that_changed() {
+    comes_back(Plan::new(&[("p", &["l1"])]), &["l1"], "l1", "away");
+}
+
+#[test]
+fn so_it_does_below_a_node_without_content() {
+    let mut plan = Plan::new(&[("p", &["f1"]), ("f1", &["l1"])]);
+    plan.group().forward_only = vec!["f1".to_owned()];
+    comes_back(plan, &["f1", "l1"], "l1", "away below");
 }
 
 #[test]
@@ -86,7 +93,7 @@ fn without_the_list_of_changes_a_leaf_is_seeded_and_told_why() {
     let mut few = Writer::new("vol", 100, CHANGED, random.fork());
     few.fill(&tree).unwrap();
     let cut = tree.cut("vol", false);
-    tree.all_same("vol", cut.set, LONG);
+    tree.reaches("l1", "vol", cut.set, LONG);
     tree.kill("l1");
     overwrite(&tree, &mut few);
     let list = tree.volume_folder("p", "vol").join("changes");
@@ -95,7 +102,7 @@ fn without_the_list_of_changes_a_leaf_is_seeded_and_told_why() {
     bytes.fill(0x55);
     std::fs::write(&list, bytes).unwrap();
     tree.up("l1");
-    let cut = tree.cut("vol", false);
+    let cut = tree.cut("vol", true);
     tree.all_same("vol", cut.set, LONG);
     few.verify("l1", &mut tree.open("l1", "vol").unwrap());
     wait_for("the reason to be told", LONG, || {
