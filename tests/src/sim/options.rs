@@ -152,7 +152,7 @@ impl Options {
                 }
             }
         }
-        if seed % 3 == 0 {
+        if seed.is_multiple_of(3) {
             // So small that it is made coarser all the time.
             self.changes = 8 << 10;
         }
