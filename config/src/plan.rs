@@ -7,6 +7,7 @@
 use crate::address::HostPort;
 use crate::suggest;
 use rcp::proto::ids::{GroupName, Label, NodeName};
+use rcp::proto::transport::Hop;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,6 +20,7 @@ pub type RouteTable = BTreeMap<NodeName, Vec<NodeName>>;
 pub struct Topology {
     pub(crate) nodes: BTreeMap<NodeName, NodePlan>,
     pub(crate) groups: BTreeMap<GroupName, GroupPlan>,
+    pub(crate) pki: Option<PathBuf>,
 }
 
 /// One data mover.
@@ -37,7 +39,7 @@ pub struct NodePlan {
     pub nbd: Option<HostPort>,
     /// Bound of everything that the node keeps in memory, in bytes.
     pub memory: u64,
-    /// Listeners beyond loopback are allowed without encryption.
+    /// Listeners beyond loopback are allowed without encryption, and sessions without certificates.
     pub insecure_plaintext: bool,
 }
 
@@ -61,6 +63,12 @@ pub struct GroupPlan {
     pub overrides: BTreeMap<NodeName, Override>,
     /// Members that keep no replica of their own.
     pub forward_only: BTreeSet<NodeName>,
+    /// Nodes outside the group that may feed its members all the same.
+    pub feeders: BTreeSet<NodeName>,
+    /// How hops are crossed that say nothing of their own; the transport is always given.
+    pub hop: Hop,
+    /// What single hops say of their own, by sender and next hop.
+    pub hops: BTreeMap<(NodeName, NodeName), Hop>,
     pub(crate) parents: BTreeMap<NodeName, NodeName>,
 }
 
@@ -163,6 +171,13 @@ impl Topology {
         self.groups.values()
     }
 
+    /// Folder of the certificates, as written: relative to the folder of the topology file, or
+    /// absolute. Without it nothing is encrypted.
+    #[must_use]
+    pub fn pki(&self) -> Option<&Path> {
+        self.pki.as_deref()
+    }
+
     /// A node, if there is one of this name.
     #[must_use]
     pub fn node(&self, name: &NodeName) -> Option<&NodePlan> {
@@ -235,6 +250,13 @@ impl GroupPlan {
     #[must_use]
     pub fn children(&self, node: &NodeName) -> &[NodeName] {
         self.routes.get(node).map_or(&[], Vec::as_slice)
+    }
+
+    /// How one hop is crossed.
+    #[must_use]
+    pub fn hop(&self, from: &NodeName, to: &NodeName) -> Hop {
+        let own = self.hops.get(&(from.clone(), to.clone())).cloned().unwrap_or_default();
+        own.or(&self.hop)
     }
 
     /// Who sends to this node; none for the primary.

@@ -12,6 +12,9 @@ use crate::yaml::{Kind, Text, Tree};
 #[derive(Debug, Default)]
 pub(crate) struct RawTopology {
     pub(crate) version: Option<Text>,
+    pub(crate) pki: Option<Text>,
+    pub(crate) transport: Option<Text>,
+    pub(crate) congestion: Option<Text>,
     pub(crate) nodes: Vec<RawNode>,
     pub(crate) groups: Vec<RawGroup>,
     pub(crate) save: Option<Text>,
@@ -34,12 +37,25 @@ pub(crate) struct RawNode {
 pub(crate) struct RawGroup {
     pub(crate) name: Text,
     pub(crate) primary: Option<Text>,
-    pub(crate) routes: Vec<(Text, Vec<Text>)>,
+    pub(crate) transport: Option<Text>,
+    pub(crate) congestion: Option<Text>,
+    pub(crate) feeders: Vec<Text>,
+    pub(crate) routes: Vec<(Text, Vec<RawHop>)>,
     pub(crate) volumes: Vec<RawVolume>,
     pub(crate) policy: RawPolicy,
     pub(crate) playback: RawPlayback,
     pub(crate) overrides: Vec<(Text, RawPlayback)>,
     pub(crate) forward_only: Vec<Text>,
+}
+
+/// A next hop: a name, or a mapping with the name and how it is reached.
+#[derive(Debug)]
+pub(crate) struct RawHop {
+    pub(crate) node: Text,
+    pub(crate) transport: Option<Text>,
+    pub(crate) congestion: Option<Text>,
+    pub(crate) via: Option<Text>,
+    pub(crate) ca: Option<Text>,
 }
 
 #[derive(Debug)]
@@ -83,11 +99,14 @@ pub(crate) fn read(tree: Tree, report: &mut Report) -> RawTopology {
         tree,
         &at,
         "the topology",
-        &["version", "nodes", "groups", "defaults"],
+        &["version", "pki", "transport", "congestion", "nodes", "groups", "defaults"],
         &["version", "nodes"],
         report,
     );
     let version = top.text("version", report);
+    let pki = top.text("pki", report);
+    let transport = top.text("transport", report);
+    let congestion = top.text("congestion", report);
     let at_nodes = top.place("nodes");
     let nodes = top.map("nodes", report);
     if let (true, true, Some(at)) = (nodes.is_empty(), report.is_empty(), at_nodes) {
@@ -103,6 +122,9 @@ pub(crate) fn read(tree: Tree, report: &mut Report) -> RawTopology {
     let mut defaults = Fields::of(defaults, "`defaults`", known, report);
     RawTopology {
         version,
+        pki,
+        transport,
+        congestion,
         nodes: nodes.into_iter().map(|(name, tree)| node(name, tree, report)).collect(),
         groups: groups.into_iter().map(|(name, tree)| group(name, tree, report)).collect(),
         save: defaults.text("save", report),
@@ -128,8 +150,18 @@ fn node(name: Text, tree: Tree, report: &mut Report) -> RawNode {
 
 fn group(name: Text, tree: Tree, report: &mut Report) -> RawGroup {
     let what = format!("group {}", shown(&name.value));
-    let known =
-        &["primary", "routes", "volumes", "policy", "playback", "overrides", "forward_only"];
+    let known = &[
+        "primary",
+        "transport",
+        "congestion",
+        "feeders",
+        "routes",
+        "volumes",
+        "policy",
+        "playback",
+        "overrides",
+        "forward_only",
+    ];
     let mut f = Fields::new(tree, &name.span, &what, known, &["primary"], report);
     let routes = f.map("routes", report);
     let volumes = f.map("volumes", report);
@@ -138,11 +170,14 @@ fn group(name: Text, tree: Tree, report: &mut Report) -> RawGroup {
     let overrides = f.map("overrides", report);
     RawGroup {
         primary: f.text("primary", report),
+        transport: f.text("transport", report),
+        congestion: f.text("congestion", report),
+        feeders: f.list("feeders", report),
         routes: routes
             .into_iter()
             .map(|(from, tree)| {
                 let owner = format!("the next hops of {} in {what}", shown(&from.value));
-                (from, names(tree, &owner, report))
+                (from, hops(tree, &owner, report))
             })
             .collect(),
         volumes: volumes.into_iter().map(|(label, tree)| volume(label, tree, report)).collect(),
@@ -364,11 +399,58 @@ fn entries(tree: Tree, owner: &str, report: &mut Report) -> Vec<(Text, Tree)> {
     }
 }
 
+/// Next hops: names, or mappings with `node` and how it is reached.
+fn hops(tree: Tree, owner: &str, report: &mut Report) -> Vec<RawHop> {
+    let known = &["node", "transport", "congestion", "via", "ca"];
+    let hop = |t: Tree, report: &mut Report| match t.kind {
+        Kind::Text(value) => Some(RawHop {
+            node: Text { value, span: t.span },
+            transport: None,
+            congestion: None,
+            via: None,
+            ca: None,
+        }),
+        Kind::Map(_) => {
+            let (at, what) = (t.span.clone(), format!("one of {owner}"));
+            let mut f = Fields::new(t, &at, &what, known, &["node"], report);
+            Some(RawHop {
+                node: f.text("node", report)?,
+                transport: f.text("transport", report),
+                congestion: f.text("congestion", report),
+                via: f.text("via", report),
+                ca: f.text("ca", report),
+            })
+        }
+        other => {
+            report.add(|| not_a_name(&t.span, owner, &other));
+            None
+        }
+    };
+    list(tree, owner, report).into_iter().filter_map(|t| hop(t, report)).collect()
+}
+
+fn not_a_name(span: &Span, owner: &str, found: &Kind) -> Problem {
+    let found = name_of(found);
+    Problem::new(span, format!("{owner} must be names; this is {found}")).hint("write [name, name]")
+}
+
 /// A list of names. A single name is refused, with the brackets shown.
 fn names(tree: Tree, owner: &str, report: &mut Report) -> Vec<Text> {
-    let items = match tree.kind {
+    let name = |t: Tree, report: &mut Report| match t.kind {
+        Kind::Text(value) => Some(Text { value, span: t.span }),
+        other => {
+            report.add(|| not_a_name(&t.span, owner, &other));
+            None
+        }
+    };
+    list(tree, owner, report).into_iter().filter_map(|t| name(t, report)).collect()
+}
+
+/// The items of a list that may be empty. A single name is refused, with the brackets shown.
+fn list(tree: Tree, owner: &str, report: &mut Report) -> Vec<Tree> {
+    match tree.kind {
         Kind::List(items) => items,
-        Kind::Null => return Vec::new(),
+        Kind::Null => Vec::new(),
         other => {
             report.add(|| {
                 let found = name_of(&other);
@@ -378,21 +460,9 @@ fn names(tree: Tree, owner: &str, report: &mut Report) -> Vec<Text> {
                 };
                 Problem::new(&tree.span, format!("{owner} must be a list, not {found}")).hint(hint)
             });
-            return Vec::new();
+            Vec::new()
         }
-    };
-    let name = |t: Tree| match t.kind {
-        Kind::Text(value) => Some(Text { value, span: t.span }),
-        other => {
-            report.add(|| {
-                let found = name_of(&other);
-                Problem::new(&t.span, format!("{owner} must be names; this is {found}"))
-                    .hint("write [name, name]")
-            });
-            None
-        }
-    };
-    items.into_iter().filter_map(name).collect()
+    }
 }
 
 fn wrong_shape(key: &Text, tree: &Tree, wanted: &str, what: &str, report: &mut Report) {
@@ -421,6 +491,13 @@ fn example(field: &str) -> String {
     let form = match field {
         "version" => "version: 1",
         "nodes" => "nodes: {cel1-ser1: {listen: \"127.0.0.1:7101\", data: ./cel1-ser1}}",
+        "pki" => "pki: ./pki",
+        "transport" => "transport: tls",
+        "congestion" => "congestion: bbr",
+        "feeders" => "feeders: [cel9-ser1]",
+        "node" => "{node: cel2-ser1, transport: quic}",
+        "via" => "via: \"http://proxy.example:80/rcp\"",
+        "ca" => "ca: ./proxy-ca.pem",
         "groups" => "groups: {g1: {primary: cel1-ser1, routes: {cel1-ser1: [cel2-ser1]}}}",
         "defaults" => "defaults: {save: 1GiB, memory: 256MiB, snapshot_area: 1GiB}",
         "listen" => "listen: \"127.0.0.1:7101\"",

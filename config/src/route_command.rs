@@ -3,15 +3,18 @@
 //! The printed form of the source texts is read too: a leading `cel1-ser2:` says on which data
 //! mover the command runs, the word `rcproute` may follow, and `cellN-serM` means `celN-serM`.
 
+use crate::limits::MAX_PATH;
 use crate::suggest;
 use crate::value::shown;
 use rcp::proto::ids::{GroupName, NodeName};
+use rcp::proto::transport::{Hop, Transport};
 use std::fmt;
 use std::str::FromStr;
 
 /// The three forms, for `--help` and for errors.
 pub const USAGE: &str = "\
-usage: rcproute [NODE:] add group=GROUP nexthop=NODE
+usage: rcproute [NODE:] add group=GROUP nexthop=NODE [transport=tcp|tls|quic]
+                [congestion=cubic|bbr|reno] [via=URL [ca=FILE]]
        rcproute [NODE:] display [group=GROUP]
        rcproute [NODE:] delete [group=GROUP] [nexthop=NODE]";
 
@@ -36,6 +39,8 @@ pub enum RouteAction {
         group: GroupName,
         /// To whom the node shall send.
         next_hop: NodeName,
+        /// How it is reached, where that differs from what the topology says.
+        by: Hop,
     },
     /// List the next hops, of one group or of all.
     Display {
@@ -90,16 +95,18 @@ impl RouteCommand {
         };
         let action = match *verb {
             "add" => {
-                let (group, next_hop) = arguments(verb, rest, &["group", "nexthop"])?;
+                let keys = ["group", "nexthop", "transport", "congestion", "via", "ca"];
+                let found = arguments(verb, rest, &keys)?;
                 RouteAction::Add {
-                    group: group.ok_or_else(|| error("add needs `group=GROUP`"))?,
-                    next_hop: next_hop.ok_or_else(|| error("add needs `nexthop=NODE`"))?,
+                    group: found.group.ok_or_else(|| error("add needs `group=GROUP`"))?,
+                    next_hop: found.next_hop.ok_or_else(|| error("add needs `nexthop=NODE`"))?,
+                    by: way(found.by)?,
                 }
             }
-            "display" => RouteAction::Display { group: arguments(verb, rest, &["group"])?.0 },
+            "display" => RouteAction::Display { group: arguments(verb, rest, &["group"])?.group },
             "delete" => {
-                let (group, next_hop) = arguments(verb, rest, &["group", "nexthop"])?;
-                RouteAction::Delete { group, next_hop }
+                let found = arguments(verb, rest, &["group", "nexthop"])?;
+                RouteAction::Delete { group: found.group, next_hop: found.next_hop }
             }
             other => {
                 let known = ["add", "display", "delete"];
@@ -122,13 +129,32 @@ impl FromStr for RouteCommand {
     }
 }
 
+/// What `key=value` words say.
+#[derive(Default)]
+struct Arguments {
+    group: Option<GroupName>,
+    next_hop: Option<NodeName>,
+    by: Hop,
+}
+
+/// What does not go together in one way.
+fn way(by: Hop) -> Result<Hop, RouteCommandError> {
+    if by.via.is_some() && by.transport == Some(Transport::Quic) {
+        return Err(error("QUIC does not go through an HTTP proxy: write `transport=tls`"));
+    }
+    if by.ca.is_some() && by.via.as_ref().is_none_or(|v| !v.https) {
+        return Err(error("`ca=` is for a proxy that is reached by https: write `via=https://…`"));
+    }
+    Ok(by)
+}
+
 /// The `key=value` words after a verb.
 fn arguments(
     verb: &str,
     words: &[&str],
     keys: &[&'static str],
-) -> Result<(Option<GroupName>, Option<NodeName>), RouteCommandError> {
-    let (mut group, mut next_hop) = (None, None);
+) -> Result<Arguments, RouteCommandError> {
+    let mut found = Arguments::default();
     for word in words {
         let Some((key, value)) = word.split_once('=') else {
             return Err(error(format!(
@@ -141,12 +167,22 @@ fn arguments(
             let hint = suggest::hint(key, keys.iter().copied(), "its keys");
             return Err(error(format!("{verb} has no key {}; {hint}", shown(key))));
         }
-        let twice = if key == "group" {
-            let name = GroupName::new(value)
-                .map_err(|e| error(format!("in {}: {e}{}", shown(word), lower(value))))?;
-            group.replace(name).is_some()
-        } else {
-            next_hop.replace(node_name(value, word)?).is_some()
+        let bad = |e: &dyn fmt::Display| error(format!("in {}: {e}", shown(word)));
+        let by = &mut found.by;
+        let twice = match key {
+            "group" => {
+                let name = GroupName::new(value)
+                    .map_err(|e| error(format!("in {}: {e}{}", shown(word), lower(value))))?;
+                found.group.replace(name).is_some()
+            }
+            "transport" => by.transport.replace(value.parse().map_err(|e| bad(&e))?).is_some(),
+            "congestion" => by.congestion.replace(value.parse().map_err(|e| bad(&e))?).is_some(),
+            "via" => by.via.replace(value.parse().map_err(|e| bad(&e))?).is_some(),
+            "ca" if value.is_empty() || value.len() > MAX_PATH => {
+                return Err(error(format!("in {}: not a path of a file", shown(word))));
+            }
+            "ca" => by.ca.replace(value.to_owned()).is_some(),
+            _ => found.next_hop.replace(node_name(value, word)?).is_some(),
         };
         if twice {
             return Err(error(format!(
@@ -155,7 +191,7 @@ fn arguments(
             )));
         }
     }
-    Ok((group, next_hop))
+    Ok(found)
 }
 
 /// A node name; `cell1-ser2` is read as `cel1-ser2`.
@@ -184,16 +220,19 @@ impl fmt::Display for RouteCommand {
         if let Some(node) = &self.node {
             write!(f, "{node}: ")?;
         }
-        let (verb, group, next_hop) = match &self.action {
-            RouteAction::Add { group, next_hop } => ("add", Some(group), Some(next_hop)),
-            RouteAction::Display { group } => ("display", group.as_ref(), None),
+        let (verb, group, next_hop, by) = match &self.action {
+            RouteAction::Add { group, next_hop, by } => {
+                ("add", Some(group), Some(next_hop), Some(by).filter(|by| !by.is_default()))
+            }
+            RouteAction::Display { group } => ("display", group.as_ref(), None, None),
             RouteAction::Delete { group, next_hop } => {
-                ("delete", group.as_ref(), next_hop.as_ref())
+                ("delete", group.as_ref(), next_hop.as_ref(), None)
             }
         };
         write!(f, "rcproute {verb}")?;
         group.map_or(Ok(()), |g| write!(f, " group={g}"))?;
-        next_hop.map_or(Ok(()), |n| write!(f, " nexthop={n}"))
+        next_hop.map_or(Ok(()), |n| write!(f, " nexthop={n}"))?;
+        by.map_or(Ok(()), |by| write!(f, " {by}"))
     }
 }
 
@@ -214,6 +253,7 @@ mod tests {
             let expected = RouteAction::Add {
                 group: GroupName::new("g1").expect("group"),
                 next_hop: NodeName::new(hop).expect("node"),
+                by: Hop::default(),
             };
             assert_eq!(c.action, expected);
         }
@@ -245,6 +285,15 @@ mod tests {
             ("add group=g1", "add needs `nexthop=NODE`"),
             ("add nexthop=n", "add needs `group=GROUP`"),
             ("add g1 n", "`g1` is not `key=value`; add takes group= and nexthop="),
+            ("add group=g nexthop=n transport=udp", "no transport: tcp, tls or quic"),
+            ("add group=g nexthop=n transport=tls transport=tls", "`transport=` is written twice"),
+            ("add group=g nexthop=n congestion=fast", "cubic, bbr or reno"),
+            ("add group=g nexthop=n via=proxy", "write http://HOST:PORT/rcp"),
+            ("add group=g nexthop=n via=http://p/ transport=quic", "write `transport=tls`"),
+            ("add group=g nexthop=n via=http://p/ ca=x", "reached by https"),
+            ("add group=g nexthop=n ca=", "not a path"),
+            ("add group=g nexthop=n connections=4", "add has no key `connections`"),
+            ("delete group=g transport=tls", "delete has no key `transport`"),
             ("add group=g1 nexthob=n", "did you mean `nexthop`?"),
             ("display nexthop=n", "display has no key `nexthop`"),
             ("display --json", "`--json` is not `key=value`; display takes group="),
@@ -264,7 +313,7 @@ mod tests {
         #[test]
         fn no_line_panics_and_good_ones_print_back(
             before in "(cell?1-ser2: )?(rcproute )?",
-            after in "(add|display|delete|.)( group=[a-z]{1,3})?( nexthop=[a-z1-9-]{1,9})?.?",
+            after in "(add|display|delete|.)( group=[a-z]{1,3})?( nexthop=[a-z1-9-]{1,9})?( transport=(tls|quic|x))?( via=https?://[a-z:1]{1,5})?.?",
         ) {
             let line = before + &after;
             if let Ok(c) = line.parse::<RouteCommand>() {

@@ -19,6 +19,12 @@ use std::collections::BTreeMap;
 #[allow(missing_docs)] // the names are those of docs/topology.md
 pub struct TopologySpec {
     pub version: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pki: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transport: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub congestion: Option<String>,
     #[serde(skip_serializing_if = "DefaultsSpec::is_empty", serialize_with = "yaml::flow_map")]
     pub defaults: DefaultsSpec,
     pub nodes: BTreeMap<String, NodeSpec>,
@@ -59,11 +65,17 @@ pub struct NodeSpec {
 #[allow(missing_docs)]
 pub struct GroupSpec {
     pub primary: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transport: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub congestion: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "yaml::flow_list")]
+    pub feeders: Vec<String>,
     #[serde(
         skip_serializing_if = "BTreeMap::is_empty",
         serialize_with = "yaml::map_of_flow_lists"
     )]
-    pub routes: BTreeMap<String, Vec<String>>,
+    pub routes: BTreeMap<String, Vec<HopSpec>>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub volumes: BTreeMap<String, VolumeSpec>,
     #[serde(skip_serializing_if = "PolicySpec::is_empty", serialize_with = "yaml::flow_map")]
@@ -74,6 +86,45 @@ pub struct GroupSpec {
     pub overrides: BTreeMap<String, PlaybackSpec>,
     #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "yaml::flow_list")]
     pub forward_only: Vec<String>,
+}
+
+/// A next hop of a file: its name, or a mapping where it says more.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct HopSpec {
+    pub node: String,
+    pub transport: Option<String>,
+    pub congestion: Option<String>,
+    pub via: Option<String>,
+    pub ca: Option<String>,
+}
+
+impl From<&str> for HopSpec {
+    fn from(node: &str) -> Self {
+        Self { node: node.to_owned(), ..Self::default() }
+    }
+}
+
+impl From<String> for HopSpec {
+    fn from(node: String) -> Self {
+        Self { node, ..Self::default() }
+    }
+}
+
+impl Serialize for HopSpec {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let said = [
+            ("transport", &self.transport),
+            ("congestion", &self.congestion),
+            ("via", &self.via),
+            ("ca", &self.ca),
+        ];
+        let said = said.into_iter().filter_map(|(k, v)| Some((k, v.as_ref()?)));
+        if said.clone().next().is_none() {
+            return serializer.serialize_str(&self.node);
+        }
+        serializer.collect_map(std::iter::once(("node", &self.node)).chain(said))
+    }
 }
 
 /// One volume of a file.
@@ -127,6 +178,9 @@ impl Default for TopologySpec {
     fn default() -> Self {
         Self {
             version: VERSION,
+            pki: None,
+            transport: None,
+            congestion: None,
             defaults: DefaultsSpec::default(),
             nodes: BTreeMap::new(),
             groups: BTreeMap::new(),
@@ -176,6 +230,7 @@ impl Topology {
     #[must_use]
     pub fn to_spec(&self) -> TopologySpec {
         TopologySpec {
+            pki: self.pki.as_ref().map(|p| p.to_string_lossy().into_owned()),
             nodes: self.nodes().map(|n| (n.name.to_string(), node(n))).collect(),
             groups: self.groups().map(|g| (g.name.to_string(), group(g))).collect(),
             ..TopologySpec::default()
@@ -203,10 +258,26 @@ fn node(n: &NodePlan) -> NodeSpec {
 }
 
 fn group(g: &GroupPlan) -> GroupSpec {
-    let names = |list: &[NodeName]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let hop = |from: &NodeName, to: &NodeName| {
+        let own = g.hops.get(&(from.clone(), to.clone())).cloned().unwrap_or_default();
+        HopSpec {
+            node: to.to_string(),
+            transport: own.transport.map(|t| t.to_string()),
+            congestion: own.congestion.map(|c| c.to_string()),
+            via: own.via.map(|v| v.to_string()),
+            ca: own.ca,
+        }
+    };
     GroupSpec {
         primary: g.primary.to_string(),
-        routes: g.routes.iter().map(|(n, hops)| (n.to_string(), names(hops))).collect(),
+        transport: g.hop.transport.map(|t| t.to_string()),
+        congestion: g.hop.congestion.map(|c| c.to_string()),
+        feeders: g.feeders.iter().map(ToString::to_string).collect(),
+        routes: g
+            .routes
+            .iter()
+            .map(|(n, hops)| (n.to_string(), hops.iter().map(|h| hop(n, h)).collect()))
+            .collect(),
         volumes: g.volumes.iter().map(|v| (v.label.to_string(), volume(v))).collect(),
         policy: PolicySpec {
             hwm: Some(format_size(g.policy.hwm)),

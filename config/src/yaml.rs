@@ -351,8 +351,8 @@ pub(crate) fn flow_list<S: serde::Serializer>(
 }
 
 /// `serialize_with`: a mapping whose values are lists or mappings on one line each.
-pub(crate) fn map_of_flow_lists<S: serde::Serializer>(
-    value: &std::collections::BTreeMap<String, Vec<String>>,
+pub(crate) fn map_of_flow_lists<T: serde::Serialize, S: serde::Serializer>(
+    value: &std::collections::BTreeMap<String, Vec<T>>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     serializer.collect_map(value.iter().map(|(k, v)| (k, serde_yaml::FlowSeq(v))))

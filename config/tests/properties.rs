@@ -1,7 +1,7 @@
 //! What holds for every topology and every text: canonical text compiles to the same topology,
 //! trees are trees, differences turn round, and nothing panics.
 
-use config::spec::{GroupSpec, NodeSpec, PlaybackSpec, PolicySpec, VolumeSpec};
+use config::spec::{GroupSpec, HopSpec, NodeSpec, PlaybackSpec, PolicySpec, VolumeSpec};
 use config::{NodeDiff, Role, Topology, TopologySpec};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -36,9 +36,20 @@ fn specs() -> impl Strategy<Value = TopologySpec> {
                 };
                 spec.nodes.insert(name(i), node);
             }
-            let mut routes: BTreeMap<String, Vec<String>> = BTreeMap::new();
+            let mut routes: BTreeMap<String, Vec<HopSpec>> = BTreeMap::new();
             for (i, parent) in parents.iter().enumerate() {
-                routes.entry(name(parent.index(i + 1))).or_default().push(name(i + 1));
+                let mut hop = HopSpec::from(name(i + 1));
+                // With certificates, some hops say how they are crossed.
+                if persistent {
+                    hop.transport =
+                        [None, Some("tcp"), Some("tls"), Some("quic")][i % 4].map(str::to_owned);
+                    hop.congestion = (i % 3 == 1).then(|| "bbr".to_owned());
+                    if i % 8 == 2 {
+                        hop.via = Some("https://[::1]:8443/rcp".to_owned());
+                        hop.ca = Some("./ca: of 'the' proxy.pem".to_owned());
+                    }
+                }
+                routes.entry(name(parent.index(i + 1))).or_default().push(hop);
             }
             let forward_only: Vec<_> =
                 routes.keys().filter(|n| **n != name(0)).take(2).cloned().collect();
@@ -71,9 +82,12 @@ fn specs() -> impl Strategy<Value = TopologySpec> {
                 },
                 routes,
                 forward_only,
+                transport: (timeout % 3 == 0).then(|| "tcp".to_owned()),
+                feeders: if timeout % 2 == 0 { vec![name(0)] } else { Vec::new() },
                 ..GroupSpec::default()
             };
             spec.groups.insert("g1".to_owned(), group);
+            spec.pki = persistent.then(|| "./pki".to_owned());
             spec
         },
     )
@@ -202,7 +216,7 @@ fn deep_nesting_and_long_chains_end() {
         let listen = format!("127.0.0.1:{}", 1000 + i);
         spec.nodes.insert(name(i), NodeSpec { listen, data: name(i), ..NodeSpec::default() });
         if i > 0 {
-            routes.insert(name(i - 1), vec![name(i)]);
+            routes.insert(name(i - 1), vec![HopSpec::from(name(i))]);
         }
     }
     let group = GroupSpec { primary: name(0), routes, ..GroupSpec::default() };
@@ -210,7 +224,7 @@ fn deep_nesting_and_long_chains_end() {
     let t = spec.compile("chain").unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(t.groups().map(|g| g.members().len()).sum::<usize>(), count);
     let mut ring = group;
-    ring.routes.insert(name(count - 1), vec![name(1)]);
+    ring.routes.insert(name(count - 1), vec![name(1).into()]);
     spec.groups.insert("g".to_owned(), ring);
     let e = spec.compile("ring").expect_err("a loop");
     assert!(e.plain().contains("form a loop: n0001 → n0002"), "{e}");

@@ -8,6 +8,7 @@ use forwarder::limits::MAX_NEXT_HOPS;
 use forwarder::table::{AddContext, ChangeKind, Line, RouteError, StoredError, Table};
 use proptest::prelude::*;
 use rcp::proto::ids::NodeName;
+use rcp::proto::transport::{Congestion, Hop, Transport};
 use support::{g, line, n, ns};
 
 /// A table with these next hops in group `g1`.
@@ -335,9 +336,13 @@ fn seal(image: &mut [u8]) {
 #[test]
 fn a_later_version_is_named() {
     let mut image = golden().encode();
+    image[8] = 3;
+    seal(&mut image);
+    assert_eq!(Table::decode(&image), Err(StoredError::Version(3)));
+    // And one that claims to say how next hops are reached, and does not.
     image[8] = 2;
     seal(&mut image);
-    assert_eq!(Table::decode(&image), Err(StoredError::Version(2)));
+    assert!(matches!(Table::decode(&image), Err(StoredError::Rule(_))));
 }
 
 /// The golden image with some bytes of its lines replaced, under right checksums.
@@ -374,6 +379,46 @@ fn every_rule_of_the_lines_holds() {
     }
 }
 
+fn by(words: (u8, u8, &str, &str)) -> Hop {
+    Hop {
+        transport: Transport::from_number(words.0),
+        congestion: Congestion::from_number(words.1),
+        via: words.2.parse().ok(),
+        ca: (!words.3.is_empty()).then(|| words.3.to_owned()),
+    }
+}
+
+#[test]
+fn how_next_hops_are_reached_is_stored_and_comes_back_with_them() {
+    let groups = [g("g1")];
+    let nodes = [n("b"), n("c"), n("d")];
+    let ctx = AddContext { groups: &groups, nodes: &nodes, ..AddContext::default() };
+    let mut t = Table::new(n("a"));
+    t.add(&groups[0], &nodes[0], &ctx).expect("b");
+    assert_eq!(t.encode()[8], 1, "a table without ways is written as ever");
+    let quic = by((3, 2, "", ""));
+    let proxied = by((0, 0, "https://[::1]:8443/rcp", "/etc/ca.pem"));
+    t.add_by(&groups[0], &nodes[1], quic.clone(), &ctx).expect("c");
+    t.add_by(&groups[0], &nodes[2], proxied.clone(), &ctx).expect("d");
+    let image = t.encode();
+    assert_eq!(image[8], 2);
+    assert_eq!(image[32..], hex(WAYS), "the bytes of version 2 never change");
+    let mut back = Table::decode(&image).expect("sound");
+    assert_eq!(back, t);
+    let ways = [&nodes[0], &nodes[1], &nodes[2]].map(|h| back.hop(&groups[0], h));
+    assert_eq!(ways, [Hop::default(), quic.clone(), proxied]);
+    let gone = back.delete(None, Some(&nodes[1])).expect("there");
+    assert!(back.hop(&groups[0], &nodes[1]).is_default());
+    for change in gone.iter().rev() {
+        back.apply(&change.inverse()).expect("turned round");
+    }
+    assert_eq!(back.hop(&groups[0], &nodes[1]), quic);
+}
+
+/// The lines in hexadecimal, made by hand.
+const WAYS: &str = "016101000267310300016201630164020001630302000000000164000016\
+     0068747470733a2f2f5b3a3a315d3a383434332f7263700b002f6574632f63612e70656d0000";
+
 fn name_in() -> impl Strategy<Value = String> {
     "[a-d][0-9]?"
 }
@@ -382,9 +427,15 @@ prop_compose! {
     fn any_table()(
         plan in prop::collection::btree_map(name_in(), prop::collection::btree_set(name_in(), 1..5), 0..4),
         below in prop::collection::vec((name_in(), prop::collection::vec(name_in(), 0..4)), 0..8),
+        ways in any::<bool>(),
     ) -> Table {
         let plan = plan.into_iter().map(|(group, hops)| (g(&group), hops.iter().map(|h| n(h)).collect())).collect();
-        let mut t = Table::from_plan(n("me"), &plan).expect("sound");
+        let mut t = Table::from_plan_by(n("me"), &plan, &|_, hop| match hop.as_str().as_bytes() {
+            [b'a', ..] if ways => by((3, 1, "", "")),
+            [b'b', ..] if ways => by((2, 0, "http://proxy:80/rcp", "")),
+            _ => Hop::default(),
+        })
+        .expect("sound");
         let lines: Vec<Line> = below.iter().map(|(x, hops)| (n(x), hops.iter().map(|h| n(h)).collect())).collect();
         let groups: Vec<_> = t.groups().cloned().collect();
         for group in groups {

@@ -6,6 +6,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
+use rcp::proto::transport::Hop;
 use serde::{Deserialize, Serialize};
 
 /// An answer that comes later.
@@ -64,10 +65,45 @@ pub struct NodeStatus {
     pub listen: String,
     /// NBD URIs, without the export name.
     pub nbd: Vec<String>,
+    /// Certificates, plain text, and who was turned away.
+    #[serde(default)]
+    pub security: SecurityStatus,
     /// Groups it is in.
     pub groups: Vec<GroupStatus>,
     /// Volumes it holds or forwards.
     pub volumes: Vec<VolumeInfo>,
+}
+
+/// How a node proves who it is, and whom it turned away.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SecurityStatus {
+    /// It has certificates; hops may be encrypted.
+    pub proven: bool,
+    /// Until when its own certificate is valid, in microseconds since 1970.
+    pub certificate_until_us: Option<u64>,
+    /// Sessions without certificates are taken from anywhere: `insecure_plaintext`.
+    pub plaintext: bool,
+    /// Why certificates on disk are not the ones in use, in words.
+    pub problem: Option<String>,
+    /// Peers turned away lately.
+    pub strangers: Vec<Stranger>,
+}
+
+/// A peer that was turned away.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Stranger {
+    /// Its address, without the port.
+    pub from: String,
+    /// The name it claimed; empty if it did not say.
+    pub claims: String,
+    /// The kind of reason, for programs.
+    pub kind: String,
+    /// Why, in words.
+    pub why: String,
+    /// How often.
+    pub times: u64,
+    /// When last.
+    pub last_us: u64,
 }
 
 /// One group as this node sees it.
@@ -106,6 +142,9 @@ pub struct LinkStatus {
     pub bytes: u64,
     /// How often the session was set up.
     pub sessions: u64,
+    /// What carries it: `tcp`, `tls`, `quic`, with the proxy it goes through.
+    #[serde(default)]
+    pub transport: String,
 }
 
 /// One volume on this node.
@@ -297,6 +336,65 @@ pub struct RouteEntry {
     pub node: String,
     /// Its next hops.
     pub next_hops: Vec<String>,
+    /// How next hops are reached that say something of their own: `transport=quic`.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub ways: std::collections::BTreeMap<String, String>,
+}
+
+/// How a next hop is reached; what is not given is as the topology says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouteWay {
+    /// `tcp`, `tls` or `quic`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transport: Option<String>,
+    /// `cubic`, `bbr` or `reno`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub congestion: Option<String>,
+    /// URL of the HTTP proxy it goes through.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<String>,
+    /// File with the CA of that proxy, on the node's machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<String>,
+}
+
+impl RouteWay {
+    /// Nothing is given.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// In values.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub fn hop(&self) -> Result<Hop, String> {
+        fn read<T: std::str::FromStr>(text: Option<&String>) -> Result<Option<T>, String>
+        where
+            T::Err: std::fmt::Display,
+        {
+            text.map(|t| t.parse().map_err(|e: T::Err| e.to_string())).transpose()
+        }
+        Ok(Hop {
+            transport: read(self.transport.as_ref())?,
+            congestion: read(self.congestion.as_ref())?,
+            via: read(self.via.as_ref())?,
+            ca: self.ca.clone().filter(|c| !c.is_empty() && c.len() <= config::limits::MAX_PATH),
+        })
+    }
+}
+
+impl From<&Hop> for RouteWay {
+    fn from(hop: &Hop) -> Self {
+        Self {
+            transport: hop.transport.map(|t| t.to_string()),
+            congestion: hop.congestion.map(|c| c.to_string()),
+            via: hop.via.as_ref().map(ToString::to_string),
+            ca: hop.ca.clone(),
+        }
+    }
 }
 
 /// The routing table of a node.
@@ -364,7 +462,12 @@ pub trait NodeApi: Send + Sync + 'static {
     /// The routing table, of one group if named.
     fn routes<'a>(&'a self, group: Option<&'a str>) -> Answer<'a, RouteTable>;
     /// Adds a next hop: probed, stored and live when this returns.
-    fn route_add<'a>(&'a self, group: &'a str, next_hop: &'a str) -> Answer<'a, RouteTable>;
+    fn route_add<'a>(
+        &'a self,
+        group: &'a str,
+        next_hop: &'a str,
+        by: &'a RouteWay,
+    ) -> Answer<'a, RouteTable>;
     /// Removes one next hop, or all of a group, or all.
     fn route_delete<'a>(
         &'a self,

@@ -28,6 +28,8 @@ pub struct NodeProcess {
 #[derive(Debug)]
 pub struct Fleet {
     topology: PathBuf,
+    /// The nodes have certificates: the shared port speaks HTTPS.
+    pub secured: bool,
     /// The nodes, by name.
     pub nodes: Vec<NodeProcess>,
 }
@@ -51,7 +53,7 @@ impl Fleet {
                 child: None,
             })
             .collect();
-        Ok(Self { topology, nodes })
+        Ok(Self { topology, secured: t.pki().is_some(), nodes })
     }
 
     /// Position of a node in [`Fleet::nodes`].

@@ -2,7 +2,10 @@
 //!
 //! Per volume: recent chunks ([`CACHE_BYTES`]), copies kept for a draining set ([`HELD_BYTES`]), and
 //! what is in flight between machine and disk (a few chunks). Per connection: [`QUEUE_BYTES`] of
-//! frames that wait for the socket (shared with the cache where they are the same chunks).
+//! frames that wait for the socket (shared with the cache where they are the same chunks). For all
+//! volumes together: chunks read back from save volumes for children that are behind, one part in
+//! [`READBACK_SHARE`] of the node's `memory`, beyond which each child still has one read of its own;
+//! and the buffers that `volmcast::storage` uses again and again (28 MiB).
 
 use std::time::Duration;
 
@@ -12,6 +15,10 @@ pub const CHUNK_BYTES: u64 = 1 << 20;
 pub const WINDOW_BYTES: u64 = 8 << 20;
 /// Recent chunks of one volume kept in memory for children near the head.
 pub const CACHE_BYTES: u64 = 8 << 20;
+/// Chunks of one volume that were read back from its save volume, kept for the children.
+pub const READBACK_BYTES: u64 = 16 << 20;
+/// The part of a node's memory that all volumes may use for such chunks: one in so many.
+pub const READBACK_SHARE: u64 = 4;
 /// Copies that writers keep for a draining set.
 pub const HELD_BYTES: u64 = 8 << 20;
 /// Frames that wait for one connection's socket.
@@ -24,6 +31,14 @@ pub const MAX_CONNECTIONS: usize = 1024;
 pub const MAX_CLASSIFYING: usize = 256;
 /// Time for the headers of a request whose first line came so late that none is left.
 pub const MIN_HEADER_READ: Duration = Duration::from_millis(500);
+/// QUIC handshakes under way at once; beyond half of them, peers have to show their address first.
+pub const MAX_HANDSHAKES: usize = 256;
+/// After a write failed, the reader has this long to find what the peer said.
+pub const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How often certificates on disk are looked at.
+pub const PKI_POLL: Duration = Duration::from_secs(2);
+/// How often the certificates of running sessions are judged again.
+pub const PKI_JUDGE: Duration = Duration::from_secs(30);
 /// Inputs that wait for the core.
 pub const CORE_QUEUE: usize = 4096;
 /// Frames that wait for one connection's writer.

@@ -15,8 +15,19 @@ fn without_the_feature_net_there_is_no_runtime_and_no_transport() {
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let tree = String::from_utf8_lossy(&out.stdout);
     assert!(tree.contains("crc32c "), "{tree}");
-    for crate_name in ["tokio", "quinn", "quinn-proto", "rustls", "socket2", "mio", "rand", "hyper"]
-    {
+    for crate_name in [
+        "tokio",
+        "quinn",
+        "quinn-proto",
+        "rustls",
+        "tokio-rustls",
+        "arc-swap",
+        "x509-parser",
+        "socket2",
+        "mio",
+        "rand",
+        "hyper",
+    ] {
         let used = tree.lines().any(|l| l.split(' ').next() == Some(crate_name));
         assert!(!used, "{crate_name} in the tree of rcp without features:\n{tree}");
     }

@@ -30,6 +30,10 @@ mod restart;
 mod routes;
 #[path = "e2e/stopped.rs"]
 mod stopped;
+#[path = "e2e/strangers.rs"]
+mod strangers;
+#[path = "e2e/transports.rs"]
+mod transports;
 #[path = "e2e/tree.rs"]
 mod tree;
 #[path = "e2e/wrong.rs"]

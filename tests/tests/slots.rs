@@ -45,12 +45,20 @@ fn plan() -> OpenPlan {
         playback: PlaybackPolicy { hwm: 0, timeout: Duration::ZERO },
         compression: Compression::WherePays,
         import: false,
+        budget: volmcast::save::Budget::new(1 << 20),
     }
 }
 
 fn tuning() -> Tuning {
     let extent = ExtentSize::from_shift(20).unwrap();
-    Tuning { chunk_bytes: 2048, window: 1 << 20, cache: 1 << 20, held: 1 << 16, extent }
+    Tuning {
+        chunk_bytes: 2048,
+        window: 1 << 20,
+        cache: 1 << 20,
+        readback: 1 << 20,
+        held: 1 << 16,
+        extent,
+    }
 }
 
 fn start(disk: &SharedDisk) -> Machine {

@@ -4,6 +4,7 @@
 //! one error. `nodes` checks data movers and their addresses, `volumes` sizes and policies,
 //! `routes` the tree.
 
+mod hops;
 mod nodes;
 mod routes;
 mod values;
@@ -11,7 +12,7 @@ mod volumes;
 
 use crate::diagnostics::{Diagnostics, Problem, Report};
 use crate::limits;
-use crate::plan::{GroupPlan, Topology};
+use crate::plan::{GroupPlan, NodePlan, Topology};
 use crate::raw::{self, RawGroup, RawTopology};
 use crate::suggest;
 use crate::units::{approx_size, format_size};
@@ -55,7 +56,11 @@ impl Topology {
 fn check(raw: RawTopology, report: &mut Report) -> Topology {
     version(raw.version.as_ref(), report);
     let defaults = Defaults::read(&raw, report);
-    let (names, nodes) = nodes::check(&raw.nodes, defaults.memory, report);
+    let top = hops::top(&raw, report);
+    hops::names(&raw, report);
+    let proven = raw.pki.is_some();
+    let (names, nodes) = nodes::check(&raw.nodes, defaults.memory, proven, report);
+    let scene = Scene { names: &names, nodes: &nodes, top: &top, proven };
     let mut labels = BTreeMap::new();
     let mut groups = BTreeMap::new();
     for raw in &raw.groups {
@@ -63,12 +68,21 @@ fn check(raw: RawTopology, report: &mut Report) -> Topology {
         if name.is_err() {
             report.add(|| bad_name(&raw.name, "group"));
         }
-        let plan = group(raw, name.ok(), &names, &defaults, &mut labels, report);
+        let plan = group(raw, name.ok(), &scene, &defaults, &mut labels, report);
         if let Some(plan) = plan {
             groups.insert(plan.name.clone(), plan);
         }
     }
-    Topology { nodes, groups }
+    Topology { nodes, groups, pki: top.pki }
+}
+
+/// What a group is read against.
+struct Scene<'a> {
+    names: &'a Names,
+    nodes: &'a BTreeMap<NodeName, NodePlan>,
+    top: &'a hops::Top,
+    /// There are certificates.
+    proven: bool,
 }
 
 fn version(version: Option<&Text>, report: &mut Report) {
@@ -88,17 +102,19 @@ fn version(version: Option<&Text>, report: &mut Report) {
 fn group<'f>(
     raw: &'f RawGroup,
     name: Option<GroupName>,
-    names: &Names,
+    scene: &Scene<'_>,
     defaults: &Defaults,
     labels: &mut BTreeMap<Label, &'f Text>,
     report: &mut Report,
 ) -> Option<GroupPlan> {
     let title = shown(&raw.name.value);
+    let names = scene.names;
     let primary = raw
         .primary
         .as_ref()
         .and_then(|text| names.resolve(text, &format!("the primary of group {title}"), report));
     let tree = routes::check(raw, &title, primary.as_ref(), names, report);
+    let hops = hops::group(raw, &title, scene, &tree, report);
     let members = Members { group: &title, names, tree: &tree };
     let volumes = volumes::volumes(raw, primary.as_ref(), &members, defaults, labels, report);
     let policy = volumes::policy(&raw.policy, &title, report);
@@ -109,6 +125,9 @@ fn group<'f>(
         name: name?,
         primary: primary?,
         routes: tree.routes,
+        hop: hops.group,
+        hops: hops.own,
+        feeders: hops.feeders,
         parents: tree.parents,
         volumes,
         policy,

@@ -21,6 +21,7 @@ use std::path::{Component, Path, PathBuf};
 pub(super) fn check(
     raw: &[RawNode],
     memory: u64,
+    proven: bool,
     report: &mut Report,
 ) -> (Names, BTreeMap<NodeName, NodePlan>) {
     let mut names = Names { known: BTreeSet::new(), broken: BTreeSet::new(), none: raw.is_empty() };
@@ -33,7 +34,7 @@ pub(super) fn check(
             continue;
         };
         names.known.insert(name.clone());
-        if let Some(plan) = check_one(node, name.clone(), memory, &mut taken, report) {
+        if let Some(plan) = check_one(node, name.clone(), memory, proven, &mut taken, report) {
             plans.insert(name, plan);
         }
     }
@@ -44,6 +45,7 @@ fn check_one<'f>(
     raw: &'f RawNode,
     name: NodeName,
     memory: u64,
+    proven: bool,
     taken: &mut Taken<'f>,
     report: &mut Report,
 ) -> Option<NodePlan> {
@@ -59,9 +61,9 @@ fn check_one<'f>(
     for (found, which) in [(&listen, "listen"), (&nbd, "nbd")] {
         if let Some((addr, text)) = found
             && !addr.is_loopback()
-            && !may_listen
+            && !(may_listen || (proven && which == "listen"))
         {
-            report.add(|| exposed(&name, addr, text, which));
+            report.add(|| exposed(&name, addr, text, which, proven));
         }
     }
     let dialled = match (dialled, &listen, &raw.address) {
@@ -129,8 +131,12 @@ fn address<'f>(
     }
 }
 
-fn exposed(name: &NodeName, addr: &HostPort, text: &Text, field: &str) -> Problem {
+fn exposed(name: &NodeName, addr: &HostPort, text: &Text, field: &str, proven: bool) -> Problem {
     let loopback = format!("127.0.0.1:{}", addr.port());
+    let certificates = match (field, proven) {
+        ("listen", false) => ", or give all nodes certificates with `pki`",
+        _ => "",
+    };
     Problem::new(
         &text.span,
         format!("`{name}` would offer `{field}` on {addr} to other machines without encryption"),
@@ -138,7 +144,7 @@ fn exposed(name: &NodeName, addr: &HostPort, text: &Text, field: &str) -> Proble
     .label("not a loopback address")
     .hint(format!(
         "write `{field}: \"{loopback}\"`, or, if the network is trusted, add \
-         `insecure_plaintext: true` to `{name}`"
+         `insecure_plaintext: true` to `{name}`{certificates}"
     ))
 }
 

@@ -96,13 +96,13 @@ impl<'f> Graph<'f> {
                 complete = false;
                 // its next hops are checked for typing errors all the same
                 for hop in hops {
-                    names.resolve(hop, &place, report);
+                    names.resolve(&hop.node, &place, report);
                 }
                 continue;
             };
             let sender = self.add(sender, &from.span);
             let mut listed: HashMap<usize, &Span> = HashMap::new();
-            for hop in hops {
+            for hop in hops.iter().map(|h| &h.node) {
                 let Some(node) = names.resolve(hop, &place, report) else {
                     complete = false;
                     continue;

@@ -19,6 +19,7 @@ pub use stored::StoredError;
 use std::collections::{BTreeMap, BTreeSet};
 
 use rcp::proto::ids::{GroupName, NodeName};
+use rcp::proto::transport::Hop;
 
 use crate::limits::{MAX_GROUPS, MAX_NAMES_BELOW, MAX_NAMES_BELOW_TOTAL, MAX_NEXT_HOPS};
 use crate::near::nearest;
@@ -58,6 +59,7 @@ pub struct Change {
     group: GroupName,
     next_hop: NodeName,
     at: usize,
+    hop: Hop,
     onward: Onward,
 }
 
@@ -97,6 +99,8 @@ impl Change {
 struct Routes {
     /// Never empty in a table.
     own: Vec<NodeName>,
+    /// How next hops are reached that say something of their own; every key is in `own`.
+    hops: BTreeMap<NodeName, Hop>,
     /// By child; every key is in `own`.
     below: BTreeMap<NodeName, Onward>,
 }
@@ -130,12 +134,24 @@ impl Table {
         node: NodeName,
         planned: &BTreeMap<GroupName, Vec<NodeName>>,
     ) -> Result<Self, RouteError> {
+        Self::from_plan_by(node, planned, &|_, _| Hop::default())
+    }
+
+    /// [`Table::from_plan`], with how each next hop is reached.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn from_plan_by(
+        node: NodeName,
+        planned: &BTreeMap<GroupName, Vec<NodeName>>,
+        hop_of: &dyn Fn(&GroupName, &NodeName) -> Hop,
+    ) -> Result<Self, RouteError> {
         let mut table = Self::new(node);
         let groups: Vec<GroupName> = planned.keys().cloned().collect();
         for (group, hops) in planned {
             for hop in hops {
                 let ctx = AddContext { groups: &groups, nodes: hops, ..AddContext::default() };
-                table.add(group, hop, &ctx)?;
+                table.add_by(group, hop, hop_of(group, hop), &ctx)?;
             }
         }
         Ok(table)
@@ -166,6 +182,12 @@ impl Table {
         self.routes(group).map(|r| r.own.as_slice())
     }
 
+    /// How a next hop is reached, where that differs from what the group says.
+    #[must_use]
+    pub fn hop(&self, group: &GroupName, next_hop: &NodeName) -> Hop {
+        self.groups.get(group).and_then(|r| r.hops.get(next_hop)).cloned().unwrap_or_default()
+    }
+
     /// The next hops of a node below, as its side of the tree reported them; this is where a bypass
     /// of a dead child looks (FWD-06). Empty if nothing is known.
     #[must_use]
@@ -187,12 +209,27 @@ impl Table {
         next_hop: &NodeName,
         ctx: &AddContext<'_>,
     ) -> Result<Change, RouteError> {
+        self.add_by(group, next_hop, Hop::default(), ctx)
+    }
+
+    /// Adds a next hop that is reached in a way of its own.
+    ///
+    /// # Errors
+    /// As [`Table::check_add`]; the table is then as before.
+    pub fn add_by(
+        &mut self,
+        group: &GroupName,
+        next_hop: &NodeName,
+        hop: Hop,
+        ctx: &AddContext<'_>,
+    ) -> Result<Change, RouteError> {
         self.check_add(group, next_hop, ctx)?;
         let change = Change {
             kind: ChangeKind::Added,
             group: group.clone(),
             next_hop: next_hop.clone(),
             at: self.groups.get(group).map_or(0, |r| r.own.len()),
+            hop,
             onward: collect(ctx.onward),
         };
         self.apply(&change)?;
@@ -236,7 +273,8 @@ impl Table {
                 .and_then(|r| r.below.get(&next_hop))
                 .cloned()
                 .unwrap_or_default();
-            let change = Change { kind: ChangeKind::Removed, group, next_hop, at, onward };
+            let hop = self.hop(&group, &next_hop);
+            let change = Change { kind: ChangeKind::Removed, group, next_hop, at, hop, onward };
             self.apply(&change)?;
             changes.push(change);
         }
@@ -248,12 +286,15 @@ impl Table {
     /// # Errors
     /// [`RouteError`] if it does not fit the table any more; the table is then as before.
     pub fn apply(&mut self, change: &Change) -> Result<(), RouteError> {
-        let Change { kind, group, next_hop, at, onward } = change;
+        let Change { kind, group, next_hop, at, hop, onward } = change;
         match kind {
             ChangeKind::Added => {
                 self.check_shape(group, next_hop)?;
                 let routes = self.groups.entry(group.clone()).or_default();
                 routes.own.insert((*at).min(routes.own.len()), next_hop.clone());
+                if !hop.is_default() {
+                    routes.hops.insert(next_hop.clone(), hop.clone());
+                }
                 if !onward.is_empty() {
                     routes.below.insert(next_hop.clone(), onward.clone());
                 }
@@ -263,6 +304,7 @@ impl Table {
                 let routes = self.groups.get_mut(group).ok_or_else(|| missing.clone())?;
                 let at = routes.own.iter().position(|n| n == next_hop).ok_or(missing)?;
                 routes.own.remove(at);
+                routes.hops.remove(next_hop);
                 routes.below.remove(next_hop);
                 if routes.own.is_empty() {
                     self.groups.remove(group);

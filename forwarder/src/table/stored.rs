@@ -7,12 +7,15 @@
 use std::collections::BTreeMap;
 
 use rcp::proto::ids::{GroupName, NodeName};
+use rcp::proto::transport::{Congestion, Hop, ProxyUrl, Transport};
 
 use super::{Onward, Routes, Table, count};
 use crate::limits::{MAX_GROUPS, MAX_NAMES_BELOW, MAX_NEXT_HOPS, MAX_TABLE_FILE};
 
 const MAGIC: [u8; 8] = *b"RCPROUTE";
-const VERSION: u16 = 1;
+/// Without and with next hops that are reached in a way of their own. A table that has none is
+/// written as it always was.
+const VERSIONS: [u16; 2] = [1, 2];
 const HEADER_LEN: usize = 32;
 
 /// Why bytes are not a stored table.
@@ -22,7 +25,7 @@ pub enum StoredError {
     #[error("this is no routing table: it does not begin with `RCPROUTE`")]
     Magic,
     /// Written by a later version.
-    #[error("the routing table has version {0}, this program reads version 1")]
+    #[error("the routing table has version {0}, this program reads versions 1 and 2")]
     Version(u16),
     /// Cut off, or with something behind it.
     #[error("the routing table has {have} bytes where {want} are expected")]
@@ -47,12 +50,21 @@ impl Table {
     /// The file image.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
+        let by = self.groups.values().any(|r| !r.hops.is_empty());
+        let version = if by { VERSIONS[1] } else { VERSIONS[0] };
         let mut body = Vec::new();
         put_name(&mut body, self.node.as_str());
         put_count(&mut body, self.groups.len());
         for (group, routes) in &self.groups {
             put_name(&mut body, group.as_str());
             put_hops(&mut body, &routes.own);
+            if by {
+                put_count(&mut body, routes.hops.len());
+                for (next_hop, hop) in &routes.hops {
+                    put_name(&mut body, next_hop.as_str());
+                    put_hop(&mut body, hop);
+                }
+            }
             put_count(&mut body, routes.below.len());
             for (child, lines) in &routes.below {
                 put_name(&mut body, child.as_str());
@@ -66,7 +78,7 @@ impl Table {
         let total = u32::try_from(HEADER_LEN + body.len()).unwrap_or(u32::MAX);
         let mut out = Vec::with_capacity(HEADER_LEN + body.len());
         out.extend(MAGIC);
-        out.extend(VERSION.to_le_bytes());
+        out.extend(version.to_le_bytes());
         out.extend([0; 2]);
         out.extend(total.to_le_bytes());
         out.extend(self.revision.to_le_bytes());
@@ -99,7 +111,7 @@ impl Table {
         if h.u32()? != crc32c::crc32c(&header[..HEADER_LEN - 4]) {
             return Err(StoredError::HeaderChecksum);
         }
-        if version != VERSION {
+        if !VERSIONS.contains(&version) {
             return Err(StoredError::Version(version));
         }
         if reserved != 0 {
@@ -115,7 +127,11 @@ impl Table {
         }
         let mut r = Reader(body);
         let node = r.node()?;
-        let groups = r.groups(&node)?;
+        let by = version == VERSIONS[1];
+        let groups = r.groups(&node, by)?;
+        if by && groups.values().all(|r| r.hops.is_empty()) {
+            return Err(StoredError::Rule("version 2, and no next hop says how it is reached"));
+        }
         if !r.0.is_empty() {
             return Err(StoredError::Rule("bytes are left after the last line"));
         }
@@ -132,6 +148,17 @@ fn put_name(out: &mut Vec<u8>, name: &str) {
 fn put_count(out: &mut Vec<u8>, n: usize) {
     // all counts are bounded far below this
     out.extend(u16::try_from(n).unwrap_or(u16::MAX).to_le_bytes());
+}
+
+fn put_hop(out: &mut Vec<u8>, hop: &Hop) {
+    out.push(hop.transport.map_or(0, Transport::number));
+    out.push(hop.congestion.map_or(0, Congestion::number));
+    let via = hop.via.as_ref().map(ToString::to_string).unwrap_or_default();
+    for text in [via.as_str(), hop.ca.as_deref().unwrap_or_default()] {
+        // whoever made the hop held both to their limits
+        put_count(out, text.len());
+        out.extend(text.as_bytes());
+    }
 }
 
 fn put_hops(out: &mut Vec<u8>, hops: &[NodeName]) {
@@ -187,7 +214,54 @@ impl Reader<'_> {
         (0..n).map(|_| self.node()).collect()
     }
 
-    fn groups(&mut self, node: &NodeName) -> Result<BTreeMap<GroupName, Routes>, StoredError> {
+    /// A text with its length in two bytes; none if that is 0.
+    fn long_text(&mut self) -> Result<Option<String>, StoredError> {
+        let len = usize::from(self.u16()?);
+        let text = std::str::from_utf8(self.take(len)?)
+            .map_err(|_| StoredError::Rule("a URL or path is not text"))?;
+        Ok((!text.is_empty()).then(|| text.to_owned()))
+    }
+
+    fn hop(&mut self) -> Result<Hop, StoredError> {
+        let [transport, congestion] = self.array()?;
+        let bad = StoredError::Rule("a next hop is reached in a way that is not known");
+        let transport = match transport {
+            0 => None,
+            n => Some(Transport::from_number(n).ok_or_else(|| bad.clone())?),
+        };
+        let congestion = match congestion {
+            0 => None,
+            n => Some(Congestion::from_number(n).ok_or_else(|| bad.clone())?),
+        };
+        let via = self.long_text()?;
+        let parsed = via.as_ref().map(|v| v.parse::<ProxyUrl>()).transpose();
+        let parsed = parsed.map_err(|_| bad.clone())?;
+        if parsed.as_ref().map(ToString::to_string) != via {
+            return Err(bad);
+        }
+        let hop = Hop { transport, congestion, via: parsed, ca: self.long_text()? };
+        if hop.is_default() { Err(bad) } else { Ok(hop) }
+    }
+
+    /// The next hops of one line that say how they are reached.
+    fn ways(&mut self, own: &[NodeName]) -> Result<BTreeMap<NodeName, Hop>, StoredError> {
+        let mut hops = BTreeMap::new();
+        for _ in 0..self.u16()? {
+            let next_hop = self.node()?;
+            if !own.contains(&next_hop) {
+                return Err(StoredError::Rule("the way to a node that is no next hop"));
+            }
+            let hop = self.hop()?;
+            push_sorted(&mut hops, next_hop, hop)?;
+        }
+        Ok(hops)
+    }
+
+    fn groups(
+        &mut self,
+        node: &NodeName,
+        by: bool,
+    ) -> Result<BTreeMap<GroupName, Routes>, StoredError> {
         let mut groups = BTreeMap::new();
         let n = usize::from(self.u16()?);
         if n > MAX_GROUPS {
@@ -199,8 +273,9 @@ impl Reader<'_> {
             if own.contains(node) || own.iter().enumerate().any(|(i, h)| own[..i].contains(h)) {
                 return Err(StoredError::Rule("a next hop is the node itself, or there twice"));
             }
+            let hops = if by { self.ways(&own)? } else { BTreeMap::new() };
             let below = self.below(&own)?;
-            push_sorted(&mut groups, group, Routes { own, below })?;
+            push_sorted(&mut groups, group, Routes { own, hops, below })?;
         }
         Ok(groups)
     }

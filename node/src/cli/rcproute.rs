@@ -9,14 +9,14 @@ use super::client::Client;
 use super::output::{Failed, finish, print, print_json};
 use super::status::tame;
 use super::target::{Purpose, Surroundings, Target};
-use crate::api::RouteTable;
+use crate::api::{RouteTable, RouteWay};
 use crate::http::{paths, requests};
 
 /// Show and change to whom a node forwards
 #[derive(Debug, Parser)]
 #[command(name = "rcproute", version, max_term_width = 100, override_usage = FORMS)]
 struct Cli {
-    /// [NODE:] add group=GROUP nexthop=NODE | display [group=GROUP] | delete [group=GROUP] [nexthop=NODE]
+    /// [NODE:] add group=GROUP nexthop=NODE [transport=tcp|tls|quic] [congestion=…] [via=URL [ca=FILE]] | display [group=GROUP] | delete [group=GROUP] [nexthop=NODE]
     #[arg(value_name = "COMMAND", required = true)]
     words: Vec<String>,
     /// Print the table as JSON
@@ -27,7 +27,7 @@ struct Cli {
 }
 
 const FORMS: &str = "\
-rcproute [OPTIONS] [NODE:] add group=GROUP nexthop=NODE
+rcproute [OPTIONS] [NODE:] add group=GROUP nexthop=NODE [transport=tcp|tls|quic] [via=URL]
        rcproute [OPTIONS] [NODE:] display [group=GROUP]
        rcproute [OPTIONS] [NODE:] delete [group=GROUP] [nexthop=NODE]";
 
@@ -37,9 +37,12 @@ async fn run(cli: Cli) -> Result<(), Failed> {
         .map_err(|e| Failed::usage(format!("{}\n{USAGE}", e.message)))?;
     let client = find(&cli.target, &command, &around).await?;
     let table: RouteTable = match &command.action {
-        RouteAction::Add { group, next_hop } => {
-            let body =
-                requests::RouteAdd { group: group.to_string(), next_hop: next_hop.to_string() };
+        RouteAction::Add { group, next_hop, by } => {
+            let body = requests::RouteAdd {
+                group: group.to_string(),
+                next_hop: next_hop.to_string(),
+                by: RouteWay::from(by),
+            };
             client.post(paths::ROUTE_ADD, &body).await?
         }
         RouteAction::Display { group } => {
@@ -84,7 +87,15 @@ async fn find(
 fn shown(table: &RouteTable) -> String {
     let mut out = String::new();
     for e in table.entries.iter().filter(|e| !e.next_hops.is_empty()) {
-        out.push_str(&format!("{}: {} → {}\n", e.group, e.node, e.next_hops.join(", ")));
+        let hops: Vec<_> = e
+            .next_hops
+            .iter()
+            .map(|h| match e.ways.get(h) {
+                Some(way) => format!("{h} ({way})"),
+                None => h.clone(),
+            })
+            .collect();
+        out.push_str(&format!("{}: {} → {}\n", e.group, e.node, hops.join(", ")));
     }
     if out.is_empty() {
         out.push_str("no routes\n");
@@ -119,6 +130,11 @@ mod tests {
             group: "g1".into(),
             node: node.into(),
             next_hops: hops.iter().map(|h| (*h).to_owned()).collect(),
+            ways: hops
+                .iter()
+                .filter(|h| **h == "cel2-ser4")
+                .map(|h| ((*h).to_owned(), "transport=quic".to_owned()))
+                .collect(),
         };
         let entries = vec![
             entry("cel1-ser2", &["cel2-ser2"]),
@@ -127,7 +143,7 @@ mod tests {
         ];
         assert_eq!(
             shown(&RouteTable { revision: 4, entries }),
-            "g1: cel1-ser2 → cel2-ser2\ng1: cel2-ser2 → cel2-ser3, cel2-ser4\nrevision 4\n"
+            "g1: cel1-ser2 → cel2-ser2\ng1: cel2-ser2 → cel2-ser3, cel2-ser4 (transport=quic)\nrevision 4\n"
         );
         assert_eq!(shown(&RouteTable::default()), "no routes\nrevision 0\n");
     }

@@ -66,8 +66,9 @@ pub(super) async fn run(args: UpArgs) -> Result<(), Failed> {
         }
         let n = &fleet.nodes[i];
         let nbd = n.nbd.as_ref().map(|a| format!("nbd://{a}/  ")).unwrap_or_default();
+        let http = if fleet.secured { "https" } else { "http" };
         println!(
-            "{:<15} http://{}/  {nbd}nbd+unix:///?socket={}",
+            "{:<15} {http}://{}/  {nbd}nbd+unix:///?socket={}",
             n.name,
             n.listen,
             n.nbd_socket().display()

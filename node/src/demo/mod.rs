@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use config::spec::{GroupSpec, NodeSpec, PolicySpec, TopologySpec, VolumeSpec};
+use config::spec::{GroupSpec, HopSpec, NodeSpec, PolicySpec, TopologySpec, VolumeSpec};
 use serde::Serialize;
 use tokio::runtime::Handle;
 
@@ -127,10 +127,10 @@ fn topology(leaves: u32, size: u64) -> anyhow::Result<TopologySpec> {
         );
     }
     let mut routes = BTreeMap::new();
-    routes.insert(node_name(0), vec![node_name(1), node_name(2)]);
+    routes.insert(node_name(0), vec![HopSpec::from(node_name(1)), node_name(2).into()]);
     for leaf in 0..leaves {
-        let hops: &mut Vec<String> = routes.entry(node_name(1 + leaf % 2)).or_default();
-        hops.push(node_name(3 + leaf));
+        let hops: &mut Vec<HopSpec> = routes.entry(node_name(1 + leaf % 2)).or_default();
+        hops.push(node_name(3 + leaf).into());
     }
     let volume = VolumeSpec {
         size: format!("{size}B"),

@@ -1,17 +1,26 @@
-//! One HTTP/1.1 connection, on whatever carries bytes: the shared port's TCP (with the bytes that
-//! were looked at put back in front), TLS, or the Unix socket.
+//! One HTTP connection, on whatever carries bytes: the shared port's TCP (with the bytes that were
+//! looked at put back in front), TLS, or the Unix socket. HTTP/2 only where the client begins with
+//! its preface.
 
+use std::future::Future;
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use axum::body::Body;
+use axum::extract::Request;
+use axum::middleware::{Next, from_fn};
+use http_body_util::BodyExt;
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::limits::{Deadlines, MAX_HEADER_BYTES, MAX_HEADERS};
+use super::limits::{Deadlines, H2_ALIVE, MAX_H2_STREAMS, MAX_HEADER_BYTES, MAX_HEADERS};
 use super::stall::StallGuard;
 use crate::metrics;
 
@@ -61,20 +70,120 @@ where
         .max_header_size(MAX_HEADER_BYTES)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEADER_BYTES);
-    let mut connection = pin!(builder.serve_connection(io, TowerToHyperService::new(router)));
+    // With upgrades: a session may go on where HTTP ends.
+    let connection = builder.serve_connection(io, TowerToHyperService::new(router)).with_upgrades();
+    let mut connection = pin!(connection);
     let end = tokio::select! {
         result = connection.as_mut() => result.map_or_else(End::Failed, |()| End::Closed),
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
-            match timeout(deadlines.drain, connection).await {
-                Ok(result) => result.map_or_else(End::Failed, |()| End::Stopped),
-                Err(_) => End::CutOff,
-            }
+            drained(deadlines.drain, connection).await
         }
     };
+    ended(end)
+}
+
+/// Serves one HTTP/2 connection as [`serve_connection`] does HTTP/1.1. One on which no request was
+/// under way for as long as headers may take is closed.
+pub async fn serve_http2<I>(
+    io: I,
+    router: Router,
+    deadlines: Deadlines,
+    stop: CancellationToken,
+) -> End
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    metrics::http_opened();
+    let io = TokioIo::new(StallGuard::new(io, deadlines.write_stall));
+    let at_work = Arc::new(AtWork::default());
+    let counted = at_work.clone();
+    let router = router.layer(from_fn(move |request: Request, next: Next| {
+        let guard = counted.enter();
+        async move {
+            let response = next.run(request).await;
+            // Until the body was sent, or given up.
+            response.map(|body| {
+                Body::new(body.map_frame(move |frame| {
+                    let _held = &guard;
+                    frame
+                }))
+            })
+        }
+    }));
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_H2_STREAMS)
+        .max_header_list_size(u32::try_from(MAX_HEADER_BYTES).unwrap_or(u32::MAX))
+        .keep_alive_interval(H2_ALIVE)
+        .keep_alive_timeout(H2_ALIVE);
+    let mut connection = pin!(builder.serve_connection(io, TowerToHyperService::new(router)));
+    let end = tokio::select! {
+        result = connection.as_mut() => result.map_or_else(End::Failed, |()| End::Closed),
+        () = at_work.idle_for(deadlines.header_read) => {
+            connection.as_mut().graceful_shutdown();
+            // It may be that the client never finished its own greeting.
+            drained(deadlines.header_read, connection).await
+        }
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            drained(deadlines.drain, connection).await
+        }
+    };
+    ended(end)
+}
+
+async fn drained(within: Duration, connection: impl Future<Output = hyper::Result<()>>) -> End {
+    match timeout(within, connection).await {
+        Ok(result) => result.map_or_else(End::Failed, |()| End::Stopped),
+        Err(_) => End::CutOff,
+    }
+}
+
+fn ended(end: End) -> End {
     metrics::http_closed(end.as_str());
     if let End::Failed(error) = &end {
         tracing::debug!(%error, "HTTP connection failed");
     }
     end
+}
+
+/// Requests under way on one connection, and how many there were.
+#[derive(Debug, Default)]
+struct AtWork {
+    now: AtomicU64,
+    ever: AtomicU64,
+}
+
+/// One request under way.
+struct Working(Arc<AtWork>);
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.now.fetch_sub(1, Ordering::AcqRel);
+        // Idleness begins here.
+        self.0.ever.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+impl AtWork {
+    fn enter(self: &Arc<Self>) -> Working {
+        self.now.fetch_add(1, Ordering::AcqRel);
+        self.ever.fetch_add(1, Ordering::AcqRel);
+        Working(self.clone())
+    }
+
+    /// Ends once nothing was under way for at least this long, and less than twice as long.
+    async fn idle_for(&self, limit: Duration) {
+        let mut before = None;
+        loop {
+            let ever = self.ever.load(Ordering::Acquire);
+            if before == Some(ever) && self.now.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            before = Some(ever);
+            tokio::time::sleep(limit).await;
+        }
+    }
 }

@@ -107,7 +107,7 @@ change!(policy, Policy, done, |api, q| api.policy(&q.volume, q.change));
 change!(hash, Hash, answer, |api, q| {
     api.hash(&q.volume, q.set, q.len, std::time::Duration::from_secs(q.wait_s))
 });
-change!(route_add, RouteAdd, answer, |api, q| api.route_add(&q.group, &q.next_hop));
+change!(route_add, RouteAdd, answer, |api, q| api.route_add(&q.group, &q.next_hop, &q.by));
 change!(route_delete, RouteDelete, answer, |api, q| {
     api.route_delete(q.group.as_deref(), q.next_hop.as_deref())
 });

@@ -6,6 +6,10 @@ use std::time::Duration;
 pub const MAX_HEADER_BYTES: usize = 8 << 10;
 /// Most headers of one request.
 pub const MAX_HEADERS: usize = 64;
+/// Requests under way at once on one HTTP/2 connection.
+pub const MAX_H2_STREAMS: u32 = 32;
+/// How often an HTTP/2 client is asked whether it is there, and how long it may take to answer.
+pub const H2_ALIVE: Duration = Duration::from_secs(20);
 /// Longest body of a change: a volume description is below 1 KiB.
 pub const MAX_BODY_BYTES: usize = 64 << 10;
 /// Time for a body of that length.

@@ -19,9 +19,11 @@ mod router;
 mod stall;
 #[cfg(test)]
 pub(crate) mod tests;
+mod upgrade;
 mod volume;
 
-pub use conn::{End, serve_connection};
+pub use conn::{End, serve_connection, serve_http2};
 pub use guard::Guard;
 pub use limits::Deadlines;
-pub use router::{Routers, routers};
+pub use router::{Routers, routers, routers_with};
+pub use upgrade::{From, Upgrades};

@@ -12,6 +12,8 @@ pub const READYZ: &str = "/readyz";
 pub const STATUS: &str = "/api/v1/status";
 /// Bytes of a volume.
 pub const VOLUME: &str = "/v1/volumes/{name}";
+/// A session through an HTTP proxy.
+pub const RCP: &str = "/rcp/{group}";
 /// The routing table.
 pub const ROUTES: &str = "/api/v1/routes";
 /// Cut a delta set now.
@@ -53,6 +55,7 @@ pub(crate) const READS: &[Entry] = &[
     (READYZ, "GET", "200 when recovery is done and listeners are up"),
     (STATUS, "GET", "the whole node as JSON"),
     (VOLUME, "GET", "bytes of a volume; Range, If-Match and ?state=SET are understood"),
+    (RCP, "GET", "a session of a group, with `Upgrade: RCP/1.0`"),
 ];
 
 /// Served to those who may change something.
@@ -77,7 +80,8 @@ pub(crate) const CONTROL: &[Entry] = &[
 /// What a path needs.
 pub(crate) fn need(path: &str) -> Need {
     match path {
-        HEALTHZ | READYZ => Need::Health,
+        // A session proves by itself who it is with.
+        HEALTHZ | READYZ | RCP => Need::Health,
         METRICS => Need::Metrics,
         STATUS | VOLUME | ROUTES => Need::Scope(Scope::Read),
         ROUTE_ADD | ROUTE_DELETE | CUT | KEEP | RELEASE | REPLICATE | SEED | POLICY | HASH => {

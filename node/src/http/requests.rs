@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::PolicyChange;
+use crate::api::{PolicyChange, RouteWay};
 
 /// Cut a delta set now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,6 +106,9 @@ pub struct RouteAdd {
     pub group: String,
     /// The node to send to.
     pub next_hop: String,
+    /// How it is reached.
+    #[serde(default, skip_serializing_if = "RouteWay::is_default")]
+    pub by: RouteWay,
 }
 
 /// Remove next hops.

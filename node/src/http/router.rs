@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::answer::{Refused, echo, json, text, typed};
 use super::guard::{Guard, guarded};
 use super::limits::{MAX_VOLUME_READS, STATUS};
+use super::upgrade::{self, Upgrades};
 use super::{control, paths, volume};
 use crate::access::Caller;
 use crate::api::{ApiError, ApiErrorKind, NodeApi, NodeStatus};
@@ -40,13 +41,25 @@ pub(super) struct App {
     pub(super) metrics: Arc<Metrics>,
     pub(super) reads: Arc<Semaphore>,
     pub(super) guard: Arc<Guard>,
+    pub(super) upgrades: Option<Upgrades>,
 }
 
 /// Builds the services of a node.
 #[must_use]
 pub fn routers(api: Arc<dyn NodeApi>, metrics: Arc<Metrics>, guard: Guard) -> Routers {
+    routers_with(api, metrics, guard, None)
+}
+
+/// [`routers`], with somebody who takes sessions that begin as HTTP requests.
+#[must_use]
+pub fn routers_with(
+    api: Arc<dyn NodeApi>,
+    metrics: Arc<Metrics>,
+    guard: Guard,
+    upgrades: Option<Upgrades>,
+) -> Routers {
     let reads_at_a_time = Arc::new(Semaphore::new(MAX_VOLUME_READS));
-    let app = App { api, metrics, reads: reads_at_a_time, guard: Arc::new(guard) };
+    let app = App { api, metrics, reads: reads_at_a_time, guard: Arc::new(guard), upgrades };
     let all = reads()
         .route(paths::ROUTES, get(control::routes))
         .route(paths::ROUTE_ADD, post(control::route_add))
@@ -73,6 +86,7 @@ fn reads() -> Router<App> {
         .route(paths::READYZ, get(ready))
         .route(paths::STATUS, get(status))
         .route(paths::VOLUME, get(volume::read))
+        .route(paths::RCP, get(upgrade::session))
 }
 
 fn finished(router: Router<App>, app: App) -> Router {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rcp::proto::frame::GoodbyeCode;
 use rcp::proto::ids::{Label, NodeName, SetNumber, VolumeId};
+use rcp::proto::transport::Hop;
 use volmcast::volume::Role;
 
 use super::{AskId, Effect, Mover};
@@ -90,6 +91,8 @@ pub enum Ask {
         group: String,
         /// Node.
         next_hop: String,
+        /// How it is reached, where that differs from what the group says.
+        by: Hop,
     },
     /// Remove next hops.
     RouteDelete {
@@ -119,7 +122,9 @@ impl Mover {
     /// Takes a question; the answer comes as [`Effect::Reply`].
     pub fn ask(&mut self, ask: AskId, question: Ask) {
         let done = match question {
-            Ask::RouteAdd { group, next_hop } => return self.route_add(ask, &group, &next_hop),
+            Ask::RouteAdd { group, next_hop, by } => {
+                return self.route_add(ask, &group, &next_hop, by);
+            }
             Ask::Hash { volume, set, len, wait } => {
                 return self.ask_hash(ask, &volume, set, len, wait);
             }

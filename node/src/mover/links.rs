@@ -14,8 +14,10 @@ use rcp::proto::frame::{
 };
 use rcp::proto::ids::{GroupName, NodeName, VolumeId};
 use rcp::proto::session::{CloseReason, Event, Peers, Session, SessionConfig, Side, VERSIONS};
+use rcp::proto::transport::Hop;
 
 use super::sending::Outbound;
+use super::trust::Proof;
 use super::{AskId, ConnId, Effect, Level, Mover};
 
 /// What a group is to this node, from the topology.
@@ -27,8 +29,25 @@ pub struct GroupPlan {
     pub replica: bool,
     /// Next hops according to the topology file, to show drift.
     pub planned: Vec<NodeName>,
-    /// Members of the group: who may feed this node.
+    /// Members of the group, and who else may feed this node.
     pub members: Vec<NodeName>,
+    /// How hops are crossed that say nothing of their own.
+    pub hop: Hop,
+    /// What the topology file says of single next hops of this node, to show drift.
+    pub planned_ways: BTreeMap<NodeName, Hop>,
+}
+
+/// A connection that came in.
+#[derive(Clone, Debug)]
+pub struct Accepted {
+    /// Which group it named.
+    pub group: GroupName,
+    /// What its other side has proven.
+    pub proof: Proof,
+    /// Its address, without the port.
+    pub from: String,
+    /// When it began: the handshake has to be over soon after that, whatever came before.
+    pub since: Mono,
 }
 
 /// A group this node is in.
@@ -70,6 +89,8 @@ pub(super) struct Link {
     pub(super) sessions: u64,
     /// `rcproute add` waits for the outcome of the first handshake.
     pub(super) asked: Option<AskId>,
+    /// How it is reached, where that differs from what the group says.
+    pub(super) by: Hop,
 }
 
 impl Group {
@@ -104,6 +125,10 @@ pub(super) struct Conn {
     pub(super) streams_in: BTreeMap<StreamId, VolumeId>,
     /// Feeder number of the session.
     pub(super) feeder: u32,
+    /// What the other side has proven; one that was dialled has proven its name, or need not.
+    pub(super) proof: Proof,
+    /// Its address, if it connected.
+    pub(super) from: String,
     closing: bool,
 }
 
@@ -115,17 +140,25 @@ impl Mover {
         let group = self.groups.entry(name.clone()).or_insert_with(|| Group::new(node, &name));
         group.plan = plan;
         for hop in hops {
-            self.add_link(&name, &hop, None);
+            let by = self.table.hop(&name, &hop);
+            self.add_link(&name, &hop, by, None);
         }
     }
 
-    pub(super) fn add_link(&mut self, group: &GroupName, hop: &NodeName, asked: Option<AskId>) {
+    pub(super) fn add_link(
+        &mut self,
+        group: &GroupName,
+        hop: &NodeName,
+        by: Hop,
+        asked: Option<AskId>,
+    ) {
         let (now, wall) = (self.now, self.wall);
         if let Some(g) = self.groups.get_mut(group) {
             let link = g.links.entry(hop.clone()).or_default();
             link.dial_at = Some(now);
             link.since = wall;
             link.asked = asked;
+            link.by = by;
         }
         self.tick_links();
     }
@@ -194,6 +227,7 @@ impl Mover {
             }
             return;
         };
+        let Some(hop) = self.way(group, node) else { return };
         self.next_conn += 1;
         let id = ConnId(self.next_conn);
         let cfg = self.session_config(group);
@@ -203,21 +237,31 @@ impl Mover {
             l.conn = Some(id);
             l.dial_at = None;
         }
-        self.effect(Effect::Dial { conn: id, addr, group: group.clone() });
+        let (node, group) = (node.clone(), group.clone());
+        self.effect(Effect::Dial { conn: id, addr, node, hop, group });
         self.drive(id);
+    }
+
+    /// How a next hop is reached, with what its group says where it says nothing.
+    pub(super) fn way(&self, group: &GroupName, node: &NodeName) -> Option<Hop> {
+        let g = self.groups.get(group)?;
+        Some(g.links.get(node)?.by.or(&g.plan.hop))
     }
 
     pub(super) fn link(&mut self, group: &GroupName, node: &NodeName) -> Option<&mut Link> {
         self.groups.get_mut(group)?.links.get_mut(node)
     }
 
-    /// A peer connected and named `group`.
-    pub fn accepted(&mut self, now: Mono, wall: Wall, group: GroupName) -> ConnId {
+    /// A peer connected and named a group.
+    pub fn accepted(&mut self, now: Mono, wall: Wall, a: Accepted) -> ConnId {
         self.time(now, wall);
         self.next_conn += 1;
         let id = ConnId(self.next_conn);
-        let session = Session::new(self.session_config(&group), Side::Acceptor, now);
-        self.conns.insert(id, Conn::new(session, group, None));
+        let session = Session::new(self.session_config(&a.group), Side::Acceptor, a.since);
+        let mut conn = Conn::new(session, a.group, None);
+        conn.proof = a.proof;
+        conn.from = a.from;
+        self.conns.insert(id, conn);
         id
     }
 
@@ -295,6 +339,9 @@ impl Mover {
     /// Decides whether a peer that said hello may have its session.
     fn asked(&mut self, id: ConnId, hello: &Hello) {
         let now = self.now;
+        if !self.trusts(id, &hello.node) {
+            return;
+        }
         let Some(c) = self.conns.get_mut(&id) else { return };
         let group_name = c.group.clone();
         let Some(group) = self.groups.get_mut(&group_name) else {
@@ -436,7 +483,8 @@ impl Mover {
                 l.conn = None;
                 l.up = false;
                 l.since = wall;
-                l.refused = matches!(reason, CloseReason::Refused { .. });
+                l.refused =
+                    matches!(reason, CloseReason::Refused { .. } | CloseReason::Untrusted(_));
                 l.reason = Some(text.clone());
                 l.dial_at = Some(l.backoff.failed(text.clone(), now, random));
                 lost_child = Some((node, l.asked.take()));
@@ -492,6 +540,8 @@ impl Conn {
             streams_out: BTreeMap::new(),
             streams_in: BTreeMap::new(),
             feeder: 0,
+            proof: Proof::Nothing,
+            from: String::new(),
             closing: false,
         }
     }

@@ -16,6 +16,7 @@
 //! | `growing` | a volume becomes larger |
 //! | `settings` | replication on and off, triggers, persistency |
 //! | `status` | what they are told |
+//! | `trust` | what peers have proven |
 
 mod asking;
 mod controls;
@@ -27,6 +28,7 @@ mod routing;
 mod sending;
 mod settings;
 mod status;
+mod trust;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -34,6 +36,7 @@ use std::time::Duration;
 use rcp::proto::clock::{Mono, Wall};
 use rcp::proto::frame::{DecodedFrame, Frame};
 use rcp::proto::ids::{Generation, GroupName, Label, NodeName, StateId, VolumeId};
+use rcp::proto::transport::Hop;
 use volmcast::capture::Notice;
 use volmcast::io::{Io, Outcome, Tag};
 use volmcast::units::{BlockCount, BlockSize};
@@ -44,8 +47,10 @@ use forwarder::table::Table;
 
 pub use asking::{Ask, Reply};
 pub use controls::HASH;
-pub use links::GroupPlan;
+pub use links::{Accepted, GroupPlan};
+pub use trust::{Proof, TurnedAway};
 
+use crate::api::Stranger;
 use links::{Conn, Group};
 use receiving::Inbound;
 
@@ -74,6 +79,8 @@ pub struct MoverConfig {
     pub addresses: BTreeMap<NodeName, String>,
     /// Routes as stored on this node.
     pub table: Table,
+    /// There are certificates: hops may be encrypted.
+    pub proven: bool,
 }
 
 /// How loud a note is.
@@ -96,6 +103,10 @@ pub enum Effect {
         conn: ConnId,
         /// Where.
         addr: String,
+        /// Who must be there.
+        node: NodeName,
+        /// How to get there.
+        hop: Hop,
         /// For the opening line.
         group: GroupName,
     },
@@ -259,6 +270,8 @@ pub struct Mover {
     next_conn: u64,
     next_report: Mono,
     effects: VecDeque<Effect>,
+    /// Peers that were turned away lately.
+    strangers: VecDeque<Stranger>,
     stopping: bool,
     started: Wall,
 }
@@ -281,6 +294,7 @@ impl Mover {
             next_conn: 0,
             next_report: now,
             effects: VecDeque::new(),
+            strangers: VecDeque::new(),
             stopping: false,
             started: wall,
             cfg,

@@ -6,9 +6,13 @@
 use forwarder::table::{AddContext, Line};
 use rcp::proto::frame::{Frame, GoodbyeCode};
 use rcp::proto::ids::{GroupName, NodeName};
+use rcp::proto::transport::{Hop, Transport};
 
 use super::{AskId, ConnId, Effect, Level, Mover, Reply};
 use crate::api::{ApiError, ApiErrorKind, RouteEntry, RouteTable};
+
+/// What is said of next hops, by name.
+type Ways = std::collections::BTreeMap<String, String>;
 
 /// Lines of one route report frame.
 const LINES_PER_FRAME: usize = 256;
@@ -29,10 +33,17 @@ impl Mover {
                     group: name.to_string(),
                     node: node.to_string(),
                     next_hops: hops.iter().map(ToString::to_string).collect(),
+                    ways: if node == self.cfg.node { self.ways(name, &hops) } else { Ways::new() },
                 });
             }
         }
         Ok(RouteTable { revision: self.table.revision(), entries })
+    }
+
+    /// What is said of next hops of this node, in words.
+    fn ways(&self, group: &GroupName, hops: &[NodeName]) -> Ways {
+        let way = |h: &NodeName| (h.to_string(), self.table.hop(group, h).to_string());
+        hops.iter().map(way).filter(|(_, way)| !way.is_empty()).collect()
     }
 
     pub(super) fn group_named(&self, name: &str) -> Result<GroupName, ApiError> {
@@ -49,19 +60,35 @@ impl Mover {
     }
 
     /// Adds a next hop; answered when it has accepted or refused.
-    pub(super) fn route_add(&mut self, ask: AskId, group: &str, next_hop: &str) {
-        let checked = self.check_route(group, next_hop);
+    pub(super) fn route_add(&mut self, ask: AskId, group: &str, next_hop: &str, by: Hop) {
+        let checked = self.check_route(group, next_hop, &by);
         match checked {
-            Ok((group, hop)) => self.add_link(&group, &hop, Some(ask)),
+            Ok((group, hop)) => self.add_link(&group, &hop, by, Some(ask)),
             Err(e) => self.effect(Effect::Reply { ask, reply: Reply::Refused(e) }),
         }
     }
 
-    fn check_route(&self, group: &str, hop: &str) -> Result<(GroupName, NodeName), ApiError> {
+    fn check_route(
+        &self,
+        group: &str,
+        hop: &str,
+        by: &Hop,
+    ) -> Result<(GroupName, NodeName), ApiError> {
         let bad = |text: String| ApiError::new(ApiErrorKind::Conflict, text);
         let group = self.group_named(group)?;
         let hop = NodeName::new(hop)
             .map_err(|e| ApiError::new(ApiErrorKind::BadRequest, e.to_string()))?;
+        let whole = self.groups.get(&group).map(|g| by.or(&g.plan.hop)).unwrap_or_default();
+        if whole.transport == Some(Transport::Quic) && whole.via.is_some() {
+            return Err(bad("QUIC does not go through an HTTP proxy: use tls".to_owned()));
+        }
+        if whole.transport.is_some_and(|t| t != Transport::Tcp) && !self.cfg.proven {
+            return Err(bad(format!(
+                "{} has no certificates: set `pki` in the topology and start it again, or add \
+                 transport=tcp",
+                self.cfg.node
+            )));
+        }
         let groups: Vec<_> = self.groups.keys().cloned().collect();
         let nodes: Vec<_> = self.cfg.addresses.keys().cloned().collect();
         let path = self.path(&group);
@@ -79,7 +106,9 @@ impl Mover {
         let nodes: Vec<_> = self.cfg.addresses.keys().cloned().collect();
         let path = self.path(group);
         let ctx = AddContext { groups: &groups, nodes: &nodes, path: &path, onward: &[] };
-        let reply = match self.table.add(group, hop, &ctx) {
+        let link = self.groups.get(group).and_then(|g| g.links.get(hop));
+        let by = link.map(|l| l.by.clone()).unwrap_or_default();
+        let reply = match self.table.add_by(group, hop, by, &ctx) {
             Ok(_) => {
                 self.effect(Effect::StoreRoutes(self.table.encode()));
                 self.note(Level::Info, format!("route added: group {group}, next hop {hop}"));
@@ -181,11 +210,18 @@ impl Mover {
         }
     }
 
+    fn proven_as(&self, conn: ConnId, name: &NodeName) -> bool {
+        self.conns.get(&conn).is_some_and(|c| c.proof.check(&self.cfg.node, name).is_ok())
+    }
+
     /// A node asks whether it may feed this one.
     pub(super) fn probed(&mut self, conn: ConnId, group: &GroupName, path: &[NodeName]) {
         let answer = match (self.groups.get(group), path.last()) {
             (None, _) => Err(format!("{} is in no group {group}", self.cfg.node)),
             (Some(_), None) => Err("a probe without a path".to_owned()),
+            (Some(_), Some(who)) if !self.proven_as(conn, who) => {
+                Err(format!("{} has no proof that this is {who}", self.cfg.node))
+            }
             (Some(g), Some(who)) => {
                 g.rule.check(who, path, self.now).map(|_| ()).map_err(|r| r.text)
             }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use forwarder::aggregate::Position;
 use rcp::proto::clock::{Mono, Wall};
 use rcp::proto::frame::{Frame, StreamId};
-use rcp::proto::ids::{NodeName, VolumeId};
+use rcp::proto::ids::{GroupName, NodeName, VolumeId};
+use rcp::proto::transport::Hop;
 use volmcast::volume::{Role, VolumeStatus};
 
 use super::links::Group;
@@ -14,8 +15,15 @@ use super::receiving::InStage;
 use super::sending::Stage;
 use super::{Held, Mover};
 use crate::api::{
-    ChildProgress, GroupStatus, LinkStatus, NodeStatus, SetInfo, SubtreeStatus, VolumeInfo,
+    ChildProgress, GroupStatus, LinkStatus, NodeStatus, SecurityStatus, SetInfo, SubtreeStatus,
+    VolumeInfo,
 };
+
+/// `tls`, `tls via http://proxy:80/rcp`.
+fn way_in_words(hop: &Hop) -> String {
+    let via = hop.via.as_ref().map(|v| format!(" via {v}")).unwrap_or_default();
+    format!("{}{via}", hop.transport.unwrap_or_default())
+}
 
 /// How fast a save volume fills, from two looks at it.
 #[derive(Debug, Default)]
@@ -125,6 +133,10 @@ impl Mover {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             listen: String::new(),
             nbd: Vec::new(),
+            security: SecurityStatus {
+                strangers: self.strangers.iter().cloned().collect(),
+                ..SecurityStatus::default()
+            },
             groups: self.groups.iter().map(|(n, g)| self.group_status(n.as_str(), g)).collect(),
             volumes: self
                 .volumes
@@ -158,6 +170,7 @@ impl Mover {
             since_us: f.since.0,
             bytes: f.bytes,
             sessions: f.sessions,
+            transport: String::new(),
         });
         let children = g
             .links
@@ -176,6 +189,7 @@ impl Mover {
                 since_us: l.since.0,
                 bytes: l.bytes,
                 sessions: l.sessions,
+                transport: way_in_words(&l.by.or(&g.plan.hop)),
             })
             .collect();
         let planned: BTreeMap<_, _> = self
@@ -195,8 +209,29 @@ impl Mover {
                 .routes(Some(name))
                 .map(|t| t.entries.into_iter().map(|e| (e.node, e.next_hops)).collect())
                 .unwrap_or_default(),
-            drift: self.table.drift(&planned),
+            drift: self.drift(&planned, g),
         }
+    }
+
+    /// How the stored routes differ from the topology file.
+    fn drift(&self, planned: &BTreeMap<GroupName, Vec<NodeName>>, g: &Group) -> Vec<String> {
+        let mut out = self.table.drift(planned);
+        for (group, hops) in planned {
+            let have = self.table.next_hops(group).unwrap_or_default();
+            for hop in hops.iter().filter(|h| have.contains(h)) {
+                let stored = self.table.hop(group, hop).or(&g.plan.hop);
+                let file = g.plan.planned_ways.get(hop).cloned().unwrap_or_default();
+                let file = file.or(&g.plan.hop);
+                if stored != file {
+                    out.push(format!(
+                        "group `{group}`: the topology file has `{hop}` by {file}, the table of \
+                         `{}` by {stored}; delete and add the route to change it",
+                        self.cfg.node
+                    ));
+                }
+            }
+        }
+        out
     }
 
     fn volume_info(&self, id: VolumeId, h: &Held) -> VolumeInfo {

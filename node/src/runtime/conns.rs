@@ -1,14 +1,27 @@
-//! Connections: a reader and a writer task each, nothing decided here.
+//! Connections: tasks that read and tasks that write, nothing decided here.
+//!
+//! Over TCP and TLS there is one of each. Over QUIC there is one of each for the control stream, one
+//! that writes for each lane that was needed, and one that reads for each lane of the peer: frames
+//! of one stream id stay on one lane, so a loss on one holds up no other.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rcp::net::conn::{FramedReader, FramedWriter, Verify};
+use rcp::net::quic::{self, LANES, Link, SendStream};
+use rcp::net::tls::{Pki, Proven};
+use rcp::net::{ByteStream, Dial, Dialled, Prefixed, dial_by};
 use rcp::proto::frame::{DecodedFrame, Frame};
-use rcp::proto::ids::GroupName;
+use rcp::proto::ids::{GroupName, NodeName};
+use rcp::proto::transport::{Congestion, Hop, Transport};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::core::Input;
+use super::start::task;
 use crate::limits;
 use crate::mover::ConnId;
 
@@ -26,66 +39,283 @@ pub(super) struct Incoming {
 #[derive(Debug)]
 pub(super) struct Outgoing {
     pub(super) frames: mpsc::Sender<Frame>,
+    /// What the other side has proven, once it has.
+    pub(super) proven: Option<Proven>,
 }
 
-/// Starts the two tasks of a connection.
-pub(super) fn spawn<S>(id: ConnId, io: S, peer: String, core: mpsc::Sender<Input>) -> Outgoing
-where
-    S: AsyncRead + AsyncWrite + Send + 'static,
-{
-    let (read, write) = tokio::io::split(io);
+/// What carries a session that was accepted.
+pub(super) enum Wire {
+    /// Plain TCP.
+    Tcp(Prefixed<TcpStream>),
+    /// TLS, or what came through a proxy.
+    Stream(Box<dyn ByteStream>),
+    /// QUIC.
+    Quic(Box<quic::Connection>),
+}
+
+impl std::fmt::Debug for Wire {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Tcp(_) => "Tcp",
+            Self::Stream(_) => "Stream",
+            Self::Quic(_) => "Quic",
+        })
+    }
+}
+
+/// What the tasks of one connection share.
+#[derive(Clone)]
+struct Shared {
+    id: ConnId,
+    peer: String,
+    core: mpsc::Sender<Input>,
+    stop: CancellationToken,
+    ahead: Arc<Semaphore>,
+}
+
+/// Starts the tasks of a connection that was accepted.
+pub(super) fn spawn(
+    id: ConnId,
+    wire: Wire,
+    peer: String,
+    proven: Option<Proven>,
+    core: mpsc::Sender<Input>,
+) -> Outgoing {
     let (frames, queue) = mpsc::channel(limits::FRAME_QUEUE);
-    let reader = FramedReader::new(read, peer.clone(), Verify::Content);
-    let writer = FramedWriter::new(write, peer);
-    let stop = tokio_util::sync::CancellationToken::new();
-    super::start::task(read_loop(id, reader, core.clone(), stop.clone()));
-    super::start::task(write_loop(id, writer, queue, core, stop));
-    Outgoing { frames }
+    task(run(Shared::new(id, peer, core), wire, queue));
+    Outgoing { frames, proven }
+}
+
+/// Says once that the kernel lacks a congestion control that a route asks for.
+fn warn_without(wanted: Congestion) {
+    static SAID: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    let Ok(known) = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_available_congestion_control")
+    else {
+        return;
+    };
+    if known.split_whitespace().any(|k| k == wanted.as_str())
+        || !SAID.lock().insert(wanted.as_str())
+    {
+        return;
+    }
+    tracing::warn!(
+        "congestion control {0} is not available here (this kernel has: {1}): TCP hops go on with \
+         its default; `modprobe tcp_{0}` adds it, or write another one in the topology",
+        wanted.as_str(),
+        known.trim()
+    );
 }
 
 /// Dials, then goes on as an accepted connection does.
 pub(super) fn dial(
     id: ConnId,
-    addr: String,
-    group: GroupName,
+    to: Destination,
+    pki: Option<Arc<Pki>>,
     core: mpsc::Sender<Input>,
 ) -> Outgoing {
     let (frames, queue) = mpsc::channel(limits::FRAME_QUEUE);
-    super::start::task(async move {
-        match rcp::net::dial(&addr, &group).await {
-            Ok(io) => {
-                let (read, write) = io.into_split();
-                let reader = FramedReader::new(read, addr.clone(), Verify::Content);
-                let writer = FramedWriter::new(write, addr);
-                let stop = tokio_util::sync::CancellationToken::new();
-                super::start::task(read_loop(id, reader, core.clone(), stop.clone()));
-                write_loop(id, writer, queue, core, stop).await;
-            }
+    if let Some(c) = to.hop.congestion.filter(|_| to.hop.transport != Some(Transport::Quic)) {
+        warn_without(c);
+    }
+    task(async move {
+        let dialled = dial_by(Dial {
+            addr: &to.addr,
+            node: &to.node,
+            group: &to.group,
+            hop: &to.hop,
+            pki: pki.as_ref(),
+        });
+        let (wire, proven) = match dialled.await {
+            Ok((Dialled::Tcp(io), p)) => (Wire::Tcp(Prefixed::new(bytes::Bytes::new(), io)), p),
+            Ok((Dialled::Stream(io), p)) => (Wire::Stream(io), p),
+            Ok((Dialled::Quic(c), p)) => (Wire::Quic(c), p),
             Err(e) => {
-                let _ = core.send(Input::Lost { conn: id, reason: e.to_string() }).await;
+                let (reason, refused) = (e.to_string(), e.is_refusal());
+                let _ = core.send(Input::Lost { conn: id, reason, refused }).await;
+                return;
             }
+        };
+        if let Some(proven) = proven {
+            let _ = core.send(Input::Proven { conn: id, proven }).await;
         }
+        run(Shared::new(id, to.addr, core), wire, queue).await;
     });
-    Outgoing { frames }
+    Outgoing { frames, proven: None }
 }
 
-async fn read_loop<R: AsyncRead + Unpin>(
-    id: ConnId,
-    mut reader: FramedReader<R>,
-    core: mpsc::Sender<Input>,
-    stop: tokio_util::sync::CancellationToken,
-) {
-    let ahead = Arc::new(Semaphore::new(READ_AHEAD));
-    let reason = loop {
+/// Where to dial.
+pub(super) struct Destination {
+    pub(super) addr: String,
+    pub(super) node: NodeName,
+    pub(super) group: GroupName,
+    pub(super) hop: Hop,
+}
+
+async fn run(shared: Shared, wire: Wire, queue: mpsc::Receiver<Frame>) {
+    match wire {
+        Wire::Tcp(io) => {
+            let (prefix, io) = io.into_parts();
+            let (read, write) = io.into_split();
+            stream(shared, Prefixed::new(prefix, read), write, queue).await;
+        }
+        Wire::Stream(io) => {
+            let (read, write) = tokio::io::split(io);
+            stream(shared, read, write, queue).await;
+        }
+        Wire::Quic(c) => lanes(shared, *c, queue).await,
+    }
+}
+
+/// One stream in both directions.
+async fn stream<R, W>(shared: Shared, read: R, write: W, queue: mpsc::Receiver<Frame>)
+where
+    R: AsyncRead + Unpin + Send + 'static,
+    W: AsyncWrite + Unpin + Send + 'static,
+{
+    let reader = FramedReader::new(read, shared.peer.clone(), Verify::Content);
+    task(read_loop(shared.clone(), reader, None));
+    let (end, mut writer) =
+        write_loop(&shared, FramedWriter::new(write, &*shared.peer), queue).await;
+    if matches!(end, End::Told) {
+        let _ = writer.shutdown().await;
+        shared.stop.cancel();
+    }
+    shared.end(end).await;
+}
+
+/// A QUIC connection: the control stream, and lanes as they are needed.
+async fn lanes(shared: Shared, c: quic::Connection, queue: mpsc::Receiver<Frame>) {
+    let link = Arc::new(c.link);
+    let (first, begun) = watch::channel(false);
+    let reader = FramedReader::new(c.recv, shared.peer.clone(), Verify::Content);
+    task(read_loop(shared.clone(), reader, Some(first)));
+    task(accept_lanes(shared.clone(), link.clone(), begun));
+    let (end, streams) = share_out(&shared, &link, c.send, queue).await;
+    if matches!(end, End::Told) {
+        link.close(streams).await;
+        shared.stop.cancel();
+    }
+    shared.end(end).await;
+}
+
+/// Reads the lanes that the peer opens, once the session has begun on the control stream.
+async fn accept_lanes(shared: Shared, link: Arc<Link>, mut begun: watch::Receiver<bool>) {
+    if begun.wait_for(|b| *b).await.is_err() {
+        return;
+    }
+    loop {
+        let lane = tokio::select! {
+            l = link.next_lane() => l,
+            () = shared.stop.cancelled() => return,
+        };
+        // When the connection is lost, the control stream says why.
+        let Ok(lane) = lane else { return };
+        let reader = FramedReader::new(lane, shared.peer.clone(), Verify::Content);
+        task(read_lane(shared.clone(), reader));
+    }
+}
+
+async fn read_lane<R: AsyncRead + Unpin>(shared: Shared, mut reader: FramedReader<R>) {
+    loop {
         let next = tokio::select! {
             next = reader.next() => next,
-            () = stop.cancelled() => return,
+            () = shared.stop.cancelled() => return,
         };
-        let frame = match next {
-            Ok(Some(f)) => f,
-            Ok(None) => break "the peer closed the connection".to_owned(),
-            Err(e) => break e.to_string(),
+        match next {
+            Ok(Some(frame)) => {
+                if shared.hand_over(frame).await.is_err() {
+                    return;
+                }
+            }
+            // The peer needs it no more.
+            Ok(None) => return,
+            Err(e) => {
+                return shared.end(End::Failed(e.to_string(), e.is_refusal())).await;
+            }
+        }
+    }
+}
+
+/// Hands each frame to the stream that it belongs on.
+async fn share_out(
+    shared: &Shared,
+    link: &Arc<Link>,
+    control: SendStream,
+    mut queue: mpsc::Receiver<Frame>,
+) -> (End, Vec<SendStream>) {
+    let mut lanes: BTreeMap<u16, mpsc::Sender<Frame>> = BTreeMap::new();
+    // One message for each lane and for the control stream: it never waits.
+    let (done, mut ends) = mpsc::channel(usize::from(LANES) + 1);
+    let open = |lane: u16, io: Option<SendStream>, lanes: &mut BTreeMap<_, _>| {
+        let (frames, queue) = mpsc::channel(limits::FRAME_QUEUE);
+        let (shared, link, done) = (shared.clone(), link.clone(), done.clone());
+        task(async move {
+            let io = match io {
+                Some(io) => Ok(io),
+                None => link.open_lane().await,
+            };
+            let end = match io {
+                Ok(io) => {
+                    let writer = FramedWriter::new(io, &*shared.peer);
+                    let (end, writer) = write_loop(&shared, writer, queue).await;
+                    (end, Some(writer.into_inner()))
+                }
+                Err(e) => (End::Failed(e.to_string(), false), None),
+            };
+            let _ = done.send(end).await;
+        });
+        lanes.insert(lane, frames);
+    };
+    open(0, Some(control), &mut lanes);
+    let end = loop {
+        let frame = tokio::select! {
+            f = queue.recv() => f,
+            () = shared.stop.cancelled() => break End::Stopped,
         };
+        let Some(frame) = frame else { break End::Told };
+        let lane = quic::lane(&frame, |l| lanes.contains_key(&l));
+        if !lanes.contains_key(&lane) {
+            open(lane, None, &mut lanes);
+        }
+        let Some(queue) = lanes.get(&lane) else { continue };
+        match queue.try_send(frame) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                break End::Failed("the peer does not read what it is sent".to_owned(), false);
+            }
+            // The lane's task says why.
+            Err(mpsc::error::TrySendError::Closed(_)) => break End::Stopped,
+        }
+    };
+    drop((lanes, done));
+    let (mut worst, mut streams) = (end, Vec::new());
+    while let Some((end, io)) = ends.recv().await {
+        streams.extend(io);
+        if matches!(end, End::Failed(..)) && !matches!(worst, End::Failed(..)) {
+            worst = end;
+        }
+    }
+    (worst, streams)
+}
+
+/// How writing ended.
+enum End {
+    /// Told to close: what was queued has been written.
+    Told,
+    /// Somebody else noticed the end, and says why.
+    Stopped,
+    /// In words; whether it is about trust.
+    Failed(String, bool),
+}
+
+impl Shared {
+    fn new(id: ConnId, peer: String, core: mpsc::Sender<Input>) -> Self {
+        let ahead = Arc::new(Semaphore::new(READ_AHEAD));
+        Self { id, peer, core, stop: CancellationToken::new(), ahead }
+    }
+
+    /// Hands a frame to the core, when there is room.
+    async fn hand_over(&self, frame: DecodedFrame) -> Result<(), ()> {
         let bytes = match &frame.frame {
             Frame::Chunk { body, .. }
             | Frame::SetEnd { body, .. }
@@ -93,34 +323,61 @@ async fn read_loop<R: AsyncRead + Unpin>(
             _ => 1024,
         };
         let share = u32::try_from(bytes.min(READ_AHEAD)).unwrap_or(u32::MAX);
-        let Ok(share) = ahead.clone().acquire_many_owned(share).await else { return };
-        let incoming = Incoming { frame, _share: share };
-        if core.send(Input::Frame { conn: id, incoming: Box::new(incoming) }).await.is_err() {
-            return;
+        let share = self.ahead.clone().acquire_many_owned(share).await.map_err(|_| ())?;
+        let incoming = Box::new(Incoming { frame, _share: share });
+        self.core.send(Input::Frame { conn: self.id, incoming }).await.map_err(|_| ())
+    }
+
+    /// Tells the core that it is over, unless that is known.
+    async fn end(&self, end: End) {
+        if let End::Failed(reason, refused) = end {
+            if self.stop.is_cancelled() {
+                return;
+            }
+            self.stop.cancel();
+            let _ = self.core.send(Input::Lost { conn: self.id, reason, refused }).await;
+        }
+    }
+}
+
+/// Reads the stream that the session begins on; `first` is told when its first frame was handed on.
+async fn read_loop<R: AsyncRead + Unpin>(
+    shared: Shared,
+    mut reader: FramedReader<R>,
+    first: Option<watch::Sender<bool>>,
+) {
+    let end = loop {
+        let next = tokio::select! {
+            next = reader.next() => next,
+            () = shared.stop.cancelled() => return,
+        };
+        match next {
+            Ok(Some(frame)) => {
+                if shared.hand_over(frame).await.is_err() {
+                    return;
+                }
+            }
+            Ok(None) => break End::Failed("the peer closed the connection".to_owned(), false),
+            Err(e) => break End::Failed(e.to_string(), e.is_refusal()),
+        }
+        if let Some(first) = &first {
+            first.send_if_modified(|b| !std::mem::replace(b, true));
         }
     };
-    stop.cancel();
-    let _ = core.send(Input::Lost { conn: id, reason }).await;
+    shared.end(end).await;
 }
 
 async fn write_loop<W: AsyncWrite + Unpin>(
-    id: ConnId,
+    shared: &Shared,
     mut writer: FramedWriter<W>,
     mut queue: mpsc::Receiver<Frame>,
-    core: mpsc::Sender<Input>,
-    stop: tokio_util::sync::CancellationToken,
-) {
+) -> (End, FramedWriter<W>) {
     let mut batch = Vec::with_capacity(64);
-    let reason = loop {
+    let failed = loop {
         batch.clear();
         tokio::select! {
-            n = queue.recv_many(&mut batch, 64) => if n == 0 {
-                // Told to close: what was queued has been written.
-                let _ = writer.shutdown().await;
-                stop.cancel();
-                return;
-            },
-            () = stop.cancelled() => return,
+            n = queue.recv_many(&mut batch, 64) => if n == 0 { return (End::Told, writer) },
+            () = shared.stop.cancelled() => return (End::Stopped, writer),
         }
         let mut data = 0u64;
         let mut failed = None;
@@ -132,7 +389,7 @@ async fn write_loop<W: AsyncWrite + Unpin>(
                 data += body.len() as u64;
             }
             if let Err(e) = writer.queue(f) {
-                failed = Some(e.to_string());
+                failed = Some(e);
                 break;
             }
         }
@@ -141,15 +398,19 @@ async fn write_loop<W: AsyncWrite + Unpin>(
         }
         let flushed = tokio::select! {
             f = writer.flush() => f,
-            () = stop.cancelled() => return,
+            () = shared.stop.cancelled() => return (End::Stopped, writer),
         };
         if let Err(e) = flushed {
-            break e.to_string();
+            break e;
         }
-        if data > 0 && core.send(Input::Sent { conn: id, bytes: data }).await.is_err() {
-            return;
+        if data > 0 && shared.core.send(Input::Sent { conn: shared.id, bytes: data }).await.is_err()
+        {
+            return (End::Stopped, writer);
         }
     };
-    stop.cancel();
-    let _ = core.send(Input::Lost { conn: id, reason }).await;
+    if !failed.is_refusal() {
+        // What the peer said last is better than that it was gone when it was written to.
+        let _ = tokio::time::timeout(limits::LAST_WORDS, shared.stop.cancelled()).await;
+    }
+    (End::Failed(failed.to_string(), failed.is_refusal()), writer)
 }

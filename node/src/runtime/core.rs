@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rcp::net::Prefixed;
+use rcp::net::tls::{Pki, Proven};
 use rcp::proto::ids::{GroupName, VolumeId};
-use tokio::net::TcpStream;
+use rcp::proto::transport::Hop;
 use tokio::sync::{mpsc, oneshot};
 use volmcast::capture::Notice;
 use volmcast::io::{Outcome, Tag};
@@ -15,11 +15,13 @@ use volmcast::storage::Identity;
 use volmcast::units::{BlockCount, BlockIndex};
 use volmcast::volume::WorkDone;
 
-use super::conns::{self, Incoming, Outgoing};
+use super::conns::{self, Destination, Incoming, Outgoing, Wire};
 use super::disk;
-use crate::api::{ApiError, ApiErrorKind, NodeStatus, RouteTable, VolumeInfo};
+use crate::api::{ApiError, ApiErrorKind, NodeStatus, RouteTable, SecurityStatus, VolumeInfo};
 use crate::clock;
-use crate::mover::{Ask, AskId, ConnId, Effect, Level, Mover, NewReplica, Reply};
+use crate::mover::{
+    Accepted, Ask, AskId, ConnId, Effect, Level, Mover, NewReplica, Reply, TurnedAway,
+};
 use crate::volumes::names::{Entry, Names};
 use crate::volumes::open::{self, OpenPlan, Opened};
 
@@ -27,9 +29,22 @@ use crate::volumes::open::{self, OpenPlan, Opened};
 #[derive(Debug)]
 pub(super) enum Input {
     Accepted {
-        group: GroupName,
-        io: Box<Prefixed<TcpStream>>,
+        accepted: Accepted,
+        wire: Wire,
         peer: String,
+        proven: Option<Proven>,
+    },
+    /// A connection that was dialled has proven who it is to.
+    Proven {
+        conn: ConnId,
+        proven: Proven,
+    },
+    TurnedAway {
+        who: TurnedAway,
+    },
+    /// Certificates or the time have changed: look at every session again.
+    Judge {
+        problem: Option<String>,
     },
     Frame {
         conn: ConnId,
@@ -42,6 +57,8 @@ pub(super) enum Input {
     Lost {
         conn: ConnId,
         reason: String,
+        /// It is about trust.
+        refused: bool,
     },
     IoDone {
         volume: VolumeId,
@@ -113,6 +130,12 @@ pub(super) struct Core {
     pub(super) next_ask: u64,
     pub(super) listen: String,
     pub(super) nbd: Vec<String>,
+    /// The certificates of this node, if hops are encrypted.
+    pub(super) pki: Option<Arc<Pki>>,
+    /// What of the status is about them.
+    pub(super) security: SecurityStatus,
+    /// Where relative paths of the topology start from.
+    pub(super) base: PathBuf,
 }
 
 /// How this node runs replicas of a group.
@@ -172,18 +195,32 @@ impl Core {
     fn input(&mut self, input: Input) {
         let (now, wall) = (clock::mono(), clock::wall());
         match input {
-            Input::Accepted { group, io, peer } => {
-                let conn = self.mover.accepted(now, wall, group);
-                let out = conns::spawn(conn, *io, peer, self.sender.clone());
+            Input::Accepted { accepted, wire, peer, proven } => {
+                let conn = self.mover.accepted(now, wall, accepted);
+                let out = conns::spawn(conn, wire, peer, proven, self.sender.clone());
                 self.conns.insert(conn, out);
+            }
+            Input::Proven { conn, proven } => {
+                if let Some(c) = self.conns.get_mut(&conn) {
+                    c.proven = Some(proven);
+                }
+            }
+            Input::TurnedAway { who } => self.mover.turned_away(now, wall, who),
+            Input::Judge { problem } => {
+                self.security.problem = problem;
+                self.judge();
             }
             Input::Frame { conn, incoming } => {
                 self.mover.frame(now, wall, conn, incoming.frame);
             }
             Input::Sent { conn, bytes } => self.mover.sent(conn, bytes),
-            Input::Lost { conn, reason } => {
+            Input::Lost { conn, reason, refused } => {
                 self.conns.remove(&conn);
-                self.mover.lost(now, wall, conn, &reason);
+                if refused {
+                    self.mover.distrusted(now, wall, conn, &reason);
+                } else {
+                    self.mover.lost(now, wall, conn, &reason);
+                }
             }
             Input::IoDone { volume, tag, outcome } => {
                 self.mover.io_done(now, wall, volume, tag, outcome);
@@ -222,7 +259,28 @@ impl Core {
         let mut s = self.mover.status();
         s.listen.clone_from(&self.listen);
         s.nbd.clone_from(&self.nbd);
+        let strangers = std::mem::take(&mut s.security.strangers);
+        s.security = SecurityStatus { strangers, ..self.security.clone() };
+        if let Some(pki) = &self.pki {
+            let seconds = u64::try_from(pki.own().not_after).unwrap_or(0);
+            s.security.certificate_until_us = Some(seconds.saturating_mul(1_000_000));
+        }
         s
+    }
+
+    /// Ends the sessions of peers whose certificates are no longer good.
+    fn judge(&mut self) {
+        let Some(pki) = self.pki.clone() else { return };
+        let bad: Vec<_> = self
+            .conns
+            .iter()
+            .filter_map(|(id, c)| Some((*id, pki.judge_again(c.proven.as_ref()?)?)))
+            .collect();
+        for (conn, why) in bad {
+            let (now, wall) = (clock::mono(), clock::wall());
+            self.mover.no_longer_trusted(now, wall, conn, &why.to_string());
+            self.effects();
+        }
     }
 
     fn create(&mut self, identity: Identity, plan: OpenPlan, reply: Waiting<VolumeInfo>) {
@@ -311,8 +369,9 @@ impl Core {
 
     fn effect(&mut self, e: Effect) {
         match e {
-            Effect::Dial { conn, addr, group } => {
-                let out = conns::dial(conn, addr, group, self.sender.clone());
+            Effect::Dial { conn, addr, node, hop, group } => {
+                let to = Destination { addr, node, group, hop: self.ca_path(hop) };
+                let out = conns::dial(conn, to, self.pki.clone(), self.sender.clone());
                 self.conns.insert(conn, out);
             }
             Effect::Send { conn, frame } => {
@@ -377,6 +436,13 @@ impl Core {
                 Level::Error => tracing::error!("{text}"),
             },
         }
+    }
+
+    /// The file with a proxy's CA, from the folder that the topology's paths start from.
+    fn ca_path(&self, mut hop: Hop) -> Hop {
+        let whole = |ca: &String| self.base.join(ca).to_string_lossy().into_owned();
+        hop.ca = hop.ca.as_ref().map(whole);
+        hop
     }
 
     fn create_replica(&mut self, r: NewReplica) {

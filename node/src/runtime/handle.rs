@@ -13,7 +13,7 @@ use volmcast::units::{BlockCount, BlockSize};
 use super::core::{Input, ReplicaPlan};
 use crate::api::{
     Answer, ApiError, ApiErrorKind, CutInfo, MemberResult, NodeApi, NodeStatus, PolicyChange,
-    RouteTable, StateReader, VolumeInfo, VolumeSpec,
+    RouteTable, RouteWay, StateReader, VolumeInfo, VolumeSpec,
 };
 use crate::mover::{Ask, Reply};
 use crate::nbd::OpenErrorKind;
@@ -237,9 +237,17 @@ impl NodeApi for NodeHandle {
         })
     }
 
-    fn route_add<'a>(&'a self, group: &'a str, next_hop: &'a str) -> Answer<'a, RouteTable> {
+    fn route_add<'a>(
+        &'a self,
+        group: &'a str,
+        next_hop: &'a str,
+        by: &'a RouteWay,
+    ) -> Answer<'a, RouteTable> {
         let (group, next_hop) = (group.to_owned(), next_hop.to_owned());
-        Box::pin(self.table(Ask::RouteAdd { group, next_hop }))
+        Box::pin(async move {
+            let by = by.hop().map_err(|e| ApiError::new(ApiErrorKind::BadRequest, e))?;
+            self.table(Ask::RouteAdd { group, next_hop, by }).await
+        })
     }
 
     fn route_delete<'a>(

@@ -9,10 +9,12 @@
 //! The core task never waits for anything but its queue and the clock. Every queue has a bound;
 //! what a peer may have in flight is bounded in bytes before it is read.
 
+mod certificates;
 mod conns;
 mod core;
 mod disk;
 mod handle;
+mod port;
 mod start;
 
 pub use handle::NodeHandle;

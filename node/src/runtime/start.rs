@@ -11,19 +11,22 @@ use std::time::Duration;
 
 use config::{GroupPlan as PlannedGroup, NodePlan, Topology};
 use forwarder::table::Table;
-use rcp::net::port::{Accepted, accept_tcp};
+use rcp::net::quic::Listener;
 use rcp::proto::delta::Compression;
 use rcp::proto::ids::{GroupName, NodeName, VolumeId};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use volmcast::save::Budget;
 use volmcast::storage::{Identity, StorageError, replace_file};
 use volmcast::units::BlockCount;
 use volmcast::volume::{CutPolicy, PlaybackPolicy};
 
+use super::certificates::{self, load_pki, plain_rule};
 use super::core::{Core, Input, ReplicaPlan};
 use super::handle::NodeHandle;
-use crate::access::{self, Caller};
+use super::port::Port;
+use crate::access::Caller;
 use crate::api::NodeApi;
 use crate::http::{self, Deadlines};
 use crate::metrics::Metrics;
@@ -147,7 +150,11 @@ fn load_routes(folder: &Path, node: &NodeName, topology: &Topology) -> Result<Ta
                 .map(|g| (g.name.clone(), g.children(node).to_vec()))
                 .filter(|(_, hops)| !hops.is_empty())
                 .collect();
-            let table = Table::from_plan(node.clone(), &planned)
+            let by = |group: &GroupName, hop: &NodeName| {
+                let key = (node.clone(), hop.clone());
+                topology.group(group).and_then(|g| g.hops.get(&key)).cloned().unwrap_or_default()
+            };
+            let table = Table::from_plan_by(node.clone(), &planned, &by)
                 .map_err(|e| StartError::Refused(e.to_string()))?;
             store_routes(folder, &table.encode()).map_err(refused)?;
             Ok(table)
@@ -156,7 +163,22 @@ fn load_routes(folder: &Path, node: &NodeName, topology: &Topology) -> Result<Ta
     }
 }
 
-fn replica_plan(g: &PlannedGroup, node: &NodeName, base: &Path) -> ReplicaPlan {
+fn replica_plans(
+    groups: &[&PlannedGroup],
+    node: &NodePlan,
+    base: &Path,
+) -> BTreeMap<GroupName, ReplicaPlan> {
+    let budget = Budget::new(node.memory / limits::READBACK_SHARE);
+    let plan = |g: &PlannedGroup| replica_plan(g, &node.name, base, &budget);
+    groups.iter().map(|g| (g.name.clone(), plan(g))).collect()
+}
+
+fn replica_plan(
+    g: &PlannedGroup,
+    node: &NodeName,
+    base: &Path,
+    budget: &Arc<Budget>,
+) -> ReplicaPlan {
     let playback = g.playback_for(node);
     let first = g.volumes.first();
     ReplicaPlan {
@@ -167,6 +189,7 @@ fn replica_plan(g: &PlannedGroup, node: &NodeName, base: &Path) -> ReplicaPlan {
             playback: PlaybackPolicy { hwm: playback.hwm, timeout: playback.timeout },
             compression: Compression::WherePays,
             import: false,
+            budget: budget.clone(),
         },
         save: g.volumes.iter().map(|v| (v.label.to_string(), g.save_for(v, node))).collect(),
         default_save: first.map_or(1 << 30, |v| g.save_for(v, node)),
@@ -189,19 +212,15 @@ pub async fn start(
     node: &NodePlan,
     base: &Path,
 ) -> Result<Running, StartError> {
-    let folder: PathBuf = base
-        .join(&node.data)
-        .components()
-        .filter(|c| !matches!(c, std::path::Component::CurDir))
-        .collect();
+    let folder = data_folder(base, node);
     let lock = open_folder(&folder, &node.name)?;
     let table = load_routes(&folder, &node.name, topology)?;
+    let pki = load_pki(topology, node, base)?;
     let (sender, queue) = mpsc::channel(limits::CORE_QUEUE);
     let names = Arc::new(Names::default());
     let mover = new_mover(topology, node, table);
     let groups: Vec<_> = topology.groups_of(&node.name).collect();
-    let plans: BTreeMap<GroupName, ReplicaPlan> =
-        groups.iter().map(|g| (g.name.clone(), replica_plan(g, &node.name, &folder))).collect();
+    let plans = replica_plans(&groups, node, &folder);
     let mut core = Core {
         mover,
         queue,
@@ -215,6 +234,9 @@ pub async fn start(
         next_ask: 0,
         listen: String::new(),
         nbd: Vec::new(),
+        security: certificates::status(topology, node),
+        pki: pki.clone(),
+        base: base.to_owned(),
     };
     open_volumes(&mut core, &groups, &node.name, &folder)?;
     // The export names are there before anybody is let in.
@@ -224,13 +246,15 @@ pub async fn start(
         .await
         .map_err(io(format!("listening on {}", node.listen)))?;
     let listen = listener.local_addr().map_err(io("the listener's address"))?;
+    let quic = pki.clone().map(|pki| Listener::bind(listen, pki)).transpose();
+    let quic = quic.map_err(io(format!("QUIC on UDP {listen}")))?;
     let control = bind_control(&folder)?;
     let (server, uris) = start_nbd(node, &folder, names.clone()).await?;
     core.listen = listen.to_string();
     core.nbd.clone_from(&uris);
 
     // Groups last: from here on neighbours are dialled.
-    enter_groups(&mut core.mover, topology, &groups, &node.name);
+    enter_groups(&mut core.mover, &groups, &node.name);
     let stop = CancellationToken::new();
     let handle = Arc::new(NodeHandle {
         core: sender.clone(),
@@ -239,11 +263,7 @@ pub async fn start(
         stop: stop.clone(),
         folder: folder.clone(),
         plans,
-        primary_of: groups
-            .iter()
-            .filter(|g| g.primary == node.name)
-            .map(|g| g.name.clone())
-            .collect(),
+        primary_of: primary_of(&groups, &node.name),
     });
     let api: Arc<dyn NodeApi> = handle.clone();
     let metrics = Metrics::install()
@@ -253,16 +273,25 @@ pub async fn start(
         crate::metrics::counters("rcp_nbd", "NBD server", counters.each().collect::<Vec<_>>());
     });
     task(upkeep(metrics.clone(), stop.clone()));
-    let guard = http::Guard {
-        policy: access::Policy::default(),
-        tokens: None,
-        audit: access::Audit::new(&folder),
-    };
-    let routers = http::routers(api, metrics, guard);
-    task(accept(listener, sender.clone(), routers.clone(), stop.clone()));
-    task(accept_control(control, routers, stop.clone()));
+    let guard = certificates::guard(topology, base, &folder);
+    let port = Port::new(sender.clone(), pki.clone(), plain_rule(topology, node), stop.clone());
+    let routers = http::routers_with(api, metrics, guard, Some(port.upgrades()));
+    task(accept_control(control, routers.clone(), stop.clone()));
+    if let Some(pki) = pki {
+        task(certificates::watch(pki, sender.clone(), stop.clone()));
+    }
+    port.open(routers, listener, quic);
     let core = tokio::spawn(core.run());
     Ok(Running { handle, stop, listen, nbd: uris, server, core, sender, folder, _lock: lock })
+}
+
+fn data_folder(base: &Path, node: &NodePlan) -> PathBuf {
+    let whole = base.join(&node.data);
+    whole.components().filter(|c| !matches!(c, std::path::Component::CurDir)).collect()
+}
+
+fn primary_of(groups: &[&PlannedGroup], node: &NodeName) -> Vec<GroupName> {
+    groups.iter().filter(|g| g.primary == *node).map(|g| g.name.clone()).collect()
 }
 
 /// The machine of a node that is in no group and has no volumes yet.
@@ -275,17 +304,25 @@ fn new_mover(topology: &Topology, node: &NodePlan, table: Table) -> Mover {
         queue_bytes: limits::QUEUE_BYTES,
         addresses: topology.nodes().map(|n| (n.name.clone(), n.address.to_string())).collect(),
         table,
+        proven: topology.pki().is_some(),
     };
     Mover::new(cfg, clock::mono(), clock::wall())
 }
 
-fn enter_groups(mover: &mut Mover, topology: &Topology, groups: &[&PlannedGroup], node: &NodeName) {
+fn enter_groups(mover: &mut Mover, groups: &[&PlannedGroup], node: &NodeName) {
     for g in groups {
         let plan = GroupPlan {
             primary: g.primary == *node,
             replica: g.role(node).is_some_and(config::Role::has_replica),
             planned: g.children(node).to_vec(),
-            members: topology.nodes().map(|n| n.name.clone()).collect(),
+            members: g.members().into_iter().chain(&g.feeders).cloned().collect(),
+            hop: g.hop.clone(),
+            planned_ways: g
+                .hops
+                .iter()
+                .filter(|((from, _), _)| from == node)
+                .map(|((_, to), hop)| (to.clone(), hop.clone()))
+                .collect(),
         };
         mover.add_group(g.name.clone(), plan);
     }
@@ -415,67 +452,6 @@ fn bind_control(folder: &Path) -> Result<UnixListener, StartError> {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
         .map_err(io(path.display().to_string()))?;
     Ok(l)
-}
-
-/// Takes connections of the shared port and tells them apart.
-async fn accept(
-    listener: TcpListener,
-    core: mpsc::Sender<Input>,
-    routers: http::Routers,
-    stop: CancellationToken,
-) {
-    let room = Arc::new(Semaphore::new(limits::MAX_CONNECTIONS));
-    loop {
-        let (io, peer) = tokio::select! {
-            a = listener.accept() => match a {
-                Ok(a) => a,
-                Err(e) => {
-                    tracing::warn!("the shared port: {e}");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            },
-            () = stop.cancelled() => return,
-        };
-        let Ok(share) = room.clone().try_acquire_owned() else {
-            tracing::warn!(%peer, "refused: {} connections are open", limits::MAX_CONNECTIONS);
-            continue;
-        };
-        let (core, routers, stop) = (core.clone(), routers.clone(), stop.clone());
-        task(async move {
-            classify(io, peer.to_string(), core, routers, stop).await;
-            drop(share);
-        });
-    }
-}
-
-async fn classify(
-    io: TcpStream,
-    peer: String,
-    core: mpsc::Sender<Input>,
-    routers: http::Routers,
-    stop: CancellationToken,
-) {
-    let began = clock::mono();
-    let accepted = accept_tcp(io).await;
-    crate::metrics::port_connection(accepted.label());
-    match accepted {
-        Accepted::Rcp { group, io } => {
-            let _ = core.send(Input::Accepted { group, io: Box::new(io), peer }).await;
-        }
-        Accepted::Http { io } => {
-            // Whoever sends its first line byte by byte has used up its time for the rest.
-            let mut deadlines = Deadlines::default();
-            let left = deadlines.header_read.saturating_sub(clock::mono().since(began));
-            deadlines.header_read = left.max(limits::MIN_HEADER_READ);
-            let router = routers.caller(Caller::plain(peer));
-            http::serve_connection(io, router, deadlines, stop).await;
-        }
-        Accepted::Tls { .. } => {
-            tracing::debug!(%peer, "TLS is not configured on this port");
-        }
-        Accepted::Refused { why } => tracing::debug!(%peer, "refused: {why}"),
-    }
 }
 
 async fn accept_control(listener: UnixListener, routers: http::Routers, stop: CancellationToken) {

@@ -10,8 +10,8 @@ use volmcast::activity::{ActivityLog, ExtentSize, Geometry, SharedLog};
 use volmcast::capture::{Capture, CaptureLimits};
 use volmcast::io::{FileId, Outcome};
 use volmcast::mailbox::{Mailbox, SLOT_LEN, Settings};
-use volmcast::save::Ring;
 use volmcast::save::ring::MIN_CAPACITY;
+use volmcast::save::{Budget, Ring};
 use volmcast::snapshots::layout::AreaLayout;
 use volmcast::snapshots::{PinId, SnapshotStore};
 use volmcast::storage::{Files, Identity, Sizes, Storage, StorageError};
@@ -37,6 +37,8 @@ pub struct OpenPlan {
     pub compression: Compression,
     /// The content is already there and must become the first state (import).
     pub import: bool,
+    /// What all volumes of the node may keep of what they read back from their save volumes.
+    pub budget: Arc<Budget>,
 }
 
 /// Sizes that a node takes from its limits, and a simulation makes small.
@@ -48,6 +50,8 @@ pub struct Tuning {
     pub window: u64,
     /// Bytes of recent chunks kept in memory.
     pub cache: u64,
+    /// Bytes of chunks kept in memory that were read back from the save volume.
+    pub readback: u64,
     /// Bytes of copies that writers keep for a draining set.
     pub held: u64,
     /// Extents of the activity log.
@@ -62,6 +66,7 @@ impl Default for Tuning {
             chunk_bytes: limits::CHUNK_BYTES,
             window: limits::WINDOW_BYTES,
             cache: limits::CACHE_BYTES,
+            readback: limits::READBACK_BYTES,
             held: limits::HELD_BYTES,
             extent: ExtentSize::DEFAULT,
             changes: limits::CHANGES_BYTES,
@@ -290,6 +295,8 @@ pub fn assemble(
         save_capacity: identity.save,
         changes: tuning.changes,
         cache: tuning.cache.min(identity.save / 4),
+        readback: tuning.readback,
+        budget: plan.budget.clone(),
         chunk_bytes: tuning.chunk_bytes,
         window: tuning.window,
         compression: plan.compression,

@@ -18,8 +18,9 @@ use crate::proto::limits::FRAME_HEADER_LEN;
 
 /// Read at once while it is not known what comes: this much of a chunk is copied, at most.
 const READ: usize = 16 << 10;
-/// Buffers of chunks that are kept to be used again.
-const POOL_SLOTS: usize = 4;
+/// Buffers of chunks that are kept to be used again: more than a receiver keeps as its recent
+/// chunks, because those come back only when they have left that ring.
+const POOL_SLOTS: usize = 16;
 /// Pieces of one vectored write.
 const PIECES: usize = 64;
 
@@ -280,6 +281,11 @@ impl<W: AsyncWrite + Unpin> FramedWriter<W> {
     pub async fn send(&mut self, frame: &Frame) -> Result<(), NetError> {
         self.queue(frame)?;
         self.flush().await
+    }
+
+    /// The connection; what is queued is lost.
+    pub fn into_inner(self) -> W {
+        self.io
     }
 
     /// Writes what is queued and closes this direction of the connection.

@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use super::tls::{TlsError, explain};
 use crate::proto::frame::FrameError;
 
 /// What went wrong with a connection.
@@ -32,6 +33,22 @@ pub enum NetError {
         /// Name or address of the peer.
         peer: String,
     },
+    /// TLS or QUIC came to nothing.
+    #[error("{source}")]
+    Tls {
+        /// Name or address of the peer.
+        peer: String,
+        /// The cause; it names the certificate where it is about one.
+        source: TlsError,
+    },
+    /// A proxy on the way said no, or what it should not.
+    #[error("{proxy}: {why}")]
+    Proxy {
+        /// Its URL.
+        proxy: String,
+        /// What it said.
+        why: String,
+    },
     /// It took too long.
     #[error("{peer}: {what} took longer than {limit:?}")]
     Timeout {
@@ -45,8 +62,19 @@ pub enum NetError {
 }
 
 impl NetError {
+    /// It is about trust, not about the way: the peer is there and one of the two says no.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Tls { source, .. } if source.is_refusal())
+    }
+
     pub(super) fn io(peer: &str, what: &'static str, source: io::Error) -> Self {
-        Self::Io { peer: peer.to_owned(), what, source }
+        // An alert comes as an error of reading; it is what the peer has to say.
+        let said = explain(&source).map(TlsError::Told).or_else(|| super::quic::explain(&source));
+        match said {
+            Some(said) => Self::Tls { peer: peer.to_owned(), source: said },
+            None => Self::Io { peer: peer.to_owned(), what, source },
+        }
     }
 
     pub(super) fn frame(peer: &str, source: FrameError) -> Self {

@@ -1,17 +1,20 @@
-//! Sockets: the thin part between [`crate::proto`] and TCP.
+//! Sockets: the thin part between [`crate::proto`] and TCP, TLS and QUIC.
 //!
-//! [`conn`] reads and writes frames, [`port`] tells RCP from HTTP on the shared port, [`dial`] opens
-//! a connection. Everything is generic over the byte stream where it can be, spawns nothing, and
+//! [`conn`] reads and writes frames, [`port`] tells RCP, HTTP and TLS apart on the shared port,
+//! [`tls`] and [`quic`] prove who is there, [`dial_by`] opens a connection over any of them. Everything is generic over the byte stream where it can be, spawns nothing, and
 //! decides nothing that two nodes must agree on: the tasks of the node drive it.
 
 pub mod conn;
 pub mod port;
+pub mod quic;
+pub mod tls;
 
 mod dial;
 mod error;
 mod pool;
 mod prefixed;
+mod via;
 
-pub use dial::{dial, dial_within};
+pub use dial::{ByteStream, Dial, Dialled, dial, dial_by};
 pub use error::NetError;
 pub use prefixed::Prefixed;

@@ -31,6 +31,11 @@ pub enum Accepted<S> {
         /// The whole stream.
         io: Prefixed<S>,
     },
+    /// HTTP/2 with prior knowledge, from its first byte.
+    Http2 {
+        /// The whole stream.
+        io: Prefixed<S>,
+    },
     /// TLS, from its first byte.
     Tls {
         /// The whole stream.
@@ -67,6 +72,7 @@ impl<S> Accepted<S> {
         match self {
             Self::Rcp { .. } => "rcp",
             Self::Http { .. } => "http",
+            Self::Http2 { .. } => "http2",
             Self::Tls { .. } => "tls",
             Self::Refused { why: PortRefusal::Bytes(r) } => r.as_str(),
             Self::Refused { why: PortRefusal::Timeout(_) } => "timeout",
@@ -102,6 +108,7 @@ pub async fn accept_within<S: AsyncRead + Unpin>(mut io: S, deadline: Duration) 
             Accepted::Rcp { group, io: Prefixed::new(read.freeze(), io) }
         }
         Ok(Verdict::Http) => Accepted::Http { io: Prefixed::new(read.freeze(), io) },
+        Ok(Verdict::Http2) => Accepted::Http2 { io: Prefixed::new(read.freeze(), io) },
         Ok(Verdict::Tls) => Accepted::Tls { io: Prefixed::new(read.freeze(), io) },
         Ok(Verdict::Refused(r)) => Accepted::Refused { why: PortRefusal::Bytes(r) },
         Ok(Verdict::NeedMore) => Accepted::Refused { why: PortRefusal::Closed },

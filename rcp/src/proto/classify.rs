@@ -19,6 +19,8 @@ pub enum Verdict {
     },
     /// A request line of HTTP/1.x; nothing is consumed.
     Http,
+    /// The first line of the preface of HTTP/2; nothing is consumed.
+    Http2,
     /// A TLS record; nothing is consumed.
     Tls,
     /// So far it could be anything.
@@ -111,6 +113,10 @@ fn line(raw: &[u8]) -> Verdict {
     let words = bare.unwrap_or(text);
     let (front, last) = words.rsplit_once(' ').unwrap_or(("", words));
     let refused = Verdict::Refused;
+    if words == "PRI * HTTP/2.0" && bare.is_some() {
+        // The preface of HTTP/2 with prior knowledge (RFC 9113, section 3.4).
+        return Verdict::Http2;
+    }
     if let Some(version) = last.strip_prefix("HTTP/") {
         let minor = version.strip_prefix("1.").map(str::as_bytes);
         return match minor {
@@ -173,7 +179,9 @@ mod tests {
             (b"OPEN RCP/1.0\r\n", Verdict::Refused(BadOpening)),
             (b"OPEN g1 RCP/1.0 \r\n", Verdict::Refused(NoToken)),
             (b"OPEN g1 RCP/2.0\r\n", Verdict::Refused(Version)),
-            (b"PRI * HTTP/2.0\r\n", Verdict::Refused(Version)),
+            (b"PRI * HTTP/2.0\r\n", Verdict::Http2),
+            (b"PRI * HTTP/2.0\n", Verdict::Refused(Version)),
+            (b"PRI / HTTP/2.0\r\n", Verdict::Refused(Version)),
             (b"GET HTTP/1.1\r\n", Verdict::Refused(NoToken)),
             (b"GET /x\r\n", Verdict::Refused(NoToken)),
             (b"get ", Verdict::Refused(NoToken)),

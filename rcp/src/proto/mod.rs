@@ -11,4 +11,5 @@ pub mod frame;
 pub mod ids;
 pub mod limits;
 pub mod session;
+pub mod transport;
 mod wire;

@@ -68,7 +68,7 @@ pub struct Options {
     #[arg(long, default_value_t = 5)]
     runs: usize,
     /// Seconds of one fio or iperf3 measurement.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 2)]
     seconds: u64,
     /// Numbers of children or replicas.
     #[arg(long, value_delimiter = ',', default_value = "1,4,8")]

@@ -60,7 +60,7 @@ fn topology(plan: &Plan, addrs: &[String]) -> TopologySpec {
     };
     let mut routes = BTreeMap::new();
     if plan.children > 0 {
-        routes.insert(PRIMARY.to_owned(), names[1..].to_vec());
+        routes.insert(PRIMARY.to_owned(), names[1..].iter().map(|n| n.as_str().into()).collect());
     }
     let volume = VolumeSpec {
         size: format!("{}B", plan.size),

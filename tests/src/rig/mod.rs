@@ -4,6 +4,7 @@
 //! and starts the programs that users run. Everything waits with a deadline and says what it
 //! waited for. Whatever is started ends with the [`Tree`]; if the test fails, the logs are shown.
 
+mod authority;
 mod binaries;
 mod mounted;
 mod outside;
@@ -13,10 +14,11 @@ mod random;
 mod tree;
 mod wait;
 
+pub use authority::{Authority, Issued};
 pub use binaries::program;
 pub use mounted::{Device, Mounted, may_mount};
 pub use outside::{lacking, run, said, tool};
-pub use plan::Plan;
+pub use plan::{Plan, free_port};
 pub use process::{Ended, Process};
 pub use random::{Random, stamp, stamped};
 pub use tree::Tree;

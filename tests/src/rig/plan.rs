@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::sync::{Mutex, PoisonError};
 
-use config::spec::{GroupSpec, NodeSpec, PlaybackSpec, TopologySpec, VolumeSpec};
+use config::spec::{GroupSpec, HopSpec, NodeSpec, PlaybackSpec, TopologySpec, VolumeSpec};
 
 use super::random::Random;
 
@@ -33,7 +33,7 @@ impl Plan {
                 let node = NodeSpec { data: (*name).to_owned(), ..NodeSpec::default() };
                 spec.nodes.insert((*name).to_owned(), node);
             }
-            let hops: Vec<_> = hops.iter().map(|h| (*h).to_owned()).collect();
+            let hops: Vec<_> = hops.iter().map(|h| (*h).into()).collect();
             if !hops.is_empty() {
                 group.routes.insert((*from).to_owned(), hops);
             }
@@ -84,6 +84,25 @@ impl Plan {
         self
     }
 
+    /// Every node has a certificate, and hops are crossed by this where they do not say otherwise.
+    #[must_use]
+    pub fn by(mut self, transport: &str) -> Self {
+        self.spec.pki = Some("./pki".to_owned());
+        self.spec.transport = Some(transport.to_owned());
+        self
+    }
+
+    /// Changes one next hop.
+    ///
+    /// # Panics
+    /// When the plan has no such route.
+    #[must_use]
+    pub fn hop(mut self, from: &str, to: &str, change: impl FnOnce(&mut HopSpec)) -> Self {
+        let hops = self.group().routes.get_mut(from).expect("routes of this node");
+        change(hops.iter_mut().find(|h| h.node == to).expect("this next hop"));
+        self
+    }
+
     /// A node keeps its data in this folder.
     #[must_use]
     pub fn data(mut self, node: &str, folder: &str) -> Self {
@@ -104,7 +123,8 @@ impl Plan {
 
 /// A port nobody listens on. It is below those that the system gives to outgoing connections:
 /// otherwise one of these could take it while its node is down, even the parent's own dialling.
-fn free_port() -> u16 {
+#[must_use]
+pub fn free_port() -> u16 {
     let mut random = Random::quiet();
     loop {
         let port = u16::try_from(10_000 + random.below(20_000)).unwrap_or(10_000);

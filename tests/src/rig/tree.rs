@@ -15,6 +15,7 @@ use node::nbd;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::authority::Authority;
 use super::binaries::program;
 use super::outside;
 use super::plan::{GROUP, Plan};
@@ -37,6 +38,7 @@ pub struct Tree {
     runtime: tokio::runtime::Runtime,
     /// Parts of log lines at WARN or ERROR that the test expects.
     expected: Mutex<Vec<String>>,
+    authority: Authority,
 }
 
 impl Tree {
@@ -89,7 +91,30 @@ impl Tree {
             .enable_all()
             .build()
             .expect("a runtime");
-        Self { dir, plan: plan.clone(), nodes, runtime, expected: Mutex::default() }
+        let authority = Authority::new("rcp test");
+        if plan.spec.pki.is_some() {
+            let names: Vec<_> = plan.spec.nodes.keys().map(String::as_str).collect();
+            authority.write(&dir.path().join("pki"), &names);
+        }
+        let (plan, expected) = (plan.clone(), Mutex::default());
+        Self { dir, plan, nodes, runtime, expected, authority }
+    }
+
+    /// Who made the certificates of the nodes.
+    #[must_use]
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// The folder of certificates.
+    #[must_use]
+    pub fn pki(&self) -> PathBuf {
+        self.dir().join("pki")
+    }
+
+    /// Runs something asynchronous to its end.
+    pub fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
     }
 
     /// The temporary folder.

@@ -4,6 +4,7 @@ use node::api::PolicyChange;
 use node::mover::{Ask, AskId};
 use node::volumes::primary::prepare_growth;
 use rcp::proto::ids::SetNumber;
+use rcp::proto::transport::Hop;
 use volmcast::units::BlockCount;
 
 use super::node::{GROUP, LABEL, VOLUME, name};
@@ -299,7 +300,7 @@ impl World {
         }
         self.counters.hit("route added");
         let next_hop = name(child).to_string();
-        self.ask(parent, Ask::RouteAdd { group: GROUP.to_owned(), next_hop });
+        self.ask(parent, Ask::RouteAdd { group: GROUP.to_owned(), next_hop, by: Hop::default() });
         // It may be refused, or the node may crash before it is stored.
         self.after(500_000, 3_000_000, Event::AddRoute { parent, child });
     }

@@ -13,8 +13,10 @@ use node::volumes::open::{self, OpenPlan, Tuning};
 use rcp::proto::clock::{Mono, Wall};
 use rcp::proto::delta::Compression;
 use rcp::proto::ids::{ChunkNumber, GroupName, Label, NodeName, SetNumber, VolumeId};
+use rcp::proto::transport::Hop;
 use volmcast::activity::SharedLog;
 use volmcast::capture::{Capture, Notice};
+use volmcast::save::Budget;
 use volmcast::storage::Identity;
 use volmcast::units::BlockCount;
 use volmcast::volume::{CutPolicy, PlaybackPolicy, Volume};
@@ -161,11 +163,14 @@ impl SimNode {
                 playback: PlaybackPolicy { hwm: opt.playback.0, timeout: opt.playback.1 },
                 compression: Compression::WherePays,
                 import: false,
+                // Scarce, too, in some worlds.
+                budget: Budget::new(opt.cache / 2),
             },
             tuning: Tuning {
                 chunk_bytes: opt.chunk,
                 window: opt.window,
                 cache: opt.cache,
+                readback: opt.save / 8,
                 held: opt.held,
                 extent: opt.extent,
                 changes: opt.changes,
@@ -205,6 +210,7 @@ impl SimNode {
             queue_bytes: (opt.window / 2).max(opt.chunk * 2),
             addresses: all.iter().map(|n| (n.clone(), n.to_string())).collect(),
             table,
+            proven: false,
         };
         self.mover = Some(Mover::new(cfg, now, wall));
         if self.disk.is_some() {
@@ -219,6 +225,8 @@ impl SimNode {
             replica: self.kind == Kind::Replica,
             planned: Vec::new(),
             members: all,
+            hop: Hop::default(),
+            planned_ways: std::collections::BTreeMap::new(),
         };
         if let Some(m) = &mut self.mover {
             m.add_group(group(), plan);

@@ -4,7 +4,7 @@ use rcp::proto::frame::{DecodedFrame, Frame, FrameHeader, StartMode, Verified};
 use rcp::proto::ids::GroupName;
 use rcp::proto::limits::FRAME_HEADER_LEN;
 
-use node::mover::ConnId;
+use node::mover::{Accepted, ConnId, Proof};
 
 use super::link::{End, Item, Link};
 use super::node::{GROUP, name};
@@ -57,7 +57,9 @@ impl World {
         let group = GroupName::new(GROUP).expect("a valid name");
         let life = self.nodes[to].life;
         let Some(m) = &mut self.nodes[to].mover else { return };
-        let conn = m.accepted(now, wall, group);
+        let from = "sim".to_owned();
+        let conn =
+            m.accepted(now, wall, Accepted { group, proof: Proof::Nothing, from, since: now });
         self.nodes[to].conns.insert(conn, (id, 1));
         if let Some(l) = self.links.get_mut(&id) {
             l.ends[1].life = life;

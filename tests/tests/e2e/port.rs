@@ -102,6 +102,11 @@ fn one_port_serves_everybody_and_closes_on_what_it_does_not_know() {
             s.spawn(move || is_closed("byte by byte, a line", t, b"OPEN ", slow));
             let slow = b"GET /metrics HTTP/1.1\r\n".iter().copied().chain(std::iter::repeat(b'a'));
             s.spawn(move || is_closed("byte by byte, HTTP", t, b"", slow));
+            // The line takes most of the time, and then there is little left for a hello.
+            let slow = format!("OPEN {} RCP/1.0\r\n", "g".repeat(63)).into_bytes();
+            s.spawn(move || {
+                is_closed("a line byte by byte, then nothing", t, b"", slow.into_iter())
+            });
             s.spawn(move || is_closed("unknown group", t, b"OPEN nogroup RCP/1.0\r\n", none()));
             s.spawn(move || is_closed("silent RCP", t, b"OPEN g1 RCP/1.0\r\n", none()));
             let slow = std::iter::repeat(0);

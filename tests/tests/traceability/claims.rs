@@ -53,6 +53,14 @@ pub(crate) const CLAIMS: &[Claim] = &[
         &[TREE, "forwarder/tests/outbound.rs::rcproute_chain_sends"],
     ),
     ("GEN-04", "a forwarder applies what it forwards to a copy of its own", &[GROUPS]),
+    (
+        "GEN-05",
+        "each hop chooses its transport",
+        &[
+            "tests/tests/e2e/transports.rs::the_main_job_over_a_tree_that_mixes_them",
+            "tests/tests/e2e/transports.rs::a_route_added_by_quic_stays_so",
+        ],
+    ),
     ("GEN-06", "acknowledgement, retry and resume lie above the transport", &[WINDOW, KILLS]),
     ("GEN-07", "a replica joins a running group; nobody is stopped", &[LATE]),
     ("GEN-08", "a dead replica stops neither the primary nor others", &[KILLS]),
@@ -347,6 +355,14 @@ pub(crate) const CLAIMS: &[Claim] = &[
     ("PORT-03", "every node does it, whatever its role", &[TREE, FIRST]),
     ("PORT-04", "bytes that were looked at are delivered", &[FIRST]),
     (
+        "PORT-05",
+        "a proxy in front takes the connection apart",
+        &[
+            "tests/tests/interop_proxy/through.rs::nginx_ends_tls",
+            "tests/tests/interop_proxy/through.rs::haproxy_plain",
+        ],
+    ),
+    (
         "PORT-06",
         "neither, or too little, or too late: closed, within bounds",
         &[
@@ -439,7 +455,6 @@ pub(crate) const CLAIMS: &[Claim] = &[
 
 /// What is not shown by a test yet, and why.
 pub(crate) const MISSING: &[(&str, &str)] = &[
-    ("GEN-05", "only TCP so far: a choice of transport per hop comes with TLS and QUIC"),
     ("GEN-11", "a change of roles comes with failover"),
     ("GEN-12", "moving a volume's files to another node needs a command that rewrites `identity`"),
     (
@@ -449,7 +464,6 @@ pub(crate) const MISSING: &[(&str, &str)] = &[
     ("CAP-12", "the core sleeps until something is due; no test measures it"),
     ("SAVE-06", "a save volume shared by local replicas belongs to local fan-out, later"),
     ("SAVE-11", "finding by set number works; listing blocks of sets waits for kept bitmaps"),
-    ("PORT-05", "a proxy that splits the connection: RCP as an upgrade of HTTP comes later"),
     ("PLAY-02", "simple playback is not built: read-through takes its place"),
     ("PLAY-05", "a pair of delta volumes is not built: read-through takes its place"),
     ("DIFF-01", "content with the blocks: pulling differences comes later; the list is there"),

@@ -145,6 +145,12 @@ impl Log {
         self.ring
     }
 
+    /// The volume its records belong to.
+    #[must_use]
+    pub fn volume(&self) -> VolumeId {
+        self.volume
+    }
+
     /// Oldest position kept.
     #[must_use]
     pub fn tail(&self) -> LogPos {
@@ -229,8 +235,9 @@ impl Log {
         let body_len = u32::try_from(body.len()).unwrap_or(u32::MAX);
         let len = Ring::record_len(u64::from(body_len));
         let (pos, pad) = self.ring.place(self.head, len);
-        if pad + len > self.free() {
-            return Err(AppendError::Full { need: pad + len, free: self.free() });
+        let need = self.ring.completed(pos.plus(len)).since(self.head);
+        if need > self.free() {
+            return Err(AppendError::Full { need, free: self.free() });
         }
         let mut writes = Vec::with_capacity(2);
         if pad > 0 {

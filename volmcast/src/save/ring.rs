@@ -5,6 +5,11 @@ use crate::units::LogPos;
 /// Records begin at multiples of this many bytes, so that a pad record always fits.
 pub const ALIGN: u64 = 64;
 
+/// The page in which a record ends may be completed with zeroes when the record is written.
+pub const PAGE: u64 = PAGE_LEN as u64;
+/// The same, of memory.
+pub const PAGE_LEN: usize = 4096;
+
 /// Smallest capacity of a node's save volume: a few full chunks must fit beside each other. Checked
 /// where a volume's files are opened; the arithmetic here holds for any ring of a few KiB.
 pub const MIN_CAPACITY: u64 = 8 << 20;
@@ -41,6 +46,22 @@ impl Ring {
         self.capacity - self.offset(pos)
     }
 
+    /// End of what may be overwritten when a record that ends at `end` is written: its page, in a ring
+    /// that is large enough for this not to matter and made of whole pages.
+    #[must_use]
+    pub fn completed(self, end: LogPos) -> LogPos {
+        if !Self::completes_pages(self.capacity) {
+            return end;
+        }
+        end.plus(self.offset(end).next_multiple_of(PAGE) - self.offset(end))
+    }
+
+    /// Whether pages are completed in a ring of this capacity.
+    #[must_use]
+    pub fn completes_pages(capacity: u64) -> bool {
+        capacity >= MIN_CAPACITY && capacity.is_multiple_of(PAGE)
+    }
+
     /// Bytes that a record with `body` bytes of body takes.
     #[must_use]
     pub fn record_len(body: u64) -> u64 {
@@ -59,6 +80,19 @@ impl Ring {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_is_completed_within_the_ring() {
+        let r = Ring::new(MIN_CAPACITY).expect("large enough");
+        for (end, completed) in [(0, 0), (64, PAGE), (PAGE, PAGE), (PAGE + 64, 2 * PAGE)] {
+            let lap = 3 * MIN_CAPACITY;
+            assert_eq!(r.completed(LogPos(lap + end)), LogPos(lap + completed));
+        }
+        let last = LogPos(MIN_CAPACITY - 64);
+        assert_eq!(r.completed(last), LogPos(MIN_CAPACITY));
+        let odd = Ring::new(MIN_CAPACITY + 64).expect("large enough");
+        assert_eq!(odd.completed(last), last);
+    }
 
     #[test]
     fn records_never_cross_the_end() {

@@ -6,6 +6,8 @@
 //! the identity written beside it says whose content it is, so that a file changed or swapped
 //! behind our back is noticed.
 
+mod buffers;
+mod direct;
 mod identity;
 
 use std::fs::{File, OpenOptions};
@@ -17,6 +19,9 @@ use bytes::{Bytes, BytesMut};
 use rustix::fs::{FallocateFlags, FlockOperation, SeekFrom};
 
 use crate::io::{FileId, Io, IoError, Op, Outcome};
+use crate::save::Ring;
+use buffers::READS;
+use direct::Direct;
 
 pub use identity::{Identity, IdentityError};
 
@@ -93,6 +98,8 @@ pub struct Files {
     activity: File,
     snapshots: File,
     changes: File,
+    /// Another way into the save volume, for large records.
+    direct: Option<Direct>,
     /// The base is a block device: holes cannot be found by seeking.
     device: bool,
 }
@@ -182,10 +189,16 @@ impl Files {
                 return Err(StorageError::Short { path, found, expected: base_len });
             }
         }
+        let save = open(&folder.join("save"))?;
+        // A primary's children begin behind what it has just written: that is better cached.
+        let whole = Ring::completes_pages(save.metadata().map_err(at(folder))?.len());
+        let direct =
+            (whole && identity.role != "primary").then(|| Direct::open(&folder.join("save")));
         Ok(Self {
             base,
             device,
-            save: open(&folder.join("save"))?,
+            save,
+            direct: direct.flatten(),
             mailbox: open(&folder.join("mailbox"))?,
             activity: open(&folder.join("activity"))?,
             snapshots: open(&folder.join("snapshots"))?,
@@ -225,22 +238,28 @@ impl Files {
         let f = self.file(id);
         match op {
             Op::Read { offset, len } => {
-                let mut buf = BytesMut::zeroed(*len);
+                let mut buf = READS.take(*len);
                 read_full(f, *offset, &mut buf)?;
-                Ok(Outcome::Read(buf.freeze()))
+                Ok(Outcome::Read(READS.freeze(buf)))
             }
             Op::Gather { ranges } => {
                 let total = ranges.iter().map(|(_, len)| len).sum();
-                let mut buf = BytesMut::zeroed(total);
+                let mut buf = READS.take(total);
                 let mut rest = &mut buf[..];
                 for (offset, len) in ranges {
                     let (now, later) = rest.split_at_mut(*len);
                     read_full(f, *offset, now)?;
                     rest = later;
                 }
-                Ok(Outcome::Read(buf.freeze()))
+                Ok(Outcome::Read(READS.freeze(buf)))
             }
             Op::Write { offset, data } => {
+                let direct = self.direct.as_ref().filter(|_| id == FileId::Save);
+                if let Some(d) = direct
+                    && d.write(f, *offset, data)?
+                {
+                    return Ok(Outcome::Done);
+                }
                 write_pieces(f, *offset, data)?;
                 Ok(Outcome::Done)
             }

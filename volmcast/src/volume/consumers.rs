@@ -9,17 +9,21 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rcp::proto::clock::Mono;
+use rcp::proto::delta::{Chunk, SetHeader};
 use rcp::proto::ids::{ChunkNumber, NodeName, SetNumber};
 
 use super::desk::Purpose;
 use super::{Event, Role, Volume};
 use crate::io::{FileId, Op, Outcome};
+use crate::save::RecordKind;
 use crate::save::log::Located;
-use crate::save::{RecordHeader, RecordKind};
+use crate::save::readback::{SpanRead, Want};
 use crate::units::LogPos;
 
 /// How soon to look whether readers have let go of room that is short.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// How long a child lets those close behind it come nearer before it is read for at their cost.
+const PATIENCE: Duration = Duration::from_millis(20);
 
 /// One child's place in the log.
 #[derive(Clone, Debug)]
@@ -32,17 +36,14 @@ pub(super) struct Consumer {
     live: bool,
     /// The child holds more than we do: nothing is sent until we have passed this state.
     waiting_for: Option<SetNumber>,
-    /// A record that was read from the file for it.
-    fetched: Option<(LogPos, Bytes)>,
-    /// The read that is waited for; others are of an attachment that has ended.
-    fetching: Option<LogPos>,
+    /// Since when it has let those close behind go first (they share what is read for it).
+    patient_since: Option<Mono>,
 }
 
 impl Consumer {
     /// Everything before `pos` is at the child, and nothing else was sent.
     fn at(pos: LogPos, live: bool) -> Self {
-        let (waiting_for, fetched, fetching) = (None, None, None);
-        Self { cursor: pos, acked: pos, live, waiting_for, fetched, fetching }
+        Self { cursor: pos, acked: pos, live, waiting_for: None, patient_since: None }
     }
 
     pub(super) fn acked(&self) -> LogPos {
@@ -56,6 +57,8 @@ pub(super) struct Consumers {
     map: BTreeMap<NodeName, Consumer>,
     /// Readers hold the room that is short: when to look again.
     look_at: Option<Mono>,
+    /// When the first child's patience with those behind it ends.
+    patient_until: Option<Mono>,
 }
 
 impl Consumers {
@@ -69,7 +72,7 @@ impl Consumers {
     }
 
     pub(super) fn timeout(&self) -> Option<Mono> {
-        self.look_at
+        [self.look_at, self.patient_until].into_iter().flatten().min()
     }
 
     pub(super) fn clear(&mut self) -> Vec<NodeName> {
@@ -319,6 +322,7 @@ impl Volume {
             self.seed_outs.remove(&child);
             self.desk.event(Event::Detached { child, reason: reason.to_owned() });
         }
+        self.readback.clear();
         self.commit.request();
     }
 
@@ -326,15 +330,16 @@ impl Volume {
     pub fn consumer_leave(&mut self, child: &NodeName) {
         if let Some(c) = self.consumers.map.get_mut(child) {
             c.live = false;
-            c.fetched = None;
         }
         self.seed_outs.remove(child);
+        self.forget_read();
     }
 
     /// The child is no longer one of ours; its place is given up.
     pub fn consumer_forget(&mut self, child: &NodeName) {
         self.seed_outs.remove(child);
         if self.consumers.map.remove(child).is_some() {
+            self.forget_read();
             self.commit.request();
             self.pump();
         }
@@ -374,51 +379,98 @@ impl Volume {
         if r.pos >= limit || u64::from(r.body_len) > budget {
             return None;
         }
-        let fetched = c.fetched.take_if(|(pos, _)| *pos == r.pos).map(|(_, b)| b);
-        let Some(body) = r.cached.clone().or(fetched) else {
-            if c.fetching != Some(r.pos) {
-                c.fetching = Some(r.pos);
-                let purpose = Purpose::RecordRead { child: child.clone(), pos: r.pos };
-                let op = Op::Read {
-                    offset: self.log.ring().offset(r.pos),
-                    len: crate::save::record::HEADER_LEN + r.body_len as usize,
-                };
-                self.desk.io(purpose, FileId::Save, op);
+        let read = if r.cached.is_some() { None } else { self.readback.body(r) };
+        let from_file = read.is_some();
+        let Some(body) = r.cached.clone().or(read) else {
+            let since = *c.patient_since.get_or_insert(self.desk.now);
+            let until = since.after(PATIENCE);
+            let (pos, patient) = (r.pos, self.desk.now < until);
+            if !self.read_back(pos, limit, patient) {
+                let first = self.consumers.patient_until.map_or(until, |t| t.min(until));
+                self.consumers.patient_until = Some(first);
+            } else if let Some(c) = self.consumers.map.get_mut(child) {
+                c.patient_since = None;
             }
             return None;
         };
         c.cursor = r.end();
-        Some(Outgoing { kind: r.kind, body, to: r.to, chunk: r.chunk })
+        c.patient_since = None;
+        let (next, out) = (r.end(), Outgoing { kind: r.kind, body, to: r.to, chunk: r.chunk });
+        self.forget_read();
+        if from_file {
+            self.read_back(next, limit, true);
+            if self.consumers.patient_until.take().is_some() {
+                self.desk.event(Event::Sendable);
+            }
+        }
+        Some(out)
     }
 
-    pub(super) fn record_read_done(&mut self, child: &NodeName, pos: LogPos, outcome: Outcome) {
-        let body = match outcome {
-            Outcome::Read(b) => {
-                match RecordHeader::decode(&b, self.cfg.volume, pos) {
-                    Ok(h) => {
-                        let from = crate::save::record::HEADER_LEN;
-                        Some(b.slice(from.min(b.len())..(from + h.body_len as usize).min(b.len())))
-                    }
-                    // Overwritten since: the child was detached meanwhile.
-                    Err(_) if pos < self.log.tail() => None,
-                    Err(e) => {
-                        self.log_damaged(pos, &e.to_string());
-                        return;
-                    }
+    /// Asks for the records from `pos` on, as far as they are neither in memory nor on their way;
+    /// false if that has to wait for others.
+    fn read_back(&mut self, pos: LogPos, limit: LogPos, patient: bool) -> bool {
+        let live = self.consumers.map.values().filter(|c| c.live && c.waiting_for.is_none());
+        let readers: Vec<_> = live.map(|c| c.cursor).collect();
+        match self.readback.want(&self.log, pos, limit, &readers, patient) {
+            Want::Wait => false,
+            Want::Read(reads) => {
+                for read in reads {
+                    let op = Op::Read { offset: self.log.ring().offset(read.pos), len: read.len };
+                    self.desk.io(Purpose::RecordRead(read), FileId::Save, op);
                 }
+                true
             }
+        }
+    }
+
+    /// Those whose patience has ended are to be served.
+    pub(super) fn pump_patience(&mut self) {
+        if self.consumers.patient_until.take_if(|t| *t <= self.desk.now).is_some() {
+            self.desk.event(Event::Sendable);
+        }
+    }
+
+    /// Lets go of what every child has passed.
+    pub(super) fn forget_read(&mut self) {
+        if self.readback.held() == 0 {
+            return;
+        }
+        let live = self.consumers.map.values().filter(|c| c.live);
+        let first = live.map(|c| c.cursor).min();
+        self.readback.passed(first.unwrap_or(self.log.head()));
+    }
+
+    pub(super) fn record_read_done(&mut self, read: SpanRead, outcome: Outcome) {
+        let bytes = match outcome {
+            Outcome::Read(b) => b,
             other => {
                 self.fail_io("read from the save volume", &other);
                 return;
             }
         };
-        if let Some(c) = self.consumers.map.get_mut(child)
-            && c.fetching == Some(pos)
-        {
-            c.fetching = None;
-            c.fetched = body.map(|b| (pos, b));
-            self.desk.event(Event::Sendable);
+        match self.readback.done(&self.log, read, bytes) {
+            Ok(true) => match self.unsound(read) {
+                None => self.desk.event(Event::Sendable),
+                Some((pos, what)) => self.log_damaged(pos, &what),
+            },
+            Ok(false) => {}
+            Err((pos, e)) => self.log_damaged(pos, &e.to_string()),
         }
+    }
+
+    /// The first record of what was read whose content is not what was stored: damage is never
+    /// passed on.
+    fn unsound(&self, read: SpanRead) -> Option<(LogPos, String)> {
+        let inside = self.log.records_from(read.pos).take_while(|r| r.pos < read.end);
+        inside.filter_map(|r| Some((r, self.readback.body(r)?))).find_map(|(r, body)| {
+            let proof = match r.kind {
+                RecordKind::Chunk => Chunk::parse(body).map(|_| ()),
+                RecordKind::SetEnd => SetHeader::parse(&body).map(|_| ()),
+                RecordKind::Pad => return None,
+            };
+            let what = proof.err()?;
+            Some((r.pos, format!("record {} of set {}: {what}", r.chunk, r.to)))
+        })
     }
 
     /// A stored body that was read for a child did not verify.
@@ -512,6 +564,7 @@ impl Volume {
         );
         self.consumers.map.remove(&name);
         self.seed_outs.remove(&name);
+        self.forget_read();
         self.commit.request();
         self.desk.event(Event::Detached { child: name, reason });
         true

@@ -12,6 +12,7 @@ use super::changes::Reader;
 use crate::bitmap::changes::{Entry, RegionError, changed_after, compact};
 use crate::bitmap::{BlockSet, Run};
 use crate::io::{FileId, Io, Op, Outcome, Tag};
+use crate::save::readback::SpanRead;
 use crate::units::{BlockCount, BlockIndex, LogPos};
 
 /// A computation without I/O that is too long for the owner's thread.
@@ -124,7 +125,7 @@ pub(super) enum Purpose {
     DrainRead { attempt: Attempt, runs: Vec<(BlockIndex, BlockCount)> },
     DrainSync { attempt: Attempt },
     Encode { attempt: Attempt, number: ChunkNumber },
-    RecordRead { child: NodeName, pos: LogPos },
+    RecordRead(SpanRead),
     Merge { job: u64, step: MergeStep },
     Open { job: u64 },
     Extend,

@@ -655,6 +655,7 @@ impl Volume {
                     );
                     self.desk.event(Event::Detached { child, reason });
                 }
+                self.forget_read();
                 self.commit.request();
             }
             self.desk.event(Event::SetReady {

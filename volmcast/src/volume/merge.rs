@@ -169,7 +169,7 @@ impl Volume {
             if self.merge.jobs.values().any(|j| j.to != to) || !self.unlisted.is_empty() {
                 break;
             }
-            let cached = r.cached.clone();
+            let cached = r.cached.clone().or_else(|| self.readback.body(r));
             let len = r.body_len as usize;
             self.merge.next = end;
             self.merge.last_job += 1;

@@ -43,7 +43,7 @@ use rcp::proto::ids::{ChunkNumber, NodeName, SetNumber, StateId, VolumeId};
 use crate::capture::Capture;
 use crate::io::{Io, Outcome, Tag};
 use crate::mailbox::Mailbox;
-use crate::save::Log;
+use crate::save::{Budget, Log, Readback};
 use crate::snapshots::{PinId, SnapshotStore};
 use crate::units::{BlockCount, BlockSize};
 use crate::view::PinBoard;
@@ -124,6 +124,10 @@ pub struct VolumeConfig {
     pub changes: u64,
     /// Bytes of recent chunks kept in memory for children near the head.
     pub cache: u64,
+    /// Bytes of chunks kept in memory that were read back from the save volume.
+    pub readback: u64,
+    /// What all volumes of the node may keep of those together.
+    pub budget: Arc<Budget>,
     /// Payload bytes of one chunk.
     pub chunk_bytes: u64,
     /// Most bytes a receiver grants ahead of what is durable.
@@ -240,6 +244,7 @@ pub struct Volume {
     cfg: VolumeConfig,
     desk: Desk,
     log: Log,
+    readback: Readback,
     /// What the newest valid slot says.
     durable: Mailbox,
     /// What the next commit will say.
@@ -409,7 +414,7 @@ impl Volume {
                     self.drain_synced(&outcome);
                 }
             }
-            Purpose::RecordRead { child, pos } => self.record_read_done(&child, pos, outcome),
+            Purpose::RecordRead(read) => self.record_read_done(read, outcome),
             Purpose::Merge { job, step } => self.merge_io_done(job, step, outcome),
             Purpose::Extend => self.base_extended(&outcome),
             Purpose::SeedIn(step) => self.seed_in_io_done(step, &outcome),
@@ -483,6 +488,7 @@ impl Volume {
         self.pump_seed_outs();
         self.make_room();
         self.pump_changes();
+        self.pump_patience();
         self.pump_commit();
     }
 

@@ -30,7 +30,7 @@ use super::{Event, Role, Volume, VolumeConfig};
 use crate::io::{FileId, IoError};
 use crate::mailbox::{Mailbox, MailboxError, SLOT_LEN};
 use crate::save::record::HEADER_LEN;
-use crate::save::{Log, RecordHeader, RecordKind, RecordMeta, Ring};
+use crate::save::{Log, Readback, RecordHeader, RecordKind, RecordMeta, Ring};
 use crate::units::{BlockCount, LogPos};
 use crate::view::{Layer, PinBoard};
 
@@ -131,6 +131,7 @@ impl Volume {
         let board = PinBoard::new(cfg.snapshots.clone());
         Ok(Self {
             log: Log::new(ring, cfg.volume, m.log_tail, m.log_base, cfg.cache),
+            readback: Readback::new(cfg.readback, cfg.budget.clone()),
             desk: Desk { now, wall, ..Desk::default() },
             commit: Committer::default(),
             consumers,

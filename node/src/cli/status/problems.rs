@@ -19,6 +19,7 @@ enum Rank {
     LinkDown,
     ChildBehind,
     SoonFull,
+    Security,
     Drift,
 }
 
@@ -38,6 +39,7 @@ pub(super) fn find(
     let mut told: BTreeSet<(&str, &str)> = BTreeSet::new();
     for node in nodes {
         let name = &node.node;
+        security(node, &mut out);
         for g in &node.groups {
             for child in g.children.iter().filter(|c| c.state != "connected") {
                 told.insert((name, &child.node));
@@ -66,6 +68,34 @@ pub(super) fn find(
     }
     out.sort_by_key(|(rank, _)| *rank);
     out.into_iter().map(|(_, text)| text).collect()
+}
+
+/// A certificate that ends sooner than this is a problem.
+const CERTIFICATE_SOON_US: u64 = 3 * 3_600_000_000;
+
+fn security(node: &NodeStatus, out: &mut Vec<(Rank, String)>) {
+    let (name, s) = (&node.node, &node.security);
+    let mut add = |text: String| out.push((Rank::Security, format!("{name}: {text}")));
+    if let Some(problem) = &s.problem {
+        add(problem.clone());
+    }
+    match s.certificate_until_us {
+        Some(until) if until <= node.at_us => {
+            add(format!("its certificate expired {} ago: renew it", between(until, node.at_us)));
+        }
+        Some(until) if until - node.at_us < CERTIFICATE_SOON_US => {
+            add(format!("its certificate expires in {}: renew it", between(node.at_us, until)));
+        }
+        _ => {}
+    }
+    if s.plaintext {
+        add("it takes sessions without certificates from anywhere (insecure_plaintext)".to_owned());
+    }
+    // What was an hour ago is history.
+    for x in s.strangers.iter().filter(|x| x.last_us + 3_600_000_000 > node.at_us) {
+        let ago = between(x.last_us, node.at_us);
+        add(format!("turned away a peer at {} {ago} ago: {} ({} times)", x.from, x.why, x.times));
+    }
 }
 
 fn link(link: &LinkStatus, group: &str, now_us: u64) -> String {

@@ -136,7 +136,11 @@ fn words(Link { link, now_us, bytes }: Link<'_>) -> String {
         since => format!(" {}", between(since, now_us)),
     };
     if link.state == "connected" {
-        return format!("connected{since}, {} {bytes}", approx_size(link.bytes));
+        let by = match link.transport.as_str() {
+            "" => String::new(),
+            by => format!(" by {by}"),
+        };
+        return format!("connected{since}{by}, {} {bytes}", approx_size(link.bytes));
     }
     match &link.reason {
         Some(reason) => format!("{}{since}: {reason}", link.state),

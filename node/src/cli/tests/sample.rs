@@ -1,6 +1,6 @@
 //! Made-up nodes: a small healthy tree after the printed status sample, and what may go wrong.
 
-use crate::api::{GroupStatus, LinkStatus, NodeStatus, SetInfo, VolumeInfo};
+use crate::api::{GroupStatus, LinkStatus, NodeStatus, SecurityStatus, SetInfo, VolumeInfo};
 
 /// `2026-11-26 HH:MM:SS` UTC in microseconds.
 pub(super) fn at(time: &str) -> u64 {
@@ -59,6 +59,7 @@ fn node(name: &str, port: u16, group: GroupStatus, volume: VolumeInfo) -> NodeSt
         version: "0.1.0".into(),
         listen: format!("127.0.0.1:{port}"),
         nbd: vec![format!("nbd+unix:///?socket=/srv/{name}/nbd.sock")],
+        security: SecurityStatus::default(),
         groups: vec![group],
         volumes: vec![volume],
     }

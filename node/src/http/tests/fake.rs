@@ -6,8 +6,8 @@ use parking_lot::Mutex;
 
 use crate::api::{
     Answer, ApiError, ApiErrorKind, ChildProgress, CutInfo, GroupStatus, LinkStatus, NodeApi,
-    NodeStatus, PolicyChange, RouteEntry, RouteTable, StateReader, SubtreeStatus, VolumeInfo,
-    VolumeSpec,
+    NodeStatus, PolicyChange, RouteEntry, RouteTable, RouteWay, SecurityStatus, StateReader,
+    SubtreeStatus, VolumeInfo, VolumeSpec,
 };
 
 /// State id of `db` in set 16.
@@ -200,8 +200,14 @@ impl NodeApi for FakeNode {
         later(Ok(table()))
     }
 
-    fn route_add<'a>(&'a self, group: &'a str, next_hop: &'a str) -> Answer<'a, RouteTable> {
-        self.note(format!("route add {group} {next_hop}"));
+    fn route_add<'a>(
+        &'a self,
+        group: &'a str,
+        next_hop: &'a str,
+        by: &'a RouteWay,
+    ) -> Answer<'a, RouteTable> {
+        let by = by.hop().expect("a way").to_string();
+        self.note(format!("route add {group} {next_hop} {by}").trim_end().to_owned());
         later(Ok(table()))
     }
 
@@ -224,6 +230,7 @@ fn table() -> RouteTable {
         group: "g1".into(),
         node: node.into(),
         next_hops: hops.iter().map(|h| (*h).to_owned()).collect(),
+        ways: std::collections::BTreeMap::new(),
     };
     RouteTable {
         revision: 4,
@@ -245,6 +252,7 @@ pub(crate) fn status() -> NodeStatus {
         since_us: at_us - ago * 1_000_000,
         bytes: 5 << 20,
         sessions: 2,
+        transport: "tls".into(),
     };
     let child = |node: &str, state: &str, saved: u64, behind: u64| ChildProgress {
         node: node.into(),
@@ -260,6 +268,7 @@ pub(crate) fn status() -> NodeStatus {
         version: "0.1.0".into(),
         listen: "127.0.0.1:7101".into(),
         nbd: vec!["nbd://127.0.0.1:10809".into()],
+        security: SecurityStatus::default(),
         groups: vec![GroupStatus {
             group: "g1".into(),
             role: "primary".into(),

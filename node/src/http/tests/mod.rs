@@ -275,7 +275,8 @@ async fn every_listed_path_is_there() {
         (&site.control, paths::CONTROL),
     ] {
         for (path, method, _) in list {
-            let r = ask(router, method, &path.replace("{name}", "db"), &[], "{}").await;
+            let path = path.replace("{name}", "db").replace("{group}", "g1");
+            let r = ask(router, method, &path, &[], "{}").await;
             assert_ne!(r.status, StatusCode::NOT_FOUND, "{path}");
             assert_ne!(r.status, StatusCode::METHOD_NOT_ALLOWED, "{path}");
         }

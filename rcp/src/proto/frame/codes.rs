@@ -76,6 +76,8 @@ codes! {
         Name = 9 "name",
         /// A frame that may not come first.
         Protocol = 10 "protocol",
+        /// The peer has not proven to be the node that it says it is.
+        Untrusted = 11 "untrusted",
     }
 }
 
@@ -94,6 +96,8 @@ codes! {
         Reconfigured = 5 "reconfigured",
         /// An error of the node itself.
         Internal = 6 "internal",
+        /// The peer's certificate is no longer good: revoked, or its time is over.
+        Untrusted = 7 "untrusted",
     }
 }
 

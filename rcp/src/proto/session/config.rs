@@ -139,6 +139,8 @@ pub enum CloseReason {
     },
     /// The connection failed, in words.
     Broken(String),
+    /// One side does not trust the other's certificate, in words.
+    Untrusted(String),
     /// The probe was answered.
     Probed,
 }
@@ -156,6 +158,7 @@ impl std::fmt::Display for CloseReason {
                 write!(f, "a {frame} frame may not come in state {}", state.name())
             }
             Self::Broken(text) => write!(f, "the connection failed: {text}"),
+            Self::Untrusted(text) => f.write_str(text),
             Self::Probed => f.write_str("the probe was answered"),
         }
     }

@@ -186,6 +186,11 @@ impl Session {
         self.end(CloseReason::Broken(text.to_owned()));
     }
 
+    /// There is no connection, because one side does not trust the other.
+    pub fn handle_untrusted(&mut self, text: &str) {
+        self.end(CloseReason::Untrusted(text.to_owned()));
+    }
+
     /// Queues a frame of the application.
     ///
     /// # Errors

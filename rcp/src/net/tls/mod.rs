@@ -1,0 +1,280 @@
+//! TLS 1.3 with both sides proven by certificates of a private CA; QUIC takes its configuration
+//! from here too.
+//!
+//! [`Pki`] holds what a node knows of keys and trust. Every connection takes what is current when
+//! it begins, so that renewed certificates and new revocation lists count from the next handshake
+//! on; sessions that run are looked at again with [`Pki::judge_again`]. Nothing is resumed from
+//! tickets: a ticket would outlive a revocation.
+
+mod handshake;
+mod material;
+mod untrusted;
+mod verify;
+
+pub use handshake::{Connected, Served, TlsError, accept, connect, connect_to_proxy};
+pub use material::{Leaf, PkiFiles};
+pub use untrusted::{Distrust, Untrusted, explain};
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use arc_swap::ArcSwap;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::NoServerSessionStorage;
+use rustls::sign::SingleCertAndKey;
+use rustls::version::TLS13;
+use rustls::{ClientConfig, ServerConfig};
+
+use crate::proto::ids::NodeName;
+use material::{Material, Stamp};
+use untrusted::Distrust as Why;
+use verify::Judge;
+pub(super) use verify::Reason;
+
+/// The application protocol of RCP inside TLS and QUIC.
+pub const ALPN_RCP: &[u8] = b"rcp/1";
+/// HTTP/2 inside TLS.
+pub const ALPN_H2: &[u8] = b"h2";
+/// HTTP/1.1 inside TLS.
+pub const ALPN_HTTP1: &[u8] = b"http/1.1";
+
+/// Why certificates cannot be used; names the file and the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum PkiError {
+    /// The system says so.
+    #[error("{}: {source}; `rcpctl pki` makes certificates", path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Its content will not do.
+    #[error("{}: {why}", path.display())]
+    Bad {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// The name of a node cannot stand in a certificate.
+    #[error("`{0}` cannot be proven by a certificate: it is not a DNS name; rename the node")]
+    Name(NodeName),
+}
+
+/// Who the other side has proven to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proven {
+    /// The names of nodes in its certificate; empty if it sent none.
+    pub names: Vec<NodeName>,
+    /// Its certificate chain, leaf first.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// It was dialled.
+    dialled: bool,
+}
+
+impl Proven {
+    /// What a peer that was dialled as `peer`, and judged to be that, has proven. The name that was
+    /// asked for comes first: it is the one to judge again.
+    pub(super) fn of_dialled(chain: &[CertificateDer<'_>], peer: &NodeName) -> Self {
+        let mut proven = Self::of(chain, true);
+        proven.names.retain(|n| n != peer);
+        proven.names.insert(0, peer.clone());
+        proven
+    }
+
+    pub(super) fn of(chain: &[CertificateDer<'_>], dialled: bool) -> Self {
+        let names = chain.first().and_then(|c| Leaf::read(c)).map(|l| l.nodes());
+        Self {
+            names: names.unwrap_or_default(),
+            chain: chain.iter().map(|c| c.clone().into_owned()).collect(),
+            dialled,
+        }
+    }
+}
+
+/// Keys and trust of one node, as they are now.
+#[derive(Debug)]
+pub struct Pki {
+    files: PkiFiles,
+    node: NodeName,
+    provider: Arc<CryptoProvider>,
+    current: ArcSwap<Material>,
+    /// Of the files that were tried last, good or bad.
+    tried: Mutex<Stamp>,
+}
+
+/// What a look at the files gave.
+#[derive(Debug)]
+pub enum Reload {
+    /// They are as they were.
+    Same,
+    /// New ones are in use; notes for the operator.
+    Loaded(Vec<String>),
+    /// They cannot be used; the old ones stay.
+    Kept(PkiError),
+}
+
+impl Pki {
+    /// Reads the certificates of `node` from `folder`.
+    ///
+    /// # Errors
+    /// [`PkiError`] names the file.
+    pub fn load(folder: &Path, node: &NodeName) -> Result<Self, PkiError> {
+        server_name(node)?;
+        let files = PkiFiles::in_folder(folder, node);
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let stamp = files.stamp();
+        let material = Material::load(&files, node, &provider)?;
+        Ok(Self {
+            files,
+            node: node.clone(),
+            provider,
+            current: ArcSwap::from_pointee(material),
+            tried: Mutex::new(stamp),
+        })
+    }
+
+    /// Looks at the files and takes what is new. Blocks for a moment: it reads small files.
+    pub fn reload(&self) -> Reload {
+        let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
+        let stamp = self.files.stamp();
+        if *tried == stamp {
+            return Reload::Same;
+        }
+        *tried = stamp;
+        match Material::load(&self.files, &self.node, &self.provider) {
+            Ok(m) => {
+                let notes = m.notes.clone();
+                self.current.store(Arc::new(m));
+                Reload::Loaded(notes)
+            }
+            Err(e) => Reload::Kept(e),
+        }
+    }
+
+    /// What this node's own certificate says.
+    #[must_use]
+    pub fn own(&self) -> Leaf {
+        self.current.load().own.clone()
+    }
+
+    /// What an operator should know of the files, though they work.
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
+        self.current.load().notes.clone()
+    }
+
+    /// Judges a peer again, by the present time and lists.
+    #[must_use]
+    pub fn judge_again(&self, peer: &Proven) -> Option<Untrusted> {
+        let (leaf, rest) = peer.chain.split_first()?;
+        let m = self.current.load();
+        let now = UnixTime::now();
+        let judged = if peer.dialled {
+            // The name was right when it was dialled, and is not judged again.
+            match peer.names.first().map(server_name) {
+                Some(Ok(name)) => {
+                    m.servers.verify_server_cert(leaf, rest, &name, &[], now).map(|_| ())
+                }
+                _ => Ok(()),
+            }
+        } else {
+            m.clients.verify_client_cert(leaf, rest, now).map(|_| ())
+        };
+        judged.err().map(|e| Untrusted {
+            subject: peer.names.first().map(ToString::to_string).unwrap_or_default(),
+            why: Why::of(&e, None),
+        })
+    }
+
+    /// For one connection that comes in. With `mandatory`, a peer without certificate is refused.
+    pub(super) fn server(
+        &self,
+        alpn: &[&[u8]],
+        mandatory: bool,
+    ) -> Result<(ServerConfig, Reason), rustls::Error> {
+        let reason: Reason = Arc::new(OnceLock::new());
+        let m = self.current.load_full();
+        let key = SingleCertAndKey::from(m.key.clone());
+        let judge = Judge::of_client(m, mandatory, reason.clone());
+        let mut c = ServerConfig::builder_with_provider(self.provider.clone())
+            .with_protocol_versions(&[&TLS13])?
+            .with_client_cert_verifier(Arc::new(judge))
+            .with_cert_resolver(Arc::new(key));
+        c.alpn_protocols = alpn.iter().map(|a| a.to_vec()).collect();
+        c.session_storage = Arc::new(NoServerSessionStorage {});
+        c.send_tls13_tickets = 0;
+        Ok((c, reason))
+    }
+
+    /// As [`Pki::server`], for QUIC.
+    pub(super) fn quic_server(&self, alpn: &[&[u8]]) -> Result<(ServerConfig, Reason), TlsError> {
+        self.server(alpn, true).map_err(|e| TlsError::Other(e.to_string()))
+    }
+
+    /// As [`Pki::client`], for QUIC.
+    pub(super) fn quic_client(&self, peer: &NodeName) -> Result<(ClientConfig, Reason), TlsError> {
+        self.client(peer).map_err(|e| TlsError::Other(e.to_string()))
+    }
+
+    /// For one connection to `peer`.
+    pub(super) fn client(&self, peer: &NodeName) -> Result<(ClientConfig, Reason), rustls::Error> {
+        let reason: Reason = Arc::new(OnceLock::new());
+        let m = self.current.load_full();
+        let key = SingleCertAndKey::from(m.key.clone());
+        let judge = Judge::of_server(m, peer.as_str(), reason.clone());
+        let mut c = ClientConfig::builder_with_provider(self.provider.clone())
+            .with_protocol_versions(&[&TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(judge))
+            .with_client_cert_resolver(Arc::new(key));
+        c.alpn_protocols = vec![ALPN_RCP.to_vec()];
+        c.resumption = Resumption::disabled();
+        Ok((c, reason))
+    }
+}
+
+/// For a connection to a proxy that ends TLS; no certificate of this node is shown to it. Trusted
+/// are the CAs of `ca`, else those of `pki`.
+fn proxy_client(pki: Option<&Pki>, ca: Option<&Path>) -> Result<ClientConfig, PkiError> {
+    let roots = match (ca, pki) {
+        (Some(path), _) => material::roots(path)?,
+        (None, Some(pki)) => pki.current.load().roots.clone(),
+        (None, None) => {
+            let why = "a proxy with https needs `pki:`, whose CA is trusted".to_owned();
+            return Err(PkiError::Bad { path: PathBuf::from("ca.pem"), why });
+        }
+    };
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let built = |e: &dyn std::fmt::Display| PkiError::Bad {
+        path: ca.map_or_else(|| PathBuf::from("ca.pem"), Path::to_path_buf),
+        why: e.to_string(),
+    };
+    let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider.clone())
+        .build()
+        .map_err(|e| built(&e))?;
+    let mut c = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13])
+        .map_err(|e| built(&e))?
+        .with_webpki_verifier(verifier)
+        .with_no_client_auth();
+    c.alpn_protocols = vec![ALPN_HTTP1.to_vec()];
+    c.resumption = Resumption::disabled();
+    Ok(c)
+}
+
+/// The name of a node as TLS writes it.
+///
+/// # Errors
+/// [`PkiError::Name`] if it is no DNS name: an address, or a dot too many.
+pub fn server_name(node: &NodeName) -> Result<ServerName<'static>, PkiError> {
+    match ServerName::try_from(node.as_str().to_owned()) {
+        Ok(name @ ServerName::DnsName(_)) => Ok(name),
+        _ => Err(PkiError::Name(node.clone())),
+    }
+}

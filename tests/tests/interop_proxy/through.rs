@@ -1,0 +1,202 @@
+//! A tree whose every hop goes through a proxy by `Upgrade: RCP/1.0`.
+
+use std::fmt::Write as _;
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use node::nbd;
+use tests::rig::{Authority, MIB, Plan, Process, Random, Tree, free_port, tool, wait_for};
+
+const LONG: Duration = Duration::from_secs(60);
+const NODES: [&str; 3] = ["p", "f1", "l1"];
+
+/// Which proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Proxy {
+    Nginx,
+    Haproxy,
+}
+
+impl Proxy {
+    /// Its configuration: `/NODE/GROUP` at the proxy is `/rcp/GROUP` at the node. With a
+    /// certificate, TLS ends here.
+    fn config(self, tree: &Tree, port: u16, certificate: Option<&Path>) -> String {
+        let mut out = String::new();
+        match self {
+            Self::Nginx => {
+                let ssl = certificate.map_or(String::new(), |c| {
+                    let c = c.display();
+                    format!("ssl_certificate {c}; ssl_certificate_key {c}; ssl_protocols TLSv1.3;")
+                });
+                let word = if certificate.is_some() { " ssl" } else { "" };
+                let user = match rustix::process::geteuid().is_root() {
+                    true => "user root;",
+                    false => "",
+                };
+                let dir = tree.dir().display();
+                let _ = write!(
+                    out,
+                    "daemon off; pid {dir}/nginx.pid; error_log stderr; worker_processes 1; {user}
+                     events {{ worker_connections 256; }}
+                     http {{ access_log off; client_body_temp_path {dir}/b; proxy_temp_path {dir}/p;
+                     fastcgi_temp_path {dir}/f; uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s;
+                     server {{ listen 127.0.0.1:{port}{word}; {ssl}\n"
+                );
+                for n in NODES {
+                    let addr = tree.addr(n);
+                    let _ = writeln!(
+                        out,
+                        "location /{n}/ {{ proxy_pass http://{addr}/rcp/; proxy_http_version 1.1;
+                         proxy_set_header Upgrade $http_upgrade;
+                         proxy_set_header Connection \"upgrade\"; proxy_read_timeout 1h; }}"
+                    );
+                }
+                out.push_str("}}\n");
+            }
+            Self::Haproxy => {
+                let ssl = certificate.map_or(String::new(), |c| format!("ssl crt {}", c.display()));
+                let _ = write!(
+                    out,
+                    "global\n maxconn 256\ndefaults\n mode http\n timeout connect 5s\n \
+                     timeout client 10s\n timeout server 10s\n timeout tunnel 1h\n\
+                     frontend all\n bind 127.0.0.1:{port} {ssl}\n"
+                );
+                for n in NODES {
+                    let _ = writeln!(out, " use_backend {n} if {{ path_beg /{n}/ }}");
+                }
+                for n in NODES {
+                    let addr = tree.addr(n);
+                    let _ = writeln!(
+                        out,
+                        "backend {n}\n http-request replace-path /{n}/(.*) /rcp/\\1\n server s {addr}"
+                    );
+                }
+            }
+        }
+        out
+    }
+
+    /// The command without a time limit: the proxy is killed when the test ends.
+    fn command(self, config: &Path) -> Option<Command> {
+        let (name, package) = match self {
+            Self::Nginx => ("nginx", "nginx-light"),
+            Self::Haproxy => ("haproxy", "haproxy"),
+        };
+        tool(name, package)?;
+        let path = ["/usr/sbin", "/usr/bin"].map(|d| Path::new(d).join(name));
+        let mut c = Command::new(path.iter().find(|p| p.exists())?);
+        match self {
+            Self::Nginx => c.arg("-c").arg(config).arg("-p").arg(config.parent()?),
+            Self::Haproxy => c.arg("-db").arg("-f").arg(config),
+        };
+        Some(c)
+    }
+}
+
+fn through(proxy: Proxy, https: bool) {
+    let port = free_port();
+    let scheme = if https { "https" } else { "http" };
+    let mut plan = Plan::new(&[("p", &["f1"]), ("f1", &["l1"])]).volume("vol", 48).cut_every(300);
+    plan = plan.by("tls");
+    for (from, to) in [("p", "f1"), ("f1", "l1")] {
+        plan = plan.hop(from, to, |h| {
+            h.via = Some(format!("{scheme}://127.0.0.1:{port}/{to}"));
+            h.ca = https.then(|| "proxy-ca.pem".to_owned());
+        });
+    }
+    let tree = Tree::prepare(&mut plan);
+    // The proxy's certificate is from a CA that the nodes do not trust as nodes.
+    let authority = Authority::new("proxy");
+    let shown = authority.issue(&["127.0.0.1"]);
+    let pem = tree.dir().join("proxy.pem");
+    std::fs::write(&pem, shown.cert + &shown.key).unwrap();
+    std::fs::write(tree.dir().join("proxy-ca.pem"), authority.pem()).unwrap();
+    let config = tree.dir().join("proxy.conf");
+    std::fs::write(&config, proxy.config(&tree, port, https.then_some(&*pem))).unwrap();
+    let Some(mut command) = proxy.command(&config) else { return };
+    let log = tree.dir().join("proxy.log");
+    let mut running = Process::start(&mut command, &log);
+    wait_for("the proxy", LONG, || match running.ended() {
+        Some(end) => panic!("{proxy:?} ended: {}", end.log),
+        None => TcpStream::connect(("127.0.0.1", port)).map(drop).map_err(|e| e.to_string()),
+    });
+    for n in NODES {
+        tree.up(n);
+    }
+    let mut random = Random::seeded("proxy");
+    let mut c: nbd::Client = tree.open("p", "vol").unwrap();
+    for i in 0..32 {
+        c.write(i * MIB, &random.bytes(1 << 20), false).unwrap();
+    }
+    c.flush().unwrap();
+    let cut = tree.cut("vol", true);
+    tree.all_same("vol", cut.set, LONG);
+    let status = tree.status("p").unwrap();
+    let link = &status.groups[0].children[0];
+    assert_eq!(link.transport, format!("tls via {scheme}://127.0.0.1:{port}/f1"));
+    // The proxy goes away under the sessions, and comes back.
+    tree.expect(" WARN ");
+    drop(running);
+    for i in 0..8 {
+        c.write(i * MIB, &random.bytes(1 << 20), false).unwrap();
+    }
+    c.flush().unwrap();
+    let cut = tree.cut("vol", true);
+    let _running = Process::start(&mut command, &log);
+    tree.all_same("vol", cut.set, LONG);
+    tree.quiet();
+}
+
+#[test]
+fn nginx_plain() {
+    through(Proxy::Nginx, false);
+}
+
+#[test]
+fn nginx_ends_tls() {
+    through(Proxy::Nginx, true);
+}
+
+#[test]
+fn haproxy_plain() {
+    through(Proxy::Haproxy, false);
+}
+
+#[test]
+fn haproxy_ends_tls() {
+    through(Proxy::Haproxy, true);
+}
+
+/// A proxy proves nothing: what comes through it without a certificate of its own is turned away,
+/// though the proxy is on this machine.
+#[test]
+fn plain_text_inside_is_refused_even_on_loopback() {
+    let port = free_port();
+    let mut plan = Plan::new(&[("p", &["f1"]), ("f1", &["l1"])]).volume("vol", 16);
+    plan = plan.hop("p", "f1", |h| h.via = Some(format!("http://127.0.0.1:{port}/f1")));
+    let tree = Tree::prepare(&mut plan);
+    tree.expect(" WARN ");
+    let config = tree.dir().join("proxy.conf");
+    std::fs::write(&config, Proxy::Haproxy.config(&tree, port, None)).unwrap();
+    let Some(mut command) = Proxy::Haproxy.command(&config) else { return };
+    let _running = Process::start(&mut command, &tree.dir().join("proxy.log"));
+    for n in NODES {
+        tree.up(n);
+    }
+    wait_for("p to be refused", LONG, || {
+        let s = tree.status("p").map_err(|e| e.to_string())?;
+        let link = &s.groups[0].children[0];
+        let said = link.reason.clone().unwrap_or_default();
+        let words = said.contains("takes no session without a certificate");
+        if link.state == "refused" && words { Ok(()) } else { Err(format!("{link:?}")) }
+    });
+    // The other hop, which goes without a proxy, is fed as ever.
+    wait_for("f1 to feed l1", LONG, || {
+        let s = tree.status("f1").map_err(|e| e.to_string())?;
+        let link = &s.groups[0].children[0];
+        if link.state == "connected" { Ok(()) } else { Err(format!("{link:?}")) }
+    });
+    tree.quiet();
+}
