@@ -302,28 +302,7 @@ impl Mailbox {
             *x = b.try_get_u64_le().ok()?;
         }
         let [blocks, tail, head, base, visible, merged, hidden] = u64s;
-        let (kind, from, next_block, need) = (
-            b.try_get_u64_le().ok()?,
-            b.try_get_u64_le().ok()?,
-            b.try_get_u64_le().ok()?,
-            b.try_get_u64_le().ok()?,
-        );
-        let (over, changes) = if version == FIRST_VERSION {
-            (0, ChangesMark { base: SetNumber(merged), ..ChangesMark::default() })
-        } else {
-            let mut u64s = [0u64; 5];
-            for x in &mut u64s {
-                *x = b.try_get_u64_le().ok()?;
-            }
-            let [over, offset, bytes, epoch, base] = u64s;
-            (over, ChangesMark { offset, bytes, epoch, base: SetNumber(base) })
-        };
-        let seed = (kind > 0).then(|| SeedMark {
-            over: (kind > 2).then_some(SetNumber(over)),
-            from: SetNumber(from),
-            next_block,
-            need: (kind % 2 == 0).then_some(SetNumber(need)),
-        });
+        let (seed, changes) = get_seed(version, SetNumber(merged), &mut b)?;
         let mut history = Vec::new();
         for _ in 0..b.try_get_u16_le().ok()? {
             let counter = b.try_get_u32_le().ok()?;
@@ -346,15 +325,7 @@ impl Mailbox {
             let pin = b.try_get_u64_le().ok()?;
             kept.push(KeptState { pin, set: SetNumber(b.try_get_u64_le().ok()?) });
         }
-        // What has no meaning is zero.
-        let idle = match kind {
-            0 => (from, next_block, need, over) == (0, 0, 0, 0),
-            1 => (need, over) == (0, 0),
-            2 => over == 0,
-            3 => need == 0 && version > FIRST_VERSION,
-            k => k == 4 && version > FIRST_VERSION,
-        };
-        if !b.is_empty() || tail > head || reserved != [0; 2] || !idle {
+        if !b.is_empty() || tail > head || reserved != [0; 2] {
             return None;
         }
         Some(Ok(Self {
@@ -422,6 +393,45 @@ impl Mailbox {
             _ => false,
         }
     }
+}
+
+/// The seed or catch-up under way, and the list of changes.
+fn get_seed(
+    version: u16,
+    merged: SetNumber,
+    b: &mut &[u8],
+) -> Option<(Option<SeedMark>, ChangesMark)> {
+    let (kind, from, next_block, need) = (
+        b.try_get_u64_le().ok()?,
+        b.try_get_u64_le().ok()?,
+        b.try_get_u64_le().ok()?,
+        b.try_get_u64_le().ok()?,
+    );
+    let (over, changes) = if version == FIRST_VERSION {
+        (0, ChangesMark { base: merged, ..ChangesMark::default() })
+    } else {
+        let mut u64s = [0u64; 5];
+        for x in &mut u64s {
+            *x = b.try_get_u64_le().ok()?;
+        }
+        let [over, offset, bytes, epoch, base] = u64s;
+        (over, ChangesMark { offset, bytes, epoch, base: SetNumber(base) })
+    };
+    let seed = (kind > 0).then(|| SeedMark {
+        over: (kind > 2).then_some(SetNumber(over)),
+        from: SetNumber(from),
+        next_block,
+        need: (kind % 2 == 0).then_some(SetNumber(need)),
+    });
+    // What has no meaning is zero.
+    let idle = match kind {
+        0 => (from, next_block, need, over) == (0, 0, 0, 0),
+        1 => (need, over) == (0, 0),
+        2 => over == 0,
+        3 => need == 0 && version > FIRST_VERSION,
+        k => k == 4 && version > FIRST_VERSION,
+    };
+    idle.then_some((seed, changes))
 }
 
 fn put_len(b: &mut BytesMut, n: usize, what: &'static str) -> Result<(), MailboxError> {

@@ -7,7 +7,7 @@ use rcp::proto::delta::Chunk;
 use rcp::proto::frame::{Attach, Frame, Offer, Start, StartMode, StreamId, stream_error};
 use rcp::proto::ids::{ChunkNumber, Generation, Label, NodeName, SetNumber, VolumeId};
 use volmcast::save::RecordKind;
-use volmcast::volume::{Attached, Role, Seeding};
+use volmcast::volume::{Attached, Role, Seeding, Volume};
 
 use super::relaying::Wanted;
 use super::{ConnId, Level, Mover};
@@ -181,40 +181,9 @@ impl Mover {
             self.refuse_other_line(conn, a.stream, &child, &label, g);
             return;
         }
-        let next = a.next.as_ref().map_or(ChunkNumber(0), |n| n.next_chunk);
-        // A relay asks for extents for a child, beside its own stream.
-        let passing = !a.wants_seed && a.folded > SetNumber::ZERO;
-        let folded = a.folded.max(a.state);
-        let seeding = (passing || a.wants_seed && a.seed_from_block > 0).then_some(Seeding {
-            block: a.seed_from_block,
-            folded,
-            over: a.over,
-            passing,
-        });
         let forced = std::mem::take(&mut out.force_seed);
-        let answer = if forced {
-            let why = "asked for by an operator".to_owned();
-            h.volume.consumer_seed(&child, a.state, None, why)
-        } else if a.wants_seed && seeding.is_none() {
-            let (state, what) = match a.over {
-                Some(_) => (folded, "the catch-up of the child begins anew"),
-                None => (a.state, "the child asked for a seed"),
-            };
-            h.volume.consumer_seed(&child, state, a.over, what.to_owned())
-        } else {
-            let over = a.over.filter(|_| !passing);
-            h.volume.consumer_attach(&child, a.state, next, over, seeding)
-        };
-        let relayed = match &answer {
-            Attached::Seed { from, .. } => Some(Wanted { block: 0, folded: *from, over: None }),
-            Attached::CatchUp { from, .. } => {
-                Some(Wanted { block: 0, folded: *from, over: a.over })
-            }
-            Attached::Resume | Attached::Wait => {
-                seeding.map(|s| Wanted { block: s.block, folded, over: s.over })
-            }
-            Attached::Planning | Attached::NoCatchUp { .. } | Attached::NotNow { .. } => None,
-        };
+        let (answer, seeding) = take_on(&mut h.volume, &child, a, forced);
+        let relayed = to_be_relayed(&answer, a, seeding);
         let (mode, from, reason) = match answer {
             Attached::Planning => {
                 out.stage = Stage::Planning;
@@ -581,5 +550,50 @@ impl Mover {
                 }
             }
         }
+    }
+}
+
+/// Takes a child on: what it gets, and the seed or catch-up that it is in the middle of.
+fn take_on(
+    volume: &mut Volume,
+    child: &NodeName,
+    a: &Attach,
+    forced: bool,
+) -> (Attached, Option<Seeding>) {
+    let next = a.next.as_ref().map_or(ChunkNumber(0), |n| n.next_chunk);
+    // A relay asks for extents for a child, beside its own stream.
+    let passing = !a.wants_seed && a.folded > SetNumber::ZERO;
+    let folded = a.folded.max(a.state);
+    let seeding = (passing || a.wants_seed && a.seed_from_block > 0).then_some(Seeding {
+        block: a.seed_from_block,
+        folded,
+        over: a.over,
+        passing,
+    });
+    let answer = if forced {
+        let why = "asked for by an operator".to_owned();
+        volume.consumer_seed(child, a.state, None, why)
+    } else if a.wants_seed && seeding.is_none() {
+        let (state, what) = match a.over {
+            Some(_) => (folded, "the catch-up of the child begins anew"),
+            None => (a.state, "the child asked for a seed"),
+        };
+        volume.consumer_seed(child, state, a.over, what.to_owned())
+    } else {
+        let over = a.over.filter(|_| !passing);
+        volume.consumer_attach(child, a.state, next, over, seeding)
+    };
+    (answer, seeding)
+}
+
+/// What a node without content has to ask its parent for.
+fn to_be_relayed(answer: &Attached, a: &Attach, seeding: Option<Seeding>) -> Option<Wanted> {
+    match answer {
+        Attached::Seed { from, .. } => Some(Wanted { block: 0, folded: *from, over: None }),
+        Attached::CatchUp { from, .. } => Some(Wanted { block: 0, folded: *from, over: a.over }),
+        Attached::Resume | Attached::Wait => {
+            seeding.map(|s| Wanted { block: s.block, folded: s.folded, over: s.over })
+        }
+        Attached::Planning | Attached::NoCatchUp { .. } | Attached::NotNow { .. } => None,
     }
 }
