@@ -45,3 +45,7 @@ pub const CORE_QUEUE: usize = 4096;
 pub const FRAME_QUEUE: usize = 8192;
 /// Deadline for an orderly stop.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Bytes of the file, per volume, that lists which blocks changed in which step; it takes the room
+/// that it needs, up to this.
+pub const CHANGES_BYTES: u64 = 32 << 20;
