@@ -4,7 +4,7 @@
 use crate::plan::{GroupPlan, NodePlan, Playback, Policy, RouteTable, Topology, VolumePlan};
 use crate::units::{format_duration, format_size};
 use rcp::proto::ids::{GroupName, NodeName};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// What a node has to do to get from one topology to another; empty if nothing.
@@ -339,7 +339,16 @@ fn node_fields(n: &NodePlan) -> Fields {
         ("nbd", n.nbd.as_ref().map_or("none".to_owned(), ToString::to_string)),
         ("memory", format_size(n.memory)),
         ("insecure_plaintext", n.insecure_plaintext.to_string()),
+        ("handlers", lists(&n.handlers)),
     ]
+}
+
+/// `key [item, item], key …`.
+fn lists<K: ToString, V: ToString>(map: &BTreeMap<K, Vec<V>>) -> String {
+    let items = |v: &Vec<V>| v.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let all: Vec<_> =
+        map.iter().map(|(k, v)| format!("{} [{}]", k.to_string(), items(v))).collect();
+    if all.is_empty() { "none".to_owned() } else { all.join(", ") }
 }
 
 fn volume_fields(v: &VolumePlan) -> Fields {

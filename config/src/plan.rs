@@ -41,6 +41,8 @@ pub struct NodePlan {
     pub memory: u64,
     /// Listeners beyond loopback are allowed without encryption, and sessions without certificates.
     pub insecure_plaintext: bool,
+    /// Command (program, then arguments) by kind of control block.
+    pub handlers: BTreeMap<String, Vec<String>>,
 }
 
 /// A group: one primary, the tree below it, and the volumes that travel along it.

@@ -31,6 +31,7 @@ pub(crate) struct RawNode {
     pub(crate) nbd: Option<Text>,
     pub(crate) memory: Option<Text>,
     pub(crate) insecure_plaintext: Option<Text>,
+    pub(crate) handlers: Vec<(Text, Vec<Text>)>,
 }
 
 /// Next hops by node.
@@ -140,7 +141,7 @@ pub(crate) fn read(tree: Tree, report: &mut Report) -> RawTopology {
 
 fn node(name: Text, tree: Tree, report: &mut Report) -> RawNode {
     let what = format!("node {}", shown(&name.value));
-    let known = &["listen", "address", "data", "nbd", "memory", "insecure_plaintext"];
+    let known = &["listen", "address", "data", "nbd", "memory", "insecure_plaintext", "handlers"];
     let mut f = Fields::new(tree, &name.span, &what, known, &["listen", "data"], report);
     RawNode {
         name,
@@ -150,6 +151,7 @@ fn node(name: Text, tree: Tree, report: &mut Report) -> RawNode {
         nbd: f.text("nbd", report),
         memory: f.text("memory", report),
         insecure_plaintext: f.text("insecure_plaintext", report),
+        handlers: f.lists("handlers", "the command for", report),
     }
 }
 
@@ -380,6 +382,19 @@ impl Fields {
         let owner = format!("`{name}` of {}", self.what);
         self.take(name).map_or_else(Vec::new, |(_, tree)| names(tree, &owner, report))
     }
+
+    /// A mapping of lists of values; `of` leads from an entry's key to what its list is.
+    fn lists(&mut self, name: &str, of: &str, report: &mut Report) -> Vec<(Text, Vec<Text>)> {
+        let whose = self.what.clone();
+        let list = |(key, tree): (Text, Tree), report: &mut Report| {
+            let owner = format!("{of} {} of {whose}", shown(&key.value));
+            // What has the wrong shape is reported once.
+            let reported = matches!(tree.kind, Kind::Text(_) | Kind::Map(_));
+            let items = names(tree, &owner, report);
+            (!reported).then_some((key, items))
+        };
+        self.map(name, report).into_iter().filter_map(|e| list(e, report)).collect()
+    }
 }
 
 fn text(key: &Text, tree: Tree, what: &str, report: &mut Report) -> Option<Text> {
@@ -522,6 +537,7 @@ fn example(field: &str) -> String {
         "listen" => "listen: \"127.0.0.1:7101\"",
         "address" => "address: \"site-a.example:7101\"",
         "nbd" => "nbd: \"127.0.0.1:10809\"",
+        "handlers" => "handlers: {invalidate: [/usr/local/bin/drop-cache, --all]}",
         "data" => "data: ./cel1-ser1",
         "primary" => "primary: cel1-ser1",
         "routes" => "routes: {cel1-ser1: [cel2-ser1, cel9-ser1]}",

@@ -58,6 +58,12 @@ pub struct NodeSpec {
     pub memory: Option<String>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub insecure_plaintext: bool,
+    /// Command by kind of control block.
+    #[serde(
+        skip_serializing_if = "BTreeMap::is_empty",
+        serialize_with = "yaml::map_of_flow_lists"
+    )]
+    pub handlers: BTreeMap<String, Vec<String>>,
 }
 
 /// One group of a file.
@@ -258,6 +264,7 @@ fn node(n: &NodePlan) -> NodeSpec {
         nbd: n.nbd.as_ref().map(ToString::to_string),
         memory: Some(format_size(n.memory)),
         insecure_plaintext: n.insecure_plaintext,
+        handlers: n.handlers.clone(),
     }
 }
 

@@ -33,6 +33,15 @@ fn specs() -> impl Strategy<Value = TopologySpec> {
                     nbd: nbd.then(|| format!("localhost:{}", 10_000 + i)),
                     memory: memory.map(|m| format!("{m} MiB")),
                     insecure_plaintext: nbd,
+                    handlers: nbd
+                        .then(|| {
+                            (
+                                "invalidate".to_owned(),
+                                vec!["/bin/drop".to_owned(), "a b".to_owned()],
+                            )
+                        })
+                        .into_iter()
+                        .collect(),
                 };
                 spec.nodes.insert(name(i), node);
             }

@@ -9,6 +9,8 @@ use std::pin::Pin;
 use rcp::proto::transport::Hop;
 use serde::{Deserialize, Serialize};
 
+use crate::mover::Order;
+
 /// An answer that comes later.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, ApiError>> + Send + 'a>>;
 
@@ -576,6 +578,8 @@ pub trait NodeApi: Send + Sync + 'static {
         len: u64,
         wait: std::time::Duration,
     ) -> Answer<'a, Vec<MemberResult>>;
+    /// Has every member of a group execute a control block, at most once each, and waits for all.
+    fn block_send(&self, order: Order) -> Answer<'_, Vec<MemberResult>>;
     /// The routing table, of one group if named.
     fn routes<'a>(&'a self, group: Option<&'a str>) -> Answer<'a, RouteTable>;
     /// Adds a next hop: probed, stored and live when this returns.

@@ -43,6 +43,10 @@ pub const PKI_JUDGE: Duration = Duration::from_secs(30);
 pub const CORE_QUEUE: usize = 4096;
 /// Frames that wait for one connection's writer.
 pub const FRAME_QUEUE: usize = 8192;
+/// Handlers of control blocks that run at once; others wait.
+pub const MAX_HANDLERS: usize = 4;
+/// How long the handler of a control block may run.
+pub const HANDLER_TIME: Duration = Duration::from_secs(60);
 /// Deadline for an orderly stop.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(10);
 

@@ -2,6 +2,8 @@
 
 #[path = "e2e/away.rs"]
 mod away;
+#[path = "e2e/blocks.rs"]
+mod blocks;
 #[path = "e2e/damage.rs"]
 mod damage;
 #[path = "e2e/failover.rs"]

@@ -143,6 +143,7 @@ fn tasks_and_threads_are_started_in_few_places() {
         ("node/src/runtime/start.rs", "server.shutdown", "joining threads blocks"),
         ("node/src/runtime/disk.rs", "spawn_blocking", "requests on files block"),
         ("node/src/runtime/core.rs", "spawn_blocking", "making and removing files blocks"),
+        ("node/src/runtime/blocks.rs", "thread::Builder", "writes entries in their order"),
         ("node/src/runtime/certificates.rs", "spawn_blocking", "reading files blocks"),
         ("node/src/http/router.rs", "spawn_blocking", "rendering waits for locks"),
         ("node/src/http/body.rs", "spawn_blocking", "reading a volume blocks"),

@@ -12,10 +12,14 @@ use crate::diagnostics::{Problem, Report, Span};
 use crate::limits::{MAX_MEMORY, MIN_MEMORY};
 use crate::plan::NodePlan;
 use crate::raw::RawNode;
+use crate::value::shown;
 use crate::yaml::Text;
-use rcp::proto::ids::NodeName;
+use rcp::proto::ids::{Label, NodeName};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Component, Path, PathBuf};
+
+/// Beginning of the kinds of control blocks that nodes handle by themselves.
+const OWN_KINDS: &str = "volume-";
 
 /// All nodes; those with errors are missing among the plans, but not among the names.
 pub(super) fn check(
@@ -105,7 +109,9 @@ fn check_one<'f>(
             report,
         )?,
     };
+    let handlers = handlers(&raw.handlers, &owner, report);
     Some(NodePlan {
+        handlers,
         name,
         listen: listen?.0,
         address: dialled?.0,
@@ -114,6 +120,41 @@ fn check_one<'f>(
         memory,
         insecure_plaintext: insecure.unwrap_or(false),
     })
+}
+
+/// Commands by kind.
+fn handlers(
+    raw: &[(Text, Vec<Text>)],
+    owner: &str,
+    report: &mut Report,
+) -> BTreeMap<String, Vec<String>> {
+    let mut found = BTreeMap::new();
+    for (kind, argv) in raw {
+        let why = match Label::new(&kind.value) {
+            Err(_) => Some("it is not a name".to_owned()),
+            Ok(_) if kind.value.starts_with(OWN_KINDS) => {
+                Some(format!("kinds that begin with `{OWN_KINDS}` are the program's own"))
+            }
+            Ok(_) => None,
+        };
+        if let Some(why) = why {
+            report.add(|| {
+                let text = format!("{owner} cannot handle the kind {}: {why}", shown(&kind.value));
+                Problem::new(&kind.span, text)
+                    .hint("a kind is 1 to 63 of a-z 0-9 . _ -, such as `invalidate`")
+            });
+        } else if argv.first().is_none_or(|a| a.value.is_empty()) {
+            report.add(|| {
+                let text = format!("{owner} has no program for the kind {}", shown(&kind.value));
+                Problem::new(&kind.span, text)
+                    .hint(format!("write `{}: [/path/to/program, argument]`", kind.value))
+            });
+        } else {
+            let argv = argv.iter().map(|a| a.value.clone()).collect();
+            found.insert(kind.value.clone(), argv);
+        }
+    }
+    found
 }
 
 fn address<'f>(

@@ -20,9 +20,9 @@ const ENDING: Duration = Duration::from_secs(60);
 pub(super) struct Common {
     /// Print the answer as JSON
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     #[command(flatten)]
-    target: Target,
+    pub(super) target: Target,
 }
 
 #[derive(Debug, Subcommand)]

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use super::block::{self, BlockCommand};
 use super::commands::{self, Delta, DownArgs, Replicate};
 use super::failover::{self, ConfirmArgs, FailoverArgs, HistoryArgs, ResyncArgs};
 use super::output::{Failed, finish};
@@ -37,6 +38,9 @@ enum Command {
     /// Cut delta sets, keep and release states
     #[command(subcommand)]
     Delta(Delta),
+    /// Have every member of a group execute a command
+    #[command(subcommand)]
+    Block(BlockCommand),
     /// Start, stop and tune replication of a volume
     #[command(subcommand)]
     Replicate(Replicate),
@@ -76,6 +80,7 @@ async fn run(command: Command) -> Result<(), Failed> {
     match command {
         Command::Status(args) => status::run(args, &around).await,
         Command::Delta(command) => commands::delta(command, &around).await,
+        Command::Block(command) => block::run(command, &around).await,
         Command::Replicate(command) => commands::replicate(command, &around).await,
         Command::Failover(args) => failover::failover(args, &around).await,
         Command::Resync(args) => failover::resync(args, &around).await,

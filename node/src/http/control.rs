@@ -20,8 +20,8 @@ use super::answer::{Refused, json};
 use super::guard::Asked;
 use super::limits::{BODY_READ, MAX_BODY_BYTES};
 use super::requests::{
-    Cut, Delete, Done, Hash, KeptState, Policy, Rename, Replicate, Resize, RouteAdd, RouteDelete,
-    Seed,
+    Block, Cut, Delete, Done, Hash, KeptState, Policy, Rename, Replicate, Resize, RouteAdd,
+    RouteDelete, Seed,
 };
 use super::router::App;
 use crate::api::{ApiError, ApiErrorKind, NodeApi, VolumeSpec, WriterChange};
@@ -107,6 +107,10 @@ change!(policy, Policy, done, |api, q| api.policy(&q.volume, q.change));
 change!(writer, WriterChange, answer, |api, q| api.writer(q));
 change!(hash, Hash, answer, |api, q| {
     api.hash(&q.volume, q.set, q.len, std::time::Duration::from_secs(q.wait_s))
+});
+change!(block_send, Block, answer, |api, q| async move {
+    let order = q.order().map_err(|e| ApiError::new(ApiErrorKind::BadRequest, e))?;
+    api.block_send(order).await
 });
 change!(route_add, RouteAdd, answer, |api, q| api.route_add(&q.group, &q.next_hop, &q.by));
 change!(route_delete, RouteDelete, answer, |api, q| {

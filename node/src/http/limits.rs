@@ -10,8 +10,8 @@ pub const MAX_HEADERS: usize = 64;
 pub const MAX_H2_STREAMS: u32 = 32;
 /// How often an HTTP/2 client is asked whether it is there, and how long it may take to answer.
 pub const H2_ALIVE: Duration = Duration::from_secs(20);
-/// Longest body of a change: a volume description is below 1 KiB.
-pub const MAX_BODY_BYTES: usize = 64 << 10;
+/// Longest body of a change: the data of a control block, in hexadecimal digits.
+pub const MAX_BODY_BYTES: usize = 72 << 10;
 /// Time for a body of that length.
 pub const BODY_READ: Duration = Duration::from_secs(5);
 /// What one read of a volume takes from the disk at once.

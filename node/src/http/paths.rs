@@ -44,6 +44,8 @@ pub const ROUTE_DELETE: &str = "/api/v1/routes/delete";
 pub const WRITER: &str = "/api/v1/writer";
 /// Have every replica hash a volume.
 pub const HASH: &str = "/api/v1/hash";
+/// Have every member of a group execute a control block.
+pub const BLOCK_SEND: &str = "/api/v1/blocks/send";
 /// End the process in order.
 pub const SHUTDOWN: &str = "/api/v1/shutdown";
 
@@ -77,6 +79,7 @@ pub(crate) const CONTROL: &[Entry] = &[
     (VOLUME_DELETE, "POST", "remove a volume"),
     (WRITER, "POST", "change who the writer of a volume is"),
     (HASH, "POST", "have every replica hash the first bytes of a state"),
+    (BLOCK_SEND, "POST", "have every member of a group execute a control block"),
     (SHUTDOWN, "POST", "end the process in order"),
 ];
 
@@ -87,9 +90,8 @@ pub(crate) fn need(path: &str) -> Need {
         HEALTHZ | READYZ | RCP => Need::Health,
         METRICS => Need::Metrics,
         STATUS | VOLUME | ROUTES => Need::Scope(Scope::Read),
-        ROUTE_ADD | ROUTE_DELETE | CUT | KEEP | RELEASE | REPLICATE | SEED | POLICY | HASH => {
-            Need::Scope(Scope::Operate)
-        }
+        ROUTE_ADD | ROUTE_DELETE | CUT | KEEP | RELEASE | REPLICATE | SEED | POLICY | HASH
+        | BLOCK_SEND => Need::Scope(Scope::Operate),
         // What somebody adds and forgets to enter here is for administrators.
         _ => Need::Scope(Scope::Admin),
     }

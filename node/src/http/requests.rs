@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::api::{PolicyChange, RouteWay};
+use crate::mover::Order;
 
 /// Cut a delta set now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +39,79 @@ pub struct Hash {
     pub len: u64,
     /// How long to wait for all members, in seconds.
     pub wait_s: u64,
+}
+
+/// Have every member of a group execute a control block.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Block {
+    /// Which group.
+    pub group: String,
+    /// UUID of the block; a node executes the same one once.
+    pub id: String,
+    /// What to do.
+    pub kind: String,
+    /// `VOLUME@SET`, or `VOLUME` for its newest state: not before that is visible.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+    /// For the handler: at most 32 KiB, in hexadecimal digits.
+    #[serde(default)]
+    pub data: String,
+    /// How long to wait for all members, in seconds; at most an hour.
+    pub wait_s: u64,
+}
+
+impl std::fmt::Debug for Block {
+    /// Without the data: this goes on record.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { group, id, kind, after, data, .. } = self;
+        let after = after.as_deref().unwrap_or("nothing");
+        write!(f, "Block {{ {group}, {kind}, {id}, after {after}, {} bytes }}", data.len() / 2)
+    }
+}
+
+impl Block {
+    /// What the node is asked.
+    ///
+    /// # Errors
+    /// In words: the id, the state or the data cannot be read.
+    pub fn order(&self) -> Result<Order, String> {
+        let id: uuid::Uuid = self.id.parse().map_err(|e| format!("the id of a block: {e}"))?;
+        let after = match self.after.as_deref().map(|a| a.split_once('@').ok_or(a)) {
+            None => None,
+            Some(Err(volume)) => Some((volume.to_owned(), None)),
+            Some(Ok((volume, set))) => {
+                let set = set.parse().map_err(|_| {
+                    format!("`{set}` is no state of {volume}: write {volume}@NUMBER")
+                })?;
+                Some((volume.to_owned(), Some(set)))
+            }
+        };
+        Ok(Order {
+            group: self.group.clone(),
+            id: *id.as_bytes(),
+            kind: self.kind.clone(),
+            after,
+            body: unhex(&self.data)?.into(),
+            wait: std::time::Duration::from_secs(self.wait_s),
+        })
+    }
+}
+
+/// Bytes as hexadecimal digits.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Result<Vec<u8>, String> {
+    let digit = |b: &u8| char::from(*b).to_digit(16).and_then(|d| u8::try_from(d).ok());
+    let byte = |two: &[u8]| match two {
+        [a, b] => Some(digit(a)? << 4 | digit(b)?),
+        _ => None,
+    };
+    let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(byte).collect();
+    bytes.ok_or_else(|| "the data of a block is not in hexadecimal digits".to_owned())
 }
 
 /// Change a volume's size.

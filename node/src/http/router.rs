@@ -76,6 +76,7 @@ pub fn routers_with(
         .route(paths::VOLUME_DELETE, post(control::volume_delete))
         .route(paths::WRITER, post(control::writer))
         .route(paths::HASH, post(control::hash))
+        .route(paths::BLOCK_SEND, post(control::block_send))
         .route(paths::SHUTDOWN, post(control::shutdown));
     Routers { all: finished(all, app) }
 }

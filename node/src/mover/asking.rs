@@ -90,6 +90,8 @@ pub enum Ask {
         /// How long to wait for all members.
         wait: Duration,
     },
+    /// Have every member of a group execute a control block.
+    Block(super::Order),
     /// Add a next hop.
     RouteAdd {
         /// Group.
@@ -135,6 +137,7 @@ impl Mover {
             Ask::Hash { volume, set, len, wait } => {
                 return self.ask_hash(ask, &volume, set, len, wait);
             }
+            Ask::Block(order) => return self.ask_block(ask, order),
             Ask::RouteDelete { group, next_hop } => {
                 self.route_delete(group.as_deref(), next_hop.as_deref()).map(Reply::Routes)
             }

@@ -12,6 +12,7 @@
 //! | `relaying` | seeds that pass through a node without content |
 //! | `routing` | live changes of the routing table |
 //! | `controls` | commands down the tree and their results |
+//! | `journal` | the record of those that were executed |
 //! | `asking` | what operators and programs ask for |
 //! | `growing` | a volume becomes larger |
 //! | `history` | whose line is followed: fences, splits, confirmation |
@@ -25,6 +26,7 @@ mod controls;
 mod failover;
 mod growing;
 mod history;
+pub mod journal;
 mod links;
 mod receiving;
 mod relaying;
@@ -37,6 +39,7 @@ mod trust;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use bytes::Bytes;
 use rcp::proto::clock::{Mono, Wall};
 use rcp::proto::frame::{DecodedFrame, Frame};
 use rcp::proto::ids::{Generation, GroupName, Label, NodeName, StateId, VolumeId};
@@ -51,13 +54,14 @@ use forwarder::aggregate::Aggregate;
 use forwarder::table::Table;
 
 pub use asking::{Ask, Reply};
-pub use controls::HASH;
+pub use controls::{HASH, Order};
 pub use failover::Gate;
 pub use history::Confirm;
 pub use links::{Accepted, GroupPlan};
 pub use trust::{Proof, TurnedAway};
 
 use crate::api::Stranger;
+use journal::Journal;
 use links::{Conn, Group};
 use receiving::Inbound;
 
@@ -88,6 +92,10 @@ pub struct MoverConfig {
     pub table: Table,
     /// There are certificates: hops may be encrypted.
     pub proven: bool,
+    /// Kinds of control blocks that are handled here.
+    pub handlers: BTreeSet<String>,
+    /// The record of control blocks.
+    pub journal: Journal,
 }
 
 /// How loud a note is.
@@ -217,6 +225,28 @@ pub enum Effect {
         /// How many bytes.
         len: u64,
     },
+    /// Make the record of a control block durable, then tell [`Mover::block_recorded`].
+    RecordBlock {
+        /// Which block.
+        id: [u8; 16],
+        /// To be appended.
+        bytes: Vec<u8>,
+        /// They are the whole file instead.
+        whole: bool,
+    },
+    /// Run the handler of a kind, then tell [`Mover::control_done`].
+    Handle {
+        /// Which block.
+        id: [u8; 16],
+        /// Its kind.
+        kind: String,
+        /// Sent to this group.
+        group: GroupName,
+        /// The state it waited for.
+        after: Option<StateId>,
+        /// For the handler.
+        body: Bytes,
+    },
     /// Store the routing table durably.
     StoreRoutes(Vec<u8>),
     /// Answer a question.
@@ -314,6 +344,7 @@ pub struct Mover {
     table: Table,
     /// Control blocks under way, by id.
     controls: BTreeMap<[u8; 16], controls::Pending>,
+    journal: Journal,
     next_conn: u64,
     next_report: Mono,
     effects: VecDeque<Effect>,
@@ -338,6 +369,7 @@ impl Mover {
             conns: BTreeMap::new(),
             table: cfg.table.clone(),
             controls: BTreeMap::new(),
+            journal: cfg.journal.clone(),
             next_conn: 0,
             next_report: now,
             effects: VecDeque::new(),

@@ -15,6 +15,7 @@ use volmcast::storage::{Identity, Standing};
 use volmcast::units::{BlockCount, BlockIndex};
 use volmcast::volume::WorkDone;
 
+use super::blocks::{self, Handlers, Records};
 use super::conns::{self, Destination, Incoming, Outgoing, Wire};
 use super::disk;
 use crate::api::{ApiError, ApiErrorKind, NodeStatus, RouteTable, SecurityStatus, VolumeInfo};
@@ -78,6 +79,10 @@ pub(super) enum Input {
         id: [u8; 16],
         ok: bool,
         text: String,
+    },
+    BlockRecorded {
+        id: [u8; 16],
+        stored: Result<(), String>,
     },
     Forgotten {
         volume: VolumeId,
@@ -143,6 +148,8 @@ pub(super) struct Core {
     pub(super) security: SecurityStatus,
     /// Where relative paths of the topology start from.
     pub(super) base: PathBuf,
+    pub(super) records: Records,
+    pub(super) handlers: Handlers,
 }
 
 /// How this node runs replicas of a group.
@@ -239,6 +246,7 @@ impl Core {
             Input::Hashed { id, ok, text } => {
                 self.mover.control_done(now, id, ok, bytes::Bytes::from(text));
             }
+            Input::BlockRecorded { id, stored } => self.mover.block_recorded(now, id, stored),
             Input::Forgotten { volume } => self.mover.forgotten(now, wall, volume),
             Input::Grown { volume, blocks, prepared } => {
                 self.mover.growth_prepared(now, wall, volume, blocks, prepared);
@@ -438,6 +446,13 @@ impl Core {
             Effect::RemoveVolume { volume } => self.remove(volume),
             Effect::Hash { id, label, state, len } => {
                 disk::hash(id, &self.names, label.as_str(), state, len, self.sender.clone());
+            }
+            Effect::RecordBlock { id, bytes, whole } => {
+                self.records.store(id, bytes, whole, self.sender.clone());
+            }
+            Effect::Handle { id, kind, group, after, body } => {
+                let order = blocks::Order { id, kind, group, after, body };
+                self.handlers.run(order, self.sender.clone());
             }
             Effect::StoreRoutes(bytes) => {
                 let folder = self.folder.clone();

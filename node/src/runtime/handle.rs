@@ -15,7 +15,7 @@ use crate::api::{
     Answer, ApiError, ApiErrorKind, CutInfo, MemberResult, NodeApi, NodeStatus, PolicyChange,
     RouteTable, RouteWay, StateReader, VolumeInfo, VolumeSpec, WriterAnswer, WriterChange,
 };
-use crate::mover::{Ask, Reply};
+use crate::mover::{Ask, Order, Reply};
 use crate::nbd::OpenErrorKind;
 use crate::volumes::Names;
 use crate::volumes::open::OpenPlan;
@@ -233,6 +233,15 @@ impl NodeApi for NodeHandle {
         Box::pin(async move {
             let question = Ask::Hash { volume: volume.to_owned(), set, len, wait };
             match self.ask(question).await? {
+                Reply::Members(m) => Ok(m),
+                _ => Err(ApiError::new(ApiErrorKind::Internal, "an answer of the wrong kind")),
+            }
+        })
+    }
+
+    fn block_send(&self, order: Order) -> Answer<'_, Vec<MemberResult>> {
+        Box::pin(async move {
+            match self.ask(Ask::Block(order)).await? {
                 Reply::Members(m) => Ok(m),
                 _ => Err(ApiError::new(ApiErrorKind::Internal, "an answer of the wrong kind")),
             }

@@ -4,6 +4,7 @@
 //! connection once more; QUIC comes on UDP. From the first byte of a connection to the end of its
 //! handshake there is one deadline, whatever it goes through.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,6 +62,12 @@ impl PlainRule {
     }
 }
 
+/// Who is let in, and as whom.
+pub(super) struct Entry {
+    pub(super) rule: PlainRule,
+    pub(super) nodes: BTreeSet<NodeName>,
+}
+
 /// What serves the shared port.
 #[derive(Clone)]
 pub(super) struct Port {
@@ -69,6 +76,8 @@ pub(super) struct Port {
     stop: CancellationToken,
     pki: Option<Arc<Pki>>,
     rule: PlainRule,
+    /// The nodes of the topology: other names that a certificate carries are not a node's.
+    nodes: Arc<BTreeSet<NodeName>>,
 }
 
 /// Which HTTP a connection speaks.
@@ -100,10 +109,11 @@ impl Port {
     pub(super) fn new(
         core: mpsc::Sender<Input>,
         pki: Option<Arc<Pki>>,
-        rule: PlainRule,
+        entry: Entry,
         stop: CancellationToken,
     ) -> Self {
-        Self { core, routers: None, stop, pki, rule }
+        let Entry { rule, nodes } = entry;
+        Self { core, routers: None, stop, pki, rule, nodes: Arc::new(nodes) }
     }
 
     /// Lets everybody in who may: HTTP is served by `routers`.
@@ -181,7 +191,7 @@ impl Port {
         let agreed = |what: &[u8]| alpn.as_deref().is_none_or(|a| a == what);
         let io = accept_within(io, visit.left()).await;
         crate::metrics::port_connection(inside(io.label()));
-        let way = Way::Tls { node: proven.names.first().map(ToString::to_string) };
+        let way = Way::Tls { node: member(&proven.names, &self.nodes) };
         match io {
             Accepted::Rcp { group, io } if agreed(tls::ALPN_RCP) => {
                 let proof = names(&proven);
@@ -340,6 +350,11 @@ fn names(proven: &Proven) -> Proof {
     Proof::Names(proven.names.clone())
 }
 
+/// The first of a certificate's names that is a node's. The CA may have issued it to something else.
+fn member(names: &[NodeName], nodes: &BTreeSet<NodeName>) -> Option<String> {
+    names.iter().find(|n| nodes.contains(*n)).map(ToString::to_string)
+}
+
 /// The verdict on what is inside another protocol, for the metric.
 fn inside(label: &'static str) -> &'static str {
     match label {
@@ -348,5 +363,20 @@ fn inside(label: &'static str) -> &'static str {
         "http2" => "inside-http2",
         "tls" => "inside-tls",
         _ => "inside-refused",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_the_topology_are_nodes() {
+        let name = |n: &str| NodeName::new(n).expect("good");
+        let nodes = BTreeSet::from([name("cel1-ser1"), name("cel2-ser1")]);
+        assert_eq!(member(&[], &nodes), None);
+        assert_eq!(member(&[name("dashboard")], &nodes), None);
+        let both = [name("dashboard"), name("cel2-ser1")];
+        assert_eq!(member(&both, &nodes).as_deref(), Some("cel2-ser1"));
     }
 }

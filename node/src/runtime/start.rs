@@ -22,14 +22,16 @@ use volmcast::storage::{Identity, StorageError, replace_file};
 use volmcast::units::BlockCount;
 use volmcast::volume::{CutPolicy, PlaybackPolicy};
 
+use super::blocks;
 use super::certificates::{self, load_pki, plain_rule};
 use super::core::{Core, Input, ReplicaPlan};
 use super::handle::NodeHandle;
-use super::port::Port;
+use super::port::{Entry, Port};
 use crate::access::Caller;
 use crate::api::NodeApi;
 use crate::http::{self, Deadlines};
 use crate::metrics::Metrics;
+use crate::mover::journal::Journal;
 use crate::mover::{ClosedVolume, Confirm, GroupPlan, Mover, MoverConfig};
 use crate::nbd;
 use crate::volumes::Names;
@@ -57,7 +59,7 @@ pub enum StartError {
     Refused(String),
 }
 
-fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> StartError {
+pub(super) fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> StartError {
     let what = what.into();
     move |source| StartError::Io { what, source }
 }
@@ -218,7 +220,8 @@ pub async fn start(
     let pki = load_pki(topology, node, base)?;
     let (sender, queue) = mpsc::channel(limits::CORE_QUEUE);
     let names = Arc::new(Names::default());
-    let mover = new_mover(topology, node, table);
+    let (journal, records) = blocks::open(&folder)?;
+    let mover = new_mover(topology, node, table, journal);
     let groups: Vec<_> = topology.groups_of(&node.name).collect();
     let plans = replica_plans(&groups, node, &folder);
     let mut core = Core {
@@ -237,6 +240,8 @@ pub async fn start(
         security: certificates::status(topology, node),
         pki: pki.clone(),
         base: base.to_owned(),
+        records,
+        handlers: blocks::Handlers::new(node, base),
     };
     open_volumes(&mut core, &groups, &node.name, &folder)?;
     // The export names are there before anybody is let in.
@@ -274,7 +279,7 @@ pub async fn start(
     });
     task(upkeep(metrics.clone(), stop.clone()));
     let guard = certificates::guard(topology, base, &folder);
-    let port = Port::new(sender.clone(), pki.clone(), plain_rule(topology, node), stop.clone());
+    let port = Port::new(sender.clone(), pki.clone(), entry(topology, node), stop.clone());
     let routers = http::routers_with(api, metrics, guard, Some(port.upgrades()));
     task(accept_control(control, routers.clone(), stop.clone()));
     if let Some(pki) = pki {
@@ -283,6 +288,12 @@ pub async fn start(
     port.open(routers, listener, quic);
     let core = tokio::spawn(core.run());
     Ok(Running { handle, stop, listen, nbd: uris, server, core, sender, folder, _lock: lock })
+}
+
+/// Who is let in at the shared port.
+fn entry(topology: &Topology, node: &NodePlan) -> Entry {
+    let nodes = topology.nodes().map(|n| n.name.clone()).collect();
+    Entry { rule: plain_rule(topology, node), nodes }
 }
 
 fn data_folder(base: &Path, node: &NodePlan) -> PathBuf {
@@ -295,7 +306,7 @@ fn primary_of(groups: &[&PlannedGroup], node: &NodeName) -> Vec<GroupName> {
 }
 
 /// The machine of a node that is in no group and has no volumes yet.
-fn new_mover(topology: &Topology, node: &NodePlan, table: Table) -> Mover {
+fn new_mover(topology: &Topology, node: &NodePlan, table: Table, journal: Journal) -> Mover {
     let cfg = MoverConfig {
         node: node.name.clone(),
         instance: *uuid::Uuid::new_v4().as_bytes(),
@@ -305,6 +316,8 @@ fn new_mover(topology: &Topology, node: &NodePlan, table: Table) -> Mover {
         addresses: topology.nodes().map(|n| (n.name.clone(), n.address.to_string())).collect(),
         table,
         proven: topology.pki().is_some(),
+        handlers: node.handlers.keys().cloned().collect(),
+        journal,
     };
     Mover::new(cfg, clock::mono(), clock::wall())
 }

@@ -211,6 +211,8 @@ impl SimNode {
             addresses: all.iter().map(|n| (n.clone(), n.to_string())).collect(),
             table,
             proven: false,
+            handlers: std::collections::BTreeSet::new(),
+            journal: node::mover::journal::Journal::default(),
         };
         self.mover = Some(Mover::new(cfg, now, wall));
         if self.disk.is_some() {

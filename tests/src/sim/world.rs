@@ -417,7 +417,7 @@ impl World {
                     self.counters.hit("operator refused");
                 }
             }
-            Effect::Hash { .. } => {}
+            Effect::Hash { .. } | Effect::RecordBlock { .. } | Effect::Handle { .. } => {}
             Effect::Note { level, text } => {
                 self.count_note(&text);
                 self.say(format!("n{n}: {level:?}: {text}"));

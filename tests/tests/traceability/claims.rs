@@ -28,6 +28,10 @@ const RESTART: &str = "tests/tests/e2e/restart.rs::sigterm_finishes_and_a_restar
 const SIM: &str = "tests/tests/sim.rs::a_few_hundred_seeds";
 const STOPPED: &str =
     "tests/tests/e2e/stopped.rs::whether_replication_goes_on_after_a_restart_is_a_setting";
+const BLOCKS: &str =
+    "tests/tests/e2e/blocks.rs::a_command_runs_once_at_every_member_and_not_before_its_data";
+const CUT_SHORT: &str =
+    "tests/tests/e2e/blocks.rs::a_command_that_a_kill_cuts_short_does_not_run_twice";
 const FILETEST: &str =
     "tests/tests/e2e/filetest.rs::a_file_reaches_every_member_though_one_is_killed";
 const GROUPS: &str =
@@ -156,7 +160,13 @@ pub(crate) const CLAIMS: &[Claim] = &[
         "stopping replication at a replica leaves it consistent, at the state it shows",
         &[STOPPED, SIM],
     ),
+    (
+        "CB-02",
+        "a command for every copy, acknowledged when all have executed it",
+        &[BLOCKS, CUT_SHORT],
+    ),
     ("CB-05", "a named file goes to every member of a group", &[FILETEST]),
+    ("CB-06", "who has not executed a block is named, and why", &[BLOCKS, FILETEST]),
     ("DELTA-01", "a replica that has applied set k equals the source at cut k", &[TREE, KILLS]),
     ("DELTA-02", "a set has many chunks, a chunk one set", &[CHUNKS, HEADERS]),
     ("DELTA-03", "a chunk names generation, set and its number", &[CHUNKS]),

@@ -112,6 +112,11 @@ impl NodeApi for FakeNode {
         later(self.known(volume).map(|()| Vec::new()))
     }
 
+    fn block_send(&self, order: crate::mover::Order) -> Answer<'_, Vec<crate::api::MemberResult>> {
+        self.note(format!("block {} {} {:?}", order.group, order.kind, order.after));
+        later(Ok(Vec::new()))
+    }
+
     fn keep<'a>(&'a self, volume: &'a str, set: u64) -> Answer<'a, ()> {
         self.note(format!("keep {volume} {set}"));
         later(self.known(volume))

@@ -399,7 +399,7 @@ async fn refusals_of_a_change() {
         (paths::RELEASE, r#"{"volume":"db","set":9}"#, 409, "kept: 12"),
         (paths::CUT, "", 400, "not what is expected"),
         (paths::CUT, r#"{"volume":"db","kep":true}"#, 400, "unknown field `kep`"),
-        (paths::CUT, long.as_str(), 400, "at most 65536 bytes"),
+        (paths::CUT, long.as_str(), 400, "at most 73728 bytes"),
     ] {
         let r = ask(&site.control, "POST", path, &[], body).await;
         assert_eq!(r.status.as_u16(), status, "{path}: {}", r.text());
