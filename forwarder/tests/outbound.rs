@@ -79,6 +79,7 @@ fn attach(credit: u64) -> Attach {
         wants_seed: false,
         seed_from_block: 0,
         folded: SetNumber(0),
+        over: None,
     }
 }
 

@@ -160,7 +160,7 @@ pub struct VolumeInfo {
     pub group: String,
     /// `primary`, `replica` or `relay`.
     pub role: String,
-    /// State in words: `writable`, `readable`, `seeding`, `forwarding`, `failed` …
+    /// State in words: `writable`, `readable`, `seeding`, `catching up`, `forwarding`, `failed` …
     pub state: String,
     /// Why it cannot advance or be read, in words.
     pub reason: Option<String>,
@@ -204,6 +204,12 @@ pub struct VolumeInfo {
     pub dirty_bytes: u64,
     /// Blocks per second sent, now and on average.
     pub transfer_rate: (f64, f64),
+    /// Bytes of extents sent to children since the start: of seeds.
+    #[serde(default)]
+    pub seed_sent: u64,
+    /// The same: of catch-ups, blocks that changed while a child was away.
+    #[serde(default)]
+    pub catch_up_sent: u64,
     /// Longest pause of writers by a cut, in microseconds.
     pub longest_pause_us: u64,
     /// States that are kept and can be opened as `LABEL@STATE`.
@@ -236,7 +242,7 @@ pub struct VolumeInfo {
 pub struct ChildProgress {
     /// The child.
     pub node: String,
-    /// `resuming`, `streaming`, `waiting`, `seeding`, `detached`, `offline`.
+    /// `resuming`, `streaming`, `waiting`, `seeding`, `catching up`, `detached`, `offline`.
     pub state: String,
     /// Why, in words.
     pub reason: Option<String>,
@@ -244,7 +250,7 @@ pub struct ChildProgress {
     pub saved_set: u64,
     /// Bytes of the save volume it still has to acknowledge.
     pub behind_bytes: u64,
-    /// Percent of a seed sent.
+    /// Percent of a seed or catch-up sent.
     pub seed_percent: Option<f64>,
 }
 

@@ -49,3 +49,7 @@ pub const MAX_HANDLERS: usize = 4;
 pub const HANDLER_TIME: Duration = Duration::from_secs(60);
 /// Deadline for an orderly stop.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Bytes of the file, per volume, that lists which blocks changed in which step; it takes the room
+/// that it needs, up to this.
+pub const CHANGES_BYTES: u64 = 32 << 20;

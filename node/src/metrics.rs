@@ -19,13 +19,21 @@ const BUCKETS: [f64; 12] =
     [0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 300.0];
 
 /// States of a volume that have a series of their own; any other is `other`.
-const VOLUME_STATES: [&str; 7] =
-    ["writable", "readable", "seeding", "fetching again", "forwarding", "failed", "other"];
+const VOLUME_STATES: [&str; 8] = [
+    "writable",
+    "readable",
+    "seeding",
+    "catching up",
+    "fetching again",
+    "forwarding",
+    "failed",
+    "other",
+];
 /// States of a link.
 const LINK_STATES: [&str; 5] = ["connected", "connecting", "waiting", "refused", "other"];
 /// States of a child that takes a volume.
-const CHILD_STATES: [&str; 7] =
-    ["resuming", "streaming", "waiting", "seeding", "detached", "offline", "other"];
+const CHILD_STATES: [&str; 8] =
+    ["resuming", "streaming", "waiting", "seeding", "catching up", "detached", "offline", "other"];
 
 /// A metric: its name, unit and help.
 #[derive(Debug)]
@@ -67,7 +75,7 @@ defs! { GAUGES, "gauge":
     MEMBER_ACKED = "rcp_member_last_acked_set", Count, "Last set that is durable at a child.";
     MEMBER_BEHIND = "rcp_member_behind_bytes", Bytes, "Bytes of the save volume that a child has still to acknowledge.";
     MEMBER_STATE = "rcp_member_state", Count, "1 for the state that a child is in with a volume, 0 for the others.";
-    MEMBER_SEED = "rcp_member_seed_ratio", Percent, "Part of a seed that was sent, from 0 to 1; absent without a seed.";
+    MEMBER_SEED = "rcp_member_seed_ratio", Percent, "Part of a seed or catch-up that was sent, from 0 to 1; absent without one.";
     SUBTREE_NODES = "rcp_subtree_replicas", Count, "Replicas in the subtree below.";
     SUBTREE_OLDEST = "rcp_subtree_oldest_visible_set", Count, "Oldest visible set of the subtree below.";
     SUBTREE_NEWEST = "rcp_subtree_newest_visible_set", Count, "Newest visible set of the subtree below.";
@@ -80,6 +88,8 @@ defs! { GAUGES, "gauge":
 
 defs! { COUNTERS, "counter":
     LINK_BYTES = "rcp_link_bytes_total", Bytes, "Bytes of chunks and set headers sent to a child or received from the parent.";
+    SEED_BYTES = "rcp_seed_sent_bytes_total", Bytes, "Bytes of extents sent to children by seeds.";
+    CATCH_UP_BYTES = "rcp_catch_up_sent_bytes_total", Bytes, "Bytes of extents sent to children by catch-ups: blocks that changed while they were away.";
     LINK_SESSIONS = "rcp_link_sessions_total", Count, "Sessions set up with a neighbour.";
 }
 
@@ -261,6 +271,8 @@ fn export_volume(v: &VolumeInfo) {
     set(&SIZE, count(v.size));
     set(&DIRTY, count(v.dirty_bytes));
     set(&PAUSE, seconds(v.longest_pause_us));
+    metrics::counter!(SEED_BYTES.0, owned(&labels)).absolute(v.seed_sent);
+    metrics::counter!(CATCH_UP_BYTES.0, owned(&labels)).absolute(v.catch_up_sent);
     set(&KEPT, count(v.kept.len() as u64));
     set(&VOLUME_BLOCKED, if v.reason.is_some() { 1.0 } else { 0.0 });
     if let Some(us) = v.current_cut_us {

@@ -246,7 +246,7 @@ fn in_place_it_goes_on_with_its_children_and_steps_down_again() {
     assert_eq!(o.volume.durable().generation(), Some(SECOND));
     // A child at set 1 of the old line goes on from the save volume.
     let child = NodeName::new("child").expect("valid");
-    let how = o.volume.consumer_attach(&child, SetNumber(1), ChunkNumber(0), None);
+    let how = o.volume.consumer_attach(&child, SetNumber(1), ChunkNumber(0), None, None);
     assert_eq!(how, volmcast::volume::Attached::Resume);
     o.volume.step_down(AT_ONCE);
     drive(&mut o);

@@ -88,6 +88,7 @@ fn codes() {
     }
     let stream = stream_errors!(
         UNKNOWN_STREAM PROTOCOL DIVERGED FED DETACHED DAMAGED STORAGE STOPPED FENCED
+        NO_CATCH_UP
     );
     assert_eq!(known("### Stream errors"), stream);
 }

@@ -169,6 +169,7 @@ fn frame_values() -> Vec<Frame> {
             wants_seed: false,
             seed_from_block: 0,
             folded: set(0),
+            over: None,
         }),
         Frame::Attach(Attach {
             stream: StreamId(2),
@@ -179,6 +180,7 @@ fn frame_values() -> Vec<Frame> {
             wants_seed: true,
             seed_from_block: 4096,
             folded: set(40),
+            over: None,
         }),
         Frame::Start(Start {
             stream,

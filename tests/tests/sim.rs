@@ -38,6 +38,10 @@ const REGRESSIONS: &[(u64, &str)] = &[
 
 /// Everything that must have happened at least once, or the simulation has gone blind.
 const MUST_HAPPEN: &[&str] = &[
+    "catch-up begun",
+    "catch-up finished",
+    "catch-up resumed",
+    "catch-up weighed",
     "child ahead of parent",
     "chunk cut through",
     "connection cut",

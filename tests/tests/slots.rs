@@ -58,6 +58,7 @@ fn tuning() -> Tuning {
         cache: 1 << 20,
         readback: 1 << 20,
         held: 1 << 16,
+        changes: 1 << 20,
         extent,
     }
 }

@@ -20,6 +20,8 @@ pub enum FileId {
     Activity,
     /// Before images of the pinned states.
     Snapshots,
+    /// The sets of blocks that finished sets changed.
+    Changes,
 }
 
 /// Names one outstanding request; chosen by the machine that made it.

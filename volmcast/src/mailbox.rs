@@ -15,7 +15,9 @@ use crate::units::{BlockCount, BlockSize, LogPos};
 /// Bytes of one slot in the file; slot 0 at offset 0, slot 1 behind it.
 pub const SLOT_LEN: usize = 64 << 10;
 const MAGIC: [u8; 4] = *b"RCPM";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
+/// Version 1 had neither catch-ups nor the sets of changed blocks.
+const FIRST_VERSION: u16 = 1;
 const HEAD: usize = 32;
 /// Most consumers, branches and kept states one slot can name; `limits` above it are lower.
 pub const MAX_ENTRIES: usize = 512;
@@ -29,15 +31,31 @@ pub struct ConsumerMark {
     pub acked: LogPos,
 }
 
-/// A seed that is coming in.
+/// A seed or catch-up that is coming in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SeedMark {
+    /// A catch-up: but for what came since, the base holds this state. `None`: a seed, which began
+    /// with an empty base.
+    pub over: Option<SetNumber>,
     /// State the live stream was joined at.
     pub from: SetNumber,
     /// Blocks before this one are in the base, durably.
     pub next_block: u64,
     /// Readable once this set is folded in; unknown until the seed's end has come.
     pub need: Option<SetNumber>,
+}
+
+/// Which part of the file of changed blocks is valid, and what it covers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChangesMark {
+    /// Where its entries begin in the file.
+    pub offset: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Rises whenever they are written anew; every entry repeats it.
+    pub epoch: u64,
+    /// What changed after this state, or a later one, up to `merged`, is known.
+    pub base: SetNumber,
 }
 
 /// A kept state.
@@ -96,8 +114,10 @@ pub struct Mailbox {
     pub hidden_until: SetNumber,
     /// Attempts at draining a set, counted over restarts.
     pub attempt: Attempt,
-    /// A seed under way.
+    /// A seed or catch-up under way.
     pub seed: Option<SeedMark>,
+    /// The sets of changed blocks.
+    pub changes: ChangesMark,
     /// The volume's lines, oldest first; the last is the present one.
     pub history: Vec<Branch>,
     /// Consumers that hold the log's tail back.
@@ -144,6 +164,7 @@ impl Mailbox {
             hidden_until: SetNumber::ZERO,
             attempt: Attempt(0),
             seed: None,
+            changes: ChangesMark::default(),
             history: Vec::new(),
             consumers: Vec::new(),
             kept: Vec::new(),
@@ -182,14 +203,20 @@ impl Mailbox {
         b.put_u64_le(self.merged.0);
         b.put_u64_le(self.hidden_until.0);
         match &self.seed {
-            None => b.put_bytes(0, 32),
+            None => b.put_bytes(0, 40),
             Some(s) => {
-                b.put_u64_le(if s.need.is_some() { 2 } else { 1 });
+                let end = u64::from(s.need.is_some());
+                b.put_u64_le(1 + end + 2 * u64::from(s.over.is_some()));
                 b.put_u64_le(s.from.0);
                 b.put_u64_le(s.next_block);
                 b.put_u64_le(s.need.map_or(0, |n| n.0));
+                b.put_u64_le(s.over.map_or(0, |n| n.0));
             }
         }
+        b.put_u64_le(self.changes.offset);
+        b.put_u64_le(self.changes.bytes);
+        b.put_u64_le(self.changes.epoch);
+        b.put_u64_le(self.changes.base.0);
         put_len(&mut b, self.history.len(), "branches of history")?;
         for h in &self.history {
             b.put_u32_le(h.generation.counter);
@@ -237,7 +264,7 @@ impl Mailbox {
         }
         h.advance(4);
         let version = h.get_u16_le();
-        if version != VERSION {
+        if !(FIRST_VERSION..=VERSION).contains(&version) {
             return Err(MailboxError::Version(version));
         }
         if h.get_u16_le() != 0 || slot[24..28] != [0; 4] {
@@ -250,10 +277,14 @@ impl Mailbox {
         if crc32c::crc32c(body) != crc {
             return Err(MailboxError::Damaged("body checksum"));
         }
-        Self::decode_body(sequence, body).ok_or(MailboxError::Damaged("body"))?
+        Self::decode_body(version, sequence, body).ok_or(MailboxError::Damaged("body"))?
     }
 
-    fn decode_body(sequence: u64, mut b: &[u8]) -> Option<Result<Self, MailboxError>> {
+    fn decode_body(
+        version: u16,
+        sequence: u64,
+        mut b: &[u8],
+    ) -> Option<Result<Self, MailboxError>> {
         let mut id = [0u8; 16];
         b.try_copy_to_slice(&mut id).ok()?;
         let shift = b.try_get_u8().ok()?;
@@ -271,17 +302,7 @@ impl Mailbox {
             *x = b.try_get_u64_le().ok()?;
         }
         let [blocks, tail, head, base, visible, merged, hidden] = u64s;
-        let (kind, from, next_block, need) = (
-            b.try_get_u64_le().ok()?,
-            b.try_get_u64_le().ok()?,
-            b.try_get_u64_le().ok()?,
-            b.try_get_u64_le().ok()?,
-        );
-        let seed = (kind > 0).then(|| SeedMark {
-            from: SetNumber(from),
-            next_block,
-            need: (kind == 2).then_some(SetNumber(need)),
-        });
+        let (seed, changes) = get_seed(version, SetNumber(merged), &mut b)?;
         let mut history = Vec::new();
         for _ in 0..b.try_get_u16_le().ok()? {
             let counter = b.try_get_u32_le().ok()?;
@@ -304,13 +325,7 @@ impl Mailbox {
             let pin = b.try_get_u64_le().ok()?;
             kept.push(KeptState { pin, set: SetNumber(b.try_get_u64_le().ok()?) });
         }
-        // What has no meaning is zero.
-        let idle = match kind {
-            0 => (from, next_block, need) == (0, 0, 0),
-            1 => need == 0,
-            k => k == 2,
-        };
-        if !b.is_empty() || tail > head || reserved != [0; 2] || !idle {
+        if !b.is_empty() || tail > head || reserved != [0; 2] {
             return None;
         }
         Some(Ok(Self {
@@ -327,6 +342,7 @@ impl Mailbox {
             hidden_until: SetNumber(hidden),
             attempt,
             seed,
+            changes,
             history,
             consumers,
             kept,
@@ -379,6 +395,45 @@ impl Mailbox {
     }
 }
 
+/// The seed or catch-up under way, and the list of changes.
+fn get_seed(
+    version: u16,
+    merged: SetNumber,
+    b: &mut &[u8],
+) -> Option<(Option<SeedMark>, ChangesMark)> {
+    let (kind, from, next_block, need) = (
+        b.try_get_u64_le().ok()?,
+        b.try_get_u64_le().ok()?,
+        b.try_get_u64_le().ok()?,
+        b.try_get_u64_le().ok()?,
+    );
+    let (over, changes) = if version == FIRST_VERSION {
+        (0, ChangesMark { base: merged, ..ChangesMark::default() })
+    } else {
+        let mut u64s = [0u64; 5];
+        for x in &mut u64s {
+            *x = b.try_get_u64_le().ok()?;
+        }
+        let [over, offset, bytes, epoch, base] = u64s;
+        (over, ChangesMark { offset, bytes, epoch, base: SetNumber(base) })
+    };
+    let seed = (kind > 0).then(|| SeedMark {
+        over: (kind > 2).then_some(SetNumber(over)),
+        from: SetNumber(from),
+        next_block,
+        need: (kind % 2 == 0).then_some(SetNumber(need)),
+    });
+    // What has no meaning is zero.
+    let idle = match kind {
+        0 => (from, next_block, need, over) == (0, 0, 0, 0),
+        1 => (need, over) == (0, 0),
+        2 => over == 0,
+        3 => need == 0 && version > FIRST_VERSION,
+        k => k == 4 && version > FIRST_VERSION,
+    };
+    idle.then_some((seed, changes))
+}
+
 fn put_len(b: &mut BytesMut, n: usize, what: &'static str) -> Result<(), MailboxError> {
     if n > MAX_ENTRIES {
         return Err(MailboxError::TooMany(what));
@@ -414,7 +469,13 @@ mod tests {
             visible: SetNumber(9),
             merged: SetNumber(8),
             attempt: Attempt(2),
-            seed: Some(SeedMark { from: SetNumber(4), next_block: 77, need: Some(SetNumber(6)) }),
+            seed: Some(SeedMark {
+                over: Some(SetNumber(2)),
+                from: SetNumber(4),
+                next_block: 77,
+                need: Some(SetNumber(6)),
+            }),
+            changes: ChangesMark { offset: 4096, bytes: 300, epoch: 3, base: SetNumber(1) },
             history: vec![Branch {
                 generation: Generation { counter: 1, id: [0xcd; 16] },
                 forked_from: SetNumber(0),
@@ -456,10 +517,10 @@ mod tests {
         let (old, new) = (sample(), Mailbox { sequence: 6, ..sample() });
         let mut f = file([&old, &new]);
         let at = usize::try_from(Mailbox::slot_offset(6)).expect("small");
-        f[at + 4] = 2;
+        f[at + 4] = 3;
         let crc = crc32c::crc32c(&f[at..at + 28]);
         f[at + 28..at + 32].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(Mailbox::choose(&f, old.volume), Err(MailboxError::Version(2)));
+        assert_eq!(Mailbox::choose(&f, old.volume), Err(MailboxError::Version(3)));
     }
 
     /// The bytes of this form may never change.
@@ -471,13 +532,13 @@ mod tests {
             hex,
             concat!(
                 "5243504d",                         // magic RCPM
-                "0100",                             // version
+                "0200",                             // version
                 "0000",                             // reserved
                 "0500000000000000",                 // sequence
-                "c6000000",                         // bytes of body
-                "b5ca03f9",                         // CRC32C of the body
+                "ee000000",                         // bytes of body
+                "79d4d4fe",                         // CRC32C of the body
                 "00000000",                         // reserved
-                "5b8310c1",                         // CRC32C of the 28 bytes before
+                "d0bb95a0",                         // CRC32C of the 28 bytes before
                 "09090909090909090909090909090909", // volume
                 "0c",                               // block size 2^12
                 "00",                               // settings: none
@@ -490,10 +551,15 @@ mod tests {
                 "0900000000000000",                 // visible
                 "0800000000000000",                 // merged
                 "0000000000000000",                 // hidden until
-                "0200000000000000",                 // seed: its end is known
+                "0400000000000000",                 // catch-up: its end is known
                 "0400000000000000",                 // joined at
                 "4d00000000000000",                 // next block
                 "0600000000000000",                 // needed set
+                "0200000000000000",                 // content held
+                "0010000000000000",                 // changes: offset
+                "2c01000000000000",                 // bytes
+                "0300000000000000",                 // epoch
+                "0100000000000000",                 // base
                 "0100",                             // branches
                 "01000000",                         // counter
                 "cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd", // id
@@ -508,6 +574,32 @@ mod tests {
                 "0800000000000000",                 // state
             )
         );
+    }
+
+    /// A slot of version 1, which had neither catch-ups nor lists of changes, is still read.
+    #[test]
+    fn version_1_is_read() {
+        let hex = concat!(
+            "5243504d010000000500000000000000c6000000b5ca03f9000000005b8310c1",
+            "090909090909090909090909090909090c000000020000000000010000000000",
+            "4000000000000000000000000001000003000000000000000900000000000000",
+            "0800000000000000000000000000000002000000000000000400000000000000",
+            "4d000000000000000600000000000000010001000000cdcdcdcdcdcdcdcdcdcd",
+            "cdcdcdcdcdcd00000000000000000963656c312d7365723100401e18240a0600",
+            "01000963656c312d736572318000000000000000010001000000000000000800",
+            "000000000000",
+        );
+        let bytes: Vec<u8> = (0..hex.len())
+            .step_by(2)
+            .map(|i| u8::from_str_radix(&hex[i..i + 2], 16).expect("hex"))
+            .collect();
+        let m = sample();
+        let wanted = Mailbox {
+            seed: m.seed.map(|s| SeedMark { over: None, ..s }),
+            changes: ChangesMark { base: m.merged, ..ChangesMark::default() },
+            ..m
+        };
+        assert_eq!(Mailbox::decode(&bytes), Ok(wanted));
     }
 
     #[test]

@@ -8,16 +8,18 @@ use rcp::proto::ids::{
 };
 use volmcast::activity::{ActivityLog, ExtentSize, Geometry};
 use volmcast::bitmap::BlockSet;
+use volmcast::bitmap::changes::{ENTRY_HEAD, Entry};
 use volmcast::io::{Op, Outcome};
 use volmcast::mailbox::{
-    Branch, ConsumerMark, KeptState, MAX_ENTRIES, Mailbox, SLOT_LEN, SeedMark, Settings,
+    Branch, ChangesMark, ConsumerMark, KeptState, MAX_ENTRIES, Mailbox, SLOT_LEN, SeedMark,
+    Settings,
 };
 use volmcast::save::record::{HEADER_LEN, MAX_BODY};
 use volmcast::save::ring::{ALIGN, MIN_CAPACITY};
 use volmcast::save::{RecordHeader, RecordKind};
 use volmcast::snapshots::PinId;
 use volmcast::snapshots::layout::{
-    AreaLayout, AreaState, ENTRY, Entry, SUPERBLOCK, Slot, TABLE_AT,
+    AreaLayout, AreaState, ENTRY, Entry as TableEntry, SUPERBLOCK, Slot, TABLE_AT,
 };
 use volmcast::storage::Identity;
 use volmcast::units::{BlockCount, BlockIndex, BlockSize, LogPos};
@@ -86,10 +88,12 @@ fn mailbox_slot() {
         merged: SetNumber(0x17),
         hidden_until: SetNumber(0x18),
         seed: Some(SeedMark {
+            over: Some(SetNumber(0x1d)),
             from: SetNumber(0x19),
             next_block: 0x1a,
             need: Some(SetNumber(0x1b)),
         }),
+        changes: ChangesMark { offset: 0x1e, bytes: 0x1f, epoch: 0x20, base: SetNumber(0x21) },
         history: vec![Branch {
             generation: Generation { counter: 2, id: [3; 16] },
             forked_from: SetNumber(4),
@@ -104,7 +108,7 @@ fn mailbox_slot() {
     let b = m.encode().expect("fits");
     let le = u64::to_le_bytes;
     let body_len = u32::try_from(b.len() - 32).expect("small").to_le_bytes();
-    let fixed: [(&str, &[u8]); 19] = [
+    let fixed: [(&str, &[u8]); 24] = [
         ("sequence", &le(0x11)),
         ("bytes of body", &body_len),
         ("checksum of the body", &crc(&[&b[32..]])),
@@ -120,10 +124,15 @@ fn mailbox_slot() {
         ("visible", &le(0x16)),
         ("merged", &le(0x17)),
         ("hidden until", &le(0x18)),
-        ("seed: 0 none", &le(2)),
+        ("seed: 0 none", &le(4)),
         ("seed: state", &le(0x19)),
         ("seed: blocks", &le(0x1a)),
         ("seed: readable", &le(0x1b)),
+        ("catch-up: state", &le(0x1d)),
+        ("changes: offset", &le(0x1e)),
+        ("changes: bytes", &le(0x1f)),
+        ("changes: epoch", &le(0x20)),
+        ("changes: base", &le(0x21)),
     ];
     let end = layout("### Slot", &b, &fixed);
     let one = 1u16.to_le_bytes();
@@ -214,7 +223,8 @@ fn snapshot_area() {
         ("checksum", &crc(&[&b[..508]])),
     ];
     assert_eq!(layout("### Superblock", &b[..SUPERBLOCK], &fields), SUPERBLOCK);
-    let entry = Entry::Used { pin: PinId(0x34), block: BlockIndex(0x35), crc: 0x36, order: 0x37 };
+    let entry =
+        TableEntry::Used { pin: PinId(0x34), block: BlockIndex(0x35), crc: 0x36, order: 0x37 };
     let e = l.entry(Slot(2), entry);
     let fields: [(&str, &[u8]); 6] = [
         ("pin", &0x34u64.to_le_bytes()),
@@ -243,6 +253,22 @@ fn block_set() {
     let end = layout("### Block set", &b, &fields);
     assert_eq!(b[end..end + 4], [3, 1, 3, 0]);
     assert_eq!(b[end + 4..], crc(&[&b[..end + 4]]));
+}
+
+#[test]
+fn changes_entry() {
+    let set: BlockSet = [(BlockIndex(3), BlockCount(2))].into_iter().collect();
+    let e = Entry::new(SetNumber(0x22), &set, 1000);
+    let b = e.head(VOLUME, 0x23);
+    let fields: [(&str, &[u8]); 5] = [
+        ("bytes of the block set", &u32::try_from(e.set.len()).expect("small").to_le_bytes()),
+        ("checksum", &crc(&[&b[..12], &b[16..]])),
+        ("volume UUID", &VOLUME.0),
+        ("epoch", &0x23u64.to_le_bytes()),
+        ("state", &0x22u64.to_le_bytes()),
+    ];
+    assert_eq!(layout("### Entry", &b, &fields), ENTRY_HEAD);
+    assert_eq!(e.set, set.encode());
 }
 
 /// The example of section 2, with its checksum put right, is what the code writes and reads.
@@ -278,7 +304,7 @@ fn golden_vectors_are_where_the_page_says() {
     let (_, list) = DOC.split_once("golden vectors that may never change").expect("a list");
     let list = list.split("Chunks and set headers").next().expect("its end");
     let files: Vec<&str> = list.split('`').filter(|p| p.ends_with(".rs")).collect();
-    assert_eq!(files.len(), 6, "{files:?}");
+    assert_eq!(files.len(), 7, "{files:?}");
     for f in files {
         let path = if f.starts_with("src/") { root.join(f) } else { root.join("..").join(f) };
         let text = std::fs::read_to_string(&path).expect(f);

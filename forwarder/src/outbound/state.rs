@@ -156,7 +156,7 @@ fn started(mode: StartMode) -> StreamState {
     match mode {
         StartMode::Resume => StreamState::Resuming,
         StartMode::Wait => StreamState::Waiting,
-        StartMode::Seed => StreamState::Seeding,
+        StartMode::Seed | StartMode::CatchUp { .. } => StreamState::Seeding,
     }
 }
 
@@ -181,6 +181,7 @@ mod tests {
         ];
         let (o, r, w, s, g) =
             (None, Some(S::Resuming), Some(S::Waiting), Some(S::Streaming), Some(S::Seeding));
+        assert_eq!(started(StartMode::CatchUp { blocks: 1, bytes: 2 }), S::Seeding);
         let e = Some(S::Stopped(error()));
         let x = Some(S::Stopped(ended()));
         let table = [

@@ -131,7 +131,7 @@ fn picture(nodes: &[(String, Option<NodeStatus>)]) -> Vec<String> {
 
 fn line(v: &VolumeInfo, newest: u64) -> String {
     let done = match v.state.as_str() {
-        "seeding" => seeded(v),
+        "seeding" | "catching up" => seeded(v),
         _ if newest == 0 => 1.0,
         #[allow(clippy::cast_precision_loss)]
         _ => v.current_set as f64 / newest as f64,

@@ -636,6 +636,7 @@ impl Mover {
             E::SeedChunk { child, next_block, view, chunk } => {
                 self.seed_chunk(id, &child, next_block, view, &chunk);
             }
+            E::Planned { child, answer } => self.child_planned(id, &child, answer),
             E::SeedEnd { child, need } => self.seed_end(id, &child, need),
             E::SeedSaved { next_block } => self.seed_saved(id, next_block),
             E::Room => self.room_event(id),

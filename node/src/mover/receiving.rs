@@ -224,7 +224,10 @@ impl Mover {
         inbound.unanswered += 1;
         // A relay's own position, and extents for a child.
         let passing = h.relaying.wanted().filter(|_| !inbound.wants_seed);
-        let seed_at = seed.or(passing);
+        let below = passing.and_then(|p| p.over);
+        let seed_at = seed.or(passing.map(|p| (p.block, p.folded)));
+        // What is here is of use, unless it was found not to be.
+        let mine = h.volume.catch_up_base().filter(|_| seed.is_some() || !inbound.wants_seed);
         let attach = Attach {
             stream: inbound.stream,
             state,
@@ -239,6 +242,7 @@ impl Mover {
             wants_seed: inbound.wants_seed || seed.is_some(),
             seed_from_block: seed_at.map_or(0, |(b, _)| b),
             folded: seed_at.map_or(SetNumber::ZERO, |(_, f)| f),
+            over: mine.or(below),
         };
         let conn = inbound.conn;
         self.send(conn, Frame::Attach(attach));
@@ -269,16 +273,26 @@ impl Mover {
             }
             StartMode::Wait => inbound.stage = InStage::Waiting,
             // A stopped replica keeps what it shows.
-            StartMode::Seed if !h.volume.is_replicating() && h.volume.seed_position().is_none() => {
+            StartMode::Seed | StartMode::CatchUp { .. }
+                if !h.volume.is_replicating() && h.volume.seed_position().is_none() =>
+            {
                 inbound.stage = InStage::Stopped;
+                let what = if s.mode == StartMode::Seed { "seed" } else { "catch-up" };
                 let text = format!(
-                    "a seed is needed ({}) and would replace what is shown, but replication is \
+                    "a {what} is needed ({}) and would replace what is shown, but replication is \
                      stopped here: `rcpctl replicate start`",
                     s.reason
                 );
                 inbound.reason = Some(text.clone());
                 let (stream, code) = (s.stream, stream_error::STOPPED);
                 self.send(conn, Frame::StreamError { stream, code, text });
+            }
+            StartMode::CatchUp { blocks, .. } => {
+                h.volume.catch_up_begin(s.from, h.offered, blocks);
+                let text =
+                    format!("volume {label}: a catch-up begins at set {}: {}", s.from, s.reason);
+                self.note(Level::Info, text);
+                self.effect(Effect::Exports { volume: id });
             }
             StartMode::Seed => {
                 h.volume.seed_begin(s.from, h.offered);
@@ -396,7 +410,8 @@ impl Mover {
         let Some(id) = c.streams_in.get(&stream).copied() else { return };
         let Some(h) = self.volumes.get_mut(&id) else { return };
         let Some(i) = h.inbound.as_mut().filter(|i| i.conn == conn) else { return };
-        if [stream_error::DIVERGED, stream_error::STOPPED].contains(&code) {
+        let answers = [stream_error::DIVERGED, stream_error::STOPPED, stream_error::NO_CATCH_UP];
+        if answers.contains(&code) {
             i.unanswered = i.unanswered.saturating_sub(1);
             if i.unanswered > 0 {
                 return;
@@ -415,12 +430,15 @@ impl Mover {
                 let soon = last.is_some_and(|t| now.since(t) < DETACHED_AGAIN);
                 InStage::Retry(if soon { now.after(DETACHED_AGAIN) } else { now })
             }
+            stream_error::NO_CATCH_UP => InStage::Retry(now),
             _ => InStage::Retry(now.after(RETRY)),
         };
         let label = h.label.clone();
         let refused = code == stream_error::STOPPED;
         if refused {
             self.relay_refused(id, &text);
+        } else if code == stream_error::NO_CATCH_UP {
+            self.relay_no_catch_up(id, &text);
         }
         if !again {
             self.note(

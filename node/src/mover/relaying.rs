@@ -29,7 +29,21 @@ use super::{Held, Mover};
 /// How long not to ask again after the parent said that it cannot: asking interrupts the stream.
 const REFUSED: Duration = Duration::from_secs(5);
 
-/// A seed on its way to a child.
+/// How long not to offer catch-ups after the parent said that it does not know what changed.
+const NO_CATCH_UP: Duration = Duration::from_secs(60);
+
+/// What a relay asks its parent for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted {
+    /// Where the extents go on.
+    pub(super) block: u64,
+    /// The content that they are read from must include this state.
+    pub(super) folded: SetNumber,
+    /// A catch-up over this state; `None`: a seed.
+    pub(super) over: Option<SetNumber>,
+}
+
+/// A seed or catch-up on its way to a child.
 #[derive(Debug)]
 pub(super) struct Relayed {
     child: NodeName,
@@ -37,6 +51,8 @@ pub(super) struct Relayed {
     next_block: u64,
     /// The content they are read from must include this state.
     folded: SetNumber,
+    /// A catch-up over this state.
+    over: Option<SetNumber>,
     /// What the child granted in its session, and what of it is used up.
     granted: u64,
     sent: u64,
@@ -50,17 +66,19 @@ pub(super) struct Relaying {
     seed: Option<Relayed>,
     /// The parent could not: until when not to ask again, and why.
     refused: Option<(Mono, String)>,
+    /// The parent does not know what changed: until when no catch-up is offered.
+    no_catch_up: Option<Mono>,
 }
 
 impl Relaying {
-    /// What an attachment to the parent asks for: first block, and the state to be included.
-    pub(super) fn wanted(&mut self) -> Option<(u64, SetNumber)> {
+    /// What an attachment to the parent asks for.
+    pub(super) fn wanted(&mut self) -> Option<Wanted> {
         let s = self.seed.as_mut()?;
         s.before = s.sent;
-        Some((s.next_block, s.folded))
+        Some(Wanted { block: s.next_block, folded: s.folded, over: s.over })
     }
 
-    /// Blocks of a child's seed that have passed.
+    /// Up to which block of the volume a child's seed or catch-up has passed.
     pub(super) fn progress(&self, child: &NodeName) -> Option<u64> {
         self.seed.as_ref().filter(|s| s.child == *child).map(|s| s.next_block)
     }
@@ -101,21 +119,18 @@ impl Mover {
         let fed = h.inbound.as_ref().is_some_and(|i| on(i.stage));
         let why = h.relaying.refusal(child, fed, now);
         h.volume.relay_cannot_seed(why);
+        h.relaying.no_catch_up.take_if(|until| *until <= now);
+        h.volume.relay_cannot_catch_up(h.relaying.no_catch_up.is_some());
     }
 
-    /// A child was told that a seed begins, or goes on: its extents are asked for.
-    pub(super) fn relay_seed(
-        &mut self,
-        id: VolumeId,
-        child: &NodeName,
-        next_block: u64,
-        folded: SetNumber,
-    ) {
+    /// A child was told that a seed or catch-up begins, or goes on: its extents are asked for.
+    pub(super) fn relay_seed(&mut self, id: VolumeId, child: &NodeName, wanted: Wanted) {
         let Some(h) = self.volumes.get_mut(&id).filter(|h| is_relay(h)) else { return };
         h.relaying.seed = Some(Relayed {
             child: child.clone(),
-            next_block,
-            folded,
+            next_block: wanted.block,
+            folded: wanted.folded,
+            over: wanted.over,
             granted: 0,
             sent: 0,
             before: 0,
@@ -182,5 +197,16 @@ impl Mover {
         let Some((conn, stream, _)) = self.stream_to(id, &s.child) else { return };
         let text = format!("the seed cannot go on: the parent cannot seed: {why}");
         self.stop_stream(conn, stream, stream_error::STOPPED, text);
+    }
+
+    /// The parent does not know what changed: the child is told to ask again, and gets a seed.
+    pub(super) fn relay_no_catch_up(&mut self, id: VolumeId, why: &str) {
+        let until = self.now.after(NO_CATCH_UP);
+        let Some(h) = self.volumes.get_mut(&id) else { return };
+        h.relaying.no_catch_up = Some(until);
+        let Some(s) = h.relaying.seed.take() else { return };
+        h.volume.consumer_forget(&s.child);
+        self.detached(id, &s.child, format!("its catch-up cannot go on: {why}"));
+        self.settle(id);
     }
 }

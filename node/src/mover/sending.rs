@@ -8,8 +8,9 @@ use rcp::proto::frame::{Attach, Frame, Offer, Start, StartMode, StreamId, stream
 use rcp::proto::ids::{ChunkNumber, Generation, Label, NodeName, SetNumber, VolumeId};
 use volmcast::history::holds;
 use volmcast::save::RecordKind;
-use volmcast::volume::{Attached, Role};
+use volmcast::volume::{Attached, Role, Seeding, Volume};
 
+use super::relaying::Wanted;
 use super::{ConnId, Level, Mover};
 
 /// Where a stream to a child stands.
@@ -21,8 +22,12 @@ pub(super) enum Stage {
     Streaming,
     /// The child is ahead of us.
     Waiting,
+    /// It is being found out what the child lacks.
+    Planning,
     /// Extents of the whole content flow beside the live stream.
     Seeding,
+    /// Extents of the blocks that changed flow beside the live stream.
+    CatchingUp,
     /// The child cannot be served now; it asks again.
     Stopped,
 }
@@ -45,6 +50,7 @@ impl Mover {
     /// The child's next attachment is answered by a seed.
     pub(super) fn force_seed(&mut self, id: VolumeId, child: &NodeName) {
         let Some((conn, stream, _)) = self.stream_to(id, child) else { return };
+        self.end_planning(conn, stream);
         let Some(out) = self.conns.get_mut(&conn).and_then(|c| c.streams_out.get_mut(&stream))
         else {
             return;
@@ -159,6 +165,7 @@ impl Mover {
 
     /// A child says where it is with a volume.
     pub(super) fn child_attached(&mut self, conn: ConnId, a: &Attach) {
+        self.end_planning(conn, a.stream);
         let Some(c) = self.conns.get_mut(&conn) else { return };
         let (feeder, peer) = (c.feeder, c.peer.clone());
         let (Some(out), Some(child)) = (c.streams_out.get_mut(&a.stream), peer) else { return };
@@ -175,26 +182,28 @@ impl Mover {
             self.refuse_other_line(conn, a.stream, &child, &label, (g, a.state));
             return;
         }
-        let next = a.next.as_ref().map_or(ChunkNumber(0), |n| n.next_chunk);
-        // A relay asks for extents for a child, beside its own stream.
-        let passing = !a.wants_seed && a.folded > SetNumber::ZERO;
-        let seeding =
-            (passing || a.wants_seed && a.seed_from_block > 0).then_some(a.seed_from_block);
-        let state = if seeding.is_some() { a.folded.max(a.state) } else { a.state };
         let forced = std::mem::take(&mut out.force_seed);
-        let answer = if forced {
-            h.volume.consumer_seed(&child, a.state, "asked for by an operator".to_owned())
-        } else if a.wants_seed && seeding.is_none() {
-            h.volume.consumer_seed(&child, a.state, "the child asked for a seed".to_owned())
-        } else {
-            h.volume.consumer_attach(&child, a.state, next, seeding.map(|b| (b, state)))
-        };
-        let relayed = match &answer {
-            Attached::Seed { from, .. } => Some((0, *from)),
-            Attached::Resume | Attached::Wait => seeding.map(|b| (b, state)),
-            Attached::NotNow { .. } => None,
-        };
+        let (answer, seeding) = take_on(&mut h.volume, &child, a, forced);
+        let relayed = to_be_relayed(&answer, a, seeding);
         let (mode, from, reason) = match answer {
+            Attached::Planning => {
+                out.stage = Stage::Planning;
+                self.settle(id);
+                return;
+            }
+            Attached::NoCatchUp { reason } => {
+                self.stop_stream(conn, a.stream, stream_error::NO_CATCH_UP, reason);
+                self.settle(id);
+                return;
+            }
+            Attached::CatchUp { from, reason, blocks, bytes } => {
+                out.stage = Stage::CatchingUp;
+                (StartMode::CatchUp { blocks, bytes }, from, reason)
+            }
+            Attached::Resume if seeding.is_some_and(|s| s.over.is_some()) => {
+                out.stage = Stage::CatchingUp;
+                (StartMode::Resume, a.state, "the catch-up goes on where it was".to_owned())
+            }
             Attached::Resume if seeding.is_some() => {
                 out.stage = Stage::Seeding;
                 (StartMode::Resume, a.state, "the seed goes on where it was".to_owned())
@@ -223,17 +232,82 @@ impl Mover {
                 return;
             }
         };
-        out.reason = (!reason.is_empty()).then(|| reason.clone());
-        h.detached.remove(&child);
-        if mode == StartMode::Seed {
-            self.note(Level::Warn, format!("volume {label}: seeding {child}: {reason}"));
-        }
-        self.send(conn, Frame::Start(Start { stream: a.stream, mode, from, feeder, reason }));
-        self.child_confirms(id, &child);
+        let start = Start { stream: a.stream, mode, from, feeder, reason };
+        self.start_child(conn, id, &child, start);
         self.settle(id);
-        if let Some((block, folded)) = relayed {
-            self.relay_seed(id, &child, block, folded);
+        if let Some(wanted) = relayed {
+            self.relay_seed(id, &child, wanted);
         }
+        self.pump_conn(conn);
+    }
+
+    /// Something else comes before it was found out what a child lacks. Every attachment is
+    /// answered, or the child would take the answer to a later one for that.
+    fn end_planning(&mut self, conn: ConnId, stream: StreamId) {
+        let Some(c) = self.conns.get_mut(&conn) else { return };
+        let feeder = c.feeder;
+        let Some(out) = c.streams_out.get_mut(&stream) else { return };
+        if out.stage == Stage::Planning {
+            out.stage = Stage::Waiting;
+            let (mode, from) = (StartMode::Wait, out.saved);
+            let reason = "it was being found out which blocks are missing".to_owned();
+            self.send(conn, Frame::Start(Start { stream, mode, from, feeder, reason }));
+        }
+    }
+
+    /// Tells a child how its stream starts.
+    fn start_child(&mut self, conn: ConnId, id: VolumeId, child: &NodeName, start: Start) {
+        let label = self.label_of(id);
+        let reason = &start.reason;
+        if let Some(out) =
+            self.conns.get_mut(&conn).and_then(|c| c.streams_out.get_mut(&start.stream))
+        {
+            out.reason = (!reason.is_empty()).then(|| reason.clone());
+        }
+        if let Some(h) = self.volumes.get_mut(&id) {
+            h.detached.remove(child);
+        }
+        let bs = self.volumes.get(&id).map(|h| h.volume.config().block_size).unwrap_or_default();
+        match start.mode {
+            StartMode::Seed => {
+                self.note(Level::Warn, format!("volume {label}: seeding {child}: {reason}"));
+            }
+            StartMode::CatchUp { blocks: 0, .. } => {
+                let text =
+                    format!("volume {label}: {child} is brought back by a catch-up: {reason}");
+                self.note(Level::Info, text);
+            }
+            StartMode::CatchUp { blocks, bytes } => {
+                let text = format!(
+                    "volume {label}: {child} is brought back by {blocks} blocks of {} bytes, \
+                     {bytes} bytes: {reason}",
+                    bs.bytes()
+                );
+                self.note(Level::Info, text);
+            }
+            StartMode::Resume | StartMode::Wait => {}
+        }
+        self.send(conn, Frame::Start(start));
+        self.child_confirms(id, child);
+    }
+
+    /// It is known now what a child lacks that attached.
+    pub(super) fn child_planned(&mut self, id: VolumeId, child: &NodeName, answer: Attached) {
+        let Some((conn, stream, feeder)) = self.stream_to(id, child) else { return };
+        let out = self.conns.get_mut(&conn).and_then(|c| c.streams_out.get_mut(&stream));
+        let Some(out) = out.filter(|o| o.stage == Stage::Planning) else { return };
+        let (mode, from, reason) = match answer {
+            Attached::CatchUp { from, reason, blocks, bytes } => {
+                out.stage = Stage::CatchingUp;
+                (StartMode::CatchUp { blocks, bytes }, from, reason)
+            }
+            Attached::Seed { from, reason } => {
+                out.stage = Stage::Seeding;
+                (StartMode::Seed, from, reason)
+            }
+            _ => return,
+        };
+        self.start_child(conn, id, child, Start { stream, mode, from, feeder, reason });
         self.pump_conn(conn);
     }
 
@@ -257,6 +331,7 @@ impl Mover {
 
     /// A child's stream stops, which it is told with the reason.
     pub(super) fn stop_stream(&mut self, conn: ConnId, stream: StreamId, code: u16, text: String) {
+        self.end_planning(conn, stream);
         if let Some(out) = self.conns.get_mut(&conn).and_then(|c| c.streams_out.get_mut(&stream)) {
             out.stage = Stage::Stopped;
             out.reason = Some(text.clone());
@@ -348,7 +423,11 @@ impl Mover {
         let (Some(child), Some(out)) = (c.peer.clone(), c.streams_out.get_mut(&stream)) else {
             return false;
         };
-        if !matches!(out.stage, Stage::Streaming | Stage::Waiting | Stage::Seeding) || room == 0 {
+        if !matches!(
+            out.stage,
+            Stage::Streaming | Stage::Waiting | Stage::Seeding | Stage::CatchingUp
+        ) || room == 0
+        {
             return false;
         }
         let id = out.volume;
@@ -438,6 +517,7 @@ impl Mover {
             h.relaying.forget(child);
         }
         if let Some((conn, stream, _)) = self.stream_to(id, child) {
+            self.end_planning(conn, stream);
             if let Some(out) =
                 self.conns.get_mut(&conn).and_then(|c| c.streams_out.get_mut(&stream))
             {
@@ -473,5 +553,50 @@ impl Mover {
                 }
             }
         }
+    }
+}
+
+/// Takes a child on: what it gets, and the seed or catch-up that it is in the middle of.
+fn take_on(
+    volume: &mut Volume,
+    child: &NodeName,
+    a: &Attach,
+    forced: bool,
+) -> (Attached, Option<Seeding>) {
+    let next = a.next.as_ref().map_or(ChunkNumber(0), |n| n.next_chunk);
+    // A relay asks for extents for a child, beside its own stream.
+    let passing = !a.wants_seed && a.folded > SetNumber::ZERO;
+    let folded = a.folded.max(a.state);
+    let seeding = (passing || a.wants_seed && a.seed_from_block > 0).then_some(Seeding {
+        block: a.seed_from_block,
+        folded,
+        over: a.over,
+        passing,
+    });
+    let answer = if forced {
+        let why = "asked for by an operator".to_owned();
+        volume.consumer_seed(child, a.state, None, why)
+    } else if a.wants_seed && seeding.is_none() {
+        let (state, what) = match a.over {
+            Some(_) => (folded, "the catch-up of the child begins anew"),
+            None => (a.state, "the child asked for a seed"),
+        };
+        volume.consumer_seed(child, state, a.over, what.to_owned())
+    } else {
+        let over = a.over.filter(|_| !passing);
+        volume.consumer_attach(child, a.state, next, over, seeding)
+    };
+    (answer, seeding)
+}
+
+/// What a node without content has to ask its parent for.
+fn to_be_relayed(answer: &Attached, a: &Attach, seeding: Option<Seeding>) -> Option<Wanted> {
+    match answer {
+        Attached::Seed { from, .. } => Some(Wanted { block: 0, folded: *from, over: None }),
+        Attached::CatchUp { from, .. } => Some(Wanted { block: 0, folded: *from, over: a.over }),
+        Attached::Resume | Attached::Wait => {
+            seeding.map(|s| Wanted { block: s.block, folded: s.folded, over: s.over })
+        }
+        Attached::Planning | Attached::NoCatchUp { .. } | Attached::NotNow { .. } => None,
     }
 }

@@ -285,6 +285,8 @@ impl Mover {
                 .full_in(s.save_capacity - s.save_used.min(s.save_capacity)),
             dirty_bytes: s.dirty_bytes,
             transfer_rate: h.fill.blocks_per_second(m.block_size.bytes()),
+            seed_sent: h.volume.extents_sent().0,
+            catch_up_sent: h.volume.extents_sent().1,
             longest_pause_us: u64::try_from(s.longest_pause.as_micros()).unwrap_or(u64::MAX),
             kept: m.kept.iter().map(|k| k.set.0).collect(),
             children,
@@ -348,10 +350,11 @@ impl Mover {
                     None => ("offline", l.reason.clone()),
                     Some(o) => (
                         match o.stage {
-                            Stage::Offered => "resuming",
+                            Stage::Offered | Stage::Planning => "resuming",
                             Stage::Streaming => "streaming",
                             Stage::Waiting => "waiting",
                             Stage::Seeding => "seeding",
+                            Stage::CatchingUp => "catching up",
                             Stage::Stopped => "stopped",
                         },
                         o.reason.clone(),
@@ -366,8 +369,9 @@ impl Mover {
                 let seed_percent = h
                     .volume
                     .seed_out_progress(n)
-                    .or_else(|| h.relaying.progress(n))
-                    .map(|b| b as f64 * 100.0 / blocks as f64);
+                    .map(|p| (p.done, p.of.max(1)))
+                    .or_else(|| h.relaying.progress(n).map(|b| (b, blocks)))
+                    .map(|(done, of)| done as f64 * 100.0 / of as f64);
                 ChildProgress {
                     node: n.to_string(),
                     state,

@@ -75,7 +75,7 @@ impl Disk {
         match file {
             FileId::Save => Some(&self.save),
             FileId::Base => Some(&self.base),
-            FileId::Mailbox | FileId::Activity | FileId::Snapshots => None,
+            FileId::Mailbox | FileId::Activity | FileId::Snapshots | FileId::Changes => None,
         }
     }
 

@@ -56,6 +56,8 @@ pub struct Tuning {
     pub held: u64,
     /// Extents of the activity log.
     pub extent: ExtentSize,
+    /// Bytes of the list of changed blocks.
+    pub changes: u64,
 }
 
 impl Default for Tuning {
@@ -67,6 +69,7 @@ impl Default for Tuning {
             readback: limits::READBACK_BYTES,
             held: limits::HELD_BYTES,
             extent: ExtentSize::DEFAULT,
+            changes: limits::CHANGES_BYTES,
         }
     }
 }
@@ -283,6 +286,7 @@ pub fn assemble(
         block_size: identity.block_size,
         blocks: mailbox.blocks,
         save_capacity: identity.save,
+        changes: tuning.changes,
         cache: tuning.cache.min(identity.save / 4),
         readback: tuning.readback,
         budget: plan.budget.clone(),

@@ -259,8 +259,10 @@ fn any_attach() -> impl Strategy<Value = Attach> {
         proptest::option::of(held),
         any::<[u64; 4]>(),
         any::<bool>(),
+        proptest::option::of(any_set()),
     )
-        .prop_map(|(stream, generation, next, n, wants_seed)| Attach {
+        .prop_map(|(stream, generation, next, n, wants_seed, over)| Attach {
+            over,
             stream,
             state: SetNumber(n[0]),
             generation,
@@ -347,9 +349,10 @@ fn any_stream_frame() -> impl Strategy<Value = Frame> {
         any_offer().prop_map(Frame::Offer),
         (any_stream(), any_text()).prop_map(|(stream, text)| Frame::Withdraw { stream, text }),
         any_attach().prop_map(Frame::Attach),
-        (any_stream(), 0..3, any_set(), any::<u32>(), any_text()).prop_map(
-            |(stream, m, from, feeder, reason)| {
-                let mode = [StartMode::Resume, StartMode::Wait, StartMode::Seed][m as usize];
+        (any_stream(), 0..4usize, any_set(), any::<(u32, u64, u64)>(), any_text()).prop_map(
+            |(stream, m, from, (feeder, blocks, bytes), reason)| {
+                let catch_up = StartMode::CatchUp { blocks, bytes };
+                let mode = [StartMode::Resume, StartMode::Wait, StartMode::Seed, catch_up][m];
                 Frame::Start(Start { stream, mode, from, feeder, reason })
             }
         ),

@@ -180,6 +180,7 @@ impl Sink {
             wants_seed: false,
             seed_from_block: 0,
             folded: SetNumber::ZERO,
+            over: None,
         };
         self.send(Frame::Attach(attach));
     }

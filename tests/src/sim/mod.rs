@@ -12,6 +12,7 @@
 //! | `readers` | readers of replicas and kept states |
 //! | `faults` | crashes, cuts, stalls, and an operator |
 //! | `model`, `oracle` | what must be true |
+//! | `weigh` | what catch-ups may cost |
 //! | `report` | counters and failures |
 
 pub mod client;
@@ -25,6 +26,7 @@ pub mod oracle;
 pub mod readers;
 pub mod report;
 pub mod rng;
+pub mod weigh;
 pub mod wires;
 pub mod world;
 

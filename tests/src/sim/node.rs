@@ -93,6 +93,12 @@ pub struct SimNode {
     pub readers: Vec<Reader>,
     /// A seed was under way when it was looked at last.
     pub seeding: bool,
+    /// It was a catch-up.
+    pub catching_up: bool,
+    /// The state over which it asked its parent for a catch-up last.
+    pub over: Option<SetNumber>,
+    /// Blocks that its parent, the primary, may still send of a catch-up that it announced.
+    pub announced: Option<u64>,
     /// The snapshot area was full once: pins may have been broken.
     pub area_full: bool,
     /// Log positions when it was looked at last, to see it wrap.
@@ -145,6 +151,9 @@ impl SimNode {
             halted: None,
             readers: Vec::new(),
             seeding: false,
+            catching_up: false,
+            over: None,
+            announced: None,
             area_full: false,
             log_head: 0,
             plan: OpenPlan {
@@ -164,6 +173,7 @@ impl SimNode {
                 readback: opt.save / 8,
                 held: opt.held,
                 extent: opt.extent,
+                changes: opt.changes,
             },
             save: opt.save,
             snapshots: opt.snapshot_slots * (bs + 32),

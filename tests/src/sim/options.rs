@@ -68,6 +68,8 @@ pub struct Options {
     pub link_delay: u64,
     /// In a million effects, how many are followed by a crash of the node.
     pub crash_ppm: u64,
+    /// Bytes of the list of changed blocks.
+    pub changes: u64,
     /// When the volume grows, and to how many blocks.
     pub growths: Vec<(Duration, u64)>,
     /// When an operator stops, starts or makes (not) persistent replication at some node.
@@ -131,6 +133,7 @@ impl Options {
             disk_delay: *rng.pick(&[500, 3_000, 20_000]).unwrap_or(&3_000),
             link_delay: *rng.pick(&[500, 5_000, 50_000]).unwrap_or(&5_000),
             crash_ppm: *rng.pick(&[0, 50, 200, 600]).unwrap_or(&0),
+            changes: 1 << 20,
             growths: Vec::new(),
             switches: Vec::new(),
             bad_disks: false,
@@ -148,6 +151,10 @@ impl Options {
                     p.kind = Kind::Relay;
                 }
             }
+        }
+        if seed.is_multiple_of(3) {
+            // So small that it is made coarser all the time.
+            self.changes = 8 << 10;
         }
         if seed % 4 != 1 {
             return;

@@ -13,6 +13,7 @@ impl World {
         let Some(v) = self.nodes[n].volume() else { return };
         let m = v.durable();
         let (seeding, head, tail) = (m.seed.is_some(), m.log_head.0, m.log_tail.0);
+        let catching_up = m.seed.is_some_and(|s| s.over.is_some());
         let kept: Vec<_> = m.kept.iter().filter(|k| k.pin > 0).map(|k| k.set).collect();
         let full = v.config().snapshots.free_slots() == 0;
         let (draining, failure) = (v.draining(), v.failure().map(str::to_owned));
@@ -54,12 +55,20 @@ impl World {
         }
         self.nodes[n].kept.retain(|s, _| kept.contains(s));
         if seeding && !self.nodes[n].seeding {
-            self.counters.hit("replica hidden by a seed");
+            let by = if catching_up {
+                "replica hidden by a catch-up"
+            } else {
+                "replica hidden by a seed"
+            };
+            self.counters.hit(by);
         }
         if !seeding && self.nodes[n].seeding {
-            self.counters.hit("seed finished");
+            let what =
+                if self.nodes[n].catching_up { "catch-up finished" } else { "seed finished" };
+            self.counters.hit(what);
         }
         self.nodes[n].seeding = seeding;
+        self.nodes[n].catching_up = catching_up;
         if head / self.opt.save > self.nodes[n].log_head / self.opt.save {
             self.counters.hit("log wrapped");
         }

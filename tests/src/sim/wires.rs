@@ -94,6 +94,9 @@ impl World {
             }
         };
         self.note_sent(n, &frame);
+        if let Some(to) = self.links.get(&id).map(|l| l.ends[1 - side].node) {
+            self.weigh(n, to, &frame);
+        }
         let at = self.now + self.link_delay();
         if let Some(l) = self.links.get_mut(&id) {
             let at = l.ends[1 - side].push(at, Item::Frame(Box::new(frame), bytes));
@@ -191,7 +194,8 @@ impl World {
                 }
             }
             Frame::Attach(a) if a.wants_seed && a.seed_from_block > 0 => {
-                self.counters.hit("seed resumed");
+                let what = if a.over.is_some() { "catch-up resumed" } else { "seed resumed" };
+                self.counters.hit(what);
             }
             Frame::Start(s) if s.mode == StartMode::Wait => {
                 self.counters.hit("child ahead of parent")

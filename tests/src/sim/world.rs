@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use node::mover::{AskId, Effect, Level, NewReplica, Reply};
 use rcp::proto::clock::{Mono, Wall};
+use rcp::proto::ids::{Attempt, SetNumber};
 use volmcast::capture::Notice;
 use volmcast::io::{FileId, IoError, Op, Tag};
 use volmcast::units::{BlockCount, BlockIndex};
@@ -88,6 +89,8 @@ pub struct World {
     pub(super) counters: Counters,
     /// Pairs of nodes that cannot reach each other, and until when.
     pub(super) apart: BTreeMap<(usize, usize), u64>,
+    /// Which blocks the primary put into sets, and into which attempt.
+    pub(super) set_blocks: BTreeMap<SetNumber, (Attempt, BTreeSet<u64>)>,
     /// Size of the volume, as clients of the primary saw it last.
     pub(super) blocks: u64,
     /// Faults are over since.
@@ -118,6 +121,7 @@ impl World {
             model: Model::new(bs, opt.blocks),
             counters: Counters::default(),
             apart: BTreeMap::new(),
+            set_blocks: BTreeMap::new(),
             blocks: opt.blocks,
             calm: None,
             asked: BTreeSet::new(),
@@ -385,6 +389,9 @@ impl World {
                 self.at(self.now + delay, Event::Io { node: n, life, sub });
             }
             Effect::Work { tag, work, .. } => {
+                if n == 0 {
+                    self.note_encoded(&work);
+                }
                 self.after(5, 2_000, Event::Work { node: n, life, tag, work });
             }
             Effect::CreateReplica(r) => {
@@ -427,8 +434,9 @@ impl World {
     fn count_note(&mut self, text: &str) {
         for (part, name) in [
             ("a seed begins", "seed begun"),
+            ("a catch-up begins", "catch-up begun"),
             ("detached:", "detached"),
-            ("larger than the save volume: a seed", "set without data"),
+            ("larger than the save volume: a catch-up", "set without data"),
             ("the stream starts again", "stream started again"),
             ("the parent stopped the stream", "stream stopped by the parent"),
         ] {

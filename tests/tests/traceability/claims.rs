@@ -233,6 +233,15 @@ pub(crate) const CLAIMS: &[Claim] = &[
     ),
     ("SAVE-10", "room is freed when every attached child has confirmed", &[SMALL, LATE]),
     (
+        "SAVE-11",
+        "the blocks of the sets after any state, long after their data: catch-ups",
+        &[
+            "tests/tests/e2e/away.rs::a_long_absence_costs_the_blocks_that_changed",
+            "volmcast/src/bitmap/changes.rs::nothing_is_missed",
+            SIM,
+        ],
+    ),
+    (
         "SEND-01",
         "at most what is ready is sent, without spinning",
         &["forwarder/tests/outbound.rs::frames_are_numbered_and_share_their_bytes"],
@@ -517,7 +526,6 @@ pub(crate) const MISSING: &[(&str, &str)] = &[
     ),
     ("CAP-12", "the core sleeps until something is due; no test measures it"),
     ("SAVE-06", "a save volume shared by local replicas belongs to local fan-out, later"),
-    ("SAVE-11", "finding by set number works; listing blocks of sets waits for kept bitmaps"),
     ("PLAY-02", "simple playback is not built: read-through takes its place"),
     ("PLAY-05", "a pair of delta volumes is not built: read-through takes its place"),
     ("DIFF-01", "content with the blocks: pulling differences comes later; the list is there"),

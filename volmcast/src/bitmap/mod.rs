@@ -4,6 +4,7 @@
 //! Pure: no file, no clock. Both cost memory for what they hold, not for the size of the volume.
 
 mod atomic;
+pub mod changes;
 mod codec;
 mod set;
 

@@ -97,6 +97,7 @@ pub struct Files {
     mailbox: File,
     activity: File,
     snapshots: File,
+    changes: File,
     /// Another way into the save volume, for large records.
     direct: Option<Direct>,
     /// The base is a block device: holes cannot be found by seeking.
@@ -142,6 +143,7 @@ impl Files {
             ("mailbox", 2 * crate::mailbox::SLOT_LEN as u64, false),
             ("activity", 0, false),
             ("snapshots", sizes.snapshots, false),
+            ("changes", 0, false),
         ] {
             let path = folder.join(name);
             let f = OpenOptions::new()
@@ -200,6 +202,7 @@ impl Files {
             mailbox: open(&folder.join("mailbox"))?,
             activity: open(&folder.join("activity"))?,
             snapshots: open(&folder.join("snapshots"))?,
+            changes: open_or_make(&folder.join("changes"))?,
             folder: folder.to_owned(),
         })
     }
@@ -219,6 +222,7 @@ impl Files {
             FileId::Mailbox => &self.mailbox,
             FileId::Activity => &self.activity,
             FileId::Snapshots => &self.snapshots,
+            FileId::Changes => &self.changes,
         }
     }
 
@@ -310,6 +314,12 @@ impl Files {
         let end = rustix::fs::seek(f, SeekFrom::Hole(start))?;
         Ok(Outcome::NextData(Some((start, end))))
     }
+}
+
+/// A file that may be missing: what it held is then found to be gone, and other ways are taken.
+fn open_or_make(path: &Path) -> Result<File, StorageError> {
+    let mut how = OpenOptions::new();
+    how.read(true).write(true).create(true).truncate(false).open(path).map_err(at(path))
 }
 
 impl Storage for Files {

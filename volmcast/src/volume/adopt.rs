@@ -7,7 +7,7 @@
 //! crash as well: a set's header is appended only after the volume was synced since the cut, and
 //! the next commit syncs the save volume before it names the set.
 
-use rcp::proto::delta::{Chunk, ChunkListSum, SetHeader, StepId};
+use rcp::proto::delta::{Chunk, ChunkListSum, SetFlags, SetHeader, StepId};
 
 use super::Volume;
 use super::recover::ReadFile;
@@ -100,8 +100,15 @@ impl Volume {
             Content::Chunk(c) => {
                 self.log.enter_scanned(meta);
                 self.scanned_header(pos, end, c.header());
+                for e in c.extents() {
+                    self.changes.note(c.step().to, e.block, u64::from(e.count));
+                }
             }
             Content::End(header) => {
+                if header.flags.contains(SetFlags::BITMAP_ONLY) {
+                    // Its blocks were known to the slot that is damaged.
+                    self.changes_reset(header.step.to);
+                }
                 self.log.enter_scanned(meta);
                 self.scanned_end(pos, end, *header);
             }

@@ -1,7 +1,7 @@
 //! The commit pipeline: one at a time, grouping everything that became due meanwhile.
 //!
 //! ```text
-//! idle ─► sync save volume, base, snapshot area (those that changed) ─► write slot ─► sync slot ─► idle
+//! idle ─► sync save volume, base, snapshot area, list of changes (those that changed) ─► write slot ─► sync slot ─► idle
 //! ```
 //!
 //! Only when the slot is synced do its contents become [`Volume::durable`], and only then is
@@ -12,7 +12,7 @@ use rcp::proto::ids::{ChunkNumber, SetNumber};
 
 use super::desk::{CommitPart, Purpose};
 use super::{Event, Role, Volume};
-use crate::io::{FileId, Op, Outcome};
+use crate::io::{FileId, IoError, Op, Outcome};
 use crate::mailbox::{ConsumerMark, Mailbox};
 use crate::units::LogPos;
 
@@ -62,6 +62,11 @@ impl Committer {
         durable + 1 + u64::from(self.in_flight.is_some())
     }
 
+    /// A commit is under way.
+    pub(super) fn is_writing(&self) -> bool {
+        self.in_flight.is_some()
+    }
+
     pub(super) fn is_busy(&self) -> bool {
         self.wanted || self.in_flight.is_some()
     }
@@ -76,7 +81,6 @@ impl Volume {
         if !self.base_covers(self.want.blocks) {
             return;
         }
-        self.commit.wanted = false;
         let mut m = self.want.clone();
         m.sequence = self.durable.sequence + 1;
         m.log_tail = self.log.tail();
@@ -105,6 +109,8 @@ impl Volume {
         // At a primary a pin is made at the cut, but its state is one only when the set is finished.
         let primary = matches!(self.cfg.role, Role::Primary { .. });
         m.kept = self.listed().filter(|k| !primary || k.set <= m.visible).collect();
+        let Ok(changes) = self.changes_for(&mut m) else { return };
+        self.commit.wanted = false;
         if m.kept != self.durable.kept {
             self.commit.snapshots_dirty = true;
             self.commit.base_dirty = true;
@@ -130,6 +136,10 @@ impl Volume {
             fl.syncs += 1;
             self.desk.io(Purpose::Commit(part), file, Op::Sync);
         }
+        if let Some(op) = changes {
+            fl.syncs += 1;
+            self.desk.io(Purpose::Commit(CommitPart::WriteChanges), FileId::Changes, op);
+        }
         let none = fl.syncs == 0;
         self.commit.in_flight = Some(fl);
         if none {
@@ -152,11 +162,23 @@ impl Volume {
     }
 
     pub(super) fn commit_io_done(&mut self, part: CommitPart, outcome: &Outcome) {
+        let full = *outcome == Outcome::Failed(IoError::NoSpace);
+        if part == CommitPart::WriteChanges && (full || *outcome == Outcome::Done) {
+            // A full disk costs a seed at most, and never the stream.
+            let mark = self.changes_written(full);
+            if let (Some(fl), Some(mark)) = (&mut self.commit.in_flight, mark) {
+                fl.mailbox.changes = mark;
+            }
+            self.desk.io(Purpose::Commit(CommitPart::SyncChanges), FileId::Changes, Op::Sync);
+            return;
+        }
         if *outcome != Outcome::Done {
             let what = match part {
                 CommitPart::SyncSave => "sync of the save volume",
                 CommitPart::SyncBase => "sync of the volume's content",
                 CommitPart::SyncSnapshots => "sync of the snapshot area",
+                CommitPart::WriteChanges => "write to the list of changed blocks",
+                CommitPart::SyncChanges => "sync of the list of changed blocks",
                 CommitPart::WriteSlot => "write to the mailbox",
                 CommitPart::SyncSlot => "sync of the mailbox",
             };
@@ -164,7 +186,11 @@ impl Volume {
             return;
         }
         match part {
-            CommitPart::SyncSave | CommitPart::SyncBase | CommitPart::SyncSnapshots => {
+            CommitPart::WriteChanges => {}
+            CommitPart::SyncSave
+            | CommitPart::SyncBase
+            | CommitPart::SyncSnapshots
+            | CommitPart::SyncChanges => {
                 let Some(fl) = &mut self.commit.in_flight else { return };
                 fl.syncs -= 1;
                 if fl.syncs == 0 {

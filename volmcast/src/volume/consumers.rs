@@ -102,11 +102,43 @@ pub enum Attached {
         /// Why, in words.
         reason: String,
     },
+    /// What it needs is not here, but which blocks changed is known: those are sent, and it joins
+    /// the live stream at this state.
+    CatchUp {
+        /// The state to join at.
+        from: SetNumber,
+        /// Why, in words.
+        reason: String,
+        /// How many blocks changed; 0 if that is not known here.
+        blocks: u64,
+        /// Bytes of them; 0 if that is not known here.
+        bytes: u64,
+    },
+    /// It is being found out which blocks it lacks: [`Event::Planned`] tells.
+    Planning,
+    /// Extents of a catch-up that passes through it cannot be had: what changed is not known.
+    NoCatchUp {
+        /// Why, in words.
+        reason: String,
+    },
     /// Neither is possible now; it should ask again later.
     NotNow {
         /// Why, in words.
         reason: String,
     },
+}
+
+/// A seed or catch-up that a child is in the middle of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seeding {
+    /// First block that it lacks.
+    pub block: u64,
+    /// The state up to which it may hold live sets.
+    pub folded: SetNumber,
+    /// A catch-up, over this state.
+    pub over: Option<SetNumber>,
+    /// It passes through the child to one below it.
+    pub passing: bool,
 }
 
 /// A record for a child.
@@ -137,12 +169,14 @@ impl Volume {
             .unwrap_or_else(|| self.log.tail())
     }
 
-    /// A child that shows `state` is to be seeded although its position may be here. Not before
-    /// this node holds that state: no seed takes a child back.
+    /// A child that shows `state` is to be seeded although its position may be here, or, if its
+    /// content is that of `over`, to be caught up. Not before this node holds that state: neither
+    /// takes a child back.
     pub fn consumer_seed(
         &mut self,
         child: &NodeName,
         state: SetNumber,
+        over: Option<SetNumber>,
         reason: String,
     ) -> Attached {
         if let Some(why) = &self.failed {
@@ -158,18 +192,19 @@ impl Volume {
                 ),
             };
         }
-        self.attach_for_seed(child, reason)
+        self.attach_for_seed(child, over, reason)
     }
 
     /// A child connected that holds everything up to `state` and, of the step after it, the chunks
-    /// before `next`. A child in the middle of a seed names the block it goes on at, and the state
-    /// up to which it may hold live sets.
+    /// before `next`. If its content is that of `over`, the blocks that changed since may be enough
+    /// for it. A child may be in the middle of a seed or catch-up.
     pub fn consumer_attach(
         &mut self,
         child: &NodeName,
         state: SetNumber,
         next: ChunkNumber,
-        seeding: Option<(u64, SetNumber)>,
+        over: Option<SetNumber>,
+        seeding: Option<Seeding>,
     ) -> Attached {
         if let Some(why) = &self.failed {
             return Attached::NotNow { reason: why.clone() };
@@ -177,6 +212,16 @@ impl Volume {
         if let Some(why) = seeding.and_then(|_| self.cannot_seed()) {
             self.consumer_forget(child);
             return Attached::NotNow { reason: format!("its seed must wait: {why}") };
+        }
+        // Of its own; what passes through it is another's.
+        let mine = seeding.filter(|s| !s.passing).and_then(|s| s.over).or(over);
+        if let Some(s) = seeding
+            && let Some(Err(why)) = s.over.map(|over| self.knows_changes(over))
+        {
+            if s.passing {
+                return Attached::NoCatchUp { reason: why };
+            }
+            return self.consumer_seed(child, state, None, why);
         }
         let (cursor, answer) = match self.log.locate(state, next) {
             Located::At(pos) => (pos, Attached::Resume),
@@ -186,21 +231,21 @@ impl Volume {
                     "the save volume begins after set {}, the child is at set {state}",
                     self.log.base()
                 );
-                return self.attach_for_seed(child, reason);
+                return self.attach_for_seed(child, mine, reason);
             }
         };
         // A step whose data never was in the log cannot be passed by sending it.
         if let Some(s) = self.bitmap_only_between(state, cursor) {
             let reason =
                 format!("set {s} has no data in the save volume (larger than it, or imported)");
-            return self.attach_for_seed(child, reason);
+            return self.attach_for_seed(child, mine, reason);
         }
         let waiting_for = (answer == Attached::Wait).then_some(state);
         self.consumers
             .map
             .insert(child.clone(), Consumer { waiting_for, ..Consumer::at(cursor, true) });
-        if let Some((block, folded)) = seeding {
-            self.seed_out_begin(child, block, folded);
+        if let Some(s) = seeding {
+            self.seed_out_begin(child, s.block, s.folded, s.over, None);
         } else {
             self.seed_outs.remove(child);
         }
@@ -222,8 +267,14 @@ impl Volume {
             .map(|s| s.id.to)
     }
 
-    /// Takes a child on at the newest state whose successors are all in the log, to be seeded.
-    fn attach_for_seed(&mut self, child: &NodeName, reason: String) -> Attached {
+    /// Takes a child on at the newest state whose successors are all in the log, to be caught up if
+    /// its content is that of `over` and what changed since is known, else to be seeded.
+    fn attach_for_seed(
+        &mut self,
+        child: &NodeName,
+        over: Option<SetNumber>,
+        mut reason: String,
+    ) -> Attached {
         // Its place in the log, if it has one, is of no use to it and must not hold the tail.
         self.consumer_forget(child);
         if let Some(why) = self.cannot_seed() {
@@ -239,12 +290,30 @@ impl Volume {
                 reason: format!("{reason}; set {from} is not in the save volume yet"),
             };
         };
+        let known = over.filter(|o| *o <= from).map(|o| (o, self.knows_changes(o)));
+        let over = match known {
+            Some((over, Ok(()))) => Some(over),
+            Some((_, Err(why))) => {
+                reason = format!("{reason}; {why}");
+                None
+            }
+            None => None,
+        };
+        let relay = matches!(self.cfg.role, Role::Relay);
+        let answer = (over.is_some() && !relay).then(|| (from, reason.clone()));
+        let planning = answer.is_some();
         self.consumers.map.insert(child.clone(), Consumer::at(cursor, true));
-        self.seed_out_begin(child, 0, from);
+        self.seed_out_begin(child, 0, from, over, answer);
         self.commit.request();
         self.desk.event(Event::Sendable);
         self.pump();
-        Attached::Seed { from, reason }
+        if planning {
+            Attached::Planning
+        } else if over.is_some() {
+            Attached::CatchUp { from, reason, blocks: 0, bytes: 0 }
+        } else {
+            Attached::Seed { from, reason }
+        }
     }
 
     /// The log was emptied: every child has to say anew where it is.
@@ -490,7 +559,7 @@ impl Volume {
         }
         let reason = format!(
             "detached: the save volume ({capacity} bytes) is full and {name} is {} bytes behind; \
-             it will be brought back by a seed",
+             it will be brought back by the blocks that change meanwhile",
             self.log.head().since(pos)
         );
         self.consumers.map.remove(&name);

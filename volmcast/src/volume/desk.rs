@@ -5,9 +5,12 @@ use std::collections::{HashMap, VecDeque};
 use bytes::Bytes;
 use rcp::proto::clock::{Mono, Wall};
 use rcp::proto::delta::{Chunk, ChunkDraft, Compression, DeltaError};
-use rcp::proto::ids::{Attempt, ChunkNumber, NodeName, SetNumber};
+use rcp::proto::ids::{Attempt, ChunkNumber, NodeName, SetNumber, VolumeId};
 
 use super::Event;
+use super::changes::Reader;
+use crate::bitmap::changes::{Entry, RegionError, changed_after, compact};
+use crate::bitmap::{BlockSet, Run};
 use crate::io::{FileId, Io, Op, Outcome, Tag};
 use crate::save::readback::SpanRead;
 use crate::units::{BlockCount, BlockIndex, LogPos};
@@ -19,6 +22,30 @@ pub enum Work {
     Encode(Box<ChunkDraft>, Compression),
     /// Check a stored or received chunk and unpack its payload.
     Open(Bytes),
+    /// Find the blocks that changed after a state.
+    Changed {
+        /// Entries as they were read.
+        region: Bytes,
+        /// Whose they must be.
+        volume: VolumeId,
+        /// Of which writing.
+        epoch: u64,
+        /// The state.
+        after: SetNumber,
+        /// Blocks of the volume.
+        end: BlockCount,
+    },
+    /// Make the entries fewer and coarser.
+    Squeeze {
+        /// Entries as they were read.
+        region: Bytes,
+        /// Whose they must be.
+        volume: VolumeId,
+        /// Of which writing.
+        epoch: u64,
+        /// Bytes that they may have.
+        most: usize,
+    },
 }
 
 /// What a computation gave.
@@ -28,6 +55,10 @@ pub enum WorkDone {
     Encoded(Result<Chunk, DeltaError>),
     /// The chunk and its raw payload.
     Opened(Result<(Chunk, Bytes), DeltaError>),
+    /// The blocks, and perhaps others.
+    Changed(Result<BlockSet, RegionError>),
+    /// Fewer entries that say as much, or more.
+    Squeezed(Result<Vec<Entry>, RegionError>),
 }
 
 impl Work {
@@ -40,6 +71,12 @@ impl Work {
                 let payload = c.payload()?;
                 Ok((c, payload))
             })),
+            Self::Changed { region, volume, epoch, after, end } => {
+                WorkDone::Changed(changed_after(&region, volume, epoch, after, end))
+            }
+            Self::Squeeze { region, volume, epoch, most } => {
+                WorkDone::Squeezed(compact(&region, volume, epoch, most))
+            }
         }
     }
 }
@@ -50,6 +87,8 @@ pub(super) enum CommitPart {
     SyncSave,
     SyncBase,
     SyncSnapshots,
+    WriteChanges,
+    SyncChanges,
     WriteSlot,
     SyncSlot,
 }
@@ -93,8 +132,10 @@ pub(super) enum Purpose {
     SeedIn(SeedStep),
     SeedOpen,
     SeedOutMap { child: NodeName, session: u64 },
-    SeedOutRead { child: NodeName, session: u64, first: u64 },
-    SeedEncode { child: NodeName, session: u64, next_block: u64, view: SetNumber },
+    SeedOutRead { child: NodeName, session: u64, runs: Vec<Run> },
+    SeedEncode { child: NodeName, session: u64, next_block: u64, blocks: u64, view: SetNumber },
+    ChangesRead { reader: Reader, epoch: u64 },
+    ChangesWork { reader: Reader, epoch: u64 },
 }
 
 /// Everything on its way out.

@@ -437,9 +437,14 @@ impl Volume {
         {
             // Only the tables are emptied: the next set begins clean.
             let all = set.volume_blocks;
-            set.blocks +=
-                capture.take_read(BlockIndex(0), all).iter().map(|(_, n)| n.0).sum::<u64>();
-            set.blocks += capture.take_held(u64::MAX).len() as u64;
+            for (first, n) in capture.take_read(BlockIndex(0), all) {
+                set.blocks += n.0;
+                set.drained.insert_range(first, n);
+            }
+            for (b, _) in capture.take_held(u64::MAX) {
+                set.blocks += 1;
+                set.drained.insert(b);
+            }
             set.pieces.clear();
             set.piece_bytes = 0;
             set.encoded.clear();
@@ -576,7 +581,7 @@ impl Volume {
         self.commit.request();
         self.stalled = Some(format!(
             "set {to} is larger than the save volume ({capacity} bytes): replicas get over it by a \
-             seed; enlarge `save` or lower `hwm`"
+             catch-up; enlarge `save` or lower `hwm`"
         ));
     }
 
@@ -625,6 +630,11 @@ impl Volume {
             self.no_room_for_set();
             return;
         };
+        if let Phase::Draining(set) = &self.drain.phase {
+            for (first, n) in set.drained.runs() {
+                self.changes.note(id.to, first.0, n.0);
+            }
+        }
         self.history_table.drained(id.to, header.block_count, took);
         if !without_data {
             self.stalled = None;
@@ -650,8 +660,10 @@ impl Volume {
             if h.flags.contains(SetFlags::BITMAP_ONLY) {
                 for child in self.consumers.clear() {
                     self.seed_outs.remove(&child);
-                    let reason =
-                        format!("set {} is larger than the save volume: a seed follows", h.step.to);
+                    let reason = format!(
+                        "set {} is larger than the save volume: a catch-up follows",
+                        h.step.to
+                    );
                     self.desk.event(Event::Detached { child, reason });
                 }
                 self.forget_read();

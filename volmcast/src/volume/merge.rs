@@ -259,6 +259,9 @@ impl Volume {
         let Some(job) = self.merge.jobs.get_mut(&id) else { return };
         match opened {
             Ok((chunk, payload)) => {
+                for e in chunk.extents() {
+                    self.changes.note(job.to, e.block, u64::from(e.count));
+                }
                 let store = &self.cfg.snapshots;
                 let hidden = self.durable.seed.is_some();
                 if hidden {

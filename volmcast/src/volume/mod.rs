@@ -15,6 +15,7 @@
 //! ```
 
 mod adopt;
+mod changes;
 mod commit;
 mod consumers;
 mod desk;
@@ -49,14 +50,17 @@ use crate::snapshots::{PinId, SnapshotStore};
 use crate::units::{BlockCount, BlockSize};
 use crate::view::PinBoard;
 
-pub use consumers::{Attached, Outgoing};
+pub use changes::MIN_CHANGES;
+pub use consumers::{Attached, Outgoing, Seeding};
 pub use desk::{Work, WorkDone};
 pub use intake::IntakeError;
 pub use keep::KeepError;
 pub use playback::Ending;
 pub use recover::{ReadFile, RecoverError};
+pub use seed_out::SeedProgress;
 pub use status::{Played, SetRow, VolumeStatus};
 
+use changes::Changes;
 use commit::Committer;
 use consumers::Consumers;
 use desk::{Desk, Purpose};
@@ -119,6 +123,8 @@ pub struct VolumeConfig {
     pub blocks: BlockCount,
     /// Capacity of the chunk area, in bytes.
     pub save_capacity: u64,
+    /// Bytes of the file that lists which blocks changed in which step, at least [`MIN_CHANGES`].
+    pub changes: u64,
     /// Bytes of recent chunks kept in memory for children near the head.
     pub cache: u64,
     /// Bytes of chunks kept in memory that were read back from the save volume.
@@ -182,6 +188,13 @@ pub enum Event {
         view: SetNumber,
         /// The extent.
         chunk: Chunk,
+    },
+    /// What a child lacks that attached is known ([`Attached::Planning`]).
+    Planned {
+        /// The child.
+        child: NodeName,
+        /// [`Attached::CatchUp`], or [`Attached::Seed`] if what changed could not be found out.
+        answer: Attached,
     },
     /// A child's seed is complete once it has folded `need`.
     SeedEnd {
@@ -249,8 +262,11 @@ pub struct Volume {
     switch: Switch,
     seed_in: Option<SeedIn>,
     seed_outs: SeedOuts,
+    changes: Changes,
     /// Why no seed can pass through (relay).
     relay_refusal: Option<String>,
+    /// The nodes above do not know which blocks changed (relay).
+    relay_no_catch_up: bool,
     board: Arc<PinBoard>,
     history_table: status::SetTable,
     /// States to be kept once the base reaches them.
@@ -414,10 +430,14 @@ impl Volume {
             Purpose::SeedOutMap { child, session } => {
                 self.seed_out_mapped(&child, session, outcome);
             }
-            Purpose::SeedOutRead { child, session, first } => {
-                self.seed_out_read(&child, session, first, outcome);
+            Purpose::SeedOutRead { child, session, runs } => {
+                self.seed_out_read(&child, session, &runs, outcome);
             }
-            Purpose::Encode { .. }
+            Purpose::ChangesRead { reader, epoch } => {
+                self.changes_read_done(reader, epoch, outcome);
+            }
+            Purpose::ChangesWork { .. }
+            | Purpose::Encode { .. }
             | Purpose::SeedEncode { .. }
             | Purpose::Open { .. }
             | Purpose::SeedOpen => {}
@@ -439,11 +459,18 @@ impl Volume {
                 }
             }
             (
-                Purpose::SeedEncode { child, session, next_block, view },
+                Purpose::SeedEncode { child, session, next_block, blocks, view },
                 WorkDone::Encoded(chunk),
             ) => {
-                self.seed_out_encoded(child, session, next_block, view, chunk);
+                self.seed_out_encoded(child, session, (next_block, blocks), view, chunk);
             }
+            (Purpose::ChangesWork { reader: None, epoch }, WorkDone::Squeezed(done)) => {
+                self.changes_squeezed(epoch, done);
+            }
+            (
+                Purpose::ChangesWork { reader: Some((child, session)), epoch },
+                WorkDone::Changed(found),
+            ) => self.changes_found(&child, session, epoch, found),
             (Purpose::Open { job }, WorkDone::Opened(opened)) => self.merge_opened(job, opened),
             (Purpose::SeedOpen, WorkDone::Opened(opened)) => self.seed_in_opened(opened),
             (p, _) => self.fail(format!("internal: result of the wrong kind for {p:?}")),
@@ -469,6 +496,7 @@ impl Volume {
         self.pump_merge();
         self.pump_seed_outs();
         self.make_room();
+        self.pump_changes();
         self.pump_patience();
         self.pump_commit();
     }

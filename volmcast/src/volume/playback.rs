@@ -211,6 +211,9 @@ impl Volume {
         }
         // From the moment on that it is wanted: the layers are gone at once.
         if let Some(s) = self.durable.seed.or(self.want.seed) {
+            if s.over.is_some() {
+                return Some(self.catching_up(s.need));
+            }
             let total = self.durable.blocks.0.max(1);
             let percent = s.next_block.saturating_mul(100) / total;
             return Some(match s.need {
@@ -230,6 +233,29 @@ impl Volume {
             ));
         }
         None
+    }
+
+    fn catching_up(&self, need: Option<SetNumber>) -> String {
+        if let Some(n) = need {
+            return format!(
+                "catching up: all blocks have come, waiting for set {n} (holds set {})",
+                self.durable.merged
+            );
+        }
+        let (came, planned) = self.catch_up_progress().unwrap_or_default();
+        let mib = |blocks: u64| {
+            let tenths = ((blocks << self.cfg.block_size.shift()) * 10) >> 20;
+            if tenths < 100 {
+                format!("{}.{}", tenths / 10, tenths % 10)
+            } else {
+                (tenths / 10).to_string()
+            }
+        };
+        if planned == 0 {
+            format!("catching up: {} MiB of changed blocks have come so far", mib(came))
+        } else {
+            format!("catching up: {} of {} MiB", mib(came), mib(planned))
+        }
     }
 
     /// Publishes what readers see now.

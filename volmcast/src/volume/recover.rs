@@ -13,6 +13,7 @@ use rcp::proto::delta::{Chunk, ChunkHeader, DeltaError, SetHeader, StepId};
 use rcp::proto::ids::{ChunkNumber, SetNumber};
 use rcp::proto::limits::CHUNK_HEADER_LEN;
 
+use super::changes::Changes;
 use super::commit::Committer;
 use super::consumers::Consumers;
 use super::desk::Desk;
@@ -143,7 +144,9 @@ impl Volume {
             switch: Switch::opened(m.settings),
             seed_in: None,
             seed_outs: SeedOuts::default(),
+            changes: Changes::new(cfg.changes),
             relay_refusal: None,
+            relay_no_catch_up: false,
             board,
             history_table: SetTable::default(),
             keeps_waiting: m.kept.iter().filter(|k| k.pin == 0).map(|k| k.set).collect(),

@@ -1,4 +1,5 @@
-//! Receiving a seed: the whole content, while live sets go on (COPY-10, 11; F11).
+//! Receiving a seed: the whole content, while live sets go on (COPY-10, 11; F11). Or a catch-up: the
+//! blocks that changed after the state that the content holds, which is not cleared (SAVE-11).
 //!
 //! The sender reads its *present* content; the live stream is joined at `from` and every live set
 //! is folded into the hidden base as it becomes durable. A block that a set has written is never
@@ -58,6 +59,9 @@ pub(super) struct SeedIn {
     need: Option<SetNumber>,
     /// The base may hold parts of sets up to this one, folded in an earlier life.
     floor: SetNumber,
+    /// A catch-up: blocks that have come in this life, and how many the sender announced.
+    came: u64,
+    planned: u64,
     /// The commit that makes this seed's mark durable: before it, the durable mark, if there is
     /// one, is of a seed whose content this one gives up.
     marked_by: u64,
@@ -74,6 +78,8 @@ impl SeedIn {
     fn new(phase: Phase, next_block: u64, need: Option<SetNumber>) -> Self {
         Self {
             floor: SetNumber::ZERO,
+            came: 0,
+            planned: 0,
             marked_by: 0,
             phase,
             queue: VecDeque::new(),
@@ -122,16 +128,78 @@ impl Volume {
         self.merge.start(self.log.head(), from);
         self.want.merged = from;
         self.want.visible = self.want.visible.min(from);
+        self.want.seed = None;
         self.seed_anew(from);
+        self.changes_reset(from);
         self.publish_view();
         self.commit.request();
         self.pump();
     }
 
+    /// The state that the content here holds, but for blocks that later states changed: what a
+    /// catch-up can build on. `None`: there is no such content.
+    #[must_use]
+    pub fn catch_up_base(&self) -> Option<SetNumber> {
+        if !matches!(self.cfg.role, Role::Replica { .. }) {
+            return None;
+        }
+        // Also before it is durable: what was begun first is what the content may be.
+        if let Some(mark) = self.want.seed.or(self.durable.seed) {
+            return mark.over.filter(|_| self.durable.seed.is_none_or(|d| d.over.is_some()));
+        }
+        // The mark of one that ends is taken away by the same commit that says what is merged.
+        Some(self.durable.merged).filter(|m| *m > SetNumber::ZERO && self.want.merged >= *m)
+    }
+
+    /// A catch-up begins, of `blocks` blocks if the sender knows: the live stream joins at `from`,
+    /// the content is kept, whatever else is held is given up. `volume` is the size of the volume
+    /// as the parent told it last.
+    pub fn catch_up_begin(&mut self, from: SetNumber, volume: BlockCount, blocks: u64) {
+        let Some(over) = self.catch_up_base() else {
+            let reason = "the content here is of no use for a catch-up".to_owned();
+            self.desk.event(Event::NeedsSeed { reason });
+            return;
+        };
+        self.want.blocks = self.want.blocks.max(volume);
+        // Parts of what was shown once may be in the content.
+        let shown = self.want.visible.max(self.durable.visible).max(self.log.state());
+        self.want.hidden_until = self.want.hidden_until.max(shown);
+        self.log.reset(from);
+        self.commit.log_was_reset();
+        self.detach_all("detached: its parent is itself being caught up");
+        self.board.forsake_kept();
+        self.give_up_kept();
+        self.intake.building = None;
+        self.intake.partial = false;
+        self.playback.clear();
+        self.merge.start(self.log.head(), from);
+        self.want.merged = from;
+        self.want.visible = self.want.visible.min(from);
+        let floor = self.seed_in.as_ref().map_or(SetNumber::ZERO, |s| s.floor);
+        self.want.seed = Some(SeedMark { over: Some(over), from, next_block: 0, need: None });
+        self.seed_anew(from);
+        if let Some(s) = &mut self.seed_in {
+            s.planned = blocks;
+            s.floor = floor;
+        }
+        self.publish_view();
+        self.commit.request();
+        self.pump();
+    }
+
+    /// Of a catch-up that comes in: blocks that have come in this life of the node, and how many
+    /// the sender announced (0: it did not know).
+    #[must_use]
+    pub fn catch_up_progress(&self) -> Option<(u64, u64)> {
+        self.want.seed.or(self.durable.seed)?.over?;
+        Some(self.seed_in.as_ref().map_or((0, 0), |s| (s.came, s.planned)))
+    }
+
     /// Nothing of the hidden content counts any more, be it of extents or of sets that were folded
     /// in: which sets those were, only the log could say.
     pub(super) fn seed_anew(&mut self, from: SetNumber) {
-        self.want.seed = Some(SeedMark { from, next_block: 0, need: None });
+        let over = self.want.seed.and_then(|s| s.over);
+        self.want.seed = Some(SeedMark { over, from, next_block: 0, need: None });
         let marked_by = self.commit.next_sequence(self.durable.sequence);
         self.seed_in = Some(SeedIn { marked_by, ..SeedIn::new(Phase::Marking, 0, None) });
     }
@@ -144,9 +212,13 @@ impl Volume {
     /// Goes on with a seed after a restart or reconnect.
     pub fn seed_resume(&mut self) {
         if let Some(mark) = self.durable.seed.filter(|_| self.seed_marked()) {
-            let (touched, floor) =
-                self.seed_in.take().map(|s| (s.touched, s.floor)).unwrap_or_default();
-            self.seed_in = Some(SeedIn { touched, ..SeedIn::resumed(mark, floor) });
+            let (touched, floor, came, planned) = self
+                .seed_in
+                .take()
+                .map(|s| (s.touched, s.floor, s.came, s.planned))
+                .unwrap_or_default();
+            let resumed = SeedIn::resumed(mark, floor);
+            self.seed_in = Some(SeedIn { touched, came, planned, ..resumed });
             self.commit.request();
             self.pump();
         }
@@ -190,8 +262,11 @@ impl Volume {
 
     /// All extents have been sent; the base is whole once `need` is folded in.
     pub fn receive_seed_end(&mut self, need: SetNumber) {
+        // A catch-up builds on content that may hold parts of what was shown before.
+        let catch_up = self.want.seed.is_some_and(|m| m.over.is_some());
+        let shown = if catch_up { self.want.hidden_until } else { SetNumber::ZERO };
         if let Some(s) = &mut self.seed_in {
-            s.need = Some(need.max(s.floor));
+            s.need = Some(need.max(s.floor).max(shown));
             self.pump();
         }
     }
@@ -218,6 +293,11 @@ impl Volume {
         }
         s.retry_at = None;
         if s.phase == Phase::Marking && marked && self.merge.is_idle() {
+            if self.durable.seed.is_some_and(|m| m.over.is_some()) {
+                s.phase = Phase::Open;
+                self.desk.event(Event::SeedSaved { next_block: 0 });
+                return;
+            }
             s.phase = Phase::Clearing;
             // What sets had written goes as well; the extents include it.
             s.touched = BlockSet::new();
@@ -279,21 +359,33 @@ impl Volume {
                 return;
             }
         };
-        let mut writes = Vec::new();
-        // Zeroes need no write: the base was cleared before the first extent, and what a set has
-        // written since is newer.
-        for e in chunk.extents().filter(|e| e.kind == ExtentKind::Data) {
-            for (first, count) in untouched(&s.touched, e.block, u64::from(e.count)) {
+        let (mut writes, mut zeroes) = (Vec::new(), Vec::new());
+        let catch_up = self.want.seed.filter(|m| m.over.is_some());
+        for e in chunk.extents() {
+            let count = u64::from(e.count);
+            if let Some(mark) = catch_up {
+                s.came += count;
+                self.changes.note(mark.from, e.block, count);
+            }
+            for (first, count) in untouched(&s.touched, e.block, count) {
+                if e.kind == ExtentKind::Zero {
+                    // A seed's need no write: the base was cleared before the first extent, and
+                    // what a set has written since is newer.
+                    if catch_up.is_some() {
+                        zeroes.push((bs.offset(BlockIndex(first)), count << bs.shift()));
+                    }
+                    continue;
+                }
                 let from = e.range().start
                     + usize::try_from((first - e.block) << bs.shift()).unwrap_or(usize::MAX);
                 let len = usize::try_from(count << bs.shift()).unwrap_or(0);
                 writes.push((bs.offset(BlockIndex(first)), payload.slice(from..from + len)));
             }
         }
-        if writes.is_empty() {
+        if writes.is_empty() && zeroes.is_empty() {
             self.seed_extent_written();
         } else {
-            let op = Op::Scatter { writes, zeroes: Vec::new() };
+            let op = Op::Scatter { writes, zeroes };
             self.desk.io(Purpose::SeedIn(SeedStep::Base), FileId::Base, op);
         }
     }
@@ -339,8 +431,9 @@ impl Volume {
         s.retry_at = Some(now.after(s.wait));
         let seconds = s.wait.as_secs();
         s.wait = (s.wait * 2).min(FULL_RETRY.1);
+        let what = if self.catch_up_progress().is_some() { "catch-up" } else { "seed" };
         self.stalled = Some(format!(
-            "the seed has stopped: no space left for the volume's content; free space on its file \
+            "the {what} has stopped: no space left for the volume's content; free space on its file \
              system and it goes on by itself (tried again every {seconds} s)"
         ));
     }

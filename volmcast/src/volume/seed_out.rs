@@ -1,9 +1,10 @@
-//! Sending seeds: the present content, extent by extent, to any number of children (COPY-05, 06).
+//! Sending seeds and catch-ups: the present content, all of it or the blocks that changed after a
+//! state, extent by extent, to any number of children (COPY-05, 06; SAVE-11).
 //!
 //! ```text
-//! Waiting ─► Idle ─► Mapping ─► Reading ─► Encoding ─► Idle … ─► Ending ─► (done)
-//!   until the base holds        one extent at a time, as credit allows
-//!   what the child folded
+//! Waiting ─► (Planning) ─► Idle ─► Mapping ─► Reading ─► Encoding ─► Idle … ─► Ending ─► (done)
+//!   until the base holds    │             one extent at a time, as credit allows
+//!   what the child folded   what changed is read
 //! ```
 //!
 //! Extents are read from the base as it is, without pinning it: whatever changed after the child
@@ -15,15 +16,21 @@ use rcp::proto::delta::{Chunk, ChunkFlags, DeltaError, StepId};
 use rcp::proto::ids::{ChunkNumber, NodeName, SetNumber};
 
 use super::desk::{Purpose, Work};
-use super::{Event, Role, Volume};
+use super::{Attached, Event, Role, Volume};
+use crate::bitmap::{BlockSet, Run};
 use crate::io::{FileId, Op, Outcome};
-use crate::units::BlockIndex;
+use crate::units::{BlockCount, BlockIndex};
+
+/// Most blocks of one extent of a catch-up: each may need an entry of its own.
+const MAX_EXTENT_BLOCKS: u64 = 2048;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Waiting {
         folded: SetNumber,
     },
+    /// A catch-up: what changed is being read.
+    Planning,
     Idle,
     Busy,
     /// All extents are sent; the end is told once a cut names the state (primary).
@@ -39,6 +46,30 @@ struct SeedOut {
     sent: u64,
     credit: u64,
     view: SetNumber,
+    catch_up: Option<CatchUp>,
+}
+
+/// What makes a seed a catch-up.
+#[derive(Debug)]
+struct CatchUp {
+    /// The child's content is that of this state, but for blocks that changed later.
+    over: SetNumber,
+    /// Those blocks, once they are known.
+    plan: BlockSet,
+    sent: u64,
+    /// The child has no answer yet: the state at which it joins, and why it must.
+    answer: Option<(SetNumber, String)>,
+}
+
+/// How much of a seed or catch-up has been sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeedProgress {
+    /// Blocks that were passed (seed) or sent (catch-up).
+    pub done: u64,
+    /// Of how many.
+    pub of: u64,
+    /// It is a catch-up.
+    pub catch_up: bool,
 }
 
 /// Seeds being sent, by child.
@@ -46,9 +77,17 @@ struct SeedOut {
 pub(super) struct SeedOuts {
     map: BTreeMap<NodeName, SeedOut>,
     last_session: u64,
+    /// Bytes of extents sent since the start: of seeds, of catch-ups.
+    sent: (u64, u64),
 }
 
 impl SeedOuts {
+    /// A catch-up that waits for its list: the state over which it is.
+    pub(super) fn planning(&self, child: &NodeName, session: u64) -> Option<SetNumber> {
+        let s = self.map.get(child).filter(|s| s.state == State::Planning)?;
+        s.catch_up.as_ref().filter(|_| s.session == session).map(|c| c.over)
+    }
+
     pub(super) fn remove(&mut self, child: &NodeName) {
         self.map.remove(child);
     }
@@ -73,7 +112,16 @@ impl Volume {
         self.relay_refusal = why;
     }
 
-    pub(super) fn seed_out_begin(&mut self, child: &NodeName, block: u64, folded: SetNumber) {
+    /// Begins a seed at a block, or a catch-up `over` a state. `answer`: the child waits to hear
+    /// what it lacks; the state at which it joins and why.
+    pub(super) fn seed_out_begin(
+        &mut self,
+        child: &NodeName,
+        block: u64,
+        folded: SetNumber,
+        over: Option<SetNumber>,
+        answer: Option<(SetNumber, String)>,
+    ) {
         if matches!(self.cfg.role, Role::Relay) {
             return;
         }
@@ -85,8 +133,61 @@ impl Volume {
             sent: 0,
             credit: 0,
             view: SetNumber::ZERO,
+            catch_up: over.map(|over| CatchUp { over, plan: BlockSet::new(), sent: 0, answer }),
         };
         self.seed_outs.map.insert(child.clone(), s);
+    }
+
+    /// The list was written anew while it was read.
+    pub(super) fn seed_out_plan_again(&mut self, child: &NodeName, session: u64) {
+        if self.seed_outs.planning(child, session).is_some()
+            && let Some(s) = self.seed_outs.map.get_mut(child)
+        {
+            s.state = State::Waiting { folded: SetNumber::ZERO };
+        }
+    }
+
+    /// What a child lacks is known, or why not.
+    pub(super) fn seed_out_planned(
+        &mut self,
+        child: &NodeName,
+        session: u64,
+        plan: Result<BlockSet, String>,
+    ) {
+        if self.seed_outs.planning(child, session).is_none() {
+            return;
+        }
+        let shift = self.cfg.block_size.shift();
+        let Some(s) = self.seed_outs.map.get_mut(child) else { return };
+        s.state = State::Idle;
+        let Some(c) = &mut s.catch_up else { return };
+        let answer = c.answer.take();
+        match (plan, answer) {
+            (Ok(mut plan), answer) => {
+                plan.remove_range(BlockIndex(0), BlockCount(s.next));
+                let blocks = plan.count().0;
+                c.plan = plan;
+                let Some((from, reason)) = answer else { return };
+                let answer = Attached::CatchUp { from, reason, blocks, bytes: blocks << shift };
+                self.desk.event(Event::Planned { child: child.clone(), answer });
+            }
+            (Err(why), Some((from, reason))) => {
+                s.catch_up = None;
+                let answer = Attached::Seed { from, reason: format!("{reason}; {why}") };
+                self.desk.event(Event::Planned { child: child.clone(), answer });
+            }
+            (Err(why), None) => {
+                self.consumer_forget(child);
+                let reason = format!("its catch-up cannot go on: {why}");
+                self.desk.event(Event::Detached { child: child.clone(), reason });
+            }
+        }
+    }
+
+    /// Bytes of extents sent since the start: of seeds, and of catch-ups.
+    #[must_use]
+    pub fn extents_sent(&self) -> (u64, u64) {
+        self.seed_outs.sent
     }
 
     /// The child grants `total` bytes of extents in this session, and holds blocks before `next`.
@@ -97,10 +198,13 @@ impl Volume {
         }
     }
 
-    /// How far a child's seed is: blocks sent.
+    /// How far a child's seed or catch-up is.
     #[must_use]
-    pub fn seed_out_progress(&self, child: &NodeName) -> Option<u64> {
-        self.seed_outs.map.get(child).map(|s| s.next)
+    pub fn seed_out_progress(&self, child: &NodeName) -> Option<SeedProgress> {
+        self.seed_outs.map.get(child).map(|s| match &s.catch_up {
+            None => SeedProgress { done: s.next, of: self.want.blocks.0, catch_up: false },
+            Some(c) => SeedProgress { done: c.sent, of: c.plan.count().0, catch_up: true },
+        })
     }
 
     pub(super) fn pump_seed_outs(&mut self) {
@@ -108,20 +212,33 @@ impl Volume {
             Role::Primary { .. } => self.durable.visible,
             _ => self.want.merged,
         };
+        let listed = self.durable.merged;
         let bs = self.cfg.block_size;
-        let mut start = Vec::new();
+        let (mut start, mut plan) = (Vec::new(), Vec::new());
         for (child, s) in &mut self.seed_outs.map {
             if let State::Waiting { folded } = s.state
                 && held >= folded
             {
-                s.state = State::Idle;
+                if s.catch_up.is_none() {
+                    s.state = State::Idle;
+                } else if listed >= folded {
+                    s.state = State::Planning;
+                    plan.push((child.clone(), s.session));
+                }
             }
             if s.state == State::Idle && s.sent < s.credit {
                 s.state = State::Busy;
                 start.push((child.clone(), s.session, s.next));
             }
         }
+        for reader in plan {
+            self.changes_read(Some(reader));
+        }
         for (child, session, next) in start {
+            if self.seed_outs.map.get(&child).is_some_and(|s| s.catch_up.is_some()) {
+                self.seed_out_changed(child, session, next);
+                continue;
+            }
             if next >= self.want.blocks.0 {
                 self.seed_out_end(&child);
                 continue;
@@ -129,6 +246,30 @@ impl Volume {
             let op = Op::NextData { offset: bs.offset(BlockIndex(next)) };
             self.desk.io(Purpose::SeedOutMap { child, session }, FileId::Base, op);
         }
+    }
+
+    /// Reads the next of the blocks that changed.
+    fn seed_out_changed(&mut self, child: NodeName, session: u64, next: u64) {
+        let bs = self.cfg.block_size;
+        let Some(c) = self.seed_outs.map.get(&child).and_then(|s| s.catch_up.as_ref()) else {
+            return;
+        };
+        let mut room = (self.cfg.chunk_bytes >> bs.shift()).clamp(1, MAX_EXTENT_BLOCKS);
+        let (mut runs, mut at): (Vec<Run>, _) = (Vec::new(), BlockIndex(next));
+        while room > 0 {
+            let Some((first, n)) = c.plan.next_run(at, BlockCount(room)) else { break };
+            runs.push((first, n));
+            at = BlockIndex(first.0 + n.0);
+            room -= n.0;
+        }
+        if runs.is_empty() {
+            self.seed_out_end(&child);
+            return;
+        }
+        let bytes = |n: BlockCount| usize::try_from(n.0 << bs.shift()).unwrap_or(0);
+        let ranges = runs.iter().map(|(b, n)| (bs.offset(*b), bytes(*n))).collect();
+        let purpose = Purpose::SeedOutRead { child, session, runs };
+        self.desk.io(purpose, FileId::Base, Op::Gather { ranges });
     }
 
     pub(super) fn seed_out_mapped(&mut self, child: &NodeName, session: u64, outcome: Outcome) {
@@ -148,7 +289,8 @@ impl Volume {
                     offset: bs.offset(BlockIndex(first)),
                     len: usize::try_from(count << bs.shift()).unwrap_or(0),
                 };
-                let purpose = Purpose::SeedOutRead { child: child.clone(), session, first };
+                let runs = vec![(BlockIndex(first), BlockCount(count))];
+                let purpose = Purpose::SeedOutRead { child: child.clone(), session, runs };
                 self.desk.io(purpose, FileId::Base, op);
             }
             Outcome::NextData(None) => self.seed_out_end(child),
@@ -160,7 +302,7 @@ impl Volume {
         &mut self,
         child: &NodeName,
         session: u64,
-        first: u64,
+        runs: &[Run],
         outcome: Outcome,
     ) {
         let data = match outcome {
@@ -176,7 +318,18 @@ impl Volume {
             _ => self.want.visible,
         };
         let shift = self.cfg.block_size.shift();
-        let next_block = first + (data.len() as u64 >> shift);
+        let (mut pieces, mut at, mut next_block, mut blocks) = (Vec::new(), 0, 0, 0);
+        for (first, n) in runs {
+            let end = at + usize::try_from(n.0 << shift).unwrap_or(usize::MAX);
+            let Some(_) = data.get(at..end) else {
+                self.fail("internal: the blocks of an extent came short".to_owned());
+                return;
+            };
+            pieces.push((first.0, data.slice(at..end)));
+            at = end;
+            next_block = first.0 + n.0;
+            blocks += n.0;
+        }
         let id = StepId {
             volume: self.cfg.volume,
             generation: self.want.generation().unwrap_or_default(),
@@ -184,9 +337,9 @@ impl Volume {
             to: view,
             attempt: self.want.attempt,
         };
-        let draft =
-            super::draft::draft(id, ChunkNumber(0), ChunkFlags::SEED, shift, &[(first, data)]);
-        let purpose = Purpose::SeedEncode { child: child.clone(), session, next_block, view };
+        let draft = super::draft::draft(id, ChunkNumber(0), ChunkFlags::SEED, shift, &pieces);
+        let child = child.clone();
+        let purpose = Purpose::SeedEncode { child, session, next_block, blocks, view };
         self.desk.work(purpose, Work::Encode(Box::new(draft), self.cfg.compression));
     }
 
@@ -194,7 +347,7 @@ impl Volume {
         &mut self,
         child: NodeName,
         session: u64,
-        next_block: u64,
+        (next_block, blocks): (u64, u64),
         view: SetNumber,
         chunk: Result<Chunk, DeltaError>,
     ) {
@@ -206,10 +359,17 @@ impl Volume {
             }
         };
         let Some(s) = self.seed_outs.entry_busy(&child, session) else { return };
-        s.sent += chunk.bytes().len() as u64;
+        let len = chunk.bytes().len() as u64;
+        s.sent += len;
         s.next = next_block;
+        let catch_up = s.catch_up.is_some();
+        if let Some(c) = &mut s.catch_up {
+            c.sent += blocks;
+        }
         s.view = s.view.max(view);
         s.state = State::Idle;
+        let (seeds, catch_ups) = &mut self.seed_outs.sent;
+        *(if catch_up { catch_ups } else { seeds }) += len;
         self.desk.event(Event::SeedChunk { child, next_block, view, chunk });
     }
 

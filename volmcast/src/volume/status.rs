@@ -178,6 +178,7 @@ impl Volume {
                 None => "writable".to_owned(),
             },
             (None, "relay") => "forwarding".to_owned(),
+            _ if self.durable.seed.is_some_and(|s| s.over.is_some()) => "catching up".to_owned(),
             _ if self.durable.seed.is_some() => "seeding".to_owned(),
             _ if self.durable.hidden_until > visible => "fetching again".to_owned(),
             _ if !self.is_replicating() => "readable, replication stopped".to_owned(),

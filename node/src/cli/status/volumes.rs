@@ -99,6 +99,13 @@ fn children(list: &[ChildProgress]) -> String {
     if words.is_empty() { "-".to_owned() } else { words.join(", ") }
 }
 
+/// What seeds and catch-ups of children have cost.
+fn extents(v: &VolumeInfo) -> Option<String> {
+    let (seeds, catch_ups) = (approx_size(v.seed_sent), approx_size(v.catch_up_sent));
+    (v.seed_sent + v.catch_up_sent > 0)
+        .then(|| format!("{seeds} by seeds, {catch_ups} by catch-ups since the start"))
+}
+
 /// Everything about a volume on a node, in words.
 pub(super) fn detail(h: &Held<'_>) -> String {
     let (v, now) = (h.volume, h.node.at_us);
@@ -125,6 +132,9 @@ pub(super) fn detail(h: &Held<'_>) -> String {
             v.generation
         ),
     );
+    if let Some(text) = extents(v) {
+        line("sent", text);
+    }
     if primary {
         line(
             "modified",

@@ -121,4 +121,7 @@ pub mod stream_error {
     pub const STOPPED: u16 = 8;
     /// The receiver was the writer of this volume and another took its place: an operator decides.
     pub const FENCED: u16 = 9;
+    /// The blocks that changed are not known: extents of a catch-up cannot be had, those of a seed
+    /// can.
+    pub const NO_CATCH_UP: u16 = 10;
 }

@@ -209,16 +209,28 @@ fn history(c: &mut Cursor) -> Get<Vec<Branch>> {
 }
 
 fn attach(stream: StreamId, c: &mut Cursor) -> Get<Attach> {
-    Ok(Attach {
+    let mut a = Attach {
         stream,
         state: set(c)?,
         generation: if c.bool("generation")? { Some(generation(c)?) } else { None },
         next: if c.bool("next")? { Some(held_step(c)?) } else { None },
         credit: c.u64()?,
-        wants_seed: c.bool("wants_seed")?,
-        seed_from_block: c.u64()?,
-        folded: set(c)?,
-    })
+        wants_seed: false,
+        seed_from_block: 0,
+        folded: SetNumber::ZERO,
+        over: None,
+    };
+    let wishes = c.u8()?;
+    if wishes > 3 {
+        return Err(Malformed::Value("wishes"));
+    }
+    a.wants_seed = wishes & 1 != 0;
+    a.seed_from_block = c.u64()?;
+    a.folded = set(c)?;
+    if wishes & 2 != 0 {
+        a.over = Some(set(c)?);
+    }
+    Ok(a)
 }
 
 fn held_step(c: &mut Cursor) -> Get<HeldStep> {
@@ -235,9 +247,15 @@ fn start(stream: StreamId, c: &mut Cursor) -> Get<Start> {
         1 => StartMode::Resume,
         2 => StartMode::Wait,
         3 => StartMode::Seed,
+        4 => StartMode::CatchUp { blocks: 0, bytes: 0 },
         _ => return Err(Malformed::Value("mode")),
     };
-    Ok(Start { stream, mode, from: set(c)?, feeder: c.u32()?, reason: text(c)? })
+    let (from, feeder) = (set(c)?, c.u32()?);
+    let mode = match mode {
+        StartMode::CatchUp { .. } => StartMode::CatchUp { blocks: c.u64()?, bytes: c.u64()? },
+        other => other,
+    };
+    Ok(Start { stream, mode, from, feeder, reason: text(c)? })
 }
 
 fn report(stream: StreamId, c: &mut Cursor) -> Get<Report> {

@@ -236,9 +236,12 @@ fn put_attach(b: &mut BytesMut, x: &Attach) {
         b.put_u32_le(n.next_chunk.0);
     }
     b.put_u64_le(x.credit);
-    b.put_u8(u8::from(x.wants_seed));
+    b.put_u8(u8::from(x.wants_seed) | u8::from(x.over.is_some()) << 1);
     b.put_u64_le(x.seed_from_block);
     b.put_u64_le(x.folded.0);
+    if let Some(over) = x.over {
+        b.put_u64_le(over.0);
+    }
 }
 
 fn put_start(b: &mut BytesMut, x: &Start) {
@@ -246,9 +249,14 @@ fn put_start(b: &mut BytesMut, x: &Start) {
         StartMode::Resume => 1,
         StartMode::Wait => 2,
         StartMode::Seed => 3,
+        StartMode::CatchUp { .. } => 4,
     });
     b.put_u64_le(x.from.0);
     b.put_u32_le(x.feeder);
+    if let StartMode::CatchUp { blocks, bytes } = x.mode {
+        b.put_u64_le(blocks);
+        b.put_u64_le(bytes);
+    }
     put_text(b, &x.reason, MAX_TEXT);
 }
 

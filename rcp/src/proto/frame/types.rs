@@ -139,6 +139,9 @@ pub struct Attach {
     pub seed_from_block: u64,
     /// Last set that is folded into its hidden base.
     pub folded: SetNumber,
+    /// The state that its content holds but for blocks that later states changed: those are all it
+    /// needs. With `wants_seed`, of the catch-up that is to go on.
+    pub over: Option<SetNumber>,
 }
 
 /// What a sender is going to do for a receiver that attached.
@@ -150,6 +153,14 @@ pub enum StartMode {
     Wait,
     /// Sends a seed, and beside it the steps after `from`.
     Seed,
+    /// Sends the blocks that changed after the state that the receiver's content holds, and beside
+    /// it the steps after `from`.
+    CatchUp {
+        /// How many blocks that are; 0 if the sender does not know.
+        blocks: u64,
+        /// How many bytes of content, before compression; 0 if the sender does not know.
+        bytes: u64,
+    },
 }
 
 /// The sender's decision.
