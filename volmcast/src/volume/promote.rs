@@ -170,7 +170,10 @@ impl Volume {
             self.want.merged = SetNumber::ZERO;
             self.want.visible = SetNumber::ZERO;
             self.want.hidden_until = SetNumber::ZERO;
+            // Nor may a catch-up build on it.
+            self.want.seed = None;
             self.seed_anew(SetNumber::ZERO);
+            self.changes_reset(SetNumber::ZERO);
             self.publish_view();
         }
         self.commit.request();
