@@ -6,7 +6,7 @@ use std::time::Duration;
 use tests::rig::{Plan, Tree, program, said, wait_for};
 
 /// Bytes of the file: enough for the kill to fall into its way.
-const LEN: usize = (96 << 20) + 1234;
+const LEN: usize = (200 << 20) + 1234;
 const LONG: Duration = Duration::from_secs(60);
 
 #[test]
