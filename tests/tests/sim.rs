@@ -1,6 +1,6 @@
 //! The simulation: seeds that once failed, and a few hundred others.
 
-use tests::sim::{Counters, run};
+use tests::sim::{BAD_DISKS, Counters, run};
 
 /// Seeds that found something, with a word on what.
 const REGRESSIONS: &[(u64, &str)] = &[
@@ -94,6 +94,20 @@ fn seeds_that_once_failed() {
         if let Err(f) = run(*seed, false) {
             panic!("{what}, again:\n{f}");
         }
+    }
+}
+
+#[test]
+fn disks_that_fail_and_rot() {
+    let mut counters = Counters::default();
+    for seed in BAD_DISKS..BAD_DISKS + 100 {
+        match run(seed, false) {
+            Ok(c) => counters.merge(&c),
+            Err(f) => panic!("{f}"),
+        }
+    }
+    for what in ["bit flipped in a save area", "failed request", "damage or failure reported"] {
+        assert!(counters.get(what) > 0, "never happened: {what}\n{counters}");
     }
 }
 
