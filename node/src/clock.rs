@@ -23,3 +23,9 @@ pub fn wall() -> Wall {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Wall(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
 }
+
+/// Now, in whole seconds since 1970, as certificates and tokens count.
+#[must_use]
+pub fn unix_seconds() -> i64 {
+    i64::try_from(wall().0 / 1_000_000).unwrap_or(i64::MAX)
+}

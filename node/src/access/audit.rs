@@ -1,4 +1,7 @@
 //! The record of changes: who, from where, what, with which result. One line of JSON each.
+//!
+//! What was refused stands in a file of its own: a stranger who asks again and again pushes other
+//! refusals out of it, never a change.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -10,9 +13,11 @@ use serde::Serialize;
 
 use super::{Caller, Who};
 
-/// File name, in the data folder.
-pub(super) const FILE: &str = "audit.log";
-/// A record longer than this begins a new file; the one before is kept as `audit.log.1`.
+/// File name of what was carried out, or tried, by those who may, in the data folder.
+const CHANGES: &str = "audit.log";
+/// File name of what was refused to those who may not.
+const REFUSALS: &str = "refused.log";
+/// A file longer than this is kept as `….1`, in place of the one before, and begins anew.
 const ROTATE: u64 = 16 << 20;
 
 /// One change.
@@ -28,27 +33,35 @@ struct Line<'a> {
     result: &'a str,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Open {
     file: Option<File>,
     len: u64,
 }
 
-/// Writes the record.
+/// One file, opened with its first line.
 #[derive(Debug)]
-pub struct Audit {
+struct Lines {
     path: PathBuf,
     open: Mutex<Open>,
 }
 
+/// Writes the record.
+#[derive(Debug)]
+pub struct Audit {
+    changes: Lines,
+    refusals: Lines,
+}
+
 impl Audit {
-    /// In a data folder. The file is opened with the first record.
+    /// In a data folder.
     #[must_use]
     pub fn new(folder: &Path) -> Self {
-        Self { path: folder.join(FILE), open: Mutex::new(Open { file: None, len: 0 }) }
+        let lines = |name| Lines { path: folder.join(name), open: Mutex::default() };
+        Self { changes: lines(CHANGES), refusals: lines(REFUSALS) }
     }
 
-    /// Adds a record; a failure is logged, never a reason not to answer.
+    /// Adds a change; a failure is logged, never a reason not to answer.
     pub fn record(
         &self,
         at_us: u64,
@@ -58,6 +71,17 @@ impl Audit {
         request: &str,
         result: &str,
     ) {
+        self.changes.add(at_us, who, caller, what, request, result);
+    }
+
+    /// Adds what somebody wanted who may not, and why not.
+    pub fn refused(&self, at_us: u64, caller: &Caller, what: &str, why: &str) {
+        self.refusals.add(at_us, &Who("nobody known".to_owned()), caller, what, "", why);
+    }
+}
+
+impl Lines {
+    fn add(&self, at_us: u64, who: &Who, caller: &Caller, what: &str, request: &str, result: &str) {
         let at = i64::try_from(at_us)
             .ok()
             .and_then(|us| jiff::Timestamp::from_microsecond(us).ok())

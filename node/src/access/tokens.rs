@@ -1,6 +1,5 @@
 //! Bearer tokens: made once, stored as hashes, taken up by running nodes.
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -11,6 +10,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::Scope;
+use crate::hex;
 use crate::pki::{PkiError, write};
 
 /// File name, in the folder with the certificates.
@@ -202,9 +202,5 @@ fn read(path: &Path) -> Result<Vec<Token>, String> {
 }
 
 fn hash(secret: &str) -> String {
-    let mut out = String::with_capacity(64);
-    for b in digest(&SHA256, secret.as_bytes()).as_ref() {
-        let _ = write!(out, "{b:02x}");
-    }
-    out
+    hex::encode(digest(&SHA256, secret.as_bytes()).as_ref())
 }

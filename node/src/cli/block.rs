@@ -11,6 +11,7 @@ use super::commands::Common;
 use super::output::{Failed, print, print_json};
 use super::target::{Purpose, Surroundings};
 use crate::api::MemberResult;
+use crate::hex;
 use crate::http::{paths, requests};
 
 #[derive(Debug, Subcommand)]
@@ -68,7 +69,7 @@ pub(super) async fn run(command: BlockCommand, around: &Surroundings) -> Result<
         id: id.to_string(),
         kind,
         after,
-        data: requests::hex(&data),
+        data: hex::encode(&data),
         wait_s: wait,
     };
     let again = |e: &dyn std::fmt::Display| {

@@ -13,19 +13,19 @@ use super::columns::columns;
 use super::output::{Failed, print, print_json, tell};
 use super::target::load;
 use super::text::span;
-use crate::clock;
+use crate::clock::unix_seconds;
 use crate::pki::{Authority, CA_KEY, Issued, PkiError, REVOKED, Standing, Validity};
 
 const DAY: u64 = 86_400;
 
 #[derive(Args, Debug)]
 pub(super) struct Place {
-    /// Folder with the certificates
+    /// Folder with the certificates; nodes look for tokens there too
     #[arg(long, value_name = "DIR", default_value = "pki")]
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     /// Print the answer as JSON
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -92,12 +92,8 @@ impl From<PkiError> for Failed {
     }
 }
 
-fn now() -> i64 {
-    i64::try_from(clock::wall().0 / 1_000_000).unwrap_or(i64::MAX)
-}
-
 fn for_days(days: u64) -> Validity {
-    Validity { now: now(), length: Duration::from_secs(days.saturating_mul(DAY)) }
+    Validity { now: unix_seconds(), length: Duration::from_secs(days.saturating_mul(DAY)) }
 }
 
 fn parse(name: &str) -> Result<NodeName, Failed> {
@@ -226,7 +222,7 @@ fn report(made: &[Issued], what: &str, place: &Place) -> Result<(), Failed> {
 
 fn revoke(name: &str, place: &Place) -> Result<(), Failed> {
     let node = parse(name)?;
-    let count = Authority::open(&place.dir)?.revoke(&node, now())?;
+    let count = Authority::open(&place.dir)?.revoke(&node, unix_seconds())?;
     let list = place.dir.join(REVOKED);
     let text = format!(
         "{node}: {count} certificate{} taken back; a node refuses {node} once it has {}",
@@ -246,7 +242,7 @@ struct Row<'a> {
 
 fn show(place: &Place) -> Result<(), Failed> {
     let authority = Authority::open(&place.dir)?;
-    let now = now();
+    let now = unix_seconds();
     let rows: Vec<Row<'_>> = authority
         .issued()
         .iter()

@@ -1,24 +1,13 @@
 //! `rcpctl token`: bearer tokens for HTTP. No node is asked; nodes read the list by themselves.
 
-use std::path::PathBuf;
-
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 
 use super::columns::columns;
 use super::output::{Failed, print, print_json, tell};
+use super::pki::Place;
 use super::text::span;
 use crate::access::{Scope, Token, Tokens};
-use crate::clock;
-
-#[derive(Args, Debug)]
-pub(super) struct Place {
-    /// Folder with the certificates; nodes look for tokens there
-    #[arg(long, value_name = "DIR", default_value = "pki")]
-    dir: PathBuf,
-    /// Print the answer as JSON
-    #[arg(long)]
-    json: bool,
-}
+use crate::clock::unix_seconds;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum TokenCommand {
@@ -49,10 +38,6 @@ pub(super) enum TokenCommand {
     },
 }
 
-fn now() -> i64 {
-    i64::try_from(clock::wall().0 / 1_000_000).unwrap_or(i64::MAX)
-}
-
 pub(super) fn run(command: TokenCommand) -> Result<(), Failed> {
     match command {
         TokenCommand::Create { name, scope, days, place } => {
@@ -63,7 +48,7 @@ pub(super) fn run(command: TokenCommand) -> Result<(), Failed> {
                     place.dir.display()
                 )));
             }
-            let now = now();
+            let now = unix_seconds();
             let until = days.map(|d| now + i64::from(d) * 86_400);
             let secret = Tokens::of(&place.dir).create(&name, scope, now, until)?;
             let answer = serde_json::json!({
@@ -95,7 +80,7 @@ fn list(place: &Place) -> Result<(), Failed> {
     if tokens.is_empty() {
         return print("there are no tokens: `rcpctl token create NAME --scope read`\n");
     }
-    let now = now();
+    let now = unix_seconds();
     let rows: Vec<Vec<String>> = tokens
         .iter()
         .map(|t| vec![t.name.clone(), t.scope.as_str().to_owned(), state(t, now)])

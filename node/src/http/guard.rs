@@ -31,10 +31,7 @@ impl Guard {
     fn token(&self, headers: &HeaderMap) -> Option<Result<Token, TokenError>> {
         let shown = headers.get(header::AUTHORIZATION)?.to_str().ok().and_then(bearer);
         let known = |secret: &str| match &self.tokens {
-            Some(tokens) => {
-                let now = i64::try_from(clock::wall().0 / 1_000_000).unwrap_or(i64::MAX);
-                tokens.check(secret, now)
-            }
+            Some(tokens) => tokens.check(secret, clock::unix_seconds()),
             None => Err(TokenError::Unknown),
         };
         Some(shown.map_or(Err(TokenError::Unknown), known))
@@ -83,8 +80,7 @@ pub(super) async fn guarded(
         Err(denied) => {
             tracing::warn!(from = %caller.from, %path, why = denied.text(), "request refused");
             if paths::is_change(&path) {
-                let asked = Asked { who: Who("anybody".to_owned()), caller };
-                app.guard.record(&asked, &path, "", denied.text());
+                app.guard.audit.refused(clock::wall().0, &caller, &path, denied.text());
             }
             refuse(&path, denied)
         }

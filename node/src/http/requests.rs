@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::api::{PolicyChange, RouteWay};
+use crate::hex;
 use crate::mover::Order;
 
 /// Cut a delta set now.
@@ -92,26 +93,12 @@ impl Block {
             id: *id.as_bytes(),
             kind: self.kind.clone(),
             after,
-            body: unhex(&self.data)?.into(),
+            body: hex::decode(&self.data)
+                .ok_or("the data of a block is not in hexadecimal digits")?
+                .into(),
             wait: std::time::Duration::from_secs(self.wait_s),
         })
     }
-}
-
-/// Bytes as hexadecimal digits.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
-fn unhex(text: &str) -> Result<Vec<u8>, String> {
-    let digit = |b: &u8| char::from(*b).to_digit(16).and_then(|d| u8::try_from(d).ok());
-    let byte = |two: &[u8]| match two {
-        [a, b] => Some(digit(a)? << 4 | digit(b)?),
-        _ => None,
-    };
-    let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(byte).collect();
-    bytes.ok_or_else(|| "the data of a block is not in hexadecimal digits".to_owned())
 }
 
 /// Change a volume's size.

@@ -18,6 +18,7 @@ use rustls_pki_types::pem::PemObject;
 
 use super::index::{Index, Issued, Standing};
 use super::{CA_CERTIFICATE, CA_KEY, REVOKED};
+use crate::hex;
 
 /// Clocks of two nodes may differ by this much; a fresh certificate is valid from so long ago.
 const CLOCK_SKEW: Duration = Duration::from_secs(3600);
@@ -313,7 +314,7 @@ impl Authority {
         let certificate = params.signed_by(&key, &self.issuer)?;
         let issued = Issued {
             node: node.to_string(),
-            serial: hex(&serial.to_bytes()),
+            serial: hex::encode(&serial.to_bytes()),
             also: also.to_vec(),
             from: valid.now,
             until: valid.until(),
@@ -344,7 +345,7 @@ impl Authority {
             .iter()
             .filter_map(|i| {
                 Some(RevokedCertParams {
-                    serial_number: SerialNumber::from_slice(&unhex(&i.serial)?),
+                    serial_number: SerialNumber::from_slice(&hex::decode(&i.serial)?),
                     revocation_time: at(i.revoked?),
                     reason_code: Some(RevocationReason::CessationOfOperation),
                     invalidity_date: None,
@@ -383,14 +384,6 @@ fn serial() -> SerialNumber {
     let mut bytes = *uuid::Uuid::new_v4().as_bytes();
     bytes[0] = bytes[0] & 0x7f | 0x40;
     SerialNumber::from_slice(&bytes)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    (0..text.len()).step_by(2).map(|i| u8::from_str_radix(text.get(i..i + 2)?, 16).ok()).collect()
 }
 
 /// Replaces a file whole and durably; a secret one is never readable for others, not even for a

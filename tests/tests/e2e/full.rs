@@ -47,6 +47,18 @@ fn write_all(tree: &Tree, n: u64) -> Result<(), (u64, ClientError)> {
     c.flush().map_err(|e| (0, e))
 }
 
+/// With room again all are the same, and nobody complained of anything else.
+fn all_same_in_the_end(tree: &Tree, disk: Mounted) {
+    let set = tree.cut("vol", true).set;
+    tree.all_same("vol", set, LONG);
+    tree.expect("space");
+    tree.quiet();
+    for n in tree.names() {
+        tree.kill(&n);
+    }
+    disk.unmount();
+}
+
 fn replica_full(node: &str, others: &[&str]) {
     let Some((tree, disk)) = tree_on(node) else { return };
     write_all(&tree, 1 << 40).unwrap();
@@ -69,14 +81,7 @@ fn replica_full(node: &str, others: &[&str]) {
         tree.stop(node, LONG);
         tree.up(node);
     }
-    let set = tree.cut("vol", true).set;
-    tree.all_same("vol", set, LONG);
-    tree.expect("space");
-    tree.quiet();
-    for n in tree.names() {
-        tree.kill(&n);
-    }
-    disk.unmount();
+    all_same_in_the_end(&tree, disk);
 }
 
 #[test]
@@ -106,14 +111,7 @@ fn a_leaf_that_is_full_while_it_is_seeded_goes_on_by_itself() {
     });
     eprintln!("full: l2 says: {why}");
     disk.resize(LARGE);
-    let set = tree.cut("vol", true).set;
-    tree.all_same("vol", set, LONG);
-    tree.expect("space");
-    tree.quiet();
-    for n in tree.names() {
-        tree.kill(&n);
-    }
-    disk.unmount();
+    all_same_in_the_end(&tree, disk);
 }
 
 #[test]
@@ -140,12 +138,5 @@ fn a_full_primary_is_enospc_to_its_client() {
     }
     disk.resize(LARGE);
     write_all(&tree, 2 * n).unwrap();
-    let set = tree.cut("vol", true).set;
-    tree.all_same("vol", set, LONG);
-    tree.expect("space");
-    tree.quiet();
-    for n in tree.names() {
-        tree.kill(&n);
-    }
-    disk.unmount();
+    all_same_in_the_end(&tree, disk);
 }

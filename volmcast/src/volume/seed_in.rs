@@ -110,16 +110,31 @@ impl Volume {
     /// is the size of the volume as the parent told it last: that of `from`, or of a set after it.
     pub fn seed_begin(&mut self, from: SetNumber, blocks: BlockCount) {
         self.want.blocks = blocks;
-        self.log.reset(from);
-        self.commit.log_was_reset();
-        self.detach_all("detached: its parent is itself being seeded");
+        self.join_at(from, "detached: its parent is itself being seeded");
         if matches!(self.cfg.role, Role::Relay) {
             // Nothing to fill: it goes on passing the stream on, from there.
             self.commit.request();
             self.pump();
             return;
         }
-        // The content that held them is overwritten: readers and kept states end here.
+        self.hide(from);
+        self.want.seed = None;
+        self.seed_anew(from);
+        self.changes_reset(from);
+        self.publish_view();
+        self.commit.request();
+        self.pump();
+    }
+
+    /// The live stream joins at `from`: what the log held is given up, and children begin anew.
+    fn join_at(&mut self, from: SetNumber, why: &str) {
+        self.log.reset(from);
+        self.commit.log_was_reset();
+        self.detach_all(why);
+    }
+
+    /// The content is about to be overwritten: readers and kept states end here.
+    fn hide(&mut self, from: SetNumber) {
         self.board.forsake_kept();
         self.give_up_kept();
         self.intake.building = None;
@@ -128,12 +143,6 @@ impl Volume {
         self.merge.start(self.log.head(), from);
         self.want.merged = from;
         self.want.visible = self.want.visible.min(from);
-        self.want.seed = None;
-        self.seed_anew(from);
-        self.changes_reset(from);
-        self.publish_view();
-        self.commit.request();
-        self.pump();
     }
 
     /// The state that the content here holds, but for blocks that later states changed: what a
@@ -164,17 +173,8 @@ impl Volume {
         // Parts of what was shown once may be in the content.
         let shown = self.want.visible.max(self.durable.visible).max(self.log.state());
         self.want.hidden_until = self.want.hidden_until.max(shown);
-        self.log.reset(from);
-        self.commit.log_was_reset();
-        self.detach_all("detached: its parent is itself being caught up");
-        self.board.forsake_kept();
-        self.give_up_kept();
-        self.intake.building = None;
-        self.intake.partial = false;
-        self.playback.clear();
-        self.merge.start(self.log.head(), from);
-        self.want.merged = from;
-        self.want.visible = self.want.visible.min(from);
+        self.join_at(from, "detached: its parent is itself being caught up");
+        self.hide(from);
         let floor = self.seed_in.as_ref().map_or(SetNumber::ZERO, |s| s.floor);
         self.want.seed = Some(SeedMark { over: Some(over), from, next_block: 0, need: None });
         self.seed_anew(from);
