@@ -92,7 +92,7 @@ impl Ours {
     /// A tree whose replicas hold the image.
     fn start(root: &Path, n: usize, size: u64) -> anyhow::Result<Self> {
         eprintln!("delta: {}: building the tree", row(n));
-        let plan = Plan { size, save: save(size), children: n, sinks: false };
+        let plan = Plan::new(size, save(size), n, false);
         let mut tree = Tree::start(root, &plan)?;
         // In pieces that fit the save volume, so that no seed is needed.
         let piece = save(size) / 4;

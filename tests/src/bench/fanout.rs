@@ -52,7 +52,7 @@ fn into_memory(
 ) -> anyhow::Result<()> {
     let row = row(n);
     let delivered = len as f64 * n as f64;
-    let mut tree = Tree::start(root, &Plan { size: len, save: 3 * len, children: n, sinks: true })?;
+    let mut tree = Tree::start(root, &Plan::new(len, 3 * len, n, true))?;
     for run in 0..o.runs {
         eprintln!("fanout into memory: {row}: run {} of {}", run + 1, o.runs);
         fill::export(&tree.nbd(), VOLUME, len, run as u64)?;
@@ -133,7 +133,7 @@ fn durable(
     for run in 0..o.runs {
         eprintln!("fanout durable: {row}: run {} of {}", run + 1, o.runs);
         // A fresh tree each time, as fio's files are fresh.
-        let plan = Plan { size: len, save: 2 * len, children: n, sinks: false };
+        let plan = Plan::new(len, 2 * len, n, false);
         let mut tree = Tree::start(root, &plan)?;
         tree.until("every child has made its replica", |t| {
             (0..n).all(|i| t.volume(Some(i)).is_some()).then_some(())

@@ -30,7 +30,7 @@ pub(super) fn measure(root: &Path, o: &Options, report: &mut Report) -> anyhow::
     let row = format!("{} MiB written", o.memory_mib);
     for run in 0..o.runs.min(3) {
         eprintln!("memory: run {}", run + 1);
-        let plan = Plan { size: SIZE, save: SAVE, children: 3, sinks: false };
+        let plan = Plan::new(SIZE, SAVE, 3, false);
         let mut tree = Tree::start(root, &plan)?;
         tree.cut_every(Some(Duration::from_secs(1)))?;
         let stopped = tree.leaves[2].0.pid();

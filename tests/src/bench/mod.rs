@@ -5,12 +5,14 @@
 //! | `nbd` | requests per second of the NBD front end, capture off, on, and on with 1 s cuts | `qemu-nbd`, `nbdkit file` |
 //! | `fanout` | 1 GiB of incompressible data to 1, 4 and 8 children: into memory, and durable | `iperf3`, `fio` |
 //! | `delta` | 1% of an image to 1, 4 and 8 replicas, from the demand to visible everywhere | `rsync` |
+//! | `transports` | 1 GiB over one hop by TCP, TLS and QUIC, each side on a core of its own | `iperf3`, bare rustls, bare quinn |
 //! | `memory` | peak memory of every node while 4 GiB flow and one child is stopped | the bound |
 //!
 //! A figure is the median of the runs with the smallest and the largest; the contestants take
 //! turns within each run. What runs is this executable itself (hidden commands), so that nothing
 //! else has to be built. Every wait has a deadline, every process is ended with its owner.
 
+mod bare;
 mod delta;
 mod facts;
 mod fanout;
@@ -22,6 +24,7 @@ mod peers;
 mod process;
 mod report;
 mod sink;
+mod transports;
 mod tree;
 
 use std::path::{Path, PathBuf};
@@ -46,6 +49,8 @@ pub enum What {
     Nbd,
     /// Fan-out to many children.
     Fanout,
+    /// One hop over each transport.
+    Transports,
     /// A small change of a large image.
     Delta,
     /// Memory under load.
@@ -80,7 +85,7 @@ pub struct Options {
     /// MiB of the volume for `nbd`.
     #[arg(long, default_value_t = 1024)]
     nbd_mib: u64,
-    /// MiB that `fanout` delivers to each child.
+    /// MiB that `fanout` and `transports` deliver to each child.
     #[arg(long, default_value_t = 1024)]
     fanout_mib: u64,
     /// MiB of the image for `delta`.
@@ -112,6 +117,9 @@ enum Part {
     /// A receiver that drops what it gets.
     #[command(hide = true)]
     Sink(sink::Args),
+    /// A library without the product around it.
+    #[command(hide = true)]
+    Bare(bare::Args),
     /// A file over NBD, without a volume round it.
     #[command(hide = true)]
     NbdFile {
@@ -135,6 +143,7 @@ pub fn main() -> ExitCode {
             };
         }
         Some(Part::Sink(a)) => sink::main(&a),
+        Some(Part::Bare(a)) => bare::main(&a),
         Some(Part::NbdFile { file, socket }) => nbd::serve_file(&file, &socket),
         None => measure(args.what, &args.options),
     };
@@ -168,6 +177,7 @@ fn measure(what: What, o: &Options) -> anyhow::Result<()> {
     };
     section(What::Nbd, nbd::measure)?;
     section(What::Fanout, fanout::measure)?;
+    section(What::Transports, transports::measure)?;
     section(What::Delta, delta::measure)?;
     section(What::Memory, memory::measure)?;
     report.print_missing();

@@ -129,7 +129,7 @@ pub(super) fn measure(root: &Path, o: &Options, report: &mut Report) -> anyhow::
             Ok(c)
         })?,
     );
-    let plan = Plan { size, save: 2 * size, children: 0, sinks: false };
+    let plan = Plan::new(size, 2 * size, 0, false);
     let mut tree = Tree::start(&dir, &plan)?;
     let socket: PathBuf = tree.nbd();
     // Everybody's file is filled through its server, in blocks: large writes would leave large

@@ -75,6 +75,21 @@ pub(super) fn ourselves() -> anyhow::Result<Command> {
     Ok(Command::new(std::env::current_exe()?))
 }
 
+/// A program that runs on one core only.
+pub(super) fn on_core(core: usize, program: &Path) -> Command {
+    let mut c = Command::new("taskset");
+    c.args(["-c", &core.to_string()]).arg(program);
+    c
+}
+
+/// As [`ourselves`], on one core if one is named.
+pub(super) fn ourselves_on(core: Option<usize>) -> anyhow::Result<Command> {
+    match core {
+        Some(core) => Ok(on_core(core, &std::env::current_exe()?)),
+        None => ourselves(),
+    }
+}
+
 /// A running process; killed when dropped.
 pub(super) struct Process {
     name: String,

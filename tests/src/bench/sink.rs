@@ -4,13 +4,19 @@
 //! when a set is complete it says `end SET`, acknowledges it and attaches again without credit.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context;
 use rcp::net::conn::{FramedReader, FramedWriter, Verify};
-use rcp::net::port::{Accepted, accept_tcp};
+use rcp::net::port::{Accepted, accept, accept_tcp};
+use rcp::net::quic::{Link, Listener};
+use rcp::net::tls::{self, Pki};
 use rcp::proto::frame::{Attach, DecodedFrame, Frame, FrameType, Offer, StreamId, Verified};
 use rcp::proto::ids::{ChunkNumber, GroupName, NodeName, SetNumber};
 use rcp::proto::session::{Event, Peers, Session, SessionConfig, Side, VERSIONS};
+use rcp::proto::transport::Transport;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
@@ -26,12 +32,22 @@ pub(super) struct Args {
     group: String,
     #[arg(long)]
     listen: SocketAddr,
+    /// What carries the session.
+    #[arg(long, default_value_t = Transport::Tcp)]
+    transport: Transport,
+    /// The folder with certificates.
+    #[arg(long)]
+    pki: Option<PathBuf>,
 }
+
+/// Frames of lanes that wait to be looked at.
+const LANE_QUEUE: usize = 8;
+
+type Orders = mpsc::Receiver<String>;
 
 /// Serves one feeder after the other, until it is killed.
 pub(super) fn main(args: &Args) -> anyhow::Result<()> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-        let listener = TcpListener::bind(args.listen).await?;
         let (orders, mut queue) = mpsc::channel(16);
         std::thread::spawn(move || {
             for line in std::io::stdin().lines().map_while(Result::ok) {
@@ -40,13 +56,72 @@ pub(super) fn main(args: &Args) -> anyhow::Result<()> {
                 }
             }
         });
+        if args.transport == Transport::Quic {
+            return over_quic(args, &mut queue).await;
+        }
+        let listener = TcpListener::bind(args.listen).await?;
         loop {
             let (io, _) = listener.accept().await?;
-            if let Err(e) = serve(args, io, &mut queue).await {
+            if let Err(e) = over_tcp(args, io, &mut queue).await {
                 eprintln!("{}: {e:#}", args.node);
             }
         }
     })
+}
+
+fn pki(args: &Args) -> anyhow::Result<Arc<Pki>> {
+    let folder = args.pki.as_ref().context("a proven transport needs --pki")?;
+    Ok(Arc::new(Pki::load(folder, &NodeName::new(&args.node)?)?))
+}
+
+async fn over_tcp(args: &Args, io: TcpStream, orders: &mut Orders) -> anyhow::Result<()> {
+    let no_lanes = mpsc::channel(1).1;
+    match accept_tcp(io).await {
+        Accepted::Rcp { io, .. } if args.transport == Transport::Tcp => {
+            let (read, write) = tokio::io::split(io);
+            serve(args, read, write, no_lanes, orders).await
+        }
+        Accepted::Tls { io } if args.transport == Transport::Tls => {
+            let (io, _) = tls::accept(&*pki(args)?, io).await?;
+            let Accepted::Rcp { io, .. } = accept(io).await else { return Ok(()) };
+            let (read, write) = tokio::io::split(io);
+            serve(args, read, write, no_lanes, orders).await
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn over_quic(args: &Args, orders: &mut Orders) -> anyhow::Result<()> {
+    let listener = Listener::bind(args.listen, pki(args)?)?;
+    while let Some(incoming) = listener.next().await {
+        let (c, ..) = match incoming.accept().await {
+            Ok(c) => c,
+            Err(e) => {
+                eprintln!("{}: {e:#}", args.node);
+                continue;
+            }
+        };
+        let (frames, lanes) = mpsc::channel(LANE_QUEUE);
+        tokio::spawn(read_lanes(c.link, frames));
+        if let Err(e) = serve(args, c.recv, c.send, lanes, orders).await {
+            eprintln!("{}: {e:#}", args.node);
+        }
+    }
+    Ok(())
+}
+
+async fn read_lanes(link: Link, frames: mpsc::Sender<DecodedFrame>) {
+    while let Ok(lane) = link.next_lane().await {
+        let frames = frames.clone();
+        tokio::spawn(async move {
+            let mut reader = FramedReader::new(lane, "the primary", Verify::Content);
+            while let Ok(Some(f)) = reader.next().await {
+                if frames.send(f).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
 }
 
 struct Sink {
@@ -58,12 +133,17 @@ struct Sink {
     eager: bool,
 }
 
-async fn serve(
+async fn serve<R, W>(
     args: &Args,
-    io: TcpStream,
-    orders: &mut mpsc::Receiver<String>,
-) -> anyhow::Result<()> {
-    let Accepted::Rcp { io, .. } = accept_tcp(io).await else { return Ok(()) };
+    read: R,
+    write: W,
+    mut lanes: mpsc::Receiver<DecodedFrame>,
+    orders: &mut Orders,
+) -> anyhow::Result<()>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
     let cfg = SessionConfig {
         versions: VERSIONS,
         node: NodeName::new(&args.node)?,
@@ -83,7 +163,6 @@ async fn serve(
         feeder: 1,
         eager: false,
     };
-    let (read, write) = tokio::io::split(io);
     let mut reader = FramedReader::new(read, "the primary", Verify::Content);
     let mut writer = FramedWriter::new(write, "the primary");
     let mut look = tokio::time::interval(node::limits::KEEPALIVE / 4);
@@ -93,6 +172,7 @@ async fn serve(
                 let Some(frame) = frame? else { return Ok(()) };
                 sink.frame(frame)?;
             }
+            Some(frame) = lanes.recv() => sink.frame(frame)?,
             order = orders.recv() => {
                 anyhow::ensure!(order.is_some(), "nobody gives orders any more");
                 sink.go();

@@ -12,12 +12,17 @@ use node::api::{CutInfo, NodeStatus, PolicyChange, VolumeInfo};
 use node::cli::Client;
 use node::http::{paths, requests};
 
+use rcp::proto::transport::{Congestion, Transport};
+
 use super::process::{self, Process};
+use crate::rig::Authority;
 
 /// The only volume, and the only group.
 pub(super) const VOLUME: &str = "vol1";
 pub(super) const GROUP: &str = "bench";
 const PRIMARY: &str = "primary";
+/// The folder of the certificates.
+const PKI: &str = "pki";
 /// Longest wait for anything.
 pub(super) const DEADLINE: Duration = Duration::from_secs(300);
 /// A timeout that does not come.
@@ -31,6 +36,27 @@ pub(super) struct Plan {
     pub(super) children: usize,
     /// Children keep nothing.
     pub(super) sinks: bool,
+    /// What carries the hops.
+    pub(super) transport: Transport,
+    /// Congestion control of the hops; what is usual if none.
+    pub(super) congestion: Option<Congestion>,
+    /// The primary has one core, and its children another.
+    pub(super) pinned: bool,
+}
+
+impl Plan {
+    /// Children over plain TCP, on whatever core.
+    pub(super) fn new(size: u64, save: u64, children: usize, sinks: bool) -> Self {
+        Self {
+            size,
+            save,
+            children,
+            sinks,
+            transport: Transport::Tcp,
+            congestion: None,
+            pinned: false,
+        }
+    }
 }
 
 /// A running tree; ended when dropped.
@@ -77,9 +103,12 @@ fn topology(plan: &Plan, addrs: &[String]) -> TopologySpec {
             ..PolicySpec::default()
         },
         playback: PlaybackSpec { timeout: Some("0s".to_owned()), ..PlaybackSpec::default() },
+        transport: Some(plan.transport.to_string()),
+        congestion: plan.congestion.map(|c| c.to_string()),
         ..GroupSpec::default()
     };
     TopologySpec {
+        pki: (plan.transport != Transport::Tcp).then(|| PKI.to_owned()),
         nodes: names.iter().zip(addrs).map(node).collect(),
         groups: BTreeMap::from([(GROUP.to_owned(), group)]),
         ..TopologySpec::default()
@@ -101,8 +130,14 @@ impl Tree {
         config::Topology::compile(&yaml, "topology.yaml")
             .map_err(|d| anyhow::anyhow!("{}", d.plain()))?;
         std::fs::write(&file, yaml)?;
+        if plan.transport != Transport::Tcp {
+            let names: Vec<_> = (1..=plan.children).map(leaf).collect();
+            let names = names.iter().map(String::as_str).chain([PRIMARY]).collect::<Vec<_>>();
+            Authority::new("bench").write(&dir.join(PKI), &names);
+        }
         let run = |name: &str| -> anyhow::Result<(Process, Client)> {
-            let mut c = process::ourselves()?;
+            let core = plan.pinned.then_some(usize::from(name != PRIMARY));
+            let mut c = process::ourselves_on(core)?;
             c.args(["node", "--node", name]).arg("--topology").arg(&file);
             let p = Process::start(&mut c, &dir.join(format!("{name}.log")), false)?;
             Ok((p, Client::new(dir.join(name).join("rcpd.sock"))))
@@ -110,8 +145,9 @@ impl Tree {
         let (mut leaves, mut sinks) = (Vec::new(), Vec::new());
         for (i, addr) in addrs.iter().enumerate().skip(1) {
             if plan.sinks {
-                let mut c = process::ourselves()?;
+                let mut c = process::ourselves_on(plan.pinned.then_some(1))?;
                 c.args(["sink", "--node", &leaf(i), "--group", GROUP, "--listen", addr]);
+                c.args(["--transport", plan.transport.as_str(), "--pki"]).arg(dir.join(PKI));
                 sinks.push(Process::start(&mut c, &dir.join("sinks.log"), true)?);
             } else {
                 leaves.push(run(&leaf(i))?);

@@ -1,0 +1,122 @@
+//! (e) One hop over each transport, into a sink in memory, beside the bare libraries.
+//!
+//! The sender has one core, the receiver another. *Ours* is a whole node, which reads what it sends
+//! from its save volume; the clock runs from the grant of credit to the last chunk that was proved.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use rcp::proto::transport::Transport;
+use serde_json::Value;
+
+use super::process::{self, Process};
+use super::report::Report;
+use super::tree::{DEADLINE, Plan, Tree, VOLUME};
+use super::{GIB, MIB, Options, bare, fill, peers};
+use crate::rig::Authority;
+
+const RATE: &str = "one hop into memory, one core each side";
+const CPU: &str = "one hop into memory, processor time";
+const OURS: &str = "a node";
+const BARE: &str = "bare library";
+const IPERF: &str = "iperf3";
+/// What the session may cost.
+const GOAL: f64 = 0.85;
+
+pub(super) fn measure(root: &Path, o: &Options, report: &mut Report) -> anyhow::Result<()> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    anyhow::ensure!(cores >= 2, "`transports` needs two cores, and there is one");
+    let len = o.fanout_mib * MIB;
+    let iperf = peers::find("iperf3", "iperf3", o, report);
+    let pki = root.join("bare-pki");
+    Authority::new("bare").write(&pki, &[bare::NAME]);
+    for &transport in Transport::ALL {
+        let row = transport.as_str();
+        if !row.contains(&o.only) {
+            continue;
+        }
+        let mut plan = Plan::new(len, 3 * len, 1, true);
+        (plan.transport, plan.pinned) = (transport, true);
+        let mut tree = Tree::start(root, &plan)?;
+        for run in 0..o.runs {
+            eprintln!("transports: {row}: run {} of {}", run + 1, o.runs);
+            fill::export(&tree.nbd(), VOLUME, len, run as u64)?;
+            let set = tree.cut()?.set;
+            process::settle();
+            let pids = tree.pids();
+            let cpu = process::cpu_seconds(&pids);
+            let took = tree.pour(set)?;
+            let cpu = process::cpu_seconds(&pids) - cpu;
+            report.add(RATE, "MB/s", row, OURS, len as f64 / took / 1e6);
+            report.add(CPU, "s/GiB", row, OURS, cpu / (len as f64 / GIB as f64));
+            if o.no_peers {
+                continue;
+            }
+            let (rate, cpu) = library(root, &pki, transport, o)?;
+            report.add(RATE, "MB/s", row, BARE, rate / 1e6);
+            report.add(CPU, "s/GiB", row, BARE, cpu);
+            if let Some(p) = iperf.as_deref().filter(|_| transport == Transport::Tcp) {
+                let (rate, cpu) = iperf3(p, root, o.seconds)?;
+                report.add(RATE, "MB/s", row, IPERF, rate / 1e6);
+                report.add(CPU, "s/GiB", row, IPERF, cpu);
+            }
+        }
+        report.ratio(RATE, row, (OURS, BARE), GOAL, true);
+        report.ratio(RATE, row, (OURS, IPERF), GOAL, true);
+        report.ratio(CPU, row, (OURS, BARE), 1.0 / GOAL, false);
+        tree.end()?;
+    }
+    Ok(())
+}
+
+fn free_port() -> anyhow::Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+/// Bytes per second, and CPU-seconds per GiB, of a bare library.
+fn library(
+    root: &Path,
+    pki: &Path,
+    transport: Transport,
+    o: &Options,
+) -> anyhow::Result<(f64, f64)> {
+    let at = free_port()?.to_string();
+    let log = root.join("bare.log");
+    let program = |core: usize| -> anyhow::Result<std::process::Command> {
+        let mut c = process::ourselves_on(Some(core))?;
+        c.args(["bare", "--transport", transport.as_str(), "--mib", &o.fanout_mib.to_string()]);
+        c.arg("--pki").arg(pki);
+        Ok(c)
+    };
+    let before = process::cpu_seconds(&[]);
+    let sink = Process::start(program(1)?.args(["--listen", &at]), &log, true)?;
+    anyhow::ensure!(sink.line(DEADLINE)? == "ready", "{}", log.display());
+    let source = Process::start(program(0)?.args(["--to", &at]), &log, false)?;
+    let line = sink.line(DEADLINE)?;
+    source.wait(Duration::from_secs(90))?;
+    sink.wait(Duration::from_secs(90))?;
+    let cpu = process::cpu_seconds(&[]) - before;
+    let (bytes, secs) = line.split_once(' ').context("BYTES SECONDS")?;
+    let (bytes, secs): (f64, f64) = (bytes.parse()?, secs.parse()?);
+    Ok((bytes / secs, cpu / (bytes / GIB as f64)))
+}
+
+fn iperf3(program: &Path, root: &Path, secs: u64) -> anyhow::Result<(f64, f64)> {
+    let port = free_port()?.port().to_string();
+    let before = process::cpu_seconds(&[]);
+    let mut c = process::on_core(1, program);
+    c.args(["-s", "-1", "-B", "127.0.0.1", "-p", &port]);
+    let server = Process::start(&mut c, &root.join("iperf3.log"), false)?;
+    std::thread::sleep(Duration::from_millis(300));
+    let mut c = process::on_core(0, program);
+    c.args(["-c", "127.0.0.1", "-p", &port, "-J", "-t", &secs.to_string()]);
+    let text = process::run(&mut c, Duration::from_secs(secs + 60))?;
+    server.wait(Duration::from_secs(20))?;
+    let v: Value = serde_json::from_str(&text).context("iperf3's answer")?;
+    let sum = &v["end"]["sum_received"];
+    let rate = sum["bits_per_second"].as_f64().context("iperf3's rate")? / 8.0;
+    let bytes = sum["bytes"].as_f64().context("iperf3's bytes")?;
+    Ok((rate, (process::cpu_seconds(&[]) - before) / (bytes / GIB as f64)))
+}
