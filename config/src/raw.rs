@@ -61,6 +61,7 @@ pub(crate) struct RawHop {
     pub(crate) congestion: Option<Text>,
     pub(crate) via: Option<Text>,
     pub(crate) ca: Option<Text>,
+    pub(crate) limit: Option<Text>,
 }
 
 #[derive(Debug)]
@@ -435,7 +436,7 @@ fn entries(tree: Tree, owner: &str, report: &mut Report) -> Vec<(Text, Tree)> {
 
 /// Next hops: names, or mappings with `node` and how it is reached.
 fn hops(tree: Tree, owner: &str, report: &mut Report) -> Vec<RawHop> {
-    let known = &["node", "transport", "congestion", "via", "ca"];
+    let known = &["node", "transport", "congestion", "via", "ca", "limit"];
     let hop = |t: Tree, report: &mut Report| match t.kind {
         Kind::Text(value) => Some(RawHop {
             node: Text { value, span: t.span },
@@ -443,6 +444,7 @@ fn hops(tree: Tree, owner: &str, report: &mut Report) -> Vec<RawHop> {
             congestion: None,
             via: None,
             ca: None,
+            limit: None,
         }),
         Kind::Map(_) => {
             let (at, what) = (t.span.clone(), format!("one of {owner}"));
@@ -453,6 +455,7 @@ fn hops(tree: Tree, owner: &str, report: &mut Report) -> Vec<RawHop> {
                 congestion: f.text("congestion", report),
                 via: f.text("via", report),
                 ca: f.text("ca", report),
+                limit: f.text("limit", report),
             })
         }
         other => {

@@ -14,7 +14,7 @@ use std::str::FromStr;
 /// The three forms, for `--help` and for errors.
 pub const USAGE: &str = "\
 usage: rcproute [NODE:] add group=GROUP nexthop=NODE [transport=tcp|tls|quic]
-                [congestion=cubic|bbr|reno] [via=URL [ca=FILE]]
+                [congestion=cubic|bbr|reno] [via=URL [ca=FILE]] [limit=LIMIT]
        rcproute [NODE:] display [group=GROUP]
        rcproute [NODE:] delete [group=GROUP] [nexthop=NODE]";
 
@@ -95,7 +95,7 @@ impl RouteCommand {
         };
         let action = match *verb {
             "add" => {
-                let keys = ["group", "nexthop", "transport", "congestion", "via", "ca"];
+                let keys = ["group", "nexthop", "transport", "congestion", "via", "ca", "limit"];
                 let found = arguments(verb, rest, &keys)?;
                 RouteAction::Add {
                     group: found.group.ok_or_else(|| error("add needs `group=GROUP`"))?,
@@ -177,6 +177,7 @@ fn arguments(
             }
             "transport" => by.transport.replace(value.parse().map_err(|e| bad(&e))?).is_some(),
             "congestion" => by.congestion.replace(value.parse().map_err(|e| bad(&e))?).is_some(),
+            "limit" => by.limit.replace(value.parse().map_err(|e| bad(&e))?).is_some(),
             "via" => by.via.replace(value.parse().map_err(|e| bad(&e))?).is_some(),
             "ca" if value.is_empty() || value.len() > MAX_PATH => {
                 return Err(error(format!("in {}: not a path of a file", shown(word))));
@@ -292,6 +293,8 @@ mod tests {
             ("add group=g nexthop=n via=http://p/ transport=quic", "write `transport=tls`"),
             ("add group=g nexthop=n via=http://p/ ca=x", "reached by https"),
             ("add group=g nexthop=n ca=", "not a path"),
+            ("add group=g nexthop=n limit=20Mbps", "write 20Mbit/s"),
+            ("add group=g nexthop=n limit=9Mbit/s limit=none", "`limit=` is written twice"),
             ("add group=g nexthop=n connections=4", "add has no key `connections`"),
             ("delete group=g transport=tls", "delete has no key `transport`"),
             ("add group=g1 nexthob=n", "did you mean `nexthop`?"),
@@ -313,7 +316,7 @@ mod tests {
         #[test]
         fn no_line_panics_and_good_ones_print_back(
             before in "(cell?1-ser2: )?(rcproute )?",
-            after in "(add|display|delete|.)( group=[a-z]{1,3})?( nexthop=[a-z1-9-]{1,9})?( transport=(tls|quic|x))?( via=https?://[a-z:1]{1,5})?.?",
+            after in "(add|display|delete|.)( group=[a-z]{1,3})?( nexthop=[a-z1-9-]{1,9})?( transport=(tls|quic|x))?( limit=[1-9]{2}Mbit/s(@sat)?)?( via=https?://[a-z:1]{1,5})?.?",
         ) {
             let line = before + &after;
             if let Ok(c) = line.parse::<RouteCommand>() {

@@ -105,6 +105,7 @@ pub struct HopSpec {
     pub congestion: Option<String>,
     pub via: Option<String>,
     pub ca: Option<String>,
+    pub limit: Option<String>,
 }
 
 impl From<&str> for HopSpec {
@@ -126,6 +127,7 @@ impl Serialize for HopSpec {
             ("congestion", &self.congestion),
             ("via", &self.via),
             ("ca", &self.ca),
+            ("limit", &self.limit),
         ];
         let said = said.into_iter().filter_map(|(k, v)| Some((k, v.as_ref()?)));
         if said.clone().next().is_none() {
@@ -277,6 +279,7 @@ fn group(g: &GroupPlan) -> GroupSpec {
             congestion: own.congestion.map(|c| c.to_string()),
             via: own.via.map(|v| v.to_string()),
             ca: own.ca,
+            limit: own.limit.map(|l| l.to_string()),
         }
     };
     GroupSpec {

@@ -52,6 +52,8 @@ fn specs() -> impl Strategy<Value = TopologySpec> {
                 if persistent {
                     hop.transport =
                         [None, Some("tcp"), Some("tls"), Some("quic")][i % 4].map(str::to_owned);
+                    hop.limit =
+                        (i % 4 == 3).then(|| "20Mbit/s@mon-fri@08:00-18:00,none".to_owned());
                     hop.congestion = (i % 3 == 1).then(|| "bbr".to_owned());
                     if i % 8 == 2 {
                         hop.via = Some("https://[::1]:8443/rcp".to_owned());

@@ -385,6 +385,7 @@ fn by(words: (u8, u8, &str, &str)) -> Hop {
         congestion: Congestion::from_number(words.1),
         via: words.2.parse().ok(),
         ca: (!words.3.is_empty()).then(|| words.3.to_owned()),
+        limit: None,
     }
 }
 
@@ -415,6 +416,32 @@ fn how_next_hops_are_reached_is_stored_and_comes_back_with_them() {
     assert_eq!(back.hop(&groups[0], &nodes[1]), quic);
 }
 
+#[test]
+fn limits_are_stored_and_can_be_changed() {
+    let groups = [g("g1")];
+    let nodes = [n("b")];
+    let ctx = AddContext { groups: &groups, nodes: &nodes, ..AddContext::default() };
+    let mut t = Table::new(n("a"));
+    t.add(&groups[0], &nodes[0], &ctx).expect("b");
+    let before = t.encode();
+    let limit = || "9Mbit/s@sat".parse().ok();
+    assert_eq!(t.limit(&groups[0], &nodes[0], limit()), Ok(true));
+    assert_eq!(t.limit(&groups[0], &nodes[0], limit()), Ok(false), "as it was");
+    let image = t.encode();
+    assert_eq!((image[8], t.revision()), (3, 2));
+    assert_eq!(image[32..], hex(LIMITED), "the bytes of version 3 never change");
+    let back = Table::decode(&image).expect("sound");
+    assert_eq!(back, t);
+    assert_eq!(back.hop(&groups[0], &nodes[0]).to_string(), "limit=9Mbit/s@sat");
+    assert!(t.limit(&groups[0], &n("c"), limit()).is_err(), "no next hop");
+    assert_eq!(t.limit(&groups[0], &nodes[0], None), Ok(true));
+    assert_eq!(t.encode()[32..], before[32..], "a table without limits is written as ever");
+}
+
+/// The lines in hexadecimal, made by hand.
+const LIMITED: &str = "016101000267310100016201000162000000000000\
+     0b00394d6269742f73407361740000";
+
 /// The lines in hexadecimal, made by hand.
 const WAYS: &str = "016101000267310300016201630164020001630302000000000164000016\
      0068747470733a2f2f5b3a3a315d3a383434332f7263700b002f6574632f63612e70656d0000";
@@ -433,6 +460,9 @@ prop_compose! {
         let mut t = Table::from_plan_by(n("me"), &plan, &|_, hop| match hop.as_str().as_bytes() {
             [b'a', ..] if ways => by((3, 1, "", "")),
             [b'b', ..] if ways => by((2, 0, "http://proxy:80/rcp", "")),
+            [b'c', b'1', ..] if ways => {
+                Hop { limit: "none@sat,64kbit/s".parse().ok(), ..Hop::default() }
+            }
             _ => Hop::default(),
         })
         .expect("sound");

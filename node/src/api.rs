@@ -147,6 +147,12 @@ pub struct LinkStatus {
     /// What carries it: `tcp`, `tls`, `quic`, with the proxy it goes through.
     #[serde(default)]
     pub transport: String,
+    /// Bits per second that may be sent to it now, if that is limited (child).
+    #[serde(default)]
+    pub limit: Option<u64>,
+    /// The same in words, with when it ends.
+    #[serde(default)]
+    pub limit_in_words: Option<String>,
 }
 
 /// One volume on this node.
@@ -474,6 +480,9 @@ pub struct RouteWay {
     /// File with the CA of that proxy, on the node's machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca: Option<String>,
+    /// How fast it may be, by the time of day in UTC: `20Mbit/s@08:00-18:00`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<String>,
 }
 
 impl RouteWay {
@@ -499,6 +508,7 @@ impl RouteWay {
             congestion: read(self.congestion.as_ref())?,
             via: read(self.via.as_ref())?,
             ca: self.ca.clone().filter(|c| !c.is_empty() && c.len() <= config::limits::MAX_PATH),
+            limit: read(self.limit.as_ref())?,
         })
     }
 }
@@ -510,6 +520,7 @@ impl From<&Hop> for RouteWay {
             congestion: hop.congestion.map(|c| c.to_string()),
             via: hop.via.as_ref().map(ToString::to_string),
             ca: hop.ca.clone(),
+            limit: hop.limit.as_ref().map(ToString::to_string),
         }
     }
 }

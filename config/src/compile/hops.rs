@@ -13,6 +13,7 @@ use crate::suggest;
 use crate::value::shown;
 use crate::yaml::Text;
 use rcp::proto::ids::NodeName;
+use rcp::proto::pace::Limit;
 use rcp::proto::transport::{Congestion, Hop, ProxyUrl, Transport};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -143,11 +144,23 @@ fn one(raw: &RawHop, title: &str, proven: bool, report: &mut Report) -> Hop {
         }
     });
     let ca = values::path(raw.ca.as_ref(), field("ca"), report);
+    let limit = raw.limit.as_ref().and_then(|text| match text.value.parse::<Limit>() {
+        Ok(limit) => Some(limit),
+        Err(e) => {
+            report.add(|| {
+                Problem::new(&text.span, format!("{}: {}", field("limit"), e.why()))
+                    .label("not a limit")
+                    .hint("write `limit: 20Mbit/s`, or `limit: \"20Mbit/s@mon-fri@08:00-18:00\"` (UTC)")
+            });
+            None
+        }
+    });
     Hop {
         transport: transport(raw.transport.as_ref(), field("transport"), proven, report),
         congestion: congestion(raw.congestion.as_ref(), field("congestion"), report),
         via,
         ca: ca.map(|p| p.to_string_lossy().into_owned()),
+        limit,
     }
 }
 

@@ -19,6 +19,7 @@ pub use stored::StoredError;
 use std::collections::{BTreeMap, BTreeSet};
 
 use rcp::proto::ids::{GroupName, NodeName};
+use rcp::proto::pace::Limit;
 use rcp::proto::transport::Hop;
 
 use crate::limits::{MAX_GROUPS, MAX_NAMES_BELOW, MAX_NAMES_BELOW_TOTAL, MAX_NEXT_HOPS};
@@ -234,6 +235,35 @@ impl Table {
         };
         self.apply(&change)?;
         Ok(change)
+    }
+
+    /// Gives a next hop another limit, or none; true if that changed something.
+    ///
+    /// # Errors
+    /// [`RouteError::UnknownGroup`] or [`RouteError::NoSuchHop`]; the table is then as before.
+    pub fn limit(
+        &mut self,
+        group: &GroupName,
+        next_hop: &NodeName,
+        limit: Option<Limit>,
+    ) -> Result<bool, RouteError> {
+        if !self.routes(group)?.own.contains(next_hop) {
+            return Err(self.no_such_hop(Some(group), next_hop));
+        }
+        let mut hop = self.hop(group, next_hop);
+        if hop.limit == limit {
+            return Ok(false);
+        }
+        hop.limit = limit;
+        if let Some(routes) = self.groups.get_mut(group) {
+            if hop.is_default() {
+                routes.hops.remove(next_hop);
+            } else {
+                routes.hops.insert(next_hop.clone(), hop);
+            }
+            self.revision += 1;
+        }
+        Ok(true)
     }
 
     /// Removes next hops, and with them what is known below them: one, all of a group, one in every

@@ -7,15 +7,16 @@
 use std::collections::BTreeMap;
 
 use rcp::proto::ids::{GroupName, NodeName};
+use rcp::proto::pace::Limit;
 use rcp::proto::transport::{Congestion, Hop, ProxyUrl, Transport};
 
 use super::{Onward, Routes, Table, count};
 use crate::limits::{MAX_GROUPS, MAX_NAMES_BELOW, MAX_NEXT_HOPS, MAX_TABLE_FILE};
 
 const MAGIC: [u8; 8] = *b"RCPROUTE";
-/// Without and with next hops that are reached in a way of their own. A table that has none is
-/// written as it always was.
-const VERSIONS: [u16; 2] = [1, 2];
+/// Without next hops that are reached in a way of their own, with such, and with such that are
+/// limited. A table is written in the lowest version that can say it.
+const VERSIONS: [u16; 3] = [1, 2, 3];
 const HEADER_LEN: usize = 32;
 
 /// Why bytes are not a stored table.
@@ -25,7 +26,7 @@ pub enum StoredError {
     #[error("this is no routing table: it does not begin with `RCPROUTE`")]
     Magic,
     /// Written by a later version.
-    #[error("the routing table has version {0}, this program reads versions 1 and 2")]
+    #[error("the routing table has version {0}, this program reads versions 1 to 3")]
     Version(u16),
     /// Cut off, or with something behind it.
     #[error("the routing table has {have} bytes where {want} are expected")]
@@ -51,7 +52,12 @@ impl Table {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let by = self.groups.values().any(|r| !r.hops.is_empty());
-        let version = if by { VERSIONS[1] } else { VERSIONS[0] };
+        let limited = self.groups.values().any(Routes::has_limits);
+        let version = match (by, limited) {
+            (_, true) => VERSIONS[2],
+            (true, false) => VERSIONS[1],
+            (false, false) => VERSIONS[0],
+        };
         let mut body = Vec::new();
         put_name(&mut body, self.node.as_str());
         put_count(&mut body, self.groups.len());
@@ -62,7 +68,7 @@ impl Table {
                 put_count(&mut body, routes.hops.len());
                 for (next_hop, hop) in &routes.hops {
                     put_name(&mut body, next_hop.as_str());
-                    put_hop(&mut body, hop);
+                    put_hop(&mut body, hop, limited);
                 }
             }
             put_count(&mut body, routes.below.len());
@@ -127,10 +133,14 @@ impl Table {
         }
         let mut r = Reader(body);
         let node = r.node()?;
-        let by = version == VERSIONS[1];
-        let groups = r.groups(&node, by)?;
+        let by = version >= VERSIONS[1];
+        let limited = version == VERSIONS[2];
+        let groups = r.groups(&node, by, limited)?;
         if by && groups.values().all(|r| r.hops.is_empty()) {
             return Err(StoredError::Rule("version 2, and no next hop says how it is reached"));
+        }
+        if limited && !groups.values().any(Routes::has_limits) {
+            return Err(StoredError::Rule("version 3, and no next hop is limited"));
         }
         if !r.0.is_empty() {
             return Err(StoredError::Rule("bytes are left after the last line"));
@@ -150,12 +160,20 @@ fn put_count(out: &mut Vec<u8>, n: usize) {
     out.extend(u16::try_from(n).unwrap_or(u16::MAX).to_le_bytes());
 }
 
-fn put_hop(out: &mut Vec<u8>, hop: &Hop) {
+impl Routes {
+    fn has_limits(&self) -> bool {
+        self.hops.values().any(|h| h.limit.is_some())
+    }
+}
+
+fn put_hop(out: &mut Vec<u8>, hop: &Hop, limited: bool) {
     out.push(hop.transport.map_or(0, Transport::number));
     out.push(hop.congestion.map_or(0, Congestion::number));
     let via = hop.via.as_ref().map(ToString::to_string).unwrap_or_default();
-    for text in [via.as_str(), hop.ca.as_deref().unwrap_or_default()] {
-        // whoever made the hop held both to their limits
+    let limit = hop.limit.as_ref().map(ToString::to_string).unwrap_or_default();
+    let texts = [via.as_str(), hop.ca.as_deref().unwrap_or_default(), limit.as_str()];
+    for text in &texts[..if limited { 3 } else { 2 }] {
+        // whoever made the hop held all of them to their limits
         put_count(out, text.len());
         out.extend(text.as_bytes());
     }
@@ -218,11 +236,11 @@ impl Reader<'_> {
     fn long_text(&mut self) -> Result<Option<String>, StoredError> {
         let len = usize::from(self.u16()?);
         let text = std::str::from_utf8(self.take(len)?)
-            .map_err(|_| StoredError::Rule("a URL or path is not text"))?;
+            .map_err(|_| StoredError::Rule("a URL, path or limit is not text"))?;
         Ok((!text.is_empty()).then(|| text.to_owned()))
     }
 
-    fn hop(&mut self) -> Result<Hop, StoredError> {
+    fn hop(&mut self, limited: bool) -> Result<Hop, StoredError> {
         let [transport, congestion] = self.array()?;
         let bad = StoredError::Rule("a next hop is reached in a way that is not known");
         let transport = match transport {
@@ -239,19 +257,30 @@ impl Reader<'_> {
         if parsed.as_ref().map(ToString::to_string) != via {
             return Err(bad);
         }
-        let hop = Hop { transport, congestion, via: parsed, ca: self.long_text()? };
+        let ca = self.long_text()?;
+        let text = if limited { self.long_text()? } else { None };
+        let limit = text.as_ref().map(|t| t.parse::<Limit>()).transpose();
+        let limit = limit.map_err(|_| bad.clone())?;
+        if limit.as_ref().map(ToString::to_string) != text {
+            return Err(bad);
+        }
+        let hop = Hop { transport, congestion, via: parsed, ca, limit };
         if hop.is_default() { Err(bad) } else { Ok(hop) }
     }
 
     /// The next hops of one line that say how they are reached.
-    fn ways(&mut self, own: &[NodeName]) -> Result<BTreeMap<NodeName, Hop>, StoredError> {
+    fn ways(
+        &mut self,
+        own: &[NodeName],
+        limited: bool,
+    ) -> Result<BTreeMap<NodeName, Hop>, StoredError> {
         let mut hops = BTreeMap::new();
         for _ in 0..self.u16()? {
             let next_hop = self.node()?;
             if !own.contains(&next_hop) {
                 return Err(StoredError::Rule("the way to a node that is no next hop"));
             }
-            let hop = self.hop()?;
+            let hop = self.hop(limited)?;
             push_sorted(&mut hops, next_hop, hop)?;
         }
         Ok(hops)
@@ -261,6 +290,7 @@ impl Reader<'_> {
         &mut self,
         node: &NodeName,
         by: bool,
+        limited: bool,
     ) -> Result<BTreeMap<GroupName, Routes>, StoredError> {
         let mut groups = BTreeMap::new();
         let n = usize::from(self.u16()?);
@@ -273,7 +303,7 @@ impl Reader<'_> {
             if own.contains(node) || own.iter().enumerate().any(|(i, h)| own[..i].contains(h)) {
                 return Err(StoredError::Rule("a next hop is the node itself, or there twice"));
             }
-            let hops = if by { self.ways(&own)? } else { BTreeMap::new() };
+            let hops = if by { self.ways(&own, limited)? } else { BTreeMap::new() };
             let below = self.below(&own)?;
             push_sorted(&mut groups, group, Routes { own, hops, below })?;
         }

@@ -4,7 +4,7 @@
 //! first was heard lately and did not say goodbye for good; a node that finds itself on the path
 //! from the primary refuses, so that no loop can close.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use forwarder::backoff::Backoff;
 use forwarder::feeder;
@@ -13,6 +13,7 @@ use rcp::proto::frame::{
     DecodedFrame, Frame, FrameType, GoodbyeCode, Hello, Offer, RefuseCode, Role, StreamId,
 };
 use rcp::proto::ids::{GroupName, NodeName, VolumeId};
+use rcp::proto::pace::Pace;
 use rcp::proto::session::{CloseReason, Event, Peers, Session, SessionConfig, Side, VERSIONS};
 use rcp::proto::transport::Hop;
 
@@ -94,6 +95,10 @@ pub(super) struct Link {
     pub(super) asked: Option<AskId>,
     /// How it is reached, where that differs from what the group says.
     pub(super) by: Hop,
+    /// Keeps to its limit.
+    pub(super) pace: Pace,
+    /// Data could not go because of it.
+    pub(super) waits: bool,
 }
 
 impl Group {
@@ -126,6 +131,8 @@ pub(super) struct Conn {
     pub(super) queued: u64,
     pub(super) streams_out: BTreeMap<StreamId, Outbound>,
     pub(super) streams_in: BTreeMap<StreamId, VolumeId>,
+    /// Data of seeds that waits for the hop's limit, and what comes after it.
+    pub(super) held: VecDeque<Frame>,
     /// Feeder number of the session.
     pub(super) feeder: u32,
     /// What the other side has proven; one that was dialled has proven its name, or need not.
@@ -341,6 +348,7 @@ impl Mover {
 
     /// Puts a frame on the wire, if the session allows it now.
     pub(super) fn send(&mut self, id: ConnId, frame: Frame) {
+        self.drop_held(id, &frame);
         if let Some(c) = self.conns.get_mut(&id)
             && c.session.send(frame).is_ok()
         {
@@ -559,6 +567,7 @@ impl Conn {
             queued: 0,
             streams_out: BTreeMap::new(),
             streams_in: BTreeMap::new(),
+            held: VecDeque::new(),
             feeder: 0,
             proof: Proof::Nothing,
             from: String::new(),

@@ -28,6 +28,7 @@ mod growing;
 mod history;
 pub mod journal;
 mod links;
+mod pacing;
 mod receiving;
 mod relaying;
 mod routing;
@@ -501,7 +502,13 @@ impl Mover {
         let sessions = self.conns.values().map(|c| c.session.poll_timeout());
         let feeding = self.groups.iter().filter(|(name, _)| !self.lets_go(name));
         let links = feeding.flat_map(|(_, g)| g.timeouts());
-        volumes.chain(sessions).flatten().chain(links).chain([self.next_report]).min()
+        volumes
+            .chain(sessions)
+            .flatten()
+            .chain(links)
+            .chain(self.pace_timeouts())
+            .chain([self.next_report])
+            .min()
     }
 
     /// Time has passed.
@@ -520,6 +527,7 @@ impl Mover {
             self.pump_change(id);
         }
         self.tick_links();
+        self.tick_paces();
         if now >= self.next_report {
             self.next_report = now.after(REPORT_EVERY);
             self.report();

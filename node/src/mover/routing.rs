@@ -61,6 +61,15 @@ impl Mover {
 
     /// Adds a next hop; answered when it has accepted or refused.
     pub(super) fn route_add(&mut self, ask: AskId, group: &str, next_hop: &str, by: Hop) {
+        let only_limit = Hop { limit: by.limit.clone(), ..Hop::default() } == by;
+        if let (Ok(g), Ok(hop)) = (self.group_named(group), NodeName::new(next_hop))
+            && by.limit.is_some()
+            && only_limit
+            && self.table.next_hops(&g).is_ok_and(|hops| hops.contains(&hop))
+        {
+            return self.limit_route(ask, &g, &hop, by.limit);
+        }
+        let by = Hop { limit: by.limit.filter(|l| !l.is_none()), ..by };
         let checked = self.check_route(group, next_hop, &by);
         match checked {
             Ok((group, hop)) => self.add_link(&group, &hop, by, Some(ask)),

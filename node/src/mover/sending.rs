@@ -44,6 +44,10 @@ pub(super) struct Outbound {
     pub(super) saved: SetNumber,
     /// An operator wants the child to be seeded.
     force_seed: bool,
+    /// Bytes of extents that the child granted since it attached, that may be read, and that went.
+    pub(super) seed_total: u64,
+    pub(super) seed_granted: u64,
+    pub(super) seed_sent: u64,
 }
 
 impl Mover {
@@ -129,6 +133,9 @@ impl Mover {
                 reason: None,
                 saved: SetNumber::ZERO,
                 force_seed: false,
+                seed_total: 0,
+                seed_granted: 0,
+                seed_sent: 0,
             },
         );
         self.send_offer(conn, stream, id);
@@ -176,6 +183,7 @@ impl Mover {
         let Some(h) = self.volumes.get_mut(&id) else { return };
         out.window = SendWindow::new(a.credit);
         out.seq = 0;
+        (out.seed_total, out.seed_granted, out.seed_sent) = (0, 0, 0);
         out.saved = a.state;
         let label = h.label.clone();
         if let Some(g) = a.generation.filter(|g| !holds(h.volume.history(), *g, a.state)) {
@@ -372,14 +380,10 @@ impl Mover {
 
     /// A child's seed progressed, and more extents are granted.
     pub(super) fn child_seed_ack(&mut self, conn: ConnId, stream: StreamId, total: u64) {
-        let Some(c) = self.conns.get_mut(&conn) else { return };
-        let (Some(child), Some(out)) = (c.peer.clone(), c.streams_out.get(&stream)) else { return };
-        let id = out.volume;
-        if let Some(h) = self.volumes.get_mut(&id) {
-            h.volume.seed_out_credit(&child, total);
+        if let Some(out) = self.conns.get_mut(&conn).and_then(|c| c.streams_out.get_mut(&stream)) {
+            out.seed_total = out.seed_total.max(total);
         }
-        self.settle(id);
-        self.relay_credit(id, &child, total);
+        self.grant_seed(conn, stream);
     }
 
     /// A child cannot take a stream; it asks again by itself.
@@ -402,15 +406,23 @@ impl Mover {
         }
     }
 
-    /// Sends on all streams of a connection as far as credit and queue allow, in turns.
+    /// Sends on all streams of a connection as far as credit, queue and limit allow, in turns.
     pub(super) fn pump_conn(&mut self, conn: ConnId) {
+        if !self.pump_held(conn) {
+            return;
+        }
         let Some(c) = self.conns.get(&conn) else { return };
         let streams: Vec<_> = c.streams_out.keys().copied().collect();
         let mut more = true;
         while more {
             more = false;
             for s in &streams {
-                more |= self.pump_stream(conn, *s);
+                if self.pump_stream(conn, *s) {
+                    more = true;
+                    if !self.may_send(conn) {
+                        return;
+                    }
+                }
             }
         }
     }
@@ -454,12 +466,15 @@ impl Mover {
         true
     }
 
-    fn send_data(&mut self, conn: ConnId, frame: Frame, len: usize) {
+    pub(super) fn send_data(&mut self, conn: ConnId, frame: Frame, len: usize) {
+        let (now, wall) = (self.now, self.wall);
         if let Some(c) = self.conns.get_mut(&conn) {
             c.queued += len as u64;
             let (group, peer) = (c.group.clone(), c.peer.clone());
             if let Some(l) = peer.and_then(|p| self.link(&group, &p)) {
                 l.bytes += len as u64;
+                let rate = l.by.limit.as_ref().and_then(|limit| limit.at(wall));
+                l.pace.spend(now, rate, len);
             }
         }
         self.send(conn, frame);
@@ -476,7 +491,6 @@ impl Mover {
     ) {
         let Some((conn, stream, feeder)) = self.stream_to(id, child) else { return };
         let body: Bytes = chunk.bytes().clone();
-        let len = body.len();
         let Some(out) = self.conns.get_mut(&conn).and_then(|c| c.streams_out.get_mut(&stream))
         else {
             return;
@@ -484,7 +498,7 @@ impl Mover {
         out.seq += 1;
         let seq = out.seq;
         let frame = Frame::SeedData { stream, feeder, seq, next_block, view, body };
-        self.send_data(conn, frame, len);
+        self.send_or_hold(conn, frame);
     }
 
     /// A child's seed has been sent.
@@ -493,7 +507,7 @@ impl Mover {
         if let Some(out) = self.conns.get_mut(&conn).and_then(|c| c.streams_out.get_mut(&stream)) {
             out.stage = Stage::Streaming;
         }
-        self.send(conn, Frame::SeedEnd { stream, feeder, need });
+        self.send_or_hold(conn, Frame::SeedEnd { stream, feeder, need });
     }
 
     pub(super) fn stream_to(

@@ -170,7 +170,7 @@ impl Mover {
             since_us: f.since.0,
             bytes: f.bytes,
             sessions: f.sessions,
-            transport: String::new(),
+            ..LinkStatus::default()
         });
         let children = g
             .links
@@ -190,6 +190,8 @@ impl Mover {
                 bytes: l.bytes,
                 sessions: l.sessions,
                 transport: way_in_words(&l.by.or(&g.plan.hop)),
+                limit: l.by.limit.as_ref().and_then(|limit| limit.at(self.wall)),
+                limit_in_words: l.by.limit.as_ref().and_then(|limit| limit.in_words(self.wall)),
             })
             .collect();
         let planned: BTreeMap<_, _> = self
@@ -360,6 +362,19 @@ impl Mover {
                         o.reason.clone(),
                     ),
                 };
+                // Why it is behind, if nothing worse is.
+                let held =
+                    l.conn.and_then(|c| self.conns.get(&c)).is_some_and(|c| !c.held.is_empty());
+                if out.is_some_and(|o| o.stage != Stage::Stopped)
+                    && l.waits
+                    && (held || h.volume.consumer_behind(n).is_some_and(|b| b > 0))
+                    && let Some(limit) = l.by.limit.as_ref().and_then(|l| l.in_words(self.wall))
+                {
+                    reason = Some(match reason {
+                        Some(why) => format!("{why}; {limit}"),
+                        None => limit,
+                    });
+                }
                 let mut state = state.to_owned();
                 if let Some(why) = h.detached.get(n) {
                     "detached".clone_into(&mut state);

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use rcp::net::conn::{FramedReader, FramedWriter, Verify};
-use rcp::net::quic::{self, LANES, Link, SendStream};
+use rcp::net::conn::{FramedReader, FramedWriter, Pieces, Verify};
+use rcp::net::quic::{self, LANES, Link, SendStream, Whole};
 use rcp::net::tls::{Pki, Proven};
 use rcp::net::{ByteStream, Dial, Dialled, Prefixed, dial_by};
 use rcp::proto::frame::{DecodedFrame, Frame};
@@ -256,9 +256,9 @@ async fn share_out(
             };
             let end = match io {
                 Ok(io) => {
-                    let writer = FramedWriter::new(io, &*shared.peer);
+                    let writer = FramedWriter::new(Whole(io), &*shared.peer);
                     let (end, writer) = write_loop(&shared, writer, queue).await;
-                    (end, Some(writer.into_inner()))
+                    (end, Some(writer.into_inner().0))
                 }
                 Err(e) => (End::Failed(e.to_string(), false), None),
             };
@@ -367,7 +367,7 @@ async fn read_loop<R: AsyncRead + Unpin>(
     shared.end(end).await;
 }
 
-async fn write_loop<W: AsyncWrite + Unpin>(
+async fn write_loop<W: Pieces>(
     shared: &Shared,
     mut writer: FramedWriter<W>,
     mut queue: mpsc::Receiver<Frame>,

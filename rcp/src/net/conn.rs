@@ -6,7 +6,7 @@
 //! called again: nothing is lost or sent twice.
 
 use std::collections::VecDeque;
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -22,7 +22,7 @@ const READ: usize = 16 << 10;
 /// chunks, because those come back only when they have left that ring.
 const POOL_SLOTS: usize = 16;
 /// Pieces of one vectored write.
-const PIECES: usize = 64;
+pub(super) const PIECES: usize = 64;
 
 /// Whether chunks and set headers are proved as they come in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,7 +151,7 @@ impl<R: AsyncRead + Unpin> FramedReader<R> {
         self.decode(header, body)
     }
 
-    fn count(&mut self, n: std::io::Result<usize>) -> Result<usize, NetError> {
+    fn count(&mut self, n: io::Result<usize>) -> Result<usize, NetError> {
         let n = n.map_err(|e| NetError::io(&self.peer, "reading", e))?;
         self.received = self.received.saturating_add(u64::try_from(n).unwrap_or(u64::MAX));
         Ok(n)
@@ -164,6 +164,36 @@ impl<R: AsyncRead + Unpin> FramedReader<R> {
                 Verify::Nothing => Ok(DecodedFrame::unverified(frame)),
             })
             .map_err(|e| NetError::frame(&self.peer, e))
+    }
+}
+
+/// Where a [`FramedWriter`] writes to.
+pub trait Pieces {
+    /// Writes from the first of `pieces` on, as much as can be taken at once; how many bytes. They
+    /// stay in `pieces`. Dropped before it is done, it has written nothing.
+    fn write_pieces(
+        &mut self,
+        pieces: &VecDeque<Bytes>,
+    ) -> impl Future<Output = io::Result<usize>> + Send;
+
+    /// Has everything that was written go.
+    fn flush_pieces(&mut self) -> impl Future<Output = io::Result<()>> + Send;
+}
+
+/// In vectored writes.
+impl<W: AsyncWrite + Unpin + Send> Pieces for W {
+    async fn write_pieces(&mut self, pieces: &VecDeque<Bytes>) -> io::Result<usize> {
+        let mut slices = [IoSlice::new(&[]); PIECES];
+        let mut used = 0;
+        for (slot, piece) in slices.iter_mut().zip(pieces) {
+            *slot = IoSlice::new(piece);
+            used += 1;
+        }
+        self.write_vectored(&slices[..used]).await
+    }
+
+    async fn flush_pieces(&mut self) -> io::Result<()> {
+        self.flush().await
     }
 }
 
@@ -180,7 +210,7 @@ pub struct FramedWriter<W> {
     sent: u64,
 }
 
-impl<W: AsyncWrite + Unpin> FramedWriter<W> {
+impl<W: Pieces> FramedWriter<W> {
     /// Writes to `io`; `peer` is named in errors.
     pub fn new(io: W, peer: impl Into<String>) -> Self {
         Self {
@@ -243,21 +273,15 @@ impl<W: AsyncWrite + Unpin> FramedWriter<W> {
     pub async fn flush(&mut self) -> Result<(), NetError> {
         self.seal_head();
         while !self.queue.is_empty() {
-            let mut pieces = [IoSlice::new(&[]); PIECES];
-            let mut used = 0;
-            for (slot, piece) in pieces.iter_mut().zip(&self.queue) {
-                *slot = IoSlice::new(piece);
-                used += 1;
-            }
-            let n = self.io.write_vectored(&pieces[..used]).await;
+            let n = self.io.write_pieces(&self.queue).await;
             let n = n.map_err(|e| NetError::io(&self.peer, "writing", e))?;
             if n == 0 {
-                let e = std::io::ErrorKind::WriteZero.into();
+                let e = io::ErrorKind::WriteZero.into();
                 return Err(NetError::io(&self.peer, "writing", e));
             }
             self.advance(n);
         }
-        self.io.flush().await.map_err(|e| NetError::io(&self.peer, "writing", e))
+        self.io.flush_pieces().await.map_err(|e| NetError::io(&self.peer, "writing", e))
     }
 
     fn advance(&mut self, n: usize) {
@@ -287,7 +311,9 @@ impl<W: AsyncWrite + Unpin> FramedWriter<W> {
     pub fn into_inner(self) -> W {
         self.io
     }
+}
 
+impl<W: AsyncWrite + Unpin + Send> FramedWriter<W> {
     /// Writes what is queued and closes this direction of the connection.
     ///
     /// # Errors

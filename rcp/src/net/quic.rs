@@ -9,12 +9,13 @@
 //! Both sides are proven as with TLS. A connection survives a change of address (RFC 9000,
 //! section 9); nothing is sent before the handshake is done (no 0-RTT).
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig, NewRenoConfig};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{ConnectionError, TransportConfig, VarInt};
@@ -24,6 +25,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 pub use quinn::{RecvStream, SendStream};
 
+use super::conn::{PIECES, Pieces};
 use super::port::PortRefusal;
 use super::tls::{ALPN_RCP, Pki, Proven, TlsError, Untrusted, server_name};
 use super::{NetError, Prefixed};
@@ -226,6 +228,27 @@ pub struct Connection {
     pub link: Link,
 }
 
+/// A stream that takes what it is given without copying it: it keeps the pieces until the peer has
+/// acknowledged them.
+#[derive(Debug)]
+pub struct Whole(pub SendStream);
+
+impl Pieces for Whole {
+    async fn write_pieces(&mut self, pieces: &VecDeque<Bytes>) -> io::Result<usize> {
+        let mut taken = [const { Bytes::new() }; PIECES];
+        let mut used = 0;
+        for (slot, piece) in taken.iter_mut().zip(pieces) {
+            *slot = piece.clone();
+            used += 1;
+        }
+        Ok(self.0.write_chunks(&mut taken[..used]).await?.bytes)
+    }
+
+    async fn flush_pieces(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// A connection without its control stream.
 #[derive(Debug)]
 pub struct Link {
@@ -323,7 +346,7 @@ async fn dial_one(
         .await
         .map_err(|e| failed("writing the opening line", e.into()))?;
     send.flush().await.map_err(|e| failed("writing the opening line", e))?;
-    let recv = Prefixed::new(bytes::Bytes::new(), recv);
+    let recv = Prefixed::new(Bytes::new(), recv);
     let link = Link { link, _endpoint: Some(endpoint) };
     Ok((Connection { send, recv, link }, proven))
 }

@@ -10,6 +10,7 @@ pub mod delta;
 pub mod frame;
 pub mod ids;
 pub mod limits;
+pub mod pace;
 pub mod session;
 pub mod transport;
 mod wire;

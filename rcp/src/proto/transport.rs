@@ -6,6 +6,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::pace::Limit;
+
 /// What carries a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum Transport {
@@ -196,6 +198,8 @@ pub struct Hop {
     pub via: Option<ProxyUrl>,
     /// The file with the CA of a proxy with https; the topology's own CA if none.
     pub ca: Option<String>,
+    /// How fast the sending side may be, by the time of day.
+    pub limit: Option<Limit>,
 }
 
 impl Hop {
@@ -213,6 +217,7 @@ impl Hop {
             congestion: self.congestion.or(group.congestion),
             via: self.via.clone().or_else(|| group.via.clone()),
             ca: self.ca.clone().or_else(|| group.ca.clone()),
+            limit: self.limit.clone().or_else(|| group.limit.clone()),
         }
     }
 }
@@ -225,6 +230,7 @@ impl fmt::Display for Hop {
             self.congestion.map(|c| format!("congestion={c}")),
             self.via.as_ref().map(|v| format!("via={v}")),
             self.ca.as_ref().map(|c| format!("ca={c}")),
+            self.limit.as_ref().map(|l| format!("limit={l}")),
         ];
         f.write_str(&words.into_iter().flatten().collect::<Vec<_>>().join(" "))
     }

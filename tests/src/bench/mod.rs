@@ -6,6 +6,7 @@
 //! | `fanout` | 1 GiB of incompressible data to 1, 4 and 8 children: into memory, and durable | `iperf3`, `fio` |
 //! | `delta` | 1% of an image to 1, 4 and 8 replicas, from the demand to visible everywhere | `rsync` |
 //! | `transports` | 1 GiB over one hop by TCP, TLS and QUIC, each side on a core of its own | `iperf3`, bare rustls, bare quinn |
+//! | `shaped` | one hop over 50 Mbit/s, 1 % loss, 40 ms, by each transport; two hops that mix them (needs root) | `iperf3`, bare rustls, bare quinn |
 //! | `memory` | peak memory of every node while 4 GiB flow and one child is stopped | the bound |
 //!
 //! A figure is the median of the runs with the smallest and the largest; the contestants take
@@ -20,15 +21,18 @@ mod fill;
 mod fio;
 mod memory;
 mod nbd;
+mod network;
 mod peers;
 mod process;
 mod report;
+mod shaped;
 mod sink;
 mod transports;
 mod tree;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
@@ -51,6 +55,8 @@ pub enum What {
     Fanout,
     /// One hop over each transport.
     Transports,
+    /// One hop, and two, over links that are slow, lossy and long.
+    Shaped,
     /// A small change of a large image.
     Delta,
     /// Memory under load.
@@ -117,6 +123,16 @@ enum Part {
     /// A receiver that drops what it gets.
     #[command(hide = true)]
     Sink(sink::Args),
+    /// Holds packets back.
+    #[command(hide = true)]
+    Delay {
+        /// The number of the queue.
+        #[arg(long)]
+        queue: u16,
+        /// For how many milliseconds.
+        #[arg(long)]
+        ms: u64,
+    },
     /// A library without the product around it.
     #[command(hide = true)]
     Bare(bare::Args),
@@ -143,6 +159,7 @@ pub fn main() -> ExitCode {
             };
         }
         Some(Part::Sink(a)) => sink::main(&a),
+        Some(Part::Delay { queue, ms }) => network::delay(queue, Duration::from_millis(ms)),
         Some(Part::Bare(a)) => bare::main(&a),
         Some(Part::NbdFile { file, socket }) => nbd::serve_file(&file, &socket),
         None => measure(args.what, &args.options),
@@ -178,6 +195,7 @@ fn measure(what: What, o: &Options) -> anyhow::Result<()> {
     section(What::Nbd, nbd::measure)?;
     section(What::Fanout, fanout::measure)?;
     section(What::Transports, transports::measure)?;
+    section(What::Shaped, shaped::measure)?;
     section(What::Delta, delta::measure)?;
     section(What::Memory, memory::measure)?;
     report.print_missing();

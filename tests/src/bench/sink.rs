@@ -142,7 +142,7 @@ async fn serve<R, W>(
 ) -> anyhow::Result<()>
 where
     R: AsyncRead + Unpin,
-    W: AsyncWrite + Unpin,
+    W: AsyncWrite + Unpin + Send,
 {
     let cfg = SessionConfig {
         versions: VERSIONS,

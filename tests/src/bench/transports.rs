@@ -5,12 +5,14 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context;
-use rcp::proto::transport::Transport;
+use rcp::proto::transport::{Congestion, Transport};
 use serde_json::Value;
 
+use super::network::{self, Network};
 use super::process::{self, Process};
 use super::report::Report;
 use super::tree::{DEADLINE, Plan, Tree, VOLUME};
@@ -37,6 +39,7 @@ pub(super) fn measure(root: &Path, o: &Options, report: &mut Report) -> anyhow::
         if !row.contains(&o.only) {
             continue;
         }
+        let rig = Rig { root, pki: &pki, network: None, transport, congestion: None };
         let mut plan = Plan::new(len, 3 * len, 1, true);
         (plan.transport, plan.pinned) = (transport, true);
         let mut tree = Tree::start(root, &plan)?;
@@ -54,11 +57,11 @@ pub(super) fn measure(root: &Path, o: &Options, report: &mut Report) -> anyhow::
             if o.no_peers {
                 continue;
             }
-            let (rate, cpu) = library(root, &pki, transport, o)?;
+            let (rate, cpu) = library(&rig, o.fanout_mib)?;
             report.add(RATE, "MB/s", row, BARE, rate / 1e6);
             report.add(CPU, "s/GiB", row, BARE, cpu);
             if let Some(p) = iperf.as_deref().filter(|_| transport == Transport::Tcp) {
-                let (rate, cpu) = iperf3(p, root, o.seconds)?;
+                let (rate, cpu) = iperf3(p, &rig, o.seconds)?;
                 report.add(RATE, "MB/s", row, IPERF, rate / 1e6);
                 report.add(CPU, "s/GiB", row, IPERF, cpu);
             }
@@ -71,23 +74,45 @@ pub(super) fn measure(root: &Path, o: &Options, report: &mut Report) -> anyhow::
     Ok(())
 }
 
-fn free_port() -> anyhow::Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+/// Where and how the bare programs run.
+pub(super) struct Rig<'a> {
+    pub(super) root: &'a Path,
+    pub(super) pki: &'a Path,
+    /// In namespaces; else on loopback, each on a core of its own.
+    pub(super) network: Option<&'a Network>,
+    pub(super) transport: Transport,
+    pub(super) congestion: Option<Congestion>,
+}
+
+impl Rig<'_> {
+    /// A program of the sender (0) or of the receiver (1).
+    fn program(&self, side: usize, program: &Path) -> Command {
+        match self.network {
+            None => process::on_core(side, program),
+            Some(net) => network::within(net.name(side), program),
+        }
+    }
+
+    /// Where the receiver listens.
+    fn address(&self) -> anyhow::Result<SocketAddr> {
+        Ok(match self.network {
+            None => TcpListener::bind("127.0.0.1:0")?.local_addr()?,
+            Some(_) => SocketAddr::new(Network::address(1).parse()?, 7102),
+        })
+    }
 }
 
 /// Bytes per second, and CPU-seconds per GiB, of a bare library.
-fn library(
-    root: &Path,
-    pki: &Path,
-    transport: Transport,
-    o: &Options,
-) -> anyhow::Result<(f64, f64)> {
-    let at = free_port()?.to_string();
-    let log = root.join("bare.log");
-    let program = |core: usize| -> anyhow::Result<std::process::Command> {
-        let mut c = process::ourselves_on(Some(core))?;
-        c.args(["bare", "--transport", transport.as_str(), "--mib", &o.fanout_mib.to_string()]);
-        c.arg("--pki").arg(pki);
+pub(super) fn library(rig: &Rig<'_>, mib: u64) -> anyhow::Result<(f64, f64)> {
+    let at = rig.address()?.to_string();
+    let log = rig.root.join("bare.log");
+    let program = |side: usize| -> anyhow::Result<Command> {
+        let mut c = rig.program(side, &std::env::current_exe()?);
+        c.args(["bare", "--transport", rig.transport.as_str(), "--mib", &mib.to_string()]);
+        if let Some(congestion) = rig.congestion {
+            c.args(["--congestion", congestion.as_str()]);
+        }
+        c.arg("--pki").arg(rig.pki);
         Ok(c)
     };
     let before = process::cpu_seconds(&[]);
@@ -103,15 +128,20 @@ fn library(
     Ok((bytes / secs, cpu / (bytes / GIB as f64)))
 }
 
-fn iperf3(program: &Path, root: &Path, secs: u64) -> anyhow::Result<(f64, f64)> {
-    let port = free_port()?.port().to_string();
+/// The same of iperf3.
+pub(super) fn iperf3(program: &Path, rig: &Rig<'_>, secs: u64) -> anyhow::Result<(f64, f64)> {
+    let at = rig.address()?;
+    let (ip, port) = (at.ip().to_string(), at.port().to_string());
     let before = process::cpu_seconds(&[]);
-    let mut c = process::on_core(1, program);
-    c.args(["-s", "-1", "-B", "127.0.0.1", "-p", &port]);
-    let server = Process::start(&mut c, &root.join("iperf3.log"), false)?;
+    let mut c = rig.program(1, program);
+    c.args(["-s", "-1", "-B", &ip, "-p", &port]);
+    let server = Process::start(&mut c, &rig.root.join("iperf3.log"), false)?;
     std::thread::sleep(Duration::from_millis(300));
-    let mut c = process::on_core(0, program);
-    c.args(["-c", "127.0.0.1", "-p", &port, "-J", "-t", &secs.to_string()]);
+    let mut c = rig.program(0, program);
+    c.args(["-c", &ip, "-p", &port, "-J", "-t", &secs.to_string()]);
+    if let Some(congestion) = rig.congestion {
+        c.args(["-C", congestion.as_str()]);
+    }
     let text = process::run(&mut c, Duration::from_secs(secs + 60))?;
     server.wait(Duration::from_secs(20))?;
     let v: Value = serde_json::from_str(&text).context("iperf3's answer")?;

@@ -7,13 +7,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use config::spec::{GroupSpec, NodeSpec, PlaybackSpec, PolicySpec, TopologySpec, VolumeSpec};
+use config::spec::{
+    GroupSpec, HopSpec, NodeSpec, PlaybackSpec, PolicySpec, TopologySpec, VolumeSpec,
+};
 use node::api::{CutInfo, NodeStatus, PolicyChange, VolumeInfo};
 use node::cli::Client;
 use node::http::{paths, requests};
 
 use rcp::proto::transport::{Congestion, Transport};
 
+use super::network::{self, Network};
 use super::process::{self, Process};
 use crate::rig::Authority;
 
@@ -29,7 +32,7 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(300);
 const NEVER: &str = "1h";
 
 /// What to build.
-pub(super) struct Plan {
+pub(super) struct Plan<'a> {
     pub(super) size: u64,
     /// Save volume of every node.
     pub(super) save: u64,
@@ -42,9 +45,14 @@ pub(super) struct Plan {
     pub(super) congestion: Option<Congestion>,
     /// The primary has one core, and its children another.
     pub(super) pinned: bool,
+    /// Each node in a namespace of its own.
+    pub(super) network: Option<&'a Network>,
+    /// Children are below one another, and this is what carries each hop; else all are below the
+    /// primary.
+    pub(super) hops: Vec<(Transport, Congestion)>,
 }
 
-impl Plan {
+impl Plan<'_> {
     /// Children over plain TCP, on whatever core.
     pub(super) fn new(size: u64, save: u64, children: usize, sinks: bool) -> Self {
         Self {
@@ -55,6 +63,8 @@ impl Plan {
             transport: Transport::Tcp,
             congestion: None,
             pinned: false,
+            network: None,
+            hops: Vec::new(),
         }
     }
 }
@@ -76,16 +86,30 @@ fn free_ports(n: usize) -> anyhow::Result<Vec<String>> {
     open.iter().map(|l| Ok(l.local_addr()?.to_string())).collect()
 }
 
-fn topology(plan: &Plan, addrs: &[String]) -> TopologySpec {
+fn topology(plan: &Plan<'_>, addrs: &[String]) -> TopologySpec {
     let names: Vec<String> =
         std::iter::once(PRIMARY.to_owned()).chain((1..addrs.len()).map(leaf)).collect();
     let node = |(name, addr): (&String, &String)| {
-        let spec =
-            NodeSpec { listen: addr.clone(), data: format!("./{name}"), ..NodeSpec::default() };
+        let spec = NodeSpec {
+            listen: addr.clone(),
+            data: format!("./{name}"),
+            insecure_plaintext: plan.network.is_some(),
+            ..NodeSpec::default()
+        };
         (name.clone(), spec)
     };
     let mut routes = BTreeMap::new();
-    if plan.children > 0 {
+    if !plan.hops.is_empty() {
+        for (ends, (transport, congestion)) in names.windows(2).zip(&plan.hops) {
+            let hop = HopSpec {
+                node: ends[1].clone(),
+                transport: Some(transport.to_string()),
+                congestion: Some(congestion.to_string()),
+                ..HopSpec::default()
+            };
+            routes.insert(ends[0].clone(), vec![hop]);
+        }
+    } else if plan.children > 0 {
         routes.insert(PRIMARY.to_owned(), names[1..].iter().map(|n| n.as_str().into()).collect());
     }
     let volume = VolumeSpec {
@@ -121,11 +145,18 @@ fn leaf(i: usize) -> String {
 
 impl Tree {
     /// Starts it and waits until every child is connected.
-    pub(super) fn start(root: &Path, plan: &Plan) -> anyhow::Result<Self> {
+    pub(super) fn start(root: &Path, plan: &Plan<'_>) -> anyhow::Result<Self> {
         let dir = root.join("tree");
         std::fs::create_dir_all(&dir)?;
         let file = dir.join("topology.yaml");
-        let addrs = free_ports(plan.children + 1)?;
+        let addrs = match plan.network {
+            None => free_ports(plan.children + 1)?,
+            Some(_) => (0..=plan.children).map(|i| Network::address(i) + ":7101").collect(),
+        };
+        let program = |i: usize| match plan.network {
+            None => process::ourselves_on(plan.pinned.then_some(i.min(1))),
+            Some(net) => Ok(network::within(net.name(i), &std::env::current_exe()?)),
+        };
         let yaml = topology(plan, &addrs).to_yaml()?;
         config::Topology::compile(&yaml, "topology.yaml")
             .map_err(|d| anyhow::anyhow!("{}", d.plain()))?;
@@ -135,9 +166,8 @@ impl Tree {
             let names = names.iter().map(String::as_str).chain([PRIMARY]).collect::<Vec<_>>();
             Authority::new("bench").write(&dir.join(PKI), &names);
         }
-        let run = |name: &str| -> anyhow::Result<(Process, Client)> {
-            let core = plan.pinned.then_some(usize::from(name != PRIMARY));
-            let mut c = process::ourselves_on(core)?;
+        let run = |i: usize, name: &str| -> anyhow::Result<(Process, Client)> {
+            let mut c = program(i)?;
             c.args(["node", "--node", name]).arg("--topology").arg(&file);
             let p = Process::start(&mut c, &dir.join(format!("{name}.log")), false)?;
             Ok((p, Client::new(dir.join(name).join("rcpd.sock"))))
@@ -145,22 +175,23 @@ impl Tree {
         let (mut leaves, mut sinks) = (Vec::new(), Vec::new());
         for (i, addr) in addrs.iter().enumerate().skip(1) {
             if plan.sinks {
-                let mut c = process::ourselves_on(plan.pinned.then_some(1))?;
+                let mut c = program(i)?;
                 c.args(["sink", "--node", &leaf(i), "--group", GROUP, "--listen", addr]);
                 c.args(["--transport", plan.transport.as_str(), "--pki"]).arg(dir.join(PKI));
                 sinks.push(Process::start(&mut c, &dir.join("sinks.log"), true)?);
             } else {
-                leaves.push(run(&leaf(i))?);
+                leaves.push(run(i, &leaf(i))?);
             }
         }
-        let primary = run(PRIMARY)?;
+        let primary = run(0, PRIMARY)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let mut tree = Self { runtime, dir, primary, leaves, sinks };
         tree.until("the primary is up", |t| t.status(None).ok().is_some().then_some(()))?;
         tree.until("every child is connected", |t| {
             let s = t.status(None).ok()?;
             let up = s.groups.first()?.children.iter().filter(|c| c.state == "connected").count();
-            (up == plan.children).then_some(())
+            let below = if plan.hops.is_empty() { plan.children } else { 1 };
+            (up == below).then_some(())
         })?;
         Ok(tree)
     }

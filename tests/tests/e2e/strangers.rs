@@ -46,7 +46,7 @@ fn knock(tree: &Tree, pki: Option<&Arc<Pki>>, by: Transport, says: &str) -> Stri
     async fn talk<R, W>(read: R, write: W, hello: &Frame) -> String
     where
         R: tokio::io::AsyncRead + Unpin,
-        W: tokio::io::AsyncWrite + Unpin,
+        W: tokio::io::AsyncWrite + Unpin + Send,
     {
         let mut writer = FramedWriter::new(write, "f1");
         let _ = writer.send(hello).await;

@@ -125,6 +125,12 @@ fn of_volume(node: &NodeStatus, v: &VolumeInfo, out: &mut Vec<(Rank, String)>) {
     for c in &v.children {
         let reason = c.reason.as_deref().map_or(String::new(), |r| format!(": {r}"));
         // An offline child's link is told already, with its reason.
+        // That a limit holds it back was chosen.
+        let chosen = c.state == "streaming"
+            && c.reason.as_ref().is_some_and(|r| r.starts_with(rcp::proto::pace::LIMITED));
+        if chosen {
+            continue;
+        }
         if c.state == "detached" || (c.reason.is_some() && c.state != "offline") {
             let text = format!("{name}: child {} is {}{reason}", c.node, c.state);
             out.push((Rank::ChildBehind, text));

@@ -140,7 +140,8 @@ fn words(Link { link, now_us, bytes }: Link<'_>) -> String {
             "" => String::new(),
             by => format!(" by {by}"),
         };
-        return format!("connected{since}{by}, {} {bytes}", approx_size(link.bytes));
+        let limit = link.limit_in_words.as_ref().map_or(String::new(), |l| format!(", {l}"));
+        return format!("connected{since}{by}, {} {bytes}{limit}", approx_size(link.bytes));
     }
     match &link.reason {
         Some(reason) => format!("{}{since}: {reason}", link.state),
