@@ -4,7 +4,7 @@
 //! The same crates, the same provider of cryptography and the same windows as in the product.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -164,6 +164,9 @@ fn send(a: &Args, to: SocketAddr) -> anyhow::Result<()> {
     }
     io.conn.send_close_notify();
     io.flush()?;
+    // Whoever closes with bytes unread resets the connection, and what is on its way is lost.
+    io.sock.shutdown(Shutdown::Write)?;
+    while io.sock.read(&mut [0; 1024])? > 0 {}
     Ok(())
 }
 
@@ -179,6 +182,7 @@ fn server(pki: &Path) -> anyhow::Result<ServerConfig> {
         .with_no_client_auth()
         .with_single_cert(vec![cert], key)?;
     c.alpn_protocols = vec![ALPN.to_vec()];
+    c.send_tls13_tickets = 0;
     Ok(c)
 }
 
