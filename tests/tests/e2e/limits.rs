@@ -23,13 +23,13 @@ fn link(tree: &Tree, name: &str) -> LinkStatus {
 }
 
 /// Fills the volume with what cannot be compressed, and cuts.
-fn fill(tree: &Tree, random: &mut Random) -> u64 {
+fn fill(tree: &Tree, random: &mut Random, keep: bool) -> u64 {
     let mut c = tree.open("p", "vol").unwrap();
     for at in 0..4 {
         c.write(at * MIB, &random.bytes(1 << 20), true).unwrap();
     }
     drop(c);
-    tree.cut("vol", false).set
+    tree.cut("vol", keep).set
 }
 
 #[track_caller]
@@ -53,7 +53,7 @@ fn a_limit_names_itself_as_the_reason_and_is_changed_live() {
     for l in ["l1", "l2"] {
         wait_for("a replica", LONG, || tree.volume(l, "vol"));
     }
-    let set = fill(&tree, &mut random);
+    let set = fill(&tree, &mut random, false);
     // Four chunks: the second may go after two minutes.
     tree.reaches("l2", "vol", set, LONG);
     held_back(&tree);
@@ -81,7 +81,7 @@ fn a_limit_names_itself_as_the_reason_and_is_changed_live() {
     tree.expect(" WARN ");
     tree.kill("p");
     tree.up("p");
-    let set = fill(&tree, &mut random);
+    let set = fill(&tree, &mut random, true);
     tree.reaches("l2", "vol", set, LONG);
     held_back(&tree);
     rcproute(&tree, &["add", "group=g1", "nexthop=l1", "limit=none"]).unwrap();
@@ -96,12 +96,12 @@ fn a_seed_keeps_to_the_limit_and_ends_without_it() {
     let mut plan = plan.hop("p", "l2", |h| h.limit = Some("64kbit/s".to_owned()));
     plan.group().policy.timeout = Some("1h".to_owned());
     let tree = Tree::start_but(plan, &["l2"]);
-    fill(&tree, &mut random);
+    fill(&tree, &mut random, false);
     // More than the save volume keeps: only a seed brings a new replica to where the primary is.
     for _ in 0..16 {
-        fill(&tree, &mut random);
+        fill(&tree, &mut random, false);
     }
-    let set = fill(&tree, &mut random);
+    let set = fill(&tree, &mut random, true);
     tree.up("l2");
     wait_for("the limit to hold the seed back", LONG, || {
         let v = tree.volume("p", "vol")?;
