@@ -150,10 +150,10 @@ pub struct LinkStatus {
     #[serde(default)]
     pub transport: String,
     /// Bits per second that may be sent to it now, if that is limited (child).
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u64>,
     /// The same in words, with when it ends.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit_in_words: Option<String>,
 }
 

@@ -102,7 +102,7 @@ async fn serve_quic(server: Arc<Pki>) -> (SocketAddr, tokio::task::JoinHandle<To
 async fn echo<R, W>(read: R, write: W)
 where
     R: tokio::io::AsyncRead + Unpin,
-    W: tokio::io::AsyncWrite + Unpin,
+    W: tokio::io::AsyncWrite + Unpin + Send,
 {
     let mut reader = FramedReader::new(read, "peer", Verify::Content);
     let frame = reader.next().await.expect("a frame").expect("one").frame;
@@ -124,7 +124,7 @@ async fn ask(
     async fn once<R, W>(read: R, write: W, frame: &Frame) -> Result<(), NetError>
     where
         R: tokio::io::AsyncRead + Unpin,
-        W: tokio::io::AsyncWrite + Unpin,
+        W: tokio::io::AsyncWrite + Unpin + Send,
     {
         let sent = FramedWriter::new(write, "peer").send(frame).await;
         let mut reader = FramedReader::new(read, "peer", Verify::Content);
