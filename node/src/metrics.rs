@@ -82,7 +82,7 @@ defs! { GAUGES, "gauge":
     SUBTREE_SAVED = "rcp_subtree_oldest_saved_set", Count, "Oldest saved set of the subtree below.";
     LINK_STATE = "rcp_link_state", Count, "1 for the state that the link to a neighbour is in, 0 for the others.";
     LINK_SINCE = "rcp_link_change_time_seconds", Seconds, "When the link was connected or lost, since 1970.";
-    LINK_LIMIT = "rcp_link_limit_bits_per_second", Count, "How fast data may be sent to a child now; absent while that is not limited.";
+    LINK_LIMIT = "rcp_link_limit_bytes_per_second", Count, "Bytes per second that may be sent to a child now; absent while that is not limited.";
     ROUTE_REVISION = "rcp_route_revision", Count, "Revision of the stored routing table.";
     ROUTE_DRIFT = "rcp_route_drift", Count, "Ways in which stored routes differ from the topology file.";
 }
@@ -250,7 +250,7 @@ fn export_link(group: &str, side: &str, link: &LinkStatus) {
     states(&LINK_STATE, &labels, &LINK_STATES, &link.state);
     gauge(&LINK_SINCE, &labels, seconds(link.since_us));
     if let Some(limit) = link.limit {
-        gauge(&LINK_LIMIT, &labels, count(limit));
+        gauge(&LINK_LIMIT, &labels, count(limit) / 8.0);
     }
     metrics::counter!(LINK_BYTES.0, owned(&labels)).absolute(link.bytes);
     metrics::counter!(LINK_SESSIONS.0, owned(&labels)).absolute(link.sessions);
@@ -370,7 +370,7 @@ mod tests {
             "rcp_member_state{volume=\"db\",group=\"g1\",member=\"cel9-ser1\",state=\"offline\"} 1",
             "rcp_member_seed_ratio{volume=\"db\",group=\"g1\",member=\"cel2-ser2\"} 0.42",
             "rcp_link_bytes_total{group=\"g1\",side=\"child\",peer=\"cel2-ser2\"} 5242880",
-            "rcp_link_limit_bits_per_second{group=\"g1\",side=\"child\",peer=\"cel2-ser2\"} 20000000",
+            "rcp_link_limit_bytes_per_second{group=\"g1\",side=\"child\",peer=\"cel2-ser2\"} 2500000",
             "rcp_link_state{group=\"g1\",side=\"parent\",peer=\"up\",state=\"other\"} 1",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
