@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::Parser;
 use config::Topology;
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -87,13 +88,22 @@ async fn run(args: &Args) -> anyhow::Result<()> {
         running.listen,
         running.nbd.join(" and ")
     );
+    tell_service_manager(&[NotifyState::Ready]);
     tokio::select! {
         _ = term.recv() => {}
         _ = int.recv() => {}
         () = running.stop.cancelled() => {}
     }
     tracing::info!("{} stops: writes are held, a last set is made, neighbours are told", node.name);
+    tell_service_manager(&[NotifyState::Stopping]);
     running.shutdown().await;
     tracing::info!("{} has stopped", node.name);
     Ok(())
+}
+
+/// Where there is one (`Type=notify`): it starts what comes after when the node is ready.
+fn tell_service_manager(what: &[NotifyState<'_>]) {
+    if let Err(e) = sd_notify::notify(what) {
+        tracing::warn!("the service manager cannot be told that {what:?}: {e}");
+    }
 }
