@@ -144,7 +144,6 @@ fn tasks_and_threads_are_started_in_few_places() {
         ("node/src/runtime/disk.rs", "spawn_blocking", "requests on files block"),
         ("node/src/runtime/core.rs", "spawn_blocking", "making and removing files blocks"),
         ("rcp/src/group/tasks.rs", "tokio::spawn", "the place of the library"),
-        ("rcp/examples/lines.rs", "thread::spawn", "a program: reading a terminal blocks"),
         ("rcp/src/group/record.rs", "thread::Builder", "writes entries in their order"),
         ("node/src/runtime/certificates.rs", "spawn_blocking", "reading files blocks"),
         ("node/src/http/router.rs", "spawn_blocking", "rendering waits for locks"),
