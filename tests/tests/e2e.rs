@@ -20,6 +20,8 @@ mod grow;
 mod kills;
 #[path = "e2e/late.rs"]
 mod late;
+#[path = "e2e/lines.rs"]
+mod lines;
 #[path = "e2e/load.rs"]
 mod load;
 #[path = "e2e/playback.rs"]

@@ -143,7 +143,8 @@ fn tasks_and_threads_are_started_in_few_places() {
         ("node/src/runtime/start.rs", "server.shutdown", "joining threads blocks"),
         ("node/src/runtime/disk.rs", "spawn_blocking", "requests on files block"),
         ("node/src/runtime/core.rs", "spawn_blocking", "making and removing files blocks"),
-        ("node/src/runtime/blocks.rs", "thread::Builder", "writes entries in their order"),
+        ("rcp/src/group/tasks.rs", "tokio::spawn", "the place of the library"),
+        ("rcp/src/group/record.rs", "thread::Builder", "writes entries in their order"),
         ("node/src/runtime/certificates.rs", "spawn_blocking", "reading files blocks"),
         ("node/src/http/router.rs", "spawn_blocking", "rendering waits for locks"),
         ("node/src/http/body.rs", "spawn_blocking", "reading a volume blocks"),
@@ -164,6 +165,8 @@ fn one_file_reads_clocks() {
     let allowed: Allowed = &[
         ("node/src/clock.rs", "Instant::now", "the place"),
         ("node/src/clock.rs", "SystemTime::now", "the place"),
+        ("rcp/src/group/clock.rs", "Instant::now", "the place of the library"),
+        ("rcp/src/group/clock.rs", "SystemTime::now", "the place of the library"),
         ("node/src/nbd/deadline.rs", "Instant::now", "socket deadlines of the NBD threads"),
     ];
     forbid("clocks", &["Instant::now", "SystemTime::now"], allowed, |s| s.is_product());

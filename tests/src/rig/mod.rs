@@ -15,7 +15,7 @@ mod tree;
 mod wait;
 
 pub use authority::{Authority, Issued};
-pub use binaries::program;
+pub use binaries::{example, program};
 pub use mounted::{Device, Mounted, may_mount};
 pub use outside::{lacking, run, said, tool};
 pub use plan::{Plan, free_port};
