@@ -4,6 +4,8 @@
 mod away;
 #[path = "e2e/blocks.rs"]
 mod blocks;
+#[path = "e2e/crowd.rs"]
+mod crowd;
 #[path = "e2e/damage.rs"]
 mod damage;
 #[path = "e2e/failover.rs"]

@@ -65,9 +65,9 @@ fn check_one<'f>(
     for (found, which) in [(&listen, "listen"), (&nbd, "nbd")] {
         if let Some((addr, text)) = found
             && !addr.is_loopback()
-            && !(may_listen || (proven && which == "listen"))
+            && !(may_listen || proven)
         {
-            report.add(|| exposed(&name, addr, text, which, proven));
+            report.add(|| exposed(&name, addr, text, which));
         }
     }
     let dialled = match (dialled, &listen, &raw.address) {
@@ -110,6 +110,9 @@ fn check_one<'f>(
         )?,
     };
     let handlers = handlers(&raw.handlers, &owner, report);
+    let nbd_allow = values::allow(raw.nbd_allow.as_ref(), field("nbd_allow"), proven, report);
+    let metrics = values::door(raw.metrics.as_ref(), field("metrics"), proven, report);
+    let health = values::door(raw.health.as_ref(), field("health"), proven, report);
     Some(NodePlan {
         handlers,
         name,
@@ -119,6 +122,9 @@ fn check_one<'f>(
         nbd: nbd.map(|(addr, _)| addr),
         memory,
         insecure_plaintext: insecure.unwrap_or(false),
+        nbd_allow,
+        metrics: metrics.unwrap_or_default(),
+        health: health.unwrap_or_default(),
     })
 }
 
@@ -172,12 +178,8 @@ fn address<'f>(
     }
 }
 
-fn exposed(name: &NodeName, addr: &HostPort, text: &Text, field: &str, proven: bool) -> Problem {
+fn exposed(name: &NodeName, addr: &HostPort, text: &Text, field: &str) -> Problem {
     let loopback = format!("127.0.0.1:{}", addr.port());
-    let certificates = match (field, proven) {
-        ("listen", false) => ", or give all nodes certificates with `pki`",
-        _ => "",
-    };
     Problem::new(
         &text.span,
         format!("`{name}` would offer `{field}` on {addr} to other machines without encryption"),
@@ -185,7 +187,7 @@ fn exposed(name: &NodeName, addr: &HostPort, text: &Text, field: &str, proven: b
     .label("not a loopback address")
     .hint(format!(
         "write `{field}: \"{loopback}\"`, or, if the network is trusted, add \
-         `insecure_plaintext: true` to `{name}`{certificates}"
+         `insecure_plaintext: true` to `{name}`, or give all nodes certificates with `pki`"
     ))
 }
 

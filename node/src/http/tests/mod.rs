@@ -309,7 +309,8 @@ const INSUFFICIENT: &str = "Bearer realm=\"rcp\", error=\"insufficient_scope\"";
 
 #[tokio::test]
 async fn with_certificates_every_path_needs_its_scope() {
-    let (node, site) = guarded_site(Policy { secured: true, metrics_closed: true }, true);
+    let (node, site) =
+        guarded_site(Policy { secured: true, metrics_closed: true, health_closed: false }, true);
     let tokens = Tokens::of(site.dir.path());
     let by = |scope| tokens.create(&format!("{scope:?}"), scope, 0, None).expect("token");
     let secrets = [Scope::Read, Scope::Operate, Scope::Admin].map(|s| (s, by(s)));
