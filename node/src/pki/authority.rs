@@ -336,35 +336,8 @@ impl Authority {
                 day(self.until)
             )));
         }
-        let mut params = CertificateParams::default();
-        params.subject_alt_names.push(if user {
-            let urn = format!("{USER_URN}{node}");
-            SanType::URI(urn.try_into()?)
-        } else {
-            SanType::DnsName(node.as_str().try_into()?)
-        });
-        for name in also {
-            params.subject_alt_names.push(match name.parse::<IpAddr>() {
-                Ok(ip) => SanType::IpAddress(ip),
-                Err(_) => SanType::DnsName(name.as_str().try_into().map_err(|_| {
-                    PkiError::Refused(format!("{name} is neither a host name nor an IP address"))
-                })?),
-            });
-        }
         let serial = serial();
-        params.distinguished_name = common_name(node.as_str());
-        params.is_ca = IsCa::ExplicitNoCa;
-        if user {
-            // No key usage: QEMU wants keyEncipherment in it, which RFC 8813 forbids for such keys.
-            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        } else {
-            params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-            params.extended_key_usages =
-                vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        }
-        params.use_authority_key_identifier_extension = true;
-        params.serial_number = Some(serial.clone());
-        valid.apply(&mut params);
+        let params = params(node, also, user, &serial, valid)?;
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
         let issued = Issued {
@@ -435,6 +408,45 @@ impl Authority {
         self.index.store(&self.folder)?;
         write(&self.folder.join(REVOKED), pem.as_bytes(), false)
     }
+}
+
+/// What a certificate says.
+fn params(
+    node: &NodeName,
+    also: &[String],
+    user: bool,
+    serial: &SerialNumber,
+    valid: Validity,
+) -> Result<CertificateParams, PkiError> {
+    let mut params = CertificateParams::default();
+    params.subject_alt_names.push(if user {
+        let urn = format!("{USER_URN}{node}");
+        SanType::URI(urn.try_into()?)
+    } else {
+        SanType::DnsName(node.as_str().try_into()?)
+    });
+    for name in also {
+        params.subject_alt_names.push(match name.parse::<IpAddr>() {
+            Ok(ip) => SanType::IpAddress(ip),
+            Err(_) => SanType::DnsName(name.as_str().try_into().map_err(|_| {
+                PkiError::Refused(format!("{name} is neither a host name nor an IP address"))
+            })?),
+        });
+    }
+    params.distinguished_name = common_name(node.as_str());
+    params.is_ca = IsCa::ExplicitNoCa;
+    if user {
+        // No key usage: QEMU wants keyEncipherment in it, which RFC 8813 forbids for such keys.
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    } else {
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    }
+    params.use_authority_key_identifier_extension = true;
+    params.serial_number = Some(serial.clone());
+    valid.apply(&mut params);
+    Ok(params)
 }
 
 /// The day of a moment, UTC.

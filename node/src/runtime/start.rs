@@ -15,7 +15,7 @@ use rcp::net::quic::Listener;
 use rcp::proto::delta::Compression;
 use rcp::proto::ids::{GroupName, NodeName, VolumeId};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use volmcast::save::Budget;
 use volmcast::storage::{Identity, StorageError, replace_file};
@@ -257,15 +257,8 @@ pub async fn start(
     let quic = quic.map_err(io(format!("QUIC on UDP {listen}")))?;
     let control = bind_control(&folder)?;
     let audit = Arc::new(Audit::new(&folder));
-    let (judge, judged) = watch::channel(0);
-    let tls = pki.clone().map(|pki| nbd::Tls {
-        pki,
-        runtime: tokio::runtime::Handle::current(),
-        required: !node.insecure_plaintext,
-        judge: judged,
-    });
-    let tell = door::tell(audit.clone(), sender.clone());
-    let exports = Arc::new(Door::new(names.clone(), door::rules(topology, node), tell));
+    let (judge, tls) = door::tls(node, pki.clone());
+    let exports = door::exports(topology, node, names.clone(), audit.clone(), sender.clone());
     let (server, uris) = start_nbd(node, &folder, exports, tls).await?;
     core.listen = listen.to_string();
     core.nbd.clone_from(&uris);

@@ -48,7 +48,7 @@ fn guarded_site(policy: Policy, tokens: bool) -> (Arc<FakeNode>, Site) {
     let node = FakeNode::new();
     let dir = tempfile::tempdir().expect("folder");
     let tokens = tokens.then(|| Tokens::of(dir.path()));
-    let guard = Guard { policy, tokens, audit: Audit::new(dir.path()) };
+    let guard = Guard { policy, tokens, audit: Audit::new(dir.path()).into() };
     let all = routers(node.clone(), Metrics::detached(), guard);
     let (public, control) =
         (all.caller(Caller::plain("127.0.0.1:9")), all.caller(Caller::socket(Some(7))));

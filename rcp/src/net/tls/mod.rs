@@ -208,10 +208,7 @@ impl Pki {
         } else {
             m.clients.verify_client_cert(leaf, rest, now).map(|_| ())
         };
-        judged.err().map(|e| Untrusted {
-            subject: peer.names.first().map(ToString::to_string).unwrap_or_default(),
-            why: Why::of(&e, None),
-        })
+        judged.err().map(|e| Untrusted { subject: leaf_subject(leaf), why: Why::of(&e, None) })
     }
 
     /// For one connection that comes in. With `mandatory`, a peer without certificate is refused.
@@ -259,6 +256,11 @@ impl Pki {
         c.resumption = Resumption::disabled();
         Ok((c, reason))
     }
+}
+
+/// Whom a certificate is for, to be shown.
+fn leaf_subject(leaf: &CertificateDer<'_>) -> String {
+    Leaf::read(leaf).map(|l| l.subject()).unwrap_or_default()
 }
 
 /// For a connection to a proxy that ends TLS; no certificate of this node is shown to it. Trusted
