@@ -278,10 +278,7 @@ pub async fn start(
     let api: Arc<dyn NodeApi> = handle.clone();
     let metrics = Metrics::install()
         .map_err(|e| StartError::Refused(format!("metrics cannot be set up: {e}")))?;
-    let counters = server.metrics();
-    metrics.on_scrape(move || {
-        crate::metrics::counters("rcp_nbd", "NBD server", counters.each().collect::<Vec<_>>());
-    });
+    show_counters(&server, &metrics);
     task(upkeep(metrics.clone(), stop.clone()));
     let guard = certificates::guard(topology, node, base, audit);
     let port = Port::new(sender.clone(), pki.clone(), entry(topology, node), stop.clone());
@@ -380,6 +377,14 @@ async fn resolve(node: &NodePlan) -> Result<Vec<std::net::SocketAddr>, StartErro
     let what = || format!("the NBD address {nbd} of {}", node.name);
     let found = tokio::net::lookup_host(nbd.to_string()).await.map_err(io(what()))?;
     Ok(found.take(1).collect())
+}
+
+/// What the NBD server counts stands among the metrics.
+fn show_counters(server: &nbd::Server, metrics: &Metrics) {
+    let counters = server.metrics();
+    metrics.on_scrape(move || {
+        crate::metrics::counters("rcp_nbd", "NBD server", counters.each().collect::<Vec<_>>());
+    });
 }
 
 /// Keeps the metrics' sample buffers small.
