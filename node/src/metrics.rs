@@ -401,6 +401,7 @@ mod tests {
         let metrics = Metrics::install().expect("first");
         assert_eq!(Metrics::install().map(|_| ()), Err(AlreadyInstalled));
         port_connection("http");
+        nbd_refused("nbd-plain");
         crate::http::tests::one_request().await;
         // The connection is counted as closed when its task has seen the end.
         let closed = || metrics.render(&full()).contains("connections_closed_total{");
