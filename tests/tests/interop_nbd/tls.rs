@@ -240,9 +240,10 @@ fn clients_are_refused_in_words() {
     {
         std::fs::copy(site.tree.pki().join(from), node.join(to)).unwrap();
     }
-    if let Some(mut img) = site.qemu("qemu-img", "vol", &node, "") {
-        let e = said(&mut img).unwrap_err();
-        assert!(e.contains("node l is good for reading"), "{e}");
+    // (QEMU does not show it: it wants a key usage that such keys may not have.)
+    if let Some(mut info) = tool("nbdinfo", "libnbd-bin") {
+        said(info.arg(site.uri("vol", &node))).unwrap_err();
+        site.noted("nbd-refused", "node l is good for reading");
     }
     // Numbers.
     let metrics: String = {
