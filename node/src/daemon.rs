@@ -27,6 +27,16 @@ pub struct Args {
     pub log_json: bool,
 }
 
+/// Takes as many descriptors as this process may have: what bounds connections is their number
+/// ([`crate::limits`]), and the usual 1024 descriptors are fewer.
+fn many_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let most = getrlimit(Resource::Nofile).maximum;
+    if let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most }) {
+        tracing::warn!("the limit of open files stays where it is: {e}");
+    }
+}
+
 /// Runs until SIGTERM or SIGINT; the exit status.
 #[must_use]
 pub fn main(args: &Args) -> i32 {
@@ -41,6 +51,7 @@ pub fn main(args: &Args) -> i32 {
     } else {
         log.init()
     }
+    many_descriptors();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(64)

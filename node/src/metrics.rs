@@ -103,6 +103,7 @@ defs! { COUNTERS, "counter":
 defs! { PROCESS, "counter of the process":
     HTTP_REQUESTS = "rcp_http_requests_total", Count, "HTTP requests by path and status.";
     HTTP_OPENED = "rcp_http_connections_opened_total", Count, "HTTP connections begun.";
+    NBD_REFUSED = "rcp_nbd_refused_total", Count, "NBD clients turned away, by reason.";
     PORT_CONNECTIONS = "rcp_port_connections_total", Count, "Connections of the shared port, by what their first bytes said.";
     HTTP_CLOSED = "rcp_http_connections_closed_total", Count, "HTTP connections ended, by how.";
 }
@@ -206,6 +207,11 @@ pub(crate) fn http_request(path: &str, status: u16) {
 /// A connection began.
 pub(crate) fn http_opened() {
     metrics::counter!(HTTP_OPENED.0).increment(1);
+}
+
+/// An NBD client was turned away.
+pub(crate) fn nbd_refused(kind: &'static str) {
+    metrics::counter!(NBD_REFUSED.0, "reason" => kind).increment(1);
 }
 
 /// A connection of the shared port was classified.
@@ -424,6 +430,7 @@ mod tests {
         let metrics = Metrics::install().expect("first");
         assert_eq!(Metrics::install().map(|_| ()), Err(AlreadyInstalled));
         port_connection("http");
+        nbd_refused("nbd-plain");
         crate::http::tests::one_request().await;
         // The connection is counted as closed when its task has seen the end.
         let closed = || metrics.render(&full()).contains("connections_closed_total{");

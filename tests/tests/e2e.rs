@@ -6,6 +6,8 @@ mod afar;
 mod away;
 #[path = "e2e/blocks.rs"]
 mod blocks;
+#[path = "e2e/crowd.rs"]
+mod crowd;
 #[path = "e2e/damage.rs"]
 mod damage;
 #[path = "e2e/failover.rs"]

@@ -450,6 +450,8 @@ pub(crate) const CLAIMS: &[Claim] = &[
             PORT,
             "rcp/tests/net.rs::what_says_nothing_sensible_is_closed",
             "rcp/src/proto/classify.rs::the_limit_holds_to_the_byte",
+            "tests/tests/e2e/crowd.rs::ten_thousand_who_say_nothing_keep_nobody_out",
+            "tests/tests/e2e/crowd.rs::frames_that_lie_end_their_connection_only",
         ],
     ),
     ("PLAY-01", "playback begins when the copy is complete", &[LATE]),
