@@ -6,6 +6,8 @@ mod afar;
 mod away;
 #[path = "e2e/blocks.rs"]
 mod blocks;
+#[path = "e2e/crowd.rs"]
+mod crowd;
 #[path = "e2e/damage.rs"]
 mod damage;
 #[path = "e2e/failover.rs"]
@@ -22,6 +24,8 @@ mod kills;
 mod late;
 #[path = "e2e/limits.rs"]
 mod limits;
+#[path = "e2e/lines.rs"]
+mod lines;
 #[path = "e2e/load.rs"]
 mod load;
 #[path = "e2e/playback.rs"]

@@ -7,6 +7,7 @@
 //! | `delta` | 1% of an image to 1, 4 and 8 replicas, from the demand to visible everywhere | `rsync` |
 //! | `transports` | 1 GiB over one hop by TCP, TLS and QUIC, each side on a core of its own | `iperf3`, bare rustls, bare quinn |
 //! | `shaped` | one hop over 50 Mbit/s, 1 % loss, 40 ms, by each transport; two hops that mix them (needs root) | `iperf3`, bare rustls, bare quinn |
+//! | `hostile` | a stream to one child with 10,000 silent and some noisy strangers beside it | the same alone |
 //! | `memory` | peak memory of every node while 4 GiB flow and one child is stopped | the bound |
 //!
 //! A figure is the median of the runs with the smallest and the largest; the contestants take
@@ -19,6 +20,7 @@ mod facts;
 mod fanout;
 mod fill;
 mod fio;
+mod hostile;
 mod memory;
 mod nbd;
 mod network;
@@ -61,6 +63,8 @@ pub enum What {
     Delta,
     /// Memory under load.
     Memory,
+    /// Hostile peers beside a stream.
+    Hostile,
 }
 
 /// Measures, beside other programs, on this machine.
@@ -97,6 +101,9 @@ pub struct Options {
     /// MiB of the image for `delta`.
     #[arg(long, default_value_t = 4096)]
     delta_mib: u64,
+    /// MiB of one set for `hostile`.
+    #[arg(long, default_value_t = 512)]
+    hostile_mib: u64,
     /// MiB written for `memory`.
     #[arg(long, default_value_t = 4096)]
     memory_mib: u64,
@@ -136,6 +143,9 @@ enum Part {
     /// A library without the product around it.
     #[command(hide = true)]
     Bare(bare::Args),
+    /// Hostile peers.
+    #[command(hide = true)]
+    Crowd(hostile::Args),
     /// A file over NBD, without a volume round it.
     #[command(hide = true)]
     NbdFile {
@@ -161,6 +171,7 @@ pub fn main() -> ExitCode {
         Some(Part::Sink(a)) => sink::main(&a),
         Some(Part::Delay { queue, ms }) => network::delay(queue, Duration::from_millis(ms)),
         Some(Part::Bare(a)) => bare::main(&a),
+        Some(Part::Crowd(a)) => hostile::main(&a),
         Some(Part::NbdFile { file, socket }) => nbd::serve_file(&file, &socket),
         None => measure(args.what, &args.options),
     };
@@ -198,6 +209,7 @@ fn measure(what: What, o: &Options) -> anyhow::Result<()> {
     section(What::Shaped, shaped::measure)?;
     section(What::Delta, delta::measure)?;
     section(What::Memory, memory::measure)?;
+    section(What::Hostile, hostile::measure)?;
     report.print_missing();
     Ok(())
 }

@@ -212,7 +212,7 @@ impl SimNode {
             table,
             proven: false,
             handlers: std::collections::BTreeSet::new(),
-            journal: node::mover::journal::Journal::default(),
+            journal: rcp::proto::control::Journal::default(),
         };
         self.mover = Some(Mover::new(cfg, now, wall));
         if self.disk.is_some() {
