@@ -297,6 +297,15 @@ impl Mover {
         self.conns.remove(&conn);
     }
 
+    /// What came on the connection is no sound frame: the peer is told, and it ends.
+    pub fn nonsense(&mut self, now: Mono, wall: Wall, conn: ConnId, text: &str) {
+        self.time(now, wall);
+        if let Some(c) = self.conns.get_mut(&conn) {
+            c.session.handle_nonsense(text);
+        }
+        self.drive(conn);
+    }
+
     pub(super) fn conn_frame(&mut self, id: ConnId, frame: DecodedFrame) {
         let now = self.now;
         let Some(c) = self.conns.get_mut(&id) else { return };

@@ -137,6 +137,8 @@ pub enum CloseReason {
         /// The frame.
         frame: FrameType,
     },
+    /// Bytes that are no sound frame, in words.
+    Nonsense(String),
     /// The connection failed, in words.
     Broken(String),
     /// One side does not trust the other's certificate, in words.
@@ -157,6 +159,7 @@ impl std::fmt::Display for CloseReason {
             Self::Protocol { state, frame } => {
                 write!(f, "a {frame} frame may not come in state {}", state.name())
             }
+            Self::Nonsense(text) => write!(f, "what came is no sound frame: {text}"),
             Self::Broken(text) => write!(f, "the connection failed: {text}"),
             Self::Untrusted(text) => f.write_str(text),
             Self::Probed => f.write_str("the probe was answered"),

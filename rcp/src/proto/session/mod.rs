@@ -186,6 +186,15 @@ impl Session {
         self.end(CloseReason::Broken(text.to_owned()));
     }
 
+    /// Bytes came that are no frame, or a frame whose content is not sound: nothing that follows can
+    /// be trusted. The peer is told why, in words.
+    pub fn handle_nonsense(&mut self, text: &str) {
+        if self.state != SessionState::Closed {
+            self.say_protocol(text.to_owned());
+            self.end(CloseReason::Nonsense(text.to_owned()));
+        }
+    }
+
     /// There is no connection, because one side does not trust the other.
     pub fn handle_untrusted(&mut self, text: &str) {
         self.end(CloseReason::Untrusted(text.to_owned()));
@@ -347,12 +356,16 @@ impl Session {
 
     fn illegal(&mut self, frame: FrameType) {
         let reason = CloseReason::Protocol { state: self.state, frame };
-        let text = reason.to_string();
+        self.say_protocol(reason.to_string());
+        self.end(reason);
+    }
+
+    /// The last word to a peer that breaks the protocol.
+    fn say_protocol(&mut self, text: String) {
         self.transmit.push_back(match self.state {
             SessionState::AwaitHello => Frame::Refuse { code: RefuseCode::Protocol, text },
             _ => Frame::Goodbye { code: GoodbyeCode::Protocol, text },
         });
-        self.end(reason);
     }
 
     fn reject(&mut self, (code, text): peer::No) {
