@@ -20,6 +20,8 @@ mod kills;
 mod late;
 #[path = "e2e/load.rs"]
 mod load;
+#[path = "e2e/matrix.rs"]
+mod matrix;
 #[path = "e2e/playback.rs"]
 mod playback;
 #[path = "e2e/port.rs"]
