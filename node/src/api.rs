@@ -147,6 +147,9 @@ pub struct LinkStatus {
     /// What carries it: `tcp`, `tls`, `quic`, with the proxy it goes through.
     #[serde(default)]
     pub transport: String,
+    /// The version of RCP of the session, as in `1.1`; empty while there is none.
+    #[serde(default)]
+    pub version: String,
 }
 
 /// One volume on this node.

@@ -111,7 +111,7 @@ fn either_side_may_dial() {
         let [Event::Up(b)] = &p.events[1][..] else { panic!("{:?}", p.events) };
         assert_eq!((a.node.as_str(), b.node.as_str()), (acceptor, dialer));
         assert_eq!((a.role, b.role), (role.other(), role));
-        assert_eq!((a.version, b.version), (1, 1));
+        assert_eq!((a.version, b.version), (VERSIONS.1, VERSIONS.1));
         // one feeder number for both, given by the receiver; the shorter interval counts
         assert_eq!((a.feeder, b.feeder), (7, 7));
         assert_eq!((a.keepalive, b.keepalive), (Duration::from_millis(500), a.keepalive));
@@ -127,7 +127,7 @@ fn refusals_of_the_acceptor() {
     let cases: Vec<(RefuseCode, SessionConfig, Role, SessionConfig)> = vec![
         (
             RefuseCode::Version,
-            SessionConfig { versions: (2, 3), ..parent() },
+            SessionConfig { versions: (900, 901), ..parent() },
             Role::Sender,
             config("child"),
         ),
@@ -219,7 +219,7 @@ fn a_receiver_with_a_path_and_a_welcome_for_nobody() {
         })
     };
     for (w, want) in [
-        (welcome(2, Role::Receiver), RefuseCode::Version),
+        (welcome(900, Role::Receiver), RefuseCode::Version),
         (welcome(1, Role::Sender), RefuseCode::Role),
     ] {
         let mut s = Session::new(config("parent"), Side::Dialer(Role::Sender), now);

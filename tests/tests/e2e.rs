@@ -30,6 +30,8 @@ mod port;
 mod power;
 #[path = "e2e/reader.rs"]
 mod reader;
+#[path = "e2e/recorded.rs"]
+mod recorded;
 #[path = "e2e/restart.rs"]
 mod restart;
 #[path = "e2e/routes.rs"]

@@ -13,7 +13,9 @@ use rcp::proto::frame::{
     DecodedFrame, Frame, FrameType, GoodbyeCode, Hello, Offer, RefuseCode, Role, StreamId,
 };
 use rcp::proto::ids::{GroupName, NodeName, VolumeId};
-use rcp::proto::session::{CloseReason, Event, Peers, Session, SessionConfig, Side, VERSIONS};
+use rcp::proto::session::{
+    CloseReason, Event, Peers, Session, SessionConfig, Side, VERSIONS, abilities,
+};
 use rcp::proto::transport::Hop;
 
 use super::history::Confirm;
@@ -128,6 +130,8 @@ pub(super) struct Conn {
     pub(super) streams_in: BTreeMap<StreamId, VolumeId>,
     /// Feeder number of the session.
     pub(super) feeder: u32,
+    /// The version of the protocol that was chosen.
+    pub(super) version: u16,
     /// What the other side has proven; one that was dialled has proven its name, or need not.
     pub(super) proof: Proof,
     /// Its address, if it connected.
@@ -190,7 +194,7 @@ impl Mover {
     fn session_config(&self, group: &GroupName) -> SessionConfig {
         let plan = self.groups.get(group).map(|g| g.plan.clone()).unwrap_or_default();
         SessionConfig {
-            versions: VERSIONS,
+            versions: self.cfg.versions,
             node: self.cfg.node.clone(),
             instance: self.cfg.instance,
             group: group.clone(),
@@ -340,6 +344,7 @@ impl Mover {
                     c.peer = Some(peer.node.clone());
                     c.peer_role = Some(peer.role);
                     c.feeder = peer.feeder;
+                    c.version = peer.version;
                     self.up(id, peer.node, peer.role, peer.path);
                 }
                 Event::Frame(frame) => self.control_frame(id, frame),
@@ -558,6 +563,14 @@ impl Mover {
 }
 
 impl Conn {
+    /// Why no catch-up can be had through it, if that is so.
+    pub(super) fn without_catch_ups(&self) -> Option<String> {
+        let can = abilities(self.version);
+        let peer = self.peer.as_ref().map(ToString::to_string).unwrap_or_default();
+        (!can.catch_up)
+            .then(|| format!("the session with {peer} is RCP {}: {}", can.name, can.lacks))
+    }
+
     fn new(session: Session, group: GroupName, dialled: Option<NodeName>) -> Self {
         Self {
             session,
@@ -569,6 +582,7 @@ impl Conn {
             streams_out: BTreeMap::new(),
             streams_in: BTreeMap::new(),
             feeder: 0,
+            version: VERSIONS.0,
             proof: Proof::Nothing,
             from: String::new(),
             closing: false,

@@ -1,6 +1,7 @@
 //! The main job, whole, over every way from one node to the next: seed, live, kills, a late leaf.
 
 use std::net::TcpStream;
+use std::process::Command;
 use std::time::Duration;
 
 use tests::rig::{Authority, Clock, MIB, Plan, Process, Proxy, Random, Tree, free_port, wait_for};
@@ -21,13 +22,18 @@ struct Way {
     transport: &'static str,
     /// Through which proxy, and whether TLS ends there as well.
     proxy: Option<(Proxy, bool)>,
+    /// Nodes that speak RCP 1.0: in this tree, on one side of every hop.
+    older: &'static [&'static str],
 }
 
 macro_rules! matrix {
-    ($($name:ident: $transport:literal, $proxy:expr;)*) => {
-        const WAYS: &[Way] = &[
-            $(Way { name: stringify!($name), transport: $transport, proxy: $proxy },)*
-        ];
+    ($($name:ident: $transport:literal, $proxy:expr, $older:expr;)*) => {
+        const WAYS: &[Way] = &[$(Way {
+            name: stringify!($name),
+            transport: $transport,
+            proxy: $proxy,
+            older: $older,
+        },)*];
         $(#[test]
         fn $name() {
             main_job(WAYS.iter().find(|w| w.name == stringify!($name)).expect("in the table"));
@@ -36,13 +42,15 @@ macro_rules! matrix {
 }
 
 matrix! {
-    over_tcp: "tcp", None;
-    over_tls: "tls", None;
-    over_quic: "quic", None;
-    through_nginx: "tls", Some((Proxy::Nginx, false));
-    through_nginx_that_ends_tls: "tls", Some((Proxy::Nginx, true));
-    through_haproxy: "tls", Some((Proxy::Haproxy, false));
-    through_haproxy_that_ends_tls: "tls", Some((Proxy::Haproxy, true));
+    over_tcp: "tcp", None, &[];
+    over_tls: "tls", None, &[];
+    over_quic: "quic", None, &[];
+    through_nginx: "tls", Some((Proxy::Nginx, false)), &[];
+    through_nginx_that_ends_tls: "tls", Some((Proxy::Nginx, true)), &[];
+    through_haproxy: "tls", Some((Proxy::Haproxy, false)), &[];
+    through_haproxy_that_ends_tls: "tls", Some((Proxy::Haproxy, true)), &[];
+    between_1_0_and_1_1: "tcp", None, &["p", "f2"];
+    between_1_1_and_1_0: "quic", None, &["f1", "l1", "l2"];
 }
 
 /// The plan, and the URL of the proxy before the name of a node.
@@ -53,6 +61,7 @@ fn plan(way: &Way) -> (Plan, Option<(Proxy, bool, u16)>) {
     if way.transport != "tcp" {
         plan = plan.by(way.transport);
     }
+    plan = plan.older(way.older);
     let proxy = way.proxy.map(|(proxy, https)| (proxy, https, free_port()));
     for (from, hops) in TREE {
         for to in hops {
@@ -131,7 +140,10 @@ fn main_job(way: &Way) {
             let now = newest();
             tree.reaches("l1", "vol", now + 1, LONG);
         }
-        assert_eq!(seeds(&tree, "l1"), seeded, "it resumed");
+        // Without catch-ups, who was away for too long is seeded.
+        if way.older.is_empty() {
+            assert_eq!(seeds(&tree, "l1"), seeded, "it resumed");
+        }
         // Late.
         let now = newest();
         tree.up("l2");
@@ -151,8 +163,13 @@ fn main_job(way: &Way) {
                 None => way.transport.to_owned(),
             };
             assert_eq!((link.state.as_str(), &link.transport), ("connected", &want));
+            let version = if way.older.is_empty() { "1.1" } else { "1.0" };
+            assert_eq!(link.version, version, "{from} to {to}");
         }
     }
+    let mut rcpctl = Command::new(program("rcpctl"));
+    let said = run(rcpctl.arg("status").arg("--topology").arg(tree.topology()));
+    assert_eq!(said.contains("is RCP 1.0: no catch-ups"), !way.older.is_empty(), "{said}");
     eprintln!("{}: {} MiB in {:?}", way.name, load.written() / MIB, clock.passed());
     tree.quiet();
 }

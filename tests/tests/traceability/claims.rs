@@ -37,6 +37,7 @@ const FILETEST: &str =
 const GROUPS: &str =
     "tests/tests/e2e/playback.rs::a_replica_plays_groups_at_its_own_high_water_mark";
 const USED: &str = "tests/tests/e2e/playback.rs::a_seed_carries_what_is_used_and_a_command_stays_where_it_was_given";
+const STEPS: &str = "tests/tests/steps.rs::a_blow_at_every_step_costs_at_most_a_window";
 const FIRST: &str = "rcp/tests/net.rs::first_bytes_are_replayed";
 
 const FAILOVER: &str =
@@ -290,7 +291,7 @@ pub(crate) const CLAIMS: &[Claim] = &[
             "rcp/tests/session.rs::frames_flow_the_way_they_may",
         ],
     ),
-    ("SESS-03", "an aborted transfer goes on where it was", &[WINDOW, KILLS]),
+    ("SESS-03", "an aborted transfer goes on where it was", &[WINDOW, KILLS, STEPS]),
     (
         "SESS-07",
         "a connection for a known session takes it up again",

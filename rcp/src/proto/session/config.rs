@@ -6,9 +6,6 @@ use super::super::frame::{Frame, FrameType, GoodbyeCode, Hello, RefuseCode, Role
 use super::super::ids::{GroupName, NodeName};
 use super::SessionState;
 
-/// Versions of the protocol that this build speaks, oldest and newest.
-pub const VERSIONS: (u16, u16) = (1, 1);
-
 /// Who opened the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
@@ -41,7 +38,7 @@ impl Peers {
 /// What a node brings into a session.
 #[derive(Clone, Debug)]
 pub struct SessionConfig {
-    /// Versions to speak; [`VERSIONS`], or fewer to test mixed pairs.
+    /// Versions to speak, oldest and newest: [`super::VERSIONS`], or fewer of them.
     pub versions: (u16, u16),
     /// This node.
     pub node: NodeName,

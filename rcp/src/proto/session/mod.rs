@@ -8,9 +8,11 @@
 mod config;
 mod peer;
 mod table;
+mod version;
 
-pub use config::{CloseReason, Event, Peer, Peers, SendError, SessionConfig, Side, VERSIONS};
+pub use config::{CloseReason, Event, Peer, Peers, SendError, SessionConfig, Side};
 pub use table::{Action, SessionState, action};
+pub use version::{ABILITIES, Abilities, VERSIONS, abilities, version_named};
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -148,6 +150,8 @@ impl Session {
         match action(self.state, frame_type) {
             Action::Ignore => {}
             Action::Illegal => self.illegal(frame_type),
+            // Of a later version than the one that was chosen.
+            Action::Pass if !version::knows(self.version(), &frame) => self.illegal(frame_type),
             Action::Pass => {
                 self.heard = self.heard.max(now);
                 self.events.push_back(Event::Frame(frame));
@@ -200,7 +204,12 @@ impl Session {
         self.end(CloseReason::Untrusted(text.to_owned()));
     }
 
-    /// Queues a frame of the application.
+    /// The version that was chosen; the newest one spoken here until then.
+    fn version(&self) -> u16 {
+        self.peer.as_ref().map_or(self.cfg.versions.1, |p| p.version)
+    }
+
+    /// Queues a frame of the application, in the words of the version that was chosen.
     ///
     /// # Errors
     /// [`SendError`] if the peer would have to refuse it, or the queue is full.
@@ -210,7 +219,7 @@ impl Session {
         if self.transmit.len() >= MAX_SESSION_QUEUE {
             return Err(SendError::Full);
         }
-        self.transmit.push_back(frame);
+        self.transmit.push_back(version::fit(self.version(), frame));
         if self.state == SessionState::Answering {
             self.end(CloseReason::Probed);
         }
