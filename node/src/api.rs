@@ -34,6 +34,8 @@ pub enum ApiErrorKind {
     BadRequest,
     /// It makes sense, but not now or not here (409).
     Conflict,
+    /// The next hop has another feeder, until that was silent for its time: try again (409).
+    Fed,
     /// Whoever asks has not shown who it is (401).
     Unauthorized,
     /// Whoever asks may not (403).

@@ -1,5 +1,7 @@
 //! The product from outside: real processes, real sockets, clients that are not ours.
 
+#[path = "e2e/afar.rs"]
+mod afar;
 #[path = "e2e/away.rs"]
 mod away;
 #[path = "e2e/blocks.rs"]

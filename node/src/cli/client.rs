@@ -1,7 +1,5 @@
-//! A small HTTP client over the Unix socket of a node.
+//! A small HTTP client of a node.
 
-use std::io;
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,29 +9,22 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+use super::way::{Remote, Way};
 use crate::api::{ApiError, NodeStatus};
 use crate::http::paths;
 
 /// Longest answer: the status of a thousand volumes with full tables stays below a third of it.
 const MAX_ANSWER: usize = 128 << 20;
-/// Time to get a connection.
-const CONNECT: Duration = Duration::from_secs(5);
+/// An answer that has come is looked at within this.
+const LAST: Duration = Duration::from_secs(5);
 /// Time for an answer that changes nothing. (A change takes as long as it takes.)
 const ANSWER: Duration = Duration::from_secs(20);
-/// Longest path of a Unix socket that the kernel takes, with its final zero.
-const MAX_SOCKET_PATH: usize = 108;
-
-/// What is said to somebody whose node is not running.
-pub(super) const HOW_TO_START: &str =
-    "start it with `rcpctl up TOPOLOGY`, or as the service that runs rcpd on this machine";
-
 /// Why there is no good answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody listens on the socket.
+    /// Nobody listens there.
     #[error("{0}")]
     NotRunning(String),
     /// The node refuses, in its own words.
@@ -44,23 +35,35 @@ pub enum ClientError {
     Broken(String),
 }
 
-/// Speaks with the node that owns one socket; every request has a connection of its own.
+/// Speaks with one node; every request has a connection of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Client {
-    socket: PathBuf,
+    way: Way,
 }
 
 impl Client {
     /// For the node behind this socket.
     #[must_use]
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into() }
+        Self::by(Way::socket(socket))
     }
 
-    /// The socket.
+    /// For the node that is reached by this way.
     #[must_use]
-    pub fn socket(&self) -> &Path {
-        &self.socket
+    pub fn by(way: Way) -> Self {
+        Self { way }
+    }
+
+    /// How the node is reached.
+    #[must_use]
+    pub fn way(&self) -> &Way {
+        &self.way
+    }
+
+    /// The data folder of a node on this machine.
+    #[must_use]
+    pub fn folder(&self) -> Option<&Path> {
+        self.way.folder()
     }
 
     /// The whole node.
@@ -114,21 +117,20 @@ impl Client {
     }
 
     async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, ClientError> {
-        let stream = timeout(CONNECT, self.connect())
-            .await
-            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-            .map_err(|e| self.unreachable(&e))?;
+        let stream = self.way.connect().await?;
         let broken = |e: &dyn std::fmt::Display| self.broken(path, &e.to_string());
         let (mut send, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|e| broken(&e))?;
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header("host", "rcpd")
-            .header("content-type", "application/json")
-            .body(Full::new(body))
-            .map_err(|e| broken(&e))?;
+            .header("content-type", "application/json");
+        if let Way::Network(Remote { token: Some(token), .. }) = &self.way {
+            request = request.header("authorization", token.header());
+        }
+        let request = request.body(Full::new(body)).map_err(|e| broken(&e))?;
         let exchange = async {
             let response = send.send_request(request).await.map_err(|e| broken(&e))?;
             let status = response.status();
@@ -142,7 +144,7 @@ impl Client {
             answer = exchange.as_mut() => answer?,
             // The connection may be done before its last answer was looked at.
             end = connection.as_mut() => {
-                match (timeout(CONNECT, exchange).await, end) {
+                match (timeout(LAST, exchange).await, end) {
                     (Ok(answer), _) => answer?,
                     (Err(_), Err(e)) => return Err(broken(&e)),
                     (Err(_), Ok(())) => return Err(broken(&"the connection ended")),
@@ -161,19 +163,6 @@ impl Client {
         })
     }
 
-    async fn connect(&self) -> io::Result<UnixStream> {
-        if self.socket.as_os_str().len() < MAX_SOCKET_PATH {
-            return UnixStream::connect(&self.socket).await;
-        }
-        // Too long for the kernel's address: go through the open folder.
-        let (Some(folder), Some(name)) = (self.socket.parent(), self.socket.file_name()) else {
-            return Err(io::ErrorKind::InvalidInput.into());
-        };
-        let folder = std::fs::File::open(folder)?;
-        let path = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
-        UnixStream::connect(path).await
-    }
-
     fn value<T: DeserializeOwned>(&self, path: &str, body: &[u8]) -> Result<T, ClientError> {
         serde_json::from_slice(body).map_err(|e| {
             let text = format!(
@@ -184,22 +173,6 @@ impl Client {
     }
 
     fn broken(&self, path: &str, why: &str) -> ClientError {
-        ClientError::Broken(format!("rcpd at {}, {path}: {why}", self.socket.display()))
-    }
-
-    fn unreachable(&self, error: &io::Error) -> ClientError {
-        let socket = self.socket.display();
-        match error.kind() {
-            io::ErrorKind::NotFound => ClientError::NotRunning(format!(
-                "no rcpd is running there: there is no {socket}; {HOW_TO_START}"
-            )),
-            io::ErrorKind::ConnectionRefused => ClientError::NotRunning(format!(
-                "no rcpd is running there: {socket} is left over from one that ended; {HOW_TO_START}"
-            )),
-            io::ErrorKind::PermissionDenied => ClientError::Broken(format!(
-                "no permission to use {socket}: run this as the user that rcpd runs as"
-            )),
-            _ => ClientError::Broken(format!("cannot reach rcpd at {socket}: {error}")),
-        }
+        ClientError::Broken(format!("rcpd at {}, {path}: {why}", self.way))
     }
 }

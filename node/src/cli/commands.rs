@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::client::{Client, ClientError};
 use super::output::{Failed, print, print_json, tell};
 use super::target::{Endpoint, Purpose, Surroundings, Target};
+use super::way::Way;
 use crate::api::{CutInfo, PolicyChange};
 use crate::http::{paths, requests};
 
@@ -238,7 +239,11 @@ struct Ended {
 }
 
 pub(super) async fn down(args: DownArgs, around: &Surroundings) -> Result<(), Failed> {
-    let here = args.target.all(around)?;
+    let mut here = args.target.all(around)?;
+    if args.target.node.is_empty() {
+        // A topology means its nodes on this machine, as with `rcpctl up`.
+        here.retain(|e| matches!(e.way, Way::Socket { .. }));
+    }
     let mut ended = Vec::new();
     // All are told before any is waited for.
     let mut told = Vec::new();

@@ -149,7 +149,14 @@ async fn send(
     len: u64,
     wait_s: u64,
 ) -> Result<(String, Vec<MemberResult>), Failed> {
-    let socket = client.socket().with_file_name("nbd.sock");
+    let Some(folder) = client.folder() else {
+        return Err(Failed::new(format!(
+            "the file is written over the NBD socket in the data folder of the primary: run this on \
+             its machine, not through {}",
+            client.way()
+        )));
+    };
+    let socket = folder.join("nbd.sock");
     let (path, export) = (file.to_path_buf(), label.to_owned());
     let hash = tokio::task::spawn_blocking(move || write(&socket, &export, &path, len))
         .await

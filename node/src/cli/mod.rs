@@ -1,7 +1,8 @@
 //! The operator's commands: what `rcpctl` and `rcproute` say, ask and print.
 //!
-//! They speak HTTP with a running node over the Unix socket in its data folder; nothing here
-//! opens a volume or a save volume. What is printed is made by pure functions from what the nodes
+//! They speak HTTP with running nodes: over the Unix socket in the data folder of one on this
+//! machine, and with a token, over TLS, with one elsewhere. Nothing here opens a volume or a save
+//! volume. What is printed is made by pure functions from what the nodes
 //! answered (`status`, `rcproute::shown`), so that tests can compare it letter by letter.
 //!
 //! Exit status: 0 done, 1 refused or failed (the reason is on standard error), 2 wrong usage.
@@ -26,6 +27,7 @@ mod token;
 mod topology;
 mod up;
 mod volumes;
+pub mod way;
 
 pub use client::{Client, ClientError};
 pub use output::{Failed, print, print_json};

@@ -77,7 +77,7 @@ async fn find(
         return Err(Failed::new(format!(
             "the node at {} is {there}, not {wanted}: name {wanted}'s data folder with --dir, or the \
              topology with --topology",
-            client.socket().display()
+            client.way()
         )));
     }
     Ok(client)

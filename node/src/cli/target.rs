@@ -1,18 +1,28 @@
-//! Which node a command is for: from options, environment and the current folder to a socket.
+//! Which node a command is for: from options, environment and the current folder to a socket, or to
+//! an address and a token.
 
 use std::ffi::OsString;
+use std::net::{IpAddr, ToSocketAddrs, UdpSocket};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use config::Topology;
+use config::{Host, HostPort, NodePlan, Topology};
+use rcp::net::tls::Trusted;
 
 use super::client::Client;
 use super::output::Failed;
+use super::way::{Remote, Secret, Way};
 
 /// Name of the control socket in a data folder.
 pub const SOCKET: &str = "rcpd.sock";
 /// Environment variable that names a data folder.
 pub const DIR_VARIABLE: &str = "RCP_DIR";
+/// Environment variable that holds a token.
+pub const TOKEN_VARIABLE: &str = "RCP_TOKEN";
+
+/// For a node that is not on this machine, when there is no token.
+pub(super) const BY_TOKEN: &str = "; if it is on another machine, put a token (`rcpctl token create`) into RCP_TOKEN, or name its \
+     file with --token-file";
 
 /// Where the node is. Without any of these: the folder in RCP_DIR, then the current folder.
 #[derive(Args, Clone, Debug, Default)]
@@ -30,6 +40,9 @@ pub struct Target {
     /// The node's name in the topology
     #[arg(long, value_name = "NAME", requires = "topology")]
     pub node: Vec<String>,
+    /// File with a token, to ask nodes on other machines; without it the token in RCP_TOKEN
+    #[arg(long, value_name = "FILE", requires = "topology")]
+    pub token_file: Option<PathBuf>,
 }
 
 /// What surrounds the command.
@@ -39,6 +52,8 @@ pub struct Surroundings {
     pub rcp_dir: Option<OsString>,
     /// The current folder has a socket.
     pub socket_here: bool,
+    /// The value of [`TOKEN_VARIABLE`].
+    pub token: Option<String>,
 }
 
 impl Surroundings {
@@ -48,6 +63,7 @@ impl Surroundings {
         Self {
             rcp_dir: std::env::var_os(DIR_VARIABLE).filter(|v| !v.is_empty()),
             socket_here: Path::new(SOCKET).exists(),
+            token: std::env::var(TOKEN_VARIABLE).ok().filter(|v| !v.is_empty()),
         }
     }
 }
@@ -57,30 +73,41 @@ impl Surroundings {
 pub struct Endpoint {
     /// Its name, if a topology says it.
     pub name: Option<String>,
-    /// Its socket.
-    pub socket: PathBuf,
+    /// How it is reached.
+    pub way: Way,
 }
 
 impl Endpoint {
     fn of_dir(dir: &Path) -> Self {
-        Self { name: None, socket: dir.join(SOCKET) }
+        Self { name: None, way: Way::socket(dir.join(SOCKET)) }
     }
 
     /// What to call it before it has said its name.
     #[must_use]
     pub fn called(&self) -> String {
-        let folder = || {
-            let folder = self.socket.parent().unwrap_or(&self.socket);
-            let full = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
-            full.display().to_string()
+        let place = || match self.way.folder() {
+            Some(folder) => {
+                let full = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+                full.display().to_string()
+            }
+            None => self.way.to_string(),
         };
-        self.name.clone().unwrap_or_else(folder)
+        self.name.clone().unwrap_or_else(place)
+    }
+
+    /// It can be asked: over the network, or there is a socket.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        match &self.way {
+            Way::Socket { path, .. } => path.exists(),
+            Way::Network(_) => true,
+        }
     }
 
     /// A client for it.
     #[must_use]
     pub fn client(&self) -> Client {
-        Client::new(&self.socket)
+        Client::by(self.way.clone())
     }
 }
 
@@ -104,15 +131,14 @@ impl Target {
     /// When there is none, or the topology cannot be read.
     pub fn all(&self, around: &Surroundings) -> Result<Vec<Endpoint>, Failed> {
         let mut found: Vec<Endpoint> = self.dir.iter().map(|d| Endpoint::of_dir(d)).collect();
-        found.extend(self.socket.iter().map(|s| Endpoint { name: None, socket: s.clone() }));
+        found.extend(self.socket.iter().map(|s| Endpoint { name: None, way: Way::socket(s) }));
         if let Some(file) = &self.topology {
-            let topology = load(file)?;
+            let map = Map::read(file, self, around)?;
             if self.node.is_empty() {
-                found.extend(topology.nodes().map(|n| in_topology(file, n)));
+                found.extend(map.topology.nodes().map(|n| map.endpoint(n)));
             }
             for name in &self.node {
-                let node = topology.require_node(name).map_err(|e| Failed::new(e.to_string()))?;
-                found.push(in_topology(file, node));
+                found.push(map.named(name)?);
             }
         }
         if found.is_empty() {
@@ -128,7 +154,7 @@ impl Target {
     pub fn one(&self, purpose: Purpose<'_>, around: &Surroundings) -> Result<Endpoint, Failed> {
         let mut found = match (&self.topology, self.node.as_slice()) {
             (Some(file), []) if self.dir.is_empty() && self.socket.is_empty() => {
-                vec![in_topology_for(file, purpose)?]
+                vec![Map::read(file, self, around)?.endpoint_for(purpose)?]
             }
             _ => self.all(around)?,
         };
@@ -157,36 +183,106 @@ pub(super) fn load(file: &Path) -> Result<Topology, Failed> {
     })
 }
 
-fn in_topology(file: &Path, node: &config::NodePlan) -> Endpoint {
-    let folder = file.parent().unwrap_or(Path::new(""));
-    // `DIR/./one` is `DIR/one` for the eye.
-    let socket = folder.join(&node.data).join(SOCKET).components().collect();
-    Endpoint { name: Some(node.name.to_string()), socket }
+/// A topology, and what it takes to reach its nodes.
+struct Map<'a> {
+    topology: Topology,
+    folder: &'a Path,
+    trusted: Option<Trusted>,
+    token: Option<Secret>,
 }
 
-fn in_topology_for(file: &Path, purpose: Purpose<'_>) -> Result<Endpoint, Failed> {
-    let topology = load(file)?;
-    let said = |e: config::UnknownName| Failed::new(e.to_string());
-    let name = match purpose {
-        Purpose::Volume(label) => topology
-            .require_volume(label)
-            .map_err(|e| {
-                Failed::new(format!(
-                    "{e}; if it was created later, name the node as well: --node NAME"
-                ))
-            })?
-            .0
-            .primary
-            .as_str(),
-        Purpose::Group(group) => topology.require_group(group).map_err(said)?.primary.as_str(),
-        Purpose::Node(node) => node,
-        Purpose::Any => {
-            let names: Vec<_> = topology.nodes().map(|n| n.name.as_str()).collect();
-            let text = format!("name the node: --node NAME; the nodes are {}", names.join(", "));
-            return Err(Failed::usage(text));
+impl<'a> Map<'a> {
+    fn read(file: &'a Path, target: &Target, around: &Surroundings) -> Result<Self, Failed> {
+        let topology = load(file)?;
+        let folder = file.parent().unwrap_or(Path::new(""));
+        let trusted = topology.pki().map(|p| Trusted::in_folder(&folder.join(p)));
+        let token = token(target.token_file.as_deref(), around)?;
+        Ok(Self { topology, folder, trusted, token })
+    }
+
+    fn named(&self, name: &str) -> Result<Endpoint, Failed> {
+        let node = self.topology.require_node(name).map_err(|e| Failed::new(e.to_string()))?;
+        Ok(self.endpoint(node))
+    }
+
+    fn endpoint(&self, node: &NodePlan) -> Endpoint {
+        Endpoint { name: Some(node.name.to_string()), way: self.way(node) }
+    }
+
+    /// By its socket, if the node is here; else over the network, if there is a token or, where
+    /// there are no certificates, if another machine is meant.
+    fn way(&self, node: &NodePlan) -> Way {
+        // `DIR/./one` is `DIR/one` for the eye.
+        let path: PathBuf = self.folder.join(&node.data).join(SOCKET).components().collect();
+        // Nodes on different machines may have folders of one name.
+        let shared = self.topology.nodes().filter(|n| n.data == node.data).count() > 1;
+        let here = path.exists() && (!shared || is_here(&node.address));
+        let open = match self.trusted {
+            Some(_) => self.token.is_some(),
+            None => !node.address.is_loopback(),
+        };
+        if here || !open {
+            let elsewhere = if self.trusted.is_some() && !open { BY_TOKEN } else { "" };
+            return Way::Socket { path, elsewhere };
         }
+        Way::Network(Remote {
+            node: node.name.clone(),
+            address: node.address.to_string(),
+            trusted: self.trusted.clone(),
+            token: self.token.clone().filter(|_| self.trusted.is_some()),
+        })
+    }
+
+    fn endpoint_for(&self, purpose: Purpose<'_>) -> Result<Endpoint, Failed> {
+        let topology = &self.topology;
+        let said = |e: config::UnknownName| Failed::new(e.to_string());
+        match purpose {
+            Purpose::Volume(label) => {
+                let (group, _) = topology.require_volume(label).map_err(|e| {
+                    Failed::new(format!(
+                        "{e}; if it was created later, name the node as well: --node NAME"
+                    ))
+                })?;
+                self.named(group.primary.as_str())
+            }
+            Purpose::Group(group) => {
+                self.named(topology.require_group(group).map_err(said)?.primary.as_str())
+            }
+            Purpose::Node(node) => self.named(node),
+            Purpose::Any => {
+                let names: Vec<_> = topology.nodes().map(|n| n.name.as_str()).collect();
+                let text =
+                    format!("name the node: --node NAME; the nodes are {}", names.join(", "));
+                Err(Failed::usage(text))
+            }
+        }
+    }
+}
+
+/// The address is one of this machine's: it can be bound to.
+fn is_here(address: &HostPort) -> bool {
+    let bound = |ip: IpAddr| UdpSocket::bind((ip, 0)).is_ok();
+    match address.host() {
+        Host::Ip(ip) => bound(*ip),
+        Host::Name(name) => (name.as_str(), address.port())
+            .to_socket_addrs()
+            .is_ok_and(|mut all| all.any(|a| bound(a.ip()))),
+    }
+}
+
+fn token(file: Option<&Path>, around: &Surroundings) -> Result<Option<Secret>, Failed> {
+    let bad = |whose: &str| Failed::new(format!("{whose} holds no token: it is one word"));
+    let (text, whose) = match (file, &around.token) {
+        (Some(file), _) => {
+            let name = file.display();
+            let text = std::fs::read_to_string(file)
+                .map_err(|e| Failed::new(format!("cannot read the token in {name}: {e}")))?;
+            (text, name.to_string())
+        }
+        (None, Some(text)) => (text.clone(), TOKEN_VARIABLE.to_owned()),
+        (None, None) => return Ok(None),
     };
-    topology.require_node(name).map(|n| in_topology(file, n)).map_err(said)
+    Secret::new(&text).map(Some).ok_or_else(|| bad(&whose))
 }
 
 fn default_endpoint(around: &Surroundings) -> Result<Endpoint, Failed> {

@@ -205,6 +205,12 @@ async fn import(
     around: &Surroundings,
 ) -> Result<(), Failed> {
     let endpoint = spec.target.one(Purpose::Group(&spec.group), around)?;
+    let Some(folder) = endpoint.way.folder() else {
+        return Err(Failed::new(format!(
+            "a volume is imported from a file of the node's machine: run this on the machine of {}",
+            endpoint.called()
+        )));
+    };
     let unreadable =
         |e: std::io::Error| Failed::new(format!("cannot read {}: {e}", file.display()));
     let format = match format {
@@ -228,7 +234,7 @@ async fn import(
         }
         return create(&endpoint, spec, label, size, Some(absolute(file)?), true).await;
     }
-    let folder = endpoint.socket.parent().unwrap_or(Path::new(".")).join("imported");
+    let folder = folder.join("imported");
     std::fs::create_dir_all(&folder)
         .map_err(|e| Failed::new(format!("cannot make the folder {}: {e}", folder.display())))?;
     let raw = folder.join(format!("{label}.img"));

@@ -540,7 +540,7 @@ impl Mover {
         let level = if self.stopping { Level::Info } else { Level::Warn };
         if let Some((node, asked)) = lost_child {
             if let Some(ask) = asked {
-                self.route_refused(ask, &group_name, &node, &text);
+                self.route_refused(ask, &group_name, &node, reason, &text);
             } else if role.is_some() {
                 self.note(level, format!("lost {node} of group {group_name}: {text}"));
             }

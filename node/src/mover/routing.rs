@@ -4,8 +4,9 @@
 //! commits the route. A refusal, a wrong address or silence leaves everything as it was.
 
 use forwarder::table::{AddContext, Line};
-use rcp::proto::frame::{Frame, GoodbyeCode};
+use rcp::proto::frame::{Frame, GoodbyeCode, RefuseCode};
 use rcp::proto::ids::{GroupName, NodeName};
+use rcp::proto::session::CloseReason;
 use rcp::proto::transport::{Hop, Transport};
 
 use super::{AskId, ConnId, Effect, Level, Mover, Reply};
@@ -129,13 +130,18 @@ impl Mover {
         ask: AskId,
         group: &GroupName,
         hop: &NodeName,
+        reason: &CloseReason,
         why: &str,
     ) {
         if let Some(g) = self.groups.get_mut(group) {
             g.links.remove(hop);
         }
         let text = format!("{hop} was not added to group {group}: {why}");
-        let reply = Reply::Refused(ApiError::new(ApiErrorKind::Conflict, text));
+        let kind = match reason {
+            CloseReason::Refused { code: RefuseCode::Fed, .. } => ApiErrorKind::Fed,
+            _ => ApiErrorKind::Conflict,
+        };
+        let reply = Reply::Refused(ApiError::new(kind, text));
         self.effect(Effect::Reply { ask, reply });
     }
 

@@ -77,6 +77,14 @@ impl NetError {
     pub(super) fn io(peer: &str, what: &'static str, source: io::Error) -> Self {
         // An alert comes as an error of reading; it is what the peer has to say.
         let said = explain(&source).map(TlsError::Told).or_else(|| super::quic::explain(&source));
+        let source = match source.kind() {
+            // What rustls says of it is about programming.
+            io::ErrorKind::UnexpectedEof => io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the peer closed the connection, or died, without a word",
+            ),
+            _ => source,
+        };
         match said {
             Some(said) => Self::Tls { peer: peer.to_owned(), source: said },
             None => Self::Io { peer: peer.to_owned(), what, source },

@@ -4,105 +4,24 @@
 //! Every step is one request to one node, durable when it is answered; a command that was cut short
 //! is finished by saying it again.
 
+mod adopt;
+mod args;
 mod history;
 mod plan;
 mod routes;
+mod takeover;
 
-use std::time::Duration;
-
-use clap::Args;
 use serde::Serialize;
 
+pub(super) use self::args::{ConfirmArgs, FailoverArgs, HistoryArgs, ResyncArgs};
 use self::plan::{Loss, Plan};
-use self::routes::{Routes, Step};
+use self::routes::Step;
 use super::client::{Client, ClientError};
 use super::output::{Failed, print, print_json, tell};
 use super::status::{self, tame};
-use super::target::{Endpoint, Purpose, Surroundings, Target, load};
-use crate::api::{
-    HistoryLine, NodeStatus, Promoted, RouteTable, VolumeInfo, WriterAnswer, WriterChange,
-};
-use crate::http::{paths, requests};
-
-/// How long writers wait at most while a volume is handed over.
-const HOLD: Duration = Duration::from_secs(30);
-/// How long the node that takes over has to get the last set.
-const LAST_SET: Duration = Duration::from_secs(25);
-/// How long it has to come near before writers are held.
-const NEAR: Duration = Duration::from_secs(120);
-/// How long a next hop may still believe that somebody else feeds it.
-const ROUTE: Duration = Duration::from_secs(30);
-/// How often it is looked again.
-const LOOK: Duration = Duration::from_millis(20);
-
-#[derive(Args, Clone, Debug)]
-pub(super) struct FailoverArgs {
-    /// The volume
-    volume: String,
-    /// Show who could take over and what would be lost; changes nothing
-    #[arg(long, conflicts_with_all = ["to", "take_back"])]
-    plan: bool,
-    /// The node that is to take over as the writer
-    #[arg(long, value_name = "NODE", required_unless_present_any = ["plan", "take_back"])]
-    to: Option<String>,
-    /// Do not play sets that have come and are not shown yet
-    #[arg(long, requires = "to", conflicts_with = "sync")]
-    now: bool,
-    /// Lose nothing: the old writer makes a last set and hands over; if it cannot, nothing changes
-    #[arg(long, requires = "to")]
-    sync: bool,
-    /// Put the tree under the new writer: by the topology's `on_failover`, else the old writer's
-    /// other children and the old writer itself
-    #[arg(long, requires = "to")]
-    adopt: bool,
-    /// Undo a handing over that nobody finished: the old writer goes on
-    #[arg(long)]
-    take_back: bool,
-    /// Print the answer as JSON
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    target: Target,
-}
-
-#[derive(Args, Clone, Debug)]
-pub(super) struct ResyncArgs {
-    /// The volume
-    volume: String,
-    /// What the new writer does not have may be given up
-    #[arg(long)]
-    discard: bool,
-    /// Print the answer as JSON
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    target: Target,
-}
-
-#[derive(Args, Clone, Debug)]
-pub(super) struct ConfirmArgs {
-    /// The volume
-    volume: String,
-    /// Let writers in although no child has confirmed that there is no newer writer
-    #[arg(long, required = true)]
-    alone: bool,
-    /// Print the answer as JSON
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    target: Target,
-}
-
-#[derive(Args, Clone, Debug)]
-pub(super) struct HistoryArgs {
-    /// The volume
-    volume: String,
-    /// Print it as JSON
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    target: Target,
-}
+use super::target::{Endpoint, Purpose, Surroundings, Target};
+use crate::api::{HistoryLine, NodeStatus, Promoted, VolumeInfo, WriterAnswer, WriterChange};
+use crate::http::paths;
 
 /// What came of a failover.
 #[derive(Debug, Serialize)]
@@ -187,10 +106,10 @@ pub(super) async fn failover(args: FailoverArgs, around: &Surroundings) -> Resul
     let mut notes = Vec::new();
     let old = old_writer(&plan, &nodes, &to);
     let (promoted, held_ms) = if args.sync {
-        let (p, held) = hand_over(&plan, &nodes, &to, old.as_deref()).await?;
+        let (p, held) = takeover::hand_over(&plan, &nodes, &to, old.as_deref()).await?;
         (p, Some(held))
     } else {
-        (promote(&args, &plan, &nodes, &to, old.as_deref(), &mut notes).await?, None)
+        (takeover::promote(&args, &plan, &nodes, &to, old.as_deref(), &mut notes).await?, None)
     };
     let held = plan::holders(&args.volume, &nodes.all);
     let newest = plan.newest_known_set.max(promoted.newest_known_set);
@@ -209,7 +128,7 @@ pub(super) async fn failover(args: FailoverArgs, around: &Surroundings) -> Resul
         }
     }
     let routes = if args.adopt || args.sync {
-        adopt(&args, &plan, &nodes, &to, old.as_deref(), &mut notes).await?
+        adopt::adopt(&args, &plan, &nodes, &to, old.as_deref(), &mut notes).await?
     } else {
         Vec::new()
     };
@@ -242,261 +161,6 @@ fn old_writer(plan: &Plan, nodes: &Nodes, to: &str) -> Option<String> {
         history.iter().rev().map(|l| l.opened_by.clone()).find(|n| n != to)
     };
     up.or_else(by_history)
-}
-
-async fn promote(
-    args: &FailoverArgs,
-    plan: &Plan,
-    nodes: &Nodes,
-    to: &str,
-    old: Option<&str>,
-    notes: &mut Vec<String>,
-) -> Result<Promoted, Failed> {
-    let client = nodes.need(to)?;
-    if let Some(c) = plan.candidates.iter().find(|c| c.node == to)
-        && let Some(why) = c.cannot.as_ref().filter(|_| c.role != "primary")
-    {
-        return Err(Failed::new(format!("{to} cannot take over: {why}. Nothing was changed")));
-    }
-    // The old writer is made read-only first, if that is possible (FAIL-06).
-    let up = old.filter(|o| Some(*o) == plan.writer.as_deref() && plan.writer_is_up);
-    if let Some((old, c)) = up.and_then(|o| Some((o, nodes.client(o)?))) {
-        let volume = plan.volume.clone();
-        let limit_ms = 5_000;
-        let stopped = async {
-            let hold = WriterChange::Hold { volume: volume.clone(), limit_ms };
-            let WriterAnswer::Held(cut) = change(c, &hold).await? else { return Ok(None) };
-            let over = WriterChange::HandOver { volume, to: to.to_owned(), set: cut.set };
-            change(c, &over).await.map(|_| Some(cut.set))
-        };
-        match stopped.await {
-            Ok(_) => notes.push(format!("{old} was made read-only first")),
-            Err::<_, ClientError>(e) => {
-                notes.push(format!("{old} could not be made read-only first: {e}"));
-            }
-        }
-    }
-    let ask = WriterChange::Promote { volume: plan.volume.clone(), now: args.now, at: None };
-    match change(client, &ask).await? {
-        WriterAnswer::Promoted(p) => Ok(p),
-        _ => Err(Failed::new("an answer of the wrong kind")),
-    }
-}
-
-/// F33: nothing is lost, or it fails and changes nothing.
-async fn hand_over(
-    plan: &Plan,
-    nodes: &Nodes,
-    to: &str,
-    old: Option<&str>,
-) -> Result<(Promoted, u64), Failed> {
-    let volume = plan.volume.as_str();
-    let new = nodes.need(to)?;
-    if let Some(done) = volume_at(new, volume).await.and_then(writer_already) {
-        return Ok((done, 0));
-    }
-    let Some(name) = old.filter(|o| nodes.client(o).is_some()) else {
-        return Err(Failed::new(format!(
-            "--sync needs the writer {}, and it did not answer: nothing was changed. Without --sync \
-             the volume can go on from what {to} has; `rcpctl failover {volume} --plan` shows what \
-             would be lost",
-            plan.writer.as_deref().unwrap_or("(unknown)")
-        )));
-    };
-    let old = nodes.need(name)?;
-    let began = volume_at(old, volume).await;
-    let handed = began.as_ref().and_then(|v| v.handed_over.clone());
-    if let Some(h) = handed {
-        if h.to != to {
-            return Err(Failed::new(format!(
-                "{name} has handed {volume} over to {} already: go on with --to {}, or take it back \
-                 with --take-back",
-                h.to, h.to
-            )));
-        }
-        return finish(new, volume, h.set).await.map(|p| (p, 0));
-    }
-    if let Some(why) = began.as_ref().and_then(|v| v.fenced.clone()) {
-        return Err(Failed::new(format!("{name}: {why}. Nothing was changed")));
-    }
-    let current = began.map_or(0, |v| v.current_set);
-    reaches(new, volume, current, NEAR).await.map_err(|at| {
-        Failed::new(format!(
-            "{to} is at set {at} and did not reach set {current} of {name} within {} s: nothing was \
-             changed",
-            NEAR.as_secs()
-        ))
-    })?;
-    let clock = crate::clock::mono();
-    let limit_ms = u64::try_from(HOLD.as_millis()).unwrap_or(u64::MAX);
-    let hold = WriterChange::Hold { volume: volume.to_owned(), limit_ms };
-    let WriterAnswer::Held(cut) = change(old, &hold).await? else {
-        return Err(Failed::new("an answer of the wrong kind"));
-    };
-    let undo = async |why: String| {
-        let back = change(old, &WriterChange::TakeBack { volume: volume.to_owned() }).await;
-        Failed::new(match back {
-            Ok(_) => format!("{why}: {name} goes on as the writer, nothing was changed"),
-            Err(e) => format!("{why}, and {name} could not be told to go on ({e})"),
-        })
-    };
-    if let Err(at) = reaches(new, volume, cut.set, LAST_SET).await {
-        let why = format!("{to} is at set {at} and did not get the last set {} in time", cut.set);
-        return Err(undo(why).await);
-    }
-    let over =
-        WriterChange::HandOver { volume: volume.to_owned(), to: to.to_owned(), set: cut.set };
-    if let Err(e) = change(old, &over).await {
-        return Err(undo(format!("{name} could not hand over ({e})")).await);
-    }
-    match finish(new, volume, cut.set).await {
-        Ok(p) => {
-            let took = crate::clock::mono().since(clock);
-            Ok((p, u64::try_from(took.as_millis()).unwrap_or(u64::MAX)))
-        }
-        Err(e) => Err(undo(e.text).await),
-    }
-}
-
-/// It took over before.
-fn writer_already(v: VolumeInfo) -> Option<Promoted> {
-    (v.role == "primary" && v.fenced.is_none()).then_some(Promoted {
-        generation: v.generation,
-        set: v.current_set,
-        newest_known_set: v.current_set,
-        fresh: false,
-    })
-}
-
-async fn finish(new: &Client, volume: &str, set: u64) -> Result<Promoted, Failed> {
-    let ask = WriterChange::Promote { volume: volume.to_owned(), now: false, at: Some(set) };
-    match change(new, &ask).await? {
-        WriterAnswer::Promoted(p) => Ok(p),
-        _ => Err(Failed::new("an answer of the wrong kind")),
-    }
-}
-
-/// Waits until a node holds a set; else the set it is at.
-async fn reaches(client: &Client, volume: &str, set: u64, limit: Duration) -> Result<(), u64> {
-    let mut at = 0;
-    let until = crate::clock::mono().after(limit);
-    loop {
-        if let Some(v) = volume_at(client, volume).await {
-            at = v.saved_set;
-            if at >= set {
-                return Ok(());
-            }
-        }
-        if crate::clock::mono() >= until {
-            return Err(at);
-        }
-        tokio::time::sleep(LOOK).await;
-    }
-}
-
-/// Puts the tree under the new writer.
-async fn adopt(
-    args: &FailoverArgs,
-    plan: &Plan,
-    nodes: &Nodes,
-    to: &str,
-    old: Option<&str>,
-    notes: &mut Vec<String>,
-) -> Result<Vec<RouteDone>, Failed> {
-    let others: Vec<&str> = nodes
-        .all
-        .iter()
-        .filter(|n| n.node != to)
-        .flat_map(|n| &n.volumes)
-        .filter(|v| v.group == plan.group && v.label != plan.volume)
-        .filter(|v| v.role == "primary" && v.fenced.is_none())
-        .map(|v| v.label.as_str())
-        .collect();
-    if !others.is_empty() {
-        notes.push(format!(
-            "routes are those of the whole group {}, and {} of it is written elsewhere: fail it over \
-             to {to} as well, then say --adopt again; no route was changed",
-            plan.group,
-            others.join(", ")
-        ));
-        return Ok(Vec::new());
-    }
-    let mut known = routes::known(&plan.group, &nodes.all);
-    let by_topology = topology_routes(args, plan, to, &mut known)?;
-    let wanted = by_topology.unwrap_or_else(|| routes::by_default(to, old, &known));
-    let mut done = Vec::new();
-    for step in routes::steps(to, &wanted, &known) {
-        let text = match nodes.client(&step.at) {
-            None if step.remove => {
-                // Whoever is gone feeds nobody; when it is back it is fenced and lets go by itself.
-                notes.push(format!(
-                    "{} did not answer and keeps its route to {}",
-                    step.at, step.hop
-                ));
-                continue;
-            }
-            None => Err(format!("{} did not answer", step.at)),
-            Some(c) => route(c, &plan.group, &step).await,
-        };
-        // The old writer is expected to be gone.
-        if text.is_err() && Some(step.hop.as_str()) == old && nodes.client(&step.hop).is_none() {
-            notes.push(format!(
-                "{} is not reached; when it is back: rcproute --dir DIR add group={} nexthop={} with \
-                 the data folder of {}",
-                step.hop, plan.group, step.hop, step.at
-            ));
-            continue;
-        }
-        let ok = text.is_ok();
-        let text = text.unwrap_or_else(|e| e);
-        done.push(RouteDone { step, done: ok, text });
-    }
-    Ok(done)
-}
-
-/// What the topology says of this node's taking over; routes it knows of complete those known.
-fn topology_routes(
-    args: &FailoverArgs,
-    plan: &Plan,
-    to: &str,
-    known: &mut Routes,
-) -> Result<Option<Routes>, Failed> {
-    let Some(file) = &args.target.topology else { return Ok(None) };
-    let topology = load(file)?;
-    let Some(group) = topology.groups().find(|g| g.name.as_str() == plan.group) else {
-        return Ok(None);
-    };
-    let texts = |hops: &[rcp::proto::ids::NodeName]| hops.iter().map(ToString::to_string).collect();
-    for (node, hops) in &group.routes {
-        known.entry(node.to_string()).or_insert_with(|| texts(hops));
-    }
-    let table = group.on_failover.iter().find(|(n, _)| n.as_str() == to);
-    Ok(table.map(|(_, t)| t.iter().map(|(n, hops)| (n.to_string(), texts(hops))).collect()))
-}
-
-async fn route(client: &Client, group: &str, step: &Step) -> Result<String, String> {
-    if step.remove {
-        let body = requests::RouteDelete {
-            group: Some(group.to_owned()),
-            next_hop: Some(step.hop.clone()),
-        };
-        let gone: Result<RouteTable, _> = client.post(paths::ROUTE_DELETE, &body).await;
-        return gone.map(|_| "removed".to_owned()).map_err(|e| e.to_string());
-    }
-    let by = crate::api::RouteWay::default();
-    let body = requests::RouteAdd { group: group.to_owned(), next_hop: step.hop.clone(), by };
-    let until = crate::clock::mono().after(ROUTE);
-    loop {
-        let added: Result<RouteTable, _> = client.post(paths::ROUTE_ADD, &body).await;
-        match added {
-            Ok(_) => return Ok("added".to_owned()),
-            // It was fed by somebody else a moment ago.
-            Err(e) if e.to_string().contains("is fed by") && crate::clock::mono() < until => {
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-            Err(e) => return Err(e.to_string()),
-        }
-    }
 }
 
 fn told(volume: &str, o: &Outcome) -> String {

@@ -16,6 +16,7 @@ use super::client::ClientError;
 use super::output::{Failed, colour, print, print_json};
 use super::target::{Endpoint, Surroundings, Target};
 use super::text::moment;
+use super::way::{HOW_TO_START, Way};
 use crate::api::NodeStatus;
 
 pub(super) use view::tame;
@@ -91,13 +92,17 @@ pub(super) fn present(
     if target.topology.is_none() || !target.node.is_empty() {
         return Ok((all, Vec::new()));
     }
-    let (here, elsewhere): (Vec<_>, Vec<_>) = all.into_iter().partition(|e| e.socket.exists());
+    let (here, elsewhere): (Vec<_>, Vec<_>) = all.into_iter().partition(Endpoint::is_there);
+    let by_token = elsewhere.iter().find_map(|e| match &e.way {
+        Way::Socket { elsewhere, .. } => Some(*elsewhere),
+        Way::Network(_) => None,
+    });
     let elsewhere: Vec<String> = elsewhere.iter().map(Endpoint::called).collect();
     if here.is_empty() {
         return Err(Failed::new(format!(
-            "none of the topology's nodes has a socket on this machine ({}); {}",
+            "none of the topology's nodes has a socket on this machine ({}); {HOW_TO_START}{}",
             elsewhere.join(", "),
-            super::client::HOW_TO_START
+            by_token.unwrap_or_default()
         )));
     }
     Ok((here, elsewhere))

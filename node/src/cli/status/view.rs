@@ -47,7 +47,7 @@ pub fn render(asked: &[Asked], view: &View<'_>) -> Result<String, Failed> {
         parts.extend(sets::tables(&held, lines));
     }
     if !view.elsewhere.is_empty() {
-        parts.push(format!("not on this machine: {}\n", view.elsewhere.join(", ")));
+        parts.push(format!("not on this machine, and not asked: {}\n", view.elsewhere.join(", ")));
     }
     let mut text = tame(&parts.join("\n"));
     text.push('\n');

@@ -224,7 +224,7 @@ async fn topologies_are_checked_and_drawn() {
 }
 
 fn one(target: &Target, purpose: Purpose<'_>, around: &Surroundings) -> Result<String, Failed> {
-    target.one(purpose, around).map(|e: Endpoint| e.socket.display().to_string())
+    target.one(purpose, around).map(|e: Endpoint| e.way.to_string())
 }
 
 #[test]
@@ -233,8 +233,8 @@ fn the_socket_is_found() {
     let file = dir.path().join("t.yaml");
     std::fs::write(&file, TOPOLOGY).expect("write");
     let nowhere = Surroundings::default();
-    let in_dir = Surroundings { rcp_dir: Some("/env".into()), socket_here: true };
-    let here = Surroundings { rcp_dir: None, socket_here: true };
+    let in_dir = Surroundings { rcp_dir: Some("/env".into()), socket_here: true, token: None };
+    let here = Surroundings { rcp_dir: None, socket_here: true, token: None };
     let none = Target::default();
     assert_eq!(one(&none, Purpose::Any, &in_dir), Ok("/env/rcpd.sock".into()));
     assert_eq!(one(&none, Purpose::Any, &here), Ok("./rcpd.sock".into()));
@@ -258,6 +258,25 @@ fn the_socket_is_found() {
     assert!(e.text.contains("did you mean `vol1`?") && e.text.contains("--node"), "{}", e.text);
     let e = find(Purpose::Any).expect_err("which");
     assert!(e.text.contains("cel1-ser1, cel2-ser1"), "{}", e.text);
+    // Over the network: where a token is shown, or where there are no certificates and the address
+    // is another machine's.
+    let token = Surroundings { token: Some("rcp_1".into()), ..Surroundings::default() };
+    let written = |text: &str| std::fs::write(&file, text).expect("write");
+    let found = |around: &Surroundings| one(&by_topology, Purpose::Node("cel2-ser1"), around);
+    assert_eq!(found(&token), Ok(socket("two")), "a token is of no use without certificates");
+    written(&TOPOLOGY.replace("version: 1", "version: 1\npki: pki"));
+    assert_eq!(found(&nowhere), Ok(socket("two")));
+    assert_eq!(found(&token), Ok("127.0.0.1:7102 (cel2-ser1)".into()));
+    std::fs::create_dir(dir.path().join("two")).expect("folder");
+    std::fs::write(dir.path().join("two").join(SOCKET), "").expect("a socket");
+    assert_eq!(found(&token), Ok(socket("two")), "a node here is asked here");
+    // Both have a folder of this name, each on its machine (192.0.2.0/24 is nobody's, RFC 5737).
+    let apart = TOPOLOGY.replace("./one", "./two").replace("127.0.0.1:7102", "192.0.2.1:7102");
+    written(&apart.replace("version: 1", "version: 1\npki: pki"));
+    assert_eq!(found(&token), Ok("192.0.2.1:7102 (cel2-ser1)".into()));
+    assert_eq!(one(&by_topology, Purpose::Node("cel1-ser1"), &token), Ok(socket("two")));
+    written(TOPOLOGY);
+
     let named = Target { node: vec!["cel2-ser1".into()], ..by_topology.clone() };
     assert_eq!(one(&named, Purpose::Volume("vol1"), &in_dir), Ok(socket("two")));
     let wrong = Target { node: vec!["cel2-ser2".into()], ..by_topology };

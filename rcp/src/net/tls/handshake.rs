@@ -11,7 +11,9 @@ use tokio_rustls::{LazyConfigAcceptor, TlsConnector, client, server};
 
 use super::untrusted::{Untrusted, explain, inner, told};
 use super::verify::Reason;
-use super::{ALPN_H2, ALPN_HTTP1, ALPN_RCP, Pki, PkiError, Proven, proxy_client, server_name};
+use super::{
+    ALPN_H2, ALPN_HTTP1, ALPN_RCP, Pki, PkiError, Proven, Trusted, proxy_client, server_name,
+};
 use crate::proto::ids::NodeName;
 
 /// After a refusal the peer gets this long to read why.
@@ -174,6 +176,30 @@ where
         return Err(TlsError::Told("the peer does not speak RCP over TLS"));
     }
     Ok((io, proven))
+}
+
+/// Speaks TLS to `peer`, and to nobody else, without saying who asks. HTTP/1.1 follows.
+///
+/// # Errors
+/// [`TlsError`]
+pub async fn connect_as_guest<S>(
+    trusted: &Trusted,
+    peer: &NodeName,
+    io: S,
+) -> Result<client::TlsStream<S>, TlsError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let name = server_name(peer)?;
+    let config = trusted.client()?;
+    let io = TlsConnector::from(Arc::new(config)).connect(name, io).await;
+    io.map_err(|e| match inner(&e) {
+        Some(bad @ rustls::Error::InvalidCertificate(_)) => TlsError::Untrusted(Untrusted {
+            subject: peer.to_string(),
+            why: super::Distrust::of(bad, Some(peer.as_str())),
+        }),
+        _ => TlsError::new(&e, None),
+    })
 }
 
 /// Speaks TLS to an HTTP proxy that goes by `host`.

@@ -202,7 +202,7 @@ impl Material {
 }
 
 /// The revocation lists of a PEM file; none if it is not there.
-fn crls(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, PkiError> {
+pub(super) fn crls(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, PkiError> {
     let bytes = match read(path) {
         Ok(bytes) => bytes,
         Err(PkiError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {

@@ -11,7 +11,9 @@ mod material;
 mod untrusted;
 mod verify;
 
-pub use handshake::{Connected, Served, TlsError, accept, connect, connect_to_proxy};
+pub use handshake::{
+    Connected, Served, TlsError, accept, connect, connect_as_guest, connect_to_proxy,
+};
 pub use material::{Leaf, PkiFiles};
 pub use untrusted::{Distrust, Untrusted, explain};
 
@@ -23,11 +25,11 @@ use arc_swap::ArcSwap;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime};
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::SingleCertAndKey;
 use rustls::version::TLS13;
-use rustls::{ClientConfig, ServerConfig};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use crate::proto::ids::NodeName;
 use material::{Material, Stamp};
@@ -242,26 +244,58 @@ impl Pki {
 /// For a connection to a proxy that ends TLS; no certificate of this node is shown to it. Trusted
 /// are the CAs of `ca`, else those of `pki`.
 fn proxy_client(pki: Option<&Pki>, ca: Option<&Path>) -> Result<ClientConfig, PkiError> {
-    let roots = match (ca, pki) {
-        (Some(path), _) => material::roots(path)?,
-        (None, Some(pki)) => pki.current.load().roots.clone(),
+    match (ca, pki) {
+        (Some(path), _) => guest(path, material::roots(path)?, Vec::new()),
+        (None, Some(pki)) => {
+            guest(Path::new("ca.pem"), pki.current.load().roots.clone(), Vec::new())
+        }
         (None, None) => {
             let why = "a proxy with https needs `pki:`, whose CA is trusted".to_owned();
-            return Err(PkiError::Bad { path: PathBuf::from("ca.pem"), why });
+            Err(PkiError::Bad { path: PathBuf::from("ca.pem"), why })
         }
-    };
+    }
+}
+
+/// Whom somebody trusts who has no certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trusted {
+    /// CA certificates, PEM.
+    pub ca: PathBuf,
+    /// Revocation lists, PEM; there need not be any.
+    pub crl: PathBuf,
+}
+
+impl Trusted {
+    /// The files of a folder that `rcpctl pki` made: `ca.pem`, `crl.pem`.
+    #[must_use]
+    pub fn in_folder(folder: &Path) -> Self {
+        Self { ca: folder.join("ca.pem"), crl: folder.join("crl.pem") }
+    }
+
+    fn client(&self) -> Result<ClientConfig, PkiError> {
+        guest(&self.ca, material::roots(&self.ca)?, material::crls(&self.crl)?)
+    }
+}
+
+/// For HTTP over TLS to whoever has a certificate by `roots`, read from `ca`.
+fn guest(
+    ca: &Path,
+    roots: Arc<RootCertStore>,
+    crls: Vec<CertificateRevocationListDer<'static>>,
+) -> Result<ClientConfig, PkiError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let built = |e: &dyn std::fmt::Display| PkiError::Bad {
-        path: ca.map_or_else(|| PathBuf::from("ca.pem"), Path::to_path_buf),
-        why: e.to_string(),
-    };
-    let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider.clone())
-        .build()
-        .map_err(|e| built(&e))?;
+    let bad = |e: &dyn std::fmt::Display| PkiError::Bad { path: ca.into(), why: e.to_string() };
+    let mut verifier = WebPkiServerVerifier::builder_with_provider(roots, provider.clone());
+    if !crls.is_empty() {
+        verifier = verifier
+            .with_crls(crls)
+            .only_check_end_entity_revocation()
+            .allow_unknown_revocation_status();
+    }
     let mut c = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])
-        .map_err(|e| built(&e))?
-        .with_webpki_verifier(verifier)
+        .map_err(|e| bad(&e))?
+        .with_webpki_verifier(verifier.build().map_err(|e| bad(&e))?)
         .with_no_client_auth();
     c.alpn_protocols = vec![ALPN_HTTP1.to_vec()];
     c.resumption = Resumption::disabled();

@@ -1,0 +1,74 @@
+//! The words that these commands understand.
+
+use clap::Args;
+
+use crate::cli::target::Target;
+
+#[derive(Args, Clone, Debug)]
+pub(in crate::cli) struct FailoverArgs {
+    /// The volume
+    pub(super) volume: String,
+    /// Show who could take over and what would be lost; changes nothing
+    #[arg(long, conflicts_with_all = ["to", "take_back"])]
+    pub(super) plan: bool,
+    /// The node that is to take over as the writer
+    #[arg(long, value_name = "NODE", required_unless_present_any = ["plan", "take_back"])]
+    pub(super) to: Option<String>,
+    /// Do not play sets that have come and are not shown yet
+    #[arg(long, requires = "to", conflicts_with = "sync")]
+    pub(super) now: bool,
+    /// Lose nothing: the old writer makes a last set and hands over; if it cannot, nothing changes
+    #[arg(long, requires = "to")]
+    pub(super) sync: bool,
+    /// Put the tree under the new writer: by the topology's `on_failover`, else the old writer's
+    /// other children and the old writer itself
+    #[arg(long, requires = "to")]
+    pub(super) adopt: bool,
+    /// Undo a handing over that nobody finished: the old writer goes on
+    #[arg(long)]
+    pub(super) take_back: bool,
+    /// Print the answer as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) target: Target,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(in crate::cli) struct ResyncArgs {
+    /// The volume
+    pub(super) volume: String,
+    /// What the new writer does not have may be given up
+    #[arg(long)]
+    pub(super) discard: bool,
+    /// Print the answer as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) target: Target,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(in crate::cli) struct ConfirmArgs {
+    /// The volume
+    pub(super) volume: String,
+    /// Let writers in although no child has confirmed that there is no newer writer
+    #[arg(long, required = true)]
+    pub(super) alone: bool,
+    /// Print the answer as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) target: Target,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(in crate::cli) struct HistoryArgs {
+    /// The volume
+    pub(super) volume: String,
+    /// Print it as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) target: Target,
+}

@@ -1,0 +1,170 @@
+//! A node becomes the writer: from what it has, or from a last set handed over to it.
+
+use std::time::Duration;
+
+use super::args::FailoverArgs;
+use super::plan::Plan;
+use super::{Nodes, change, volume_at};
+use crate::api::{Promoted, VolumeInfo, WriterAnswer, WriterChange};
+use crate::cli::client::{Client, ClientError};
+use crate::cli::output::Failed;
+
+/// How long writers wait at most while a volume is handed over.
+const HOLD: Duration = Duration::from_secs(30);
+/// How long the node that takes over has to get the last set.
+const LAST_SET: Duration = Duration::from_secs(25);
+/// How long it has to come near before writers are held.
+const NEAR: Duration = Duration::from_secs(120);
+/// How often it is looked again.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// From what it has; the old writer is made read-only first, if it answers.
+pub(super) async fn promote(
+    args: &FailoverArgs,
+    plan: &Plan,
+    nodes: &Nodes,
+    to: &str,
+    old: Option<&str>,
+    notes: &mut Vec<String>,
+) -> Result<Promoted, Failed> {
+    let client = nodes.need(to)?;
+    if let Some(c) = plan.candidates.iter().find(|c| c.node == to)
+        && let Some(why) = c.cannot.as_ref().filter(|_| c.role != "primary")
+    {
+        return Err(Failed::new(format!("{to} cannot take over: {why}. Nothing was changed")));
+    }
+    // FAIL-06.
+    let up = old.filter(|o| Some(*o) == plan.writer.as_deref() && plan.writer_is_up);
+    if let Some((old, c)) = up.and_then(|o| Some((o, nodes.client(o)?))) {
+        let volume = plan.volume.clone();
+        let limit_ms = 5_000;
+        let stopped = async {
+            let hold = WriterChange::Hold { volume: volume.clone(), limit_ms };
+            let WriterAnswer::Held(cut) = change(c, &hold).await? else { return Ok(None) };
+            let over = WriterChange::HandOver { volume, to: to.to_owned(), set: cut.set };
+            change(c, &over).await.map(|_| Some(cut.set))
+        };
+        match stopped.await {
+            Ok(_) => notes.push(format!("{old} was made read-only first")),
+            Err::<_, ClientError>(e) => {
+                notes.push(format!("{old} could not be made read-only first: {e}"));
+            }
+        }
+    }
+    let ask = WriterChange::Promote { volume: plan.volume.clone(), now: args.now, at: None };
+    match change(client, &ask).await? {
+        WriterAnswer::Promoted(p) => Ok(p),
+        _ => Err(Failed::new("an answer of the wrong kind")),
+    }
+}
+
+/// F33: nothing is lost, or it fails and changes nothing.
+pub(super) async fn hand_over(
+    plan: &Plan,
+    nodes: &Nodes,
+    to: &str,
+    old: Option<&str>,
+) -> Result<(Promoted, u64), Failed> {
+    let volume = plan.volume.as_str();
+    let new = nodes.need(to)?;
+    if let Some(done) = volume_at(new, volume).await.and_then(writer_already) {
+        return Ok((done, 0));
+    }
+    let Some(name) = old.filter(|o| nodes.client(o).is_some()) else {
+        return Err(Failed::new(format!(
+            "--sync needs the writer {}, and it did not answer: nothing was changed. Without --sync \
+             the volume can go on from what {to} has; `rcpctl failover {volume} --plan` shows what \
+             would be lost",
+            plan.writer.as_deref().unwrap_or("(unknown)")
+        )));
+    };
+    let old = nodes.need(name)?;
+    let began = volume_at(old, volume).await;
+    let handed = began.as_ref().and_then(|v| v.handed_over.clone());
+    if let Some(h) = handed {
+        if h.to != to {
+            return Err(Failed::new(format!(
+                "{name} has handed {volume} over to {} already: go on with --to {}, or take it back \
+                 with --take-back",
+                h.to, h.to
+            )));
+        }
+        return finish(new, volume, h.set).await.map(|p| (p, 0));
+    }
+    if let Some(why) = began.as_ref().and_then(|v| v.fenced.clone()) {
+        return Err(Failed::new(format!("{name}: {why}. Nothing was changed")));
+    }
+    let current = began.map_or(0, |v| v.current_set);
+    reaches(new, volume, current, NEAR).await.map_err(|at| {
+        Failed::new(format!(
+            "{to} is at set {at} and did not reach set {current} of {name} within {} s: nothing was \
+             changed",
+            NEAR.as_secs()
+        ))
+    })?;
+    let clock = crate::clock::mono();
+    let limit_ms = u64::try_from(HOLD.as_millis()).unwrap_or(u64::MAX);
+    let hold = WriterChange::Hold { volume: volume.to_owned(), limit_ms };
+    let WriterAnswer::Held(cut) = change(old, &hold).await? else {
+        return Err(Failed::new("an answer of the wrong kind"));
+    };
+    let undo = async |why: String| {
+        let back = change(old, &WriterChange::TakeBack { volume: volume.to_owned() }).await;
+        Failed::new(match back {
+            Ok(_) => format!("{why}: {name} goes on as the writer, nothing was changed"),
+            Err(e) => format!("{why}, and {name} could not be told to go on ({e})"),
+        })
+    };
+    if let Err(at) = reaches(new, volume, cut.set, LAST_SET).await {
+        let why = format!("{to} is at set {at} and did not get the last set {} in time", cut.set);
+        return Err(undo(why).await);
+    }
+    let over =
+        WriterChange::HandOver { volume: volume.to_owned(), to: to.to_owned(), set: cut.set };
+    if let Err(e) = change(old, &over).await {
+        return Err(undo(format!("{name} could not hand over ({e})")).await);
+    }
+    match finish(new, volume, cut.set).await {
+        Ok(p) => {
+            let took = crate::clock::mono().since(clock);
+            Ok((p, u64::try_from(took.as_millis()).unwrap_or(u64::MAX)))
+        }
+        Err(e) => Err(undo(e.text).await),
+    }
+}
+
+/// It took over before.
+fn writer_already(v: VolumeInfo) -> Option<Promoted> {
+    (v.role == "primary" && v.fenced.is_none()).then_some(Promoted {
+        generation: v.generation,
+        set: v.current_set,
+        newest_known_set: v.current_set,
+        fresh: false,
+    })
+}
+
+async fn finish(new: &Client, volume: &str, set: u64) -> Result<Promoted, Failed> {
+    let ask = WriterChange::Promote { volume: volume.to_owned(), now: false, at: Some(set) };
+    match change(new, &ask).await? {
+        WriterAnswer::Promoted(p) => Ok(p),
+        _ => Err(Failed::new("an answer of the wrong kind")),
+    }
+}
+
+/// Waits until a node holds a set; else the set it is at.
+async fn reaches(client: &Client, volume: &str, set: u64, limit: Duration) -> Result<(), u64> {
+    let mut at = 0;
+    let until = crate::clock::mono().after(limit);
+    loop {
+        if let Some(v) = volume_at(client, volume).await {
+            at = v.saved_set;
+            if at >= set {
+                return Ok(());
+            }
+        }
+        if crate::clock::mono() >= until {
+            return Err(at);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
