@@ -4,7 +4,9 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::time::Duration;
 
-use tests::rig::{Authority, Clock, MIB, Plan, Process, Proxy, Random, Tree, free_port, wait_for};
+use tests::rig::{
+    Authority, Clock, MIB, Plan, Process, Proxy, Random, Tree, free_port, program, run, wait_for,
+};
 
 use crate::load::{Ends, Load, Writer};
 
