@@ -280,7 +280,7 @@ pub(crate) const CLAIMS: &[Claim] = &[
         "a session has a handshake, frames and events for the node",
         &[
             "rcp/tests/session.rs::frames_flow_the_way_they_may",
-            "rcp/tests/session.rs::every_state_and_frame_does_what_the_table_says",
+            "rcp/tests/states.rs::every_frame_in_every_state",
         ],
     ),
     (
