@@ -1,6 +1,7 @@
 //! What changes for one node between two topologies, or between a topology and the routes that a
 //! node has stored. A diff can be turned round, which is roll-back.
 
+use crate::allow::Allow;
 use crate::plan::{GroupPlan, NodePlan, Playback, Policy, RouteTable, Topology, VolumePlan};
 use crate::units::{format_duration, format_size};
 use rcp::proto::ids::{GroupName, NodeName};
@@ -338,9 +339,17 @@ fn node_fields(n: &NodePlan) -> Fields {
         ("data", n.data.display().to_string()),
         ("nbd", n.nbd.as_ref().map_or("none".to_owned(), ToString::to_string)),
         ("memory", format_size(n.memory)),
+        ("nbd_allow", allow(n.nbd_allow.as_deref())),
         ("insecure_plaintext", n.insecure_plaintext.to_string()),
+        ("metrics", n.metrics.as_str().to_owned()),
+        ("health", n.health.as_str().to_owned()),
         ("handlers", lists(&n.handlers)),
     ]
+}
+
+fn allow(list: Option<&[Allow]>) -> String {
+    let items = |l: &[Allow]| l.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    list.map_or("not given".to_owned(), |l| format!("[{}]", items(l)))
 }
 
 /// `key [item, item], key …`.
@@ -359,6 +368,7 @@ fn volume_fields(v: &VolumePlan) -> Fields {
         ("backing", backing.map_or("data folder".to_owned(), |p| p.display().to_string())),
         ("save", format_size(v.save)),
         ("snapshot_area", format_size(v.snapshot_area)),
+        ("nbd_allow", allow(v.nbd_allow.as_deref())),
     ]
 }
 

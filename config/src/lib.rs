@@ -6,6 +6,7 @@
 //! a topology in a program. `docs/topology.md` describes every field.
 
 pub mod address;
+pub mod allow;
 mod compile;
 pub mod diagnostics;
 pub mod diff;
@@ -21,11 +22,12 @@ mod value;
 mod yaml;
 
 pub use address::{Host, HostPort};
+pub use allow::Allow;
 pub use diagnostics::{Diagnostic, Diagnostics};
 pub use diff::{Change, NodeDiff, RouteDiff};
 pub use plan::{
-    Confirm, GroupPlan, NodePlan, OnFull, Override, Playback, Policy, Role, RouteTable, Topology,
-    UnknownName, VolumePlan,
+    Confirm, Door, GroupPlan, NodePlan, OnFull, Override, Playback, Policy, Role, RouteTable,
+    Topology, UnknownName, VolumePlan,
 };
 pub use route_command::{RouteAction, RouteCommand, RouteCommandError};
 pub use spec::TopologySpec;

@@ -5,6 +5,7 @@
 //! within their limits. Plans are plain values with public fields.
 
 use crate::address::HostPort;
+use crate::allow::Allow;
 use crate::suggest;
 use rcp::proto::ids::{GroupName, Label, NodeName};
 use rcp::proto::transport::Hop;
@@ -41,8 +42,35 @@ pub struct NodePlan {
     pub memory: u64,
     /// Listeners beyond loopback are allowed without encryption, and sessions without certificates.
     pub insecure_plaintext: bool,
+    /// Who may open its NBD exports over TCP, where a volume does not say otherwise.
+    pub nbd_allow: Option<Vec<Allow>>,
+    /// Who may read metrics at the shared port.
+    pub metrics: Door,
+    /// Who may ask there whether the node is well.
+    pub health: Door,
     /// Command (program, then arguments) by kind of control block.
     pub handlers: BTreeMap<String, Vec<String>>,
+}
+
+/// Whether everybody who can connect may read something.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Door {
+    /// Everybody.
+    #[default]
+    Open,
+    /// Whoever shows a token with the scope `read`, or a certificate of a node.
+    Closed,
+}
+
+impl Door {
+    /// As written.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Closed => "closed",
+        }
+    }
 }
 
 /// A group: one primary, the tree below it, and the volumes that travel along it.
@@ -92,6 +120,8 @@ pub struct VolumePlan {
     pub save: u64,
     /// Capacity of the snapshot area in bytes.
     pub snapshot_area: u64,
+    /// Who may open its NBD exports over TCP, on every node; goes before the node's list.
+    pub nbd_allow: Option<Vec<Allow>>,
 }
 
 /// When a primary closes a delta set.

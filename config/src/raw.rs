@@ -31,6 +31,9 @@ pub(crate) struct RawNode {
     pub(crate) nbd: Option<Text>,
     pub(crate) memory: Option<Text>,
     pub(crate) insecure_plaintext: Option<Text>,
+    pub(crate) nbd_allow: Option<Vec<Text>>,
+    pub(crate) metrics: Option<Text>,
+    pub(crate) health: Option<Text>,
     pub(crate) handlers: Vec<(Text, Vec<Text>)>,
 }
 
@@ -71,6 +74,7 @@ pub(crate) struct RawVolume {
     pub(crate) backing: RawBacking,
     pub(crate) save: Option<Text>,
     pub(crate) snapshot_area: Option<Text>,
+    pub(crate) nbd_allow: Option<Vec<Text>>,
 }
 
 /// One path, which is the primary's, or a path for each node that has one.
@@ -141,7 +145,18 @@ pub(crate) fn read(tree: Tree, report: &mut Report) -> RawTopology {
 
 fn node(name: Text, tree: Tree, report: &mut Report) -> RawNode {
     let what = format!("node {}", shown(&name.value));
-    let known = &["listen", "address", "data", "nbd", "memory", "insecure_plaintext", "handlers"];
+    let known = &[
+        "listen",
+        "address",
+        "data",
+        "nbd",
+        "nbd_allow",
+        "memory",
+        "insecure_plaintext",
+        "metrics",
+        "health",
+        "handlers",
+    ];
     let mut f = Fields::new(tree, &name.span, &what, known, &["listen", "data"], report);
     RawNode {
         name,
@@ -151,6 +166,9 @@ fn node(name: Text, tree: Tree, report: &mut Report) -> RawNode {
         nbd: f.text("nbd", report),
         memory: f.text("memory", report),
         insecure_plaintext: f.text("insecure_plaintext", report),
+        nbd_allow: f.list_if_there("nbd_allow", report),
+        metrics: f.text("metrics", report),
+        health: f.text("health", report),
         handlers: f.lists("handlers", "the command for", report),
     }
 }
@@ -218,7 +236,7 @@ fn group(name: Text, tree: Tree, report: &mut Report) -> RawGroup {
 
 fn volume(label: Text, tree: Tree, report: &mut Report) -> RawVolume {
     let what = format!("volume {}", shown(&label.value));
-    let known = &["size", "block_size", "backing", "save", "snapshot_area"];
+    let known = &["size", "block_size", "backing", "save", "snapshot_area", "nbd_allow"];
     let mut f = Fields::new(tree, &label.span, &what, known, &["size"], report);
     let backing = match f.take("backing") {
         None => RawBacking::None,
@@ -242,6 +260,7 @@ fn volume(label: Text, tree: Tree, report: &mut Report) -> RawVolume {
         backing,
         save: f.text("save", report),
         snapshot_area: f.text("snapshot_area", report),
+        nbd_allow: f.list_if_there("nbd_allow", report),
     }
 }
 
@@ -381,6 +400,12 @@ impl Fields {
     fn list(&mut self, name: &str, report: &mut Report) -> Vec<Text> {
         let owner = format!("`{name}` of {}", self.what);
         self.take(name).map_or_else(Vec::new, |(_, tree)| names(tree, &owner, report))
+    }
+
+    /// A list that means something also when it is empty.
+    fn list_if_there(&mut self, name: &str, report: &mut Report) -> Option<Vec<Text>> {
+        self.place(name)?;
+        Some(self.list(name, report))
     }
 
     /// A mapping of lists of values; `of` leads from an entry's key to what its list is.
@@ -537,6 +562,9 @@ fn example(field: &str) -> String {
         "listen" => "listen: \"127.0.0.1:7101\"",
         "address" => "address: \"site-a.example:7101\"",
         "nbd" => "nbd: \"127.0.0.1:10809\"",
+        "nbd_allow" => "nbd_allow: [10.0.0.0/8, name:vm-host-7]",
+        "metrics" => "metrics: closed",
+        "health" => "health: closed",
         "handlers" => "handlers: {invalidate: [/usr/local/bin/drop-cache, --all]}",
         "data" => "data: ./cel1-ser1",
         "primary" => "primary: cel1-ser1",

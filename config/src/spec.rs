@@ -5,6 +5,7 @@
 //! compiled, so that there is one set of rules. `Topology::to_spec` writes every value out, also
 //! those that were defaults.
 
+use crate::allow::Allow;
 use crate::diagnostics::Diagnostics;
 use crate::limits::VERSION;
 use crate::plan::{GroupPlan, NodePlan, Topology, VolumePlan};
@@ -56,8 +57,14 @@ pub struct NodeSpec {
     pub nbd: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "yaml::flow_list_if_there")]
+    pub nbd_allow: Option<Vec<String>>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub insecure_plaintext: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health: Option<String>,
     /// Command by kind of control block.
     #[serde(
         skip_serializing_if = "BTreeMap::is_empty",
@@ -149,6 +156,8 @@ pub struct VolumeSpec {
     pub save: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub snapshot_area: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "yaml::flow_list_if_there")]
+    pub nbd_allow: Option<Vec<String>>,
 }
 
 /// `policy:` of a group.
@@ -256,6 +265,10 @@ impl Topology {
     }
 }
 
+fn allow(list: Option<&[Allow]>) -> Option<Vec<String>> {
+    list.map(|l| l.iter().map(ToString::to_string).collect())
+}
+
 fn node(n: &NodePlan) -> NodeSpec {
     NodeSpec {
         listen: n.listen.to_string(),
@@ -263,7 +276,10 @@ fn node(n: &NodePlan) -> NodeSpec {
         data: n.data.to_string_lossy().into_owned(),
         nbd: n.nbd.as_ref().map(ToString::to_string),
         memory: Some(format_size(n.memory)),
+        nbd_allow: allow(n.nbd_allow.as_deref()),
         insecure_plaintext: n.insecure_plaintext,
+        metrics: Some(n.metrics.as_str().to_owned()),
+        health: Some(n.health.as_str().to_owned()),
         handlers: n.handlers.clone(),
     }
 }
@@ -335,5 +351,6 @@ fn volume(v: &VolumePlan) -> VolumeSpec {
         backing: backing.map(|(n, p)| (n.to_string(), p.to_string_lossy().into_owned())).collect(),
         save: Some(format_size(v.save)),
         snapshot_area: Some(format_size(v.snapshot_area)),
+        nbd_allow: allow(v.nbd_allow.as_deref()),
     }
 }

@@ -350,6 +350,14 @@ pub(crate) fn flow_list<S: serde::Serializer>(
     serde::Serialize::serialize(&serde_yaml::FlowSeq(value), serializer)
 }
 
+/// `serialize_with`: such a list, where there is one.
+pub(crate) fn flow_list_if_there<S: serde::Serializer>(
+    value: &Option<Vec<String>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    flow_list(value.as_deref().unwrap_or_default(), serializer)
+}
+
 /// `serialize_with`: a mapping whose values are lists or mappings on one line each.
 pub(crate) fn map_of_flow_lists<T: serde::Serialize, S: serde::Serializer>(
     value: &std::collections::BTreeMap<String, Vec<T>>,

@@ -32,7 +32,10 @@ fn specs() -> impl Strategy<Value = TopologySpec> {
                     data: format!("{i}/{data}"),
                     nbd: nbd.then(|| format!("localhost:{}", 10_000 + i)),
                     memory: memory.map(|m| format!("{m} MiB")),
+                    nbd_allow: memory.map(|_| vec!["::1".to_owned(), "10.0.0.0/8".to_owned()]),
                     insecure_plaintext: nbd,
+                    metrics: nbd.then(|| "open".to_owned()),
+                    health: None,
                     handlers: nbd
                         .then(|| {
                             (
@@ -69,6 +72,7 @@ fn specs() -> impl Strategy<Value = TopologySpec> {
                     backing: save.map(|s| (name(0), format!("/dev/{s}/{i}"))).into_iter().collect(),
                     save: save.map(|s| format!("{s}MiB")),
                     snapshot_area: None,
+                    nbd_allow: save.map(|_| Vec::new()),
                 };
                 (format!("vol{i}"), volume)
             });

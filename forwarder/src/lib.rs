@@ -2,14 +2,15 @@
 //!
 //! Pure decisions: which children a node has ([`table`]), who may feed it ([`feeder`]), how far each
 //! child is and what it is sent next ([`outbound`]), what the subtree below has saved and played
-//! ([`aggregate`]), and when to dial again ([`backoff`]). The stored chunk bytes come through a small
+//! ([`aggregate`]), and when to dial again ([`backoff`], which is `rcp`'s). The stored chunk bytes come through a small
 //! trait that the save volume implements; this crate knows nothing of volumes, sockets or clocks.
 //! `docs/routing.md` is the specification of the stored table and of the rules.
 
 pub mod aggregate;
-pub mod backoff;
 pub mod feeder;
 pub mod limits;
 mod near;
 pub mod outbound;
 pub mod table;
+
+pub use rcp::proto::backoff;

@@ -20,5 +20,3 @@ pub const MAX_TABLE_FILE: usize = 128 << 20;
 pub const FEEDER_SILENCE: Duration = Duration::from_secs(10);
 /// A child that did not report for this long is named as silent in what goes up.
 pub const REPORT_SILENCE: Duration = Duration::from_secs(30);
-/// A session that was up for this long makes the next wait the shortest again.
-pub const SESSION_LASTED: Duration = Duration::from_secs(5);

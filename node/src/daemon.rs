@@ -7,6 +7,7 @@ use anyhow::Context;
 use clap::Parser;
 use config::Topology;
 use rcp::proto::session::{ABILITIES, VERSIONS, abilities, version_named};
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -30,6 +31,16 @@ pub struct Args {
     pub log_json: bool,
 }
 
+/// Takes as many descriptors as this process may have: what bounds connections is their number
+/// ([`crate::limits`]), and the usual 1024 descriptors are fewer.
+fn many_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let most = getrlimit(Resource::Nofile).maximum;
+    if let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most }) {
+        tracing::warn!("the limit of open files stays where it is: {e}");
+    }
+}
+
 /// Runs until SIGTERM or SIGINT; the exit status.
 #[must_use]
 pub fn main(args: &Args) -> i32 {
@@ -44,6 +55,7 @@ pub fn main(args: &Args) -> i32 {
     } else {
         log.init()
     }
+    many_descriptors();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(64)
@@ -105,13 +117,22 @@ async fn run(args: &Args) -> anyhow::Result<()> {
         running.listen,
         running.nbd.join(" and ")
     );
+    tell_service_manager(&[NotifyState::Ready]);
     tokio::select! {
         _ = term.recv() => {}
         _ = int.recv() => {}
         () = running.stop.cancelled() => {}
     }
     tracing::info!("{} stops: writes are held, a last set is made, neighbours are told", node.name);
+    tell_service_manager(&[NotifyState::Stopping]);
     running.shutdown().await;
     tracing::info!("{} has stopped", node.name);
     Ok(())
+}
+
+/// Where there is one (`Type=notify`): it starts what comes after when the node is ready.
+fn tell_service_manager(what: &[NotifyState<'_>]) {
+    if let Err(e) = sd_notify::notify(what) {
+        tracing::warn!("the service manager cannot be told that {what:?}: {e}");
+    }
 }

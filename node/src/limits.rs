@@ -27,8 +27,11 @@ pub const QUEUE_BYTES: u64 = 4 << 20;
 pub const KEEPALIVE: Duration = Duration::from_secs(2);
 /// Connections the shared port serves at once.
 pub const MAX_CONNECTIONS: usize = 1024;
-/// Connections under classification at once.
+/// Connections of the shared port that have not said yet what they are, at once; one more takes the
+/// place of the oldest.
 pub const MAX_CLASSIFYING: usize = 256;
+/// Of them, from one address.
+pub const MAX_CLASSIFYING_FROM_ONE: usize = 128;
 /// Time for the headers of a request whose first line came so late that none is left.
 pub const MIN_HEADER_READ: Duration = Duration::from_millis(500);
 /// QUIC handshakes under way at once; beyond half of them, peers have to show their address first.

@@ -51,6 +51,9 @@ defs! { GAUGES, "gauge":
     NODE_INFO = "rcp_node_info", Count, "Always 1; the labels name the node and its version.";
     NODE_START = "rcp_node_start_time_seconds", Seconds, "When the process started, since 1970.";
     STATUS_TIME = "rcp_node_status_time_seconds", Seconds, "When this status was true, since 1970.";
+    PLAINTEXT = "rcp_insecure_plaintext", Count, "1 if sessions without certificates are taken from anywhere.";
+    CERTIFICATE_END = "rcp_certificate_end_time_seconds", Seconds, "Until when the node's own certificate is valid, since 1970; absent without one.";
+    CERTIFICATE_PROBLEM = "rcp_certificate_problem", Count, "1 if certificates on disk are not the ones in use; rcpctl status says why.";
     CURRENT_SET = "rcp_current_delta_set", Count, "Newest finished set (primary) or newest visible set (replica).";
     SAVED_SET = "rcp_saved_delta_set", Count, "Newest set that is complete in the save volume.";
     MERGED_SET = "rcp_merged_delta_set", Count, "Newest set that the volume's content holds in full.";
@@ -72,6 +75,10 @@ defs! { GAUGES, "gauge":
     KEPT = "rcp_kept_states", Count, "States that are kept and can be read.";
     VOLUME_STATE = "rcp_volume_state", Count, "1 for the state that the volume is in, 0 for the others.";
     VOLUME_BLOCKED = "rcp_volume_blocked", Count, "1 if the volume cannot advance or be read; rcpctl status says why.";
+    REPLICATING = "rcp_replicating", Count, "0 if replication was stopped here by command, or did not start by itself.";
+    GENERATION = "rcp_generation", Count, "Number of the volume's newest writer that this node follows or is: 1, and 1 more with each takeover.";
+    FENCED = "rcp_writer_fenced", Count, "1 if this writer lets nobody write: a newer one may exist, or it was handed over.";
+    SPLIT = "rcp_writer_split", Count, "1 if two writers that did not know of each other were heard of.";
     MEMBER_ACKED = "rcp_member_last_acked_set", Count, "Last set that is durable at a child.";
     MEMBER_BEHIND = "rcp_member_behind_bytes", Bytes, "Bytes of the save volume that a child has still to acknowledge.";
     MEMBER_STATE = "rcp_member_state", Count, "1 for the state that a child is in with a volume, 0 for the others.";
@@ -96,8 +103,14 @@ defs! { COUNTERS, "counter":
 defs! { PROCESS, "counter of the process":
     HTTP_REQUESTS = "rcp_http_requests_total", Count, "HTTP requests by path and status.";
     HTTP_OPENED = "rcp_http_connections_opened_total", Count, "HTTP connections begun.";
+    NBD_REFUSED = "rcp_nbd_refused_total", Count, "NBD clients turned away, by reason.";
     PORT_CONNECTIONS = "rcp_port_connections_total", Count, "Connections of the shared port, by what their first bytes said.";
     HTTP_CLOSED = "rcp_http_connections_closed_total", Count, "HTTP connections ended, by how.";
+}
+
+/// The name of everything that a status gives.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    GAUGES.iter().chain(COUNTERS).map(|d| d.0)
 }
 
 /// Adds what another part of the node counts, at every scrape.
@@ -196,6 +209,11 @@ pub(crate) fn http_opened() {
     metrics::counter!(HTTP_OPENED.0).increment(1);
 }
 
+/// An NBD client was turned away.
+pub(crate) fn nbd_refused(kind: &'static str) {
+    metrics::counter!(NBD_REFUSED.0, "reason" => kind).increment(1);
+}
+
 /// A connection of the shared port was classified.
 pub(crate) fn port_connection(verdict: &'static str) {
     metrics::counter!(PORT_CONNECTIONS.0, "verdict" => verdict).increment(1);
@@ -227,6 +245,12 @@ pub fn export(status: &NodeStatus) {
     gauge(&NODE_INFO, &[("node", &status.node), ("version", &status.version)], 1.0);
     gauge(&NODE_START, &[], seconds(status.started_us));
     gauge(&STATUS_TIME, &[], seconds(status.at_us));
+    let security = &status.security;
+    gauge(&PLAINTEXT, &[], flag(security.plaintext));
+    gauge(&CERTIFICATE_PROBLEM, &[], flag(security.problem.is_some()));
+    if let Some(us) = security.certificate_until_us {
+        gauge(&CERTIFICATE_END, &[], seconds(us));
+    }
     for group in &status.groups {
         export_group(group);
     }
@@ -261,7 +285,7 @@ fn export_volume(v: &VolumeInfo) {
     set(&MERGED_SET, count(v.merged_set));
     set(&KNOWN_SET, count(v.newest_known_set));
     set(&OUTSTANDING, count(v.outstanding_sets));
-    set(&LAG_KNOWN, if v.lag_seconds.is_some() { 1.0 } else { 0.0 });
+    set(&LAG_KNOWN, flag(v.lag_seconds.is_some()));
     set(&LAG_BYTES, count(v.lag_bytes));
     set(&TRANSFER, v.transfer_rate.0);
     set(&TRANSFER_AVG, v.transfer_rate.1);
@@ -274,7 +298,14 @@ fn export_volume(v: &VolumeInfo) {
     metrics::counter!(SEED_BYTES.0, owned(&labels)).absolute(v.seed_sent);
     metrics::counter!(CATCH_UP_BYTES.0, owned(&labels)).absolute(v.catch_up_sent);
     set(&KEPT, count(v.kept.len() as u64));
-    set(&VOLUME_BLOCKED, if v.reason.is_some() { 1.0 } else { 0.0 });
+    set(&VOLUME_BLOCKED, flag(v.reason.is_some()));
+    set(&REPLICATING, flag(v.replicating));
+    // `COUNTER-ID`
+    if let Some(n) = v.generation.split('-').next().and_then(|n| n.parse::<u32>().ok()) {
+        set(&GENERATION, f64::from(n));
+    }
+    set(&FENCED, flag(v.fenced.is_some()));
+    set(&SPLIT, flag(v.split.is_some()));
     if let Some(us) = v.current_cut_us {
         set(&CUT_TIME, seconds(us));
     }
@@ -314,7 +345,7 @@ fn states(def: &Def, labels: &[(&'static str, &str)], list: &[&'static str], now
     for state in list {
         let mut labels = owned(labels);
         labels.push(Label::from_static_parts("state", state));
-        metrics::gauge!(def.0, labels).set(if *state == now { 1.0 } else { 0.0 });
+        metrics::gauge!(def.0, labels).set(flag(*state == now));
     }
 }
 
@@ -324,6 +355,10 @@ fn gauge(def: &Def, labels: &[(&'static str, &str)], value: f64) {
 
 fn owned(labels: &[(&'static str, &str)]) -> Vec<Label> {
     labels.iter().map(|(key, value)| Label::new(*key, (*value).to_owned())).collect()
+}
+
+fn flag(yes: bool) -> f64 {
+    if yes { 1.0 } else { 0.0 }
 }
 
 /// Prometheus numbers are f64: exact to 2^53.
@@ -395,6 +430,7 @@ mod tests {
         let metrics = Metrics::install().expect("first");
         assert_eq!(Metrics::install().map(|_| ()), Err(AlreadyInstalled));
         port_connection("http");
+        nbd_refused("nbd-plain");
         crate::http::tests::one_request().await;
         // The connection is counted as closed when its task has seen the end.
         let closed = || metrics.render(&full()).contains("connections_closed_total{");

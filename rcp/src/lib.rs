@@ -9,3 +9,6 @@ pub mod proto;
 
 #[cfg(feature = "net")]
 pub mod net;
+
+#[cfg(feature = "group")]
+pub mod group;

@@ -5,6 +5,7 @@ mod support;
 
 use bytes::Bytes;
 use rcp::proto::clock::Wall;
+use rcp::proto::control::pipe::{Piece, PipeId, Writer};
 use rcp::proto::delta::{
     Chunk, ChunkHeader, ChunkListSum, Compression, DeltaError, SetFlags, SetHeader,
 };
@@ -99,6 +100,26 @@ fn frames() {
     }
     seen.dedup();
     assert_eq!(seen, FrameType::ALL, "one vector at least for every type");
+}
+
+#[test]
+fn pipes() {
+    let mut id = [0; 12];
+    id.copy_from_slice(&ascending(0x20)[..12]);
+    let (mut writer, open) = Writer::open(PipeId(id), "data");
+    let data = writer.data(Bytes::from_static(b"hello\n")).expect("short enough");
+    let given_up = writer.clone().end(true);
+    let blocks = [open, data, writer.end(false), given_up];
+    let vectors = sections(include_str!("vectors/pipe.hex"));
+    assert_eq!(vectors.len(), blocks.len());
+    for ((name, bytes), block) in vectors.into_iter().zip(blocks) {
+        let piece = Piece::read(&block).expect("sound");
+        assert!(format!("{piece:?}").starts_with(if name == "GivenUp" { "End" } else { &name }));
+        assert_eq!(PipeId::of(&block.id).0, PipeId(id));
+        let value = Frame::Control(block);
+        assert_eq!(frame_bytes(&value), bytes, "{name}");
+        assert_eq!(parse_frame(&bytes), Ok(value), "{name}");
+    }
 }
 
 fn frame_values() -> Vec<Frame> {

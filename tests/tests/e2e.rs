@@ -6,6 +6,8 @@ mod afar;
 mod away;
 #[path = "e2e/blocks.rs"]
 mod blocks;
+#[path = "e2e/crowd.rs"]
+mod crowd;
 #[path = "e2e/damage.rs"]
 mod damage;
 #[path = "e2e/failover.rs"]
@@ -20,6 +22,8 @@ mod grow;
 mod kills;
 #[path = "e2e/late.rs"]
 mod late;
+#[path = "e2e/lines.rs"]
+mod lines;
 #[path = "e2e/load.rs"]
 mod load;
 #[path = "e2e/matrix.rs"]

@@ -8,3 +8,5 @@ mod hostile;
 mod outside;
 #[path = "interop_nbd/rig.rs"]
 mod rig;
+#[path = "interop_nbd/tls.rs"]
+mod tls;

@@ -62,12 +62,11 @@ fn check_one<'f>(
     let listen = address(raw.listen.as_ref(), field("listen"), report);
     let dialled = address(raw.address.as_ref(), field("address"), report);
     let nbd = address(raw.nbd.as_ref(), field("nbd"), report);
+    let bare = !(may_listen || proven);
+    let beyond = |(addr, _): &&(HostPort, &Text)| bare && !addr.is_loopback();
     for (found, which) in [(&listen, "listen"), (&nbd, "nbd")] {
-        if let Some((addr, text)) = found
-            && !addr.is_loopback()
-            && !(may_listen || (proven && which == "listen"))
-        {
-            report.add(|| exposed(&name, addr, text, which, proven));
+        if let Some((addr, text)) = found.as_ref().filter(beyond) {
+            report.add(|| exposed(&name, addr, text, which));
         }
     }
     let dialled = match (dialled, &listen, &raw.address) {
@@ -99,17 +98,11 @@ fn check_one<'f>(
     };
     let data = values::path(raw.data.as_ref(), field("data"), report);
     taken.claim(&name, listen.as_ref(), dialled.as_ref(), nbd.as_ref(), &data, raw, report);
-    let memory = match &raw.memory {
-        None => memory,
-        text => values::size(
-            text.as_ref(),
-            field("memory"),
-            (MIN_MEMORY, MAX_MEMORY),
-            "a node needs that much to move data",
-            report,
-        )?,
-    };
+    let memory = memory_of(raw, field("memory"), memory, report)?;
     let handlers = handlers(&raw.handlers, &owner, report);
+    let nbd_allow = values::allow(raw.nbd_allow.as_ref(), field("nbd_allow"), proven, report);
+    let metrics = values::door(raw.metrics.as_ref(), field("metrics"), proven, report);
+    let health = values::door(raw.health.as_ref(), field("health"), proven, report);
     Some(NodePlan {
         handlers,
         name,
@@ -119,7 +112,19 @@ fn check_one<'f>(
         nbd: nbd.map(|(addr, _)| addr),
         memory,
         insecure_plaintext: insecure.unwrap_or(false),
+        nbd_allow,
+        metrics: metrics.unwrap_or_default(),
+        health: health.unwrap_or_default(),
     })
+}
+
+/// Its memory, or what holds for all nodes.
+fn memory_of(raw: &RawNode, field: Field<'_>, all: u64, report: &mut Report) -> Option<u64> {
+    let why = "a node needs that much to move data";
+    match &raw.memory {
+        None => Some(all),
+        text => values::size(text.as_ref(), field, (MIN_MEMORY, MAX_MEMORY), why, report),
+    }
 }
 
 /// Commands by kind.
@@ -172,12 +177,8 @@ fn address<'f>(
     }
 }
 
-fn exposed(name: &NodeName, addr: &HostPort, text: &Text, field: &str, proven: bool) -> Problem {
+fn exposed(name: &NodeName, addr: &HostPort, text: &Text, field: &str) -> Problem {
     let loopback = format!("127.0.0.1:{}", addr.port());
-    let certificates = match (field, proven) {
-        ("listen", false) => ", or give all nodes certificates with `pki`",
-        _ => "",
-    };
     Problem::new(
         &text.span,
         format!("`{name}` would offer `{field}` on {addr} to other machines without encryption"),
@@ -185,7 +186,7 @@ fn exposed(name: &NodeName, addr: &HostPort, text: &Text, field: &str, proven: b
     .label("not a loopback address")
     .hint(format!(
         "write `{field}: \"{loopback}\"`, or, if the network is trusted, add \
-         `insecure_plaintext: true` to `{name}`{certificates}"
+         `insecure_plaintext: true` to `{name}`, or give all nodes certificates with `pki`"
     ))
 }
 

@@ -1,7 +1,9 @@
 //! One value: its text, its limits, and the error when it is outside of them.
 
+use crate::allow::Allow;
 use crate::diagnostics::{Problem, Report};
 use crate::limits::MAX_PATH;
+use crate::plan::Door;
 use crate::suggest;
 use crate::units::{format_duration, format_size, parse_duration, parse_size};
 use crate::value::{ValueError, shown};
@@ -121,6 +123,56 @@ pub(super) fn boolean(text: Option<&Text>, field: Field<'_>, report: &mut Report
             None
         }
     }
+}
+
+/// `open` or `closed`; closed means nothing where nobody can prove who they are.
+pub(super) fn door(
+    text: Option<&Text>,
+    field: Field<'_>,
+    proven: bool,
+    report: &mut Report,
+) -> Option<Door> {
+    let Some(text) = text else { return Some(Door::Open) };
+    match text.value.as_str() {
+        "open" => return Some(Door::Open),
+        "closed" if proven => return Some(Door::Closed),
+        "closed" => report.add(|| {
+            Problem::new(&text.span, format!("{field} cannot be closed without certificates"))
+                .label("nobody could prove that they may read it")
+                .hint(format!("give all nodes certificates with `pki`, or remove `{}`", field.name))
+        }),
+        other => report.add(|| {
+            Problem::new(&text.span, format!("{field} is open or closed, not {}", shown(other)))
+                .hint(format!("write `{0}: open` or `{0}: closed`", field.name))
+        }),
+    }
+    None
+}
+
+/// Who may open NBD exports.
+pub(super) fn allow(
+    list: Option<&Vec<Text>>,
+    field: Field<'_>,
+    proven: bool,
+    report: &mut Report,
+) -> Option<Vec<Allow>> {
+    let mut found = Vec::new();
+    for text in list? {
+        match text.value.parse::<Allow>() {
+            Ok(Allow::Name(name)) if !proven => report.add(|| {
+                Problem::new(&text.span, format!("{field}: nobody can prove to be `{name}`"))
+                    .label("a name in a certificate")
+                    .hint("give all nodes certificates with `pki`, or allow addresses")
+            }),
+            Ok(entry) if found.contains(&entry) => report.add(|| {
+                Problem::new(&text.span, format!("{field} has `{entry}` twice"))
+                    .hint("remove one of the two")
+            }),
+            Ok(entry) => found.push(entry),
+            Err(e) => report.add(|| refused(text, field, e)),
+        }
+    }
+    Some(found)
 }
 
 /// A path: not empty, not too long, without control characters.

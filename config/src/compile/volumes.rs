@@ -25,6 +25,8 @@ pub(super) struct Defaults {
     pub(super) memory: u64,
     save: u64,
     snapshot_area: u64,
+    /// There are certificates.
+    proven: bool,
 }
 
 impl Defaults {
@@ -44,6 +46,7 @@ impl Defaults {
                 .unwrap_or(limits::DEFAULT_SAVE),
             snapshot_area: area(raw.snapshot_area.as_ref(), field("snapshot_area"), report)
                 .unwrap_or(limits::DEFAULT_SNAPSHOT_AREA),
+            proven: raw.pki.is_some(),
         }
     }
 }
@@ -87,6 +90,8 @@ pub(super) fn volumes<'f>(
         let size = raw.size.as_ref().and_then(|text| size(text, field("size"), block_size, report));
         let save = values::size(raw.save.as_ref(), field("save"), SAVE, WHY_SAVE, report);
         let snapshot_area = area(raw.snapshot_area.as_ref(), field("snapshot_area"), report);
+        let nbd_allow =
+            values::allow(raw.nbd_allow.as_ref(), field("nbd_allow"), defaults.proven, report);
         let backing = backing(raw, primary, members, &mut paths, report);
         let (Some(size), Some(block_size)) = (size, block_size) else { continue };
         out.push(VolumePlan {
@@ -96,6 +101,7 @@ pub(super) fn volumes<'f>(
             backing,
             save: save.unwrap_or(defaults.save),
             snapshot_area: snapshot_area.unwrap_or(defaults.snapshot_area),
+            nbd_allow,
         });
     }
     out.sort_by(|a, b| a.label.cmp(&b.label));

@@ -43,7 +43,7 @@ impl Scope {
 /// What a path is, as far as access goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
-    /// Health: open to everybody who can connect.
+    /// Health: open to everybody who can connect, unless the operator closed it.
     Health,
     /// Metrics: open, unless the operator closed them.
     Metrics,
@@ -102,6 +102,8 @@ pub struct Policy {
     pub secured: bool,
     /// Metrics need the scope `read` as well.
     pub metrics_closed: bool,
+    /// Health too.
+    pub health_closed: bool,
 }
 
 /// Why not; RFC 6750, section 3.1.
@@ -145,9 +147,10 @@ impl Policy {
         };
         let anybody = Ok(Who(name));
         let scope = match (need, &caller.way) {
-            (_, Way::Socket { .. }) | (Need::Health, _) => return anybody,
+            (_, Way::Socket { .. }) => return anybody,
+            (Need::Health, _) if !self.health_closed => return anybody,
             (Need::Metrics, _) if !self.metrics_closed => return anybody,
-            (Need::Metrics, _) => Scope::Read,
+            (Need::Metrics | Need::Health, _) => Scope::Read,
             (Need::Scope(scope), _) => scope,
         };
         if !self.secured {
@@ -163,7 +166,8 @@ impl Policy {
         }
         if caller.way == Way::Plain {
             return Err(Denied::NoProof(
-                "this port speaks HTTPS: without TLS only health and metrics are served".to_owned(),
+                "this port speaks HTTPS: without TLS only health and metrics are served, unless they are \
+                 closed by the topology".to_owned(),
             ));
         }
         match token {

@@ -2,7 +2,7 @@
 
 use super::*;
 
-const SECURED: Policy = Policy { secured: true, metrics_closed: false };
+const SECURED: Policy = Policy { secured: true, metrics_closed: false, health_closed: false };
 
 fn tls(node: Option<&str>) -> Caller {
     Caller { from: "192.0.2.7:5000".to_owned(), way: Way::Tls { node: node.map(str::to_owned) } }
@@ -40,6 +40,10 @@ fn with_certificates_plain_text_gets_health_and_metrics_only() {
     assert!(SECURED.decide(Need::Metrics, &caller, None).is_ok());
     let closed = Policy { metrics_closed: true, ..SECURED };
     assert!(closed.decide(Need::Metrics, &caller, None).is_err());
+    assert!(closed.decide(Need::Health, &caller, None).is_ok());
+    let closed = Policy { health_closed: true, ..SECURED };
+    assert!(closed.decide(Need::Health, &caller, None).is_err());
+    assert!(closed.decide(Need::Health, &tls(None), token(Scope::Read)).is_ok());
     // Not even a good token: it has just been sent in the clear.
     let e = SECURED.decide(Need::Scope(Scope::Read), &caller, token(Scope::Admin)).unwrap_err();
     assert!(matches!(&e, Denied::NoProof(t) if t.contains("HTTPS")), "{e:?}");

@@ -41,11 +41,14 @@ pub(super) enum PkiCommand {
         #[command(flatten)]
         place: Place,
     },
-    /// Issue certificates to nodes
+    /// Issue certificates to nodes, or to clients
     Issue {
         /// The nodes; with --topology and none named, all that have none yet
-        #[arg(value_name = "NODE", required_unless_present = "topology")]
+        #[arg(value_name = "NODE", required_unless_present_any = ["topology", "clients"])]
         nodes: Vec<String>,
+        /// Who is no node and opens NBD exports: a virtual machine's host, a backup program
+        #[arg(long = "client", value_name = "NAME", conflicts_with_all = ["nodes", "hosts"])]
+        clients: Vec<String>,
         /// Take nodes, and the host names and addresses they listen on, from this topology
         #[arg(long, value_name = "FILE")]
         topology: Option<PathBuf>,
@@ -58,9 +61,9 @@ pub(super) enum PkiCommand {
         #[command(flatten)]
         place: Place,
     },
-    /// Give nodes new keys and certificates; running nodes take them up by themselves
+    /// Give nodes or clients new keys and certificates; running nodes take them up by themselves
     Renew {
-        /// The nodes; none: every node whose certificate ends within --within days
+        /// Whose; none: everybody's whose certificate ends within --within days
         #[arg(value_name = "NODE")]
         nodes: Vec<String>,
         /// How close to its end a certificate is renewed, in days
@@ -72,9 +75,9 @@ pub(super) enum PkiCommand {
         #[command(flatten)]
         place: Place,
     },
-    /// Trust the certificates of a node no more
+    /// Trust the certificates of a node or client no more
     Revoke {
-        /// The node
+        /// Whose
         node: String,
         #[command(flatten)]
         place: Place,
@@ -103,8 +106,11 @@ fn parse(name: &str) -> Result<NodeName, Failed> {
 pub(super) fn run(command: PkiCommand) -> Result<(), Failed> {
     match command {
         PkiCommand::Init { name, days, place } => init(&name, days, &place),
-        PkiCommand::Issue { nodes, topology, hosts, days, place } => {
+        PkiCommand::Issue { nodes, clients, topology, hosts, days, place } => {
             let topology = topology.map(|t| load(&t)).transpose()?;
+            if !clients.is_empty() {
+                return issue_clients(&clients, topology.as_ref(), days, &place);
+            }
             issue(&nodes, topology.as_ref(), &hosts, days, &place)
         }
         PkiCommand::Renew { nodes, within, days, place } => renew(&nodes, within, days, &place),
@@ -183,6 +189,23 @@ fn issue(
     report(&made, "issued", place)
 }
 
+fn issue_clients(
+    names: &[String],
+    topology: Option<&Topology>,
+    days: u64,
+    place: &Place,
+) -> Result<(), Failed> {
+    let mut authority = Authority::open(&place.dir)?;
+    let valid = for_days(days);
+    let nodes = topology.map(|t| t.nodes().map(|n| n.name.clone()).collect()).unwrap_or_default();
+    let users = names.iter().map(|n| parse(n)).collect::<Result<Vec<_>, _>>()?;
+    let made = users
+        .iter()
+        .map(|u| authority.issue_user(u, &nodes, valid))
+        .collect::<Result<Vec<_>, _>>()?;
+    report(&made, "issued", place)
+}
+
 fn renew(names: &[String], within: u64, days: u64, place: &Place) -> Result<(), Failed> {
     let mut authority = Authority::open(&place.dir)?;
     let valid = for_days(days);
@@ -214,7 +237,15 @@ fn report(made: &[Issued], what: &str, place: &Place) -> Result<(), Failed> {
                 hosts => format!(" (also {})", hosts.join(", ")),
             };
             let until = day(i.until);
-            format!("{}{also}: {what}, valid until {until}: {dir}/{}.pem, .key", i.node, i.node)
+            let name = &i.node;
+            if i.user {
+                format!(
+                    "{name}: a client, {what}, valid until {until}: {dir}/{name}/ (QEMU: --object \
+                     tls-creds-x509,dir=…; libnbd: ?tls-certificates=…)"
+                )
+            } else {
+                format!("{name}{also}: {what}, valid until {until}: {dir}/{name}.pem, .key")
+            }
         })
         .collect();
     tell(place.json, &made, &lines.join("\n"))
@@ -274,7 +305,7 @@ fn shown(rows: &[Row<'_>]) -> String {
     let rows: Vec<Vec<String>> = rows
         .iter()
         .map(|r| {
-            let also = r.issued.also.join(", ");
+            let also = if r.issued.user { "client".to_owned() } else { r.issued.also.join(", ") };
             vec![r.issued.node.clone(), day(r.issued.until), r.state.clone(), also]
         })
         .collect();

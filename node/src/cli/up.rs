@@ -65,7 +65,8 @@ pub(super) async fn run(args: UpArgs) -> Result<(), Failed> {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         let n = &fleet.nodes[i];
-        let nbd = n.nbd.as_ref().map(|a| format!("nbd://{a}/  ")).unwrap_or_default();
+        let scheme = if fleet.secured { "nbds" } else { "nbd" };
+        let nbd = n.nbd.as_ref().map(|a| format!("{scheme}://{a}/  ")).unwrap_or_default();
         let http = if fleet.secured { "https" } else { "http" };
         println!(
             "{:<15} {http}://{}/  {nbd}nbd+unix:///?socket={}",

@@ -1,5 +1,7 @@
 //! Every request is let through, or told why not and what to do.
 
+use std::sync::Arc;
+
 use axum::Extension;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
@@ -24,7 +26,7 @@ pub struct Guard {
     /// The tokens of the folder with the certificates, if there is one.
     pub tokens: Option<Tokens>,
     /// The record of changes.
-    pub audit: Audit,
+    pub audit: Arc<Audit>,
 }
 
 impl Guard {

@@ -1,27 +1,24 @@
 //! Control blocks: a command down the tree, a result from every member back up (CB-01 to CB-06).
 //!
-//! A block is executed here when its state is visible (`after:`), passed to every child, and kept
-//! until each child has said that its subtree is done. A child that was away is told again when it
-//! is back; a node that was told twice answers from what it knows: every application command is
-//! entered in the [journal](journal::Journal) before it begins and before its result is told, so that it runs at most
-//! once. (Hashing a volume changes nothing and is simply done again.) What is known so far flows up
-//! at once, and so does why somebody is waiting, so that whoever asked can say who is missing.
+//! Who has said what, who is waited for and what ran already is [`rcp::proto::control`]'s to know;
+//! here is what it means for a data mover: which blocks it executes, which state it waits for, who
+//! its children are. Every application command runs at most once; hashing a volume changes nothing
+//! and is simply done again.
 //!
 //! Every member with a replica has to have a handler for a block's kind; the primary and the node
 //! that is asked run the block if they have one.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
 use rcp::proto::clock::Mono;
+use rcp::proto::control::{self, Below, Origin, Part, Report, Taken};
 use rcp::proto::frame::{ControlBlock, ControlResult, Frame};
 use rcp::proto::ids::{GroupName, Label, NodeName, SetNumber, StateId};
 use rcp::proto::limits::MAX_CONTROL_BLOCK;
 use volmcast::volume::Role;
 
-use super::journal::{self, Known};
-use super::links::Link;
+use super::links::Group;
 use super::{AskId, ConnId, Effect, Level, Mover, Reply};
 use crate::api::{ApiError, ApiErrorKind, MemberResult};
 
@@ -29,37 +26,14 @@ use crate::api::{ApiError, ApiErrorKind, MemberResult};
 pub const HASH: &str = "volume-hash";
 /// Blocks that are kept at a time, of at most 32 KiB each; of those that are done, the oldest go
 /// first.
-const MAX_PENDING: usize = 256;
-/// A block from above that nobody asked about for this long is dropped.
-const KEEP: Duration = Duration::from_secs(3600);
-/// Results of one block that are kept.
-const MAX_MEMBERS: usize = 16_384;
+pub(super) const MAX_PENDING: usize = 256;
+/// Longest time that somebody can wait for all members.
+const MAX_WAIT: Duration = Duration::from_secs(3600);
 /// Beginning of the kinds that nodes handle by themselves.
 const OWN_KINDS: &str = "volume-";
-/// Hops after which a block is in a loop.
-const MAX_HOPS: u8 = 64;
 
-#[derive(Clone, Debug)]
-enum Origin {
-    /// An operator here.
-    Ask { ask: AskId, deadline: Mono },
-    /// The parent.
-    Above { conn: ConnId },
-    /// An operator here, whose time was up.
-    Nobody,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Own {
-    /// For its state.
-    Waiting,
-    /// Its beginning is being put on record.
-    Beginning,
-    Running,
-    /// Its result is being put on record.
-    Ending,
-    Done,
-}
+/// The blocks under way at this node.
+pub(super) type Blocks = control::Blocks<AskId, ConnId>;
 
 /// What an operator or program wants every member to execute.
 #[derive(Clone, Debug)]
@@ -78,24 +52,13 @@ pub struct Order {
     pub wait: Duration,
 }
 
-fn not_connected(link: &Link) -> String {
-    let why = link.reason.as_deref().unwrap_or("never was");
-    format!("not connected, nor are those below it: {why}")
-}
-
-/// A block under way.
-#[derive(Debug)]
-pub(super) struct Pending {
-    block: ControlBlock,
-    group: GroupName,
-    origin: Origin,
-    own: Own,
-    /// Children whose subtree is not done.
-    waiting: BTreeSet<NodeName>,
-    results: BTreeMap<NodeName, (bool, Bytes)>,
-    /// The result here, until it is on record.
-    held: Option<(bool, Bytes)>,
-    since: Mono,
+/// How a child is.
+fn below(group: Option<&Group>, child: &NodeName) -> Below {
+    match group.and_then(|g| g.links.get(child)) {
+        Some(l) if l.up => Below::Up,
+        Some(l) => Below::Away(control::not_connected(l.reason.as_deref())),
+        None => Below::Gone,
+    }
 }
 
 impl Mover {
@@ -137,7 +100,7 @@ impl Mover {
 
     /// Has every member of a group execute a block.
     pub(super) fn ask_block(&mut self, ask: AskId, order: Order) {
-        let deadline = self.now.after(order.wait.min(KEEP));
+        let deadline = self.now.after(order.wait.min(MAX_WAIT));
         match self.block_of(order) {
             Ok((group, block)) => self.ask_control(group, block, ask, deadline),
             Err(e) => self.effect(Effect::Reply { ask, reply: Reply::Refused(e) }),
@@ -189,7 +152,7 @@ impl Mover {
         };
         let Order { id, kind, body, .. } = order;
         let block = ControlBlock { id, kind, after, body, hops: 0 };
-        if self.journal.known(&block) == Known::Another {
+        if self.controls.is_another(&block) {
             return Err(ApiError::new(
                 ApiErrorKind::Conflict,
                 "this id was used for another control block: leave --id away to get a new one",
@@ -199,194 +162,88 @@ impl Mover {
     }
 
     fn ask_control(&mut self, group: GroupName, block: ControlBlock, ask: AskId, deadline: Mono) {
-        if let Some(p) = self.controls.get_mut(&block.id)
-            && matches!(p.origin, Origin::Nobody)
-            && (&p.block.kind, &p.block.body, p.block.after)
-                == (&block.kind, &block.body, block.after)
-        {
-            p.origin = Origin::Ask { ask, deadline };
-            return self.check_control(block.id);
+        match self.controls.asked(&block, ask, deadline, self.now) {
+            Taken::New => self.begin_control(group, block, Origin::Ask { ask, deadline }),
+            Taken::Known => self.carry_out(),
+            Taken::No(why) => {
+                let e = ApiError::new(ApiErrorKind::Conflict, why);
+                self.effect(Effect::Reply { ask, reply: Reply::Refused(e) });
+            }
         }
-        let why = if self.controls.contains_key(&block.id) {
-            "a control block with this id is under way here: wait for its result"
-        } else if !self.room_for_control() {
-            "too many control blocks are under way: wait until some have ended"
-        } else {
-            return self.begin_control(group, block, Origin::Ask { ask, deadline });
-        };
-        let e = ApiError::new(ApiErrorKind::Conflict, why);
-        self.effect(Effect::Reply { ask, reply: Reply::Refused(e) });
     }
 
-    /// Makes room for a block by dropping the oldest of those that are done.
-    fn room_for_control(&mut self) -> bool {
-        if self.controls.len() < MAX_PENDING {
-            return true;
-        }
-        let done = |p: &Pending| p.own == Own::Done && p.waiting.is_empty();
-        let oldest = self.controls.iter().filter(|(_, p)| done(p)).min_by_key(|(_, p)| p.since);
-        let Some(id) = oldest.map(|(id, _)| *id) else { return false };
-        self.controls.remove(&id);
-        true
-    }
-
-    fn begin_control(&mut self, group: GroupName, block: ControlBlock, origin: Origin) {
+    fn begin_control(
+        &mut self,
+        group: GroupName,
+        block: ControlBlock,
+        origin: Origin<AskId, ConnId>,
+    ) {
+        let children = self.groups.get(&group).map(|g| g.links.keys().cloned().collect());
+        let children: std::collections::BTreeSet<_> = children.unwrap_or_default();
+        let must = matches!(origin, Origin::Above { .. }) || children.is_empty();
+        let part = self.own_part(&group, &block, must);
         let id = block.id;
-        let waiting: BTreeSet<_> =
-            self.groups.get(&group).map(|g| g.links.keys().cloned().collect()).unwrap_or_default();
-        let asked = matches!(origin, Origin::Ask { .. });
-        let mut p = Pending {
-            block,
-            group,
-            origin,
-            own: Own::Waiting,
-            waiting: waiting.clone(),
-            results: BTreeMap::new(),
-            held: None,
-            since: self.now,
-        };
-        let told = self.own_part(&mut p, asked);
-        self.controls.insert(id, p);
-        if let Some((ok, body)) = told {
-            self.own_result(id, ok, body);
-        }
-        for child in waiting {
-            self.pass_control(id, &child);
-        }
+        let order = control::Order { group, block, origin, children, part };
+        self.controls.begin(order, self.now);
         self.try_control(id);
-        self.check_control(id);
+        self.controls.check(id, self.now);
+        self.carry_out();
     }
 
-    /// What this node has to do itself, or what it can say at once.
-    fn own_part(&self, p: &mut Pending, asked: bool) -> Option<(bool, Bytes)> {
-        let plan = self.groups.get(&p.group).map(|g| &g.plan);
+    /// What this node has to do itself, or what it can say at once. If it `must`, it says so when it
+    /// has no handler.
+    fn own_part(&self, group: &GroupName, block: &ControlBlock, must: bool) -> Part {
+        let plan = self.groups.get(group).map(|g| &g.plan);
         let (replica, primary) =
             plan.map_or((false, false), |p| (p.replica && !p.primary, p.primary));
-        p.own = Own::Done;
-        if p.block.kind == HASH {
-            if replica {
-                p.own = Own::Waiting;
-            }
-            return None;
+        if block.kind == HASH {
+            return if replica { Part::Repeatable } else { Part::Nothing };
         }
-        match self.journal.known(&p.block) {
-            Known::Result(ok, body) => return Some((ok, body)),
-            Known::Another => {
-                let text = "its id was used for another control block, which ran here";
-                return Some((false, Bytes::from_static(text.as_bytes())));
-            }
-            Known::No => {}
+        if let Some(told) = self.controls.on_record(block) {
+            return told;
         }
-        if self.cfg.handlers.contains(&p.block.kind) {
-            if replica || primary {
-                p.own = Own::Waiting;
-            }
-            return None;
+        if self.cfg.handlers.contains(&block.kind) {
+            return if replica || primary { Part::Once } else { Part::Nothing };
         }
-        let must = replica && (!asked || p.waiting.is_empty());
-        must.then(|| {
-            let (node, kind) = (&self.cfg.node, &p.block.kind);
-            let text = format!(
-                "no handler for control blocks `{kind}` at {node}: write `handlers: {{{kind}: \
-                 [PROGRAM]}}` for this node in the topology"
-            );
-            (false, Bytes::from(text))
-        })
+        if !(replica && must) {
+            return Part::Nothing;
+        }
+        let (node, kind) = (&self.cfg.node, &block.kind);
+        let text = format!(
+            "no handler for control blocks `{kind}` at {node}: write `handlers: {{{kind}: \
+             [PROGRAM]}}` for this node in the topology"
+        );
+        Part::Told(false, Bytes::from(text))
     }
 
     /// A block came from the parent.
     pub(super) fn control_from_above(&mut self, conn: ConnId, block: ControlBlock) {
         let Some(group) = self.conns.get(&conn).map(|c| c.group.clone()) else { return };
-        let id = block.id;
-        if let Some(p) = self.controls.get_mut(&id) {
-            if p.block.kind != block.kind || p.block.body != block.body || p.group != group {
-                let text = "its id was used for another control block, and so neither this node nor \
-                            those below it execute it";
-                return self.refuse_control(conn, id, text.to_owned());
-            }
-            // Told again: the parent lost what we had said. Whoever asked here is told as well.
-            if matches!(p.origin, Origin::Above { .. }) {
-                p.origin = Origin::Above { conn };
-            }
-            let known: Vec<_> = p.results.iter().map(|(n, r)| (n.clone(), r.clone())).collect();
-            for (node, (ok, body)) in known {
-                let r = ControlResult { id, node, ok, body, done: false };
-                self.send(conn, Frame::ControlResult(r));
-            }
-            self.check_control(id);
-            return;
+        match self.controls.from_above(conn, &group, &block, self.now) {
+            Taken::New => self.begin_control(group, block, Origin::Above { conn }),
+            Taken::Known | Taken::No(_) => self.carry_out(),
         }
-        if block.hops >= MAX_HOPS {
-            let text = format!("it came over {MAX_HOPS} hops: the routes close a loop");
-            return self.refuse_control(conn, id, text);
-        }
-        if !self.room_for_control() {
-            let text = format!("{MAX_PENDING} control blocks are under way: send it again later");
-            return self.refuse_control(conn, id, text);
-        }
-        let block = ControlBlock { hops: block.hops + 1, ..block };
-        self.begin_control(group, block, Origin::Above { conn });
-    }
-
-    /// Says that neither this node nor those below it execute a block.
-    fn refuse_control(&mut self, conn: ConnId, id: [u8; 16], text: String) {
-        let node = self.cfg.node.clone();
-        let r = ControlResult { id, node, ok: false, body: Bytes::from(text), done: true };
-        self.send(conn, Frame::ControlResult(r));
     }
 
     /// A child came up: it is told what it has not finished.
     pub(super) fn controls_for_child(&mut self, group: &GroupName, child: &NodeName) {
-        let ids: Vec<_> = self
-            .controls
-            .iter()
-            .filter(|(_, p)| p.group == *group && p.waiting.contains(child))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in ids {
-            self.pass_control(id, child);
-        }
+        self.controls.for_child(group, child);
+        self.carry_out();
     }
 
-    fn pass_control(&mut self, id: [u8; 16], child: &NodeName) {
-        let Some(p) = self.controls.get(&id) else { return };
-        let block = p.block.clone();
-        let conn = self
-            .groups
-            .get(&p.group)
-            .and_then(|g| g.links.get(child))
-            .filter(|l| l.up)
-            .and_then(|l| l.conn);
-        if let Some(conn) = conn {
+    fn pass_control(&mut self, group: &GroupName, child: &NodeName, block: ControlBlock) {
+        let link = self.groups.get(group).and_then(|g| g.links.get(child));
+        if let Some(conn) = link.filter(|l| l.up).and_then(|l| l.conn) {
             self.send(conn, Frame::Control(block));
         }
     }
 
     /// Executes a block here if its state is visible; else says what it waits for.
     fn try_control(&mut self, id: [u8; 16]) {
-        let Some(p) = self.controls.get(&id).filter(|p| p.own == Own::Waiting) else { return };
-        if let Some(why) = p.block.after.and_then(|after| self.not_yet(&p.group, after)) {
-            let why = Bytes::from(why);
-            if p.results.get(&self.cfg.node).is_none_or(|(_, known)| *known != why) {
-                self.result(id, self.cfg.node.clone(), false, why);
-            }
-            return;
-        }
-        if p.block.kind == HASH {
-            return self.hash_here(id);
-        }
-        let block = p.block.clone();
-        match self.journal.begin(&block, self.wall) {
-            Ok(bytes) => {
-                if let Some(p) = self.controls.get_mut(&id) {
-                    p.own = Own::Beginning;
-                }
-                self.record(id, bytes);
-            }
-            Err(e) => {
-                let text = format!("not executed: {e}");
-                self.own_result(id, false, Bytes::from(text));
-            }
+        let Some((group, block)) = self.controls.get(&id) else { return };
+        match block.after.and_then(|after| self.not_yet(group, after)) {
+            Some(why) => self.controls.waits(id, why),
+            None => self.controls.go(id, self.now, self.wall),
         }
     }
 
@@ -410,189 +267,88 @@ impl Mover {
             .then(|| format!("waits for state {} of {}, shows {shown}", after.set, h.label))
     }
 
-    fn hash_here(&mut self, id: [u8; 16]) {
-        let Some(p) = self.controls.get_mut(&id) else { return };
-        let Some(after) = p.block.after else {
-            return self.own_result(id, false, Bytes::from_static(b"a hash needs a state"));
+    fn hash_here(&mut self, block: &ControlBlock) {
+        let id = block.id;
+        let Some(after) = block.after else {
+            let text = Bytes::from_static(b"a hash needs a state");
+            return self.controls.done(id, false, text, self.now, self.wall);
         };
         let Some(h) = self.volumes.get(&after.volume) else { return };
-        p.own = Own::Running;
-        let len = p.block.body.first_chunk::<8>().map_or(0, |b| u64::from_le_bytes(*b));
+        let len = block.body.first_chunk::<8>().map_or(0, |b| u64::from_le_bytes(*b));
         let label = h.label.clone();
         self.effects.push_back(Effect::Hash { id, label, state: after, len });
     }
 
-    fn record(&mut self, id: [u8; 16], bytes: Vec<u8>) {
-        let whole = self.journal.is_wasteful();
-        let bytes = if whole { self.journal.compact(self.wall) } else { bytes };
-        self.effect(Effect::RecordBlock { id, bytes, whole });
+    /// Does what the blocks under way ask for.
+    fn carry_out(&mut self) {
+        while let Some(e) = self.controls.poll_effect() {
+            match e {
+                control::Effect::Tell { conn, result } => {
+                    self.send(conn, Frame::ControlResult(result));
+                }
+                control::Effect::Pass { group, child, block } => {
+                    self.pass_control(&group, &child, block);
+                }
+                control::Effect::Record { id, bytes, whole } => {
+                    self.effect(Effect::RecordBlock { id, bytes, whole });
+                }
+                control::Effect::Run { block, .. } if block.kind == HASH => self.hash_here(&block),
+                control::Effect::Run { group, block } => {
+                    let ControlBlock { id, kind, after, body, .. } = block;
+                    self.effect(Effect::Handle { id, kind, group, after, body });
+                }
+                control::Effect::Answer { ask, report } => {
+                    let members = self.members(&report);
+                    self.effect(Effect::Reply { ask, reply: Reply::Members(members) });
+                }
+                control::Effect::Note(text) => self.note(Level::Error, text),
+            }
+        }
     }
 
     /// What [`Effect::RecordBlock`] was about is durable, or why it is not.
     pub fn block_recorded(&mut self, now: Mono, id: [u8; 16], stored: Result<(), String>) {
         self.now = self.now.max(now);
-        let Some(p) = self.controls.get_mut(&id) else { return };
-        match (p.own, stored) {
-            (Own::Beginning, Ok(())) => {
-                p.own = Own::Running;
-                let (kind, body, after) =
-                    (p.block.kind.clone(), p.block.body.clone(), p.block.after);
-                let group = p.group.clone();
-                self.effect(Effect::Handle { id, kind, group, after, body });
-            }
-            (Own::Beginning, Err(e)) => {
-                self.journal.not_begun(&id);
-                let text = format!("not executed, since it cannot be put on record: {e}");
-                self.own_result(id, false, Bytes::from(text));
-            }
-            (Own::Ending, stored) => {
-                let Some((ok, body)) = p.held.take() else { return };
-                if let Err(e) = stored {
-                    // It is on record that it began, so it will not run again.
-                    let text = format!("the result of a control block is not on record: {e}");
-                    self.note(Level::Error, text);
-                }
-                self.own_result(id, ok, body);
-            }
-            _ => {}
-        }
+        self.controls.recorded(id, stored, self.now);
+        self.carry_out();
     }
 
     /// Looks at all blocks: some may have become possible, some are overdue.
     pub(super) fn tick_controls(&mut self) {
-        let ids: Vec<_> = self.controls.keys().copied().collect();
-        for id in ids {
-            self.try_control(id);
-            self.absent(id);
-            self.check_control(id);
+        for (_, block) in self.controls.waiting() {
+            self.try_control(block.id);
         }
-        let now = self.now;
-        let idle = |p: &Pending| matches!(p.own, Own::Waiting | Own::Done);
-        self.controls.retain(|_, p| {
-            matches!(p.origin, Origin::Ask { .. }) || !idle(p) || now.since(p.since) < KEEP
-        });
+        let groups = &self.groups;
+        for id in self.controls.ids() {
+            self.controls.absent(id, |g, child| below(groups.get(g), child));
+            self.controls.check(id, self.now);
+        }
+        self.controls.forget_idle(self.now);
+        self.carry_out();
     }
 
     /// The work of a block was done here.
     pub fn control_done(&mut self, now: Mono, id: [u8; 16], ok: bool, body: Bytes) {
         self.now = self.now.max(now);
-        let Some(p) = self.controls.get_mut(&id).filter(|p| p.own == Own::Running) else { return };
-        if p.block.kind == HASH {
-            return self.own_result(id, ok, body);
-        }
-        p.own = Own::Ending;
-        p.held = Some((ok, body.slice(..body.len().min(journal::MAX_RESULT))));
-        let bytes = self.journal.done(&id, ok, &body, self.wall);
-        self.record(id, bytes);
-    }
-
-    /// The last word of this node about a block.
-    fn own_result(&mut self, id: [u8; 16], ok: bool, body: Bytes) {
-        if let Some(p) = self.controls.get_mut(&id) {
-            p.own = Own::Done;
-        }
-        self.result(id, self.cfg.node.clone(), ok, body);
-        self.check_control(id);
-    }
-
-    /// Notes what a node says, and passes it on.
-    fn result(&mut self, id: [u8; 16], node: NodeName, ok: bool, body: Bytes) {
-        let Some(p) = self.controls.get_mut(&id) else { return };
-        p.results.insert(node.clone(), (ok, body.clone()));
-        if let Origin::Above { conn } = p.origin {
-            let r = ControlResult { id, node, ok, body, done: false };
-            self.send(conn, Frame::ControlResult(r));
-        }
-    }
-
-    /// Says upward which children are not connected.
-    fn absent(&mut self, id: [u8; 16]) {
-        let Some(p) = self.controls.get(&id) else { return };
-        if !matches!(p.origin, Origin::Above { .. }) {
-            return;
-        }
-        let links = self.groups.get(&p.group).map(|g| &g.links);
-        let news: Vec<_> = p
-            .waiting
-            .iter()
-            .filter_map(|c| {
-                let link = links.and_then(|l| l.get(c));
-                let text = link.filter(|l| !l.up).map(not_connected)?;
-                let known = p.results.get(c).is_some_and(|(_, b)| b.as_ref() == text.as_bytes());
-                (!known).then(|| (c.clone(), Bytes::from(text)))
-            })
-            .collect();
-        for (child, text) in news {
-            self.result(id, child, false, text);
-        }
+        self.controls.done(id, ok, body, self.now, self.wall);
+        self.carry_out();
     }
 
     /// A child tells a result of its subtree.
     pub(super) fn control_from_below(&mut self, conn: ConnId, r: ControlResult) {
         let Some(child) = self.conns.get(&conn).and_then(|c| c.peer.clone()) else { return };
-        let Some(p) = self.controls.get_mut(&r.id) else { return };
-        if r.done {
-            p.waiting.remove(&child);
-        }
-        // A tree has few enough members; whoever makes some up does not fill our memory.
-        let room = p.results.len() < MAX_MEMBERS || p.results.contains_key(&r.node);
-        let id = r.id;
-        if !r.body.is_empty() && room {
-            self.result(id, r.node, r.ok, r.body);
-        }
-        self.check_control(id);
-    }
-
-    /// Says upward, or to whoever asked, that a subtree is done, or that time is up.
-    fn check_control(&mut self, id: [u8; 16]) {
-        let Some(p) = self.controls.get(&id) else { return };
-        let done = p.own == Own::Done && p.waiting.is_empty();
-        match p.origin {
-            Origin::Above { conn } if done => {
-                let node = self.cfg.node.clone();
-                let r = ControlResult { id, node, ok: true, body: Bytes::new(), done: true };
-                self.send(conn, Frame::ControlResult(r));
-            }
-            Origin::Ask { ask, deadline } if done || self.now >= deadline => {
-                let members = self.members(id);
-                if done {
-                    self.controls.remove(&id);
-                } else if let Some(p) = self.controls.get_mut(&id) {
-                    p.origin = Origin::Nobody;
-                }
-                self.effect(Effect::Reply { ask, reply: Reply::Members(members) });
-            }
-            _ => {}
-        }
+        self.controls.from_below(&child, r, self.now);
+        self.carry_out();
     }
 
     /// Results so far, and who is missing and why.
-    fn members(&self, id: [u8; 16]) -> Vec<MemberResult> {
-        let Some(p) = self.controls.get(&id) else { return Vec::new() };
-        let mut out: Vec<_> = p
-            .results
-            .iter()
-            .map(|(n, (ok, body))| MemberResult {
-                node: n.to_string(),
-                ok: *ok,
-                text: String::from_utf8_lossy(body).into_owned(),
-            })
-            .collect();
-        for child in &p.waiting {
-            let link = self.groups.get(&p.group).and_then(|g| g.links.get(child));
-            let why = match link {
-                Some(l) if l.up => "it, or a node below it, has not finished".to_owned(),
-                Some(l) => not_connected(l),
-                None => "its route was deleted".to_owned(),
-            };
-            let down = link.is_none_or(|l| !l.up);
-            let told = out.iter_mut().find(|m: &&mut MemberResult| m.node == child.as_str());
-            match told {
-                Some(m) if down && !m.ok => m.text = why,
-                Some(_) => {}
-                None => out.push(MemberResult { node: child.to_string(), ok: false, text: why }),
-            }
-        }
-        out
+    fn members(&self, report: &Report) -> Vec<MemberResult> {
+        let group = self.groups.get(&report.group);
+        let one = |m: control::Member| MemberResult {
+            node: m.node.to_string(),
+            ok: m.ok,
+            text: String::from_utf8_lossy(&m.text).into_owned(),
+        };
+        report.members(|child| below(group, child)).into_iter().map(one).collect()
     }
 }

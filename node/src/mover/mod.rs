@@ -12,7 +12,6 @@
 //! | `relaying` | seeds that pass through a node without content |
 //! | `routing` | live changes of the routing table |
 //! | `controls` | commands down the tree and their results |
-//! | `journal` | the record of those that were executed |
 //! | `asking` | what operators and programs ask for |
 //! | `growing` | a volume becomes larger |
 //! | `history` | whose line is followed: fences, splits, confirmation |
@@ -26,7 +25,6 @@ mod controls;
 mod failover;
 mod growing;
 mod history;
-pub mod journal;
 mod links;
 mod receiving;
 mod relaying;
@@ -41,6 +39,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rcp::proto::clock::{Mono, Wall};
+use rcp::proto::control::Journal;
 use rcp::proto::frame::{DecodedFrame, Frame};
 use rcp::proto::ids::{Generation, GroupName, Label, NodeName, StateId, VolumeId};
 use rcp::proto::transport::Hop;
@@ -61,7 +60,6 @@ pub use links::{Accepted, GroupPlan};
 pub use trust::{Proof, TurnedAway};
 
 use crate::api::Stranger;
-use journal::Journal;
 use links::{Conn, Group};
 use receiving::Inbound;
 
@@ -344,9 +342,8 @@ pub struct Mover {
     groups: BTreeMap<GroupName, Group>,
     conns: BTreeMap<ConnId, Conn>,
     table: Table,
-    /// Control blocks under way, by id.
-    controls: BTreeMap<[u8; 16], controls::Pending>,
-    journal: Journal,
+    /// Control blocks under way.
+    controls: controls::Blocks,
     next_conn: u64,
     next_report: Mono,
     effects: VecDeque<Effect>,
@@ -370,8 +367,11 @@ impl Mover {
             groups: BTreeMap::new(),
             conns: BTreeMap::new(),
             table: cfg.table.clone(),
-            controls: BTreeMap::new(),
-            journal: cfg.journal.clone(),
+            controls: controls::Blocks::new(
+                cfg.node.clone(),
+                cfg.journal.clone(),
+                controls::MAX_PENDING,
+            ),
             next_conn: 0,
             next_report: now,
             effects: VecDeque::new(),

@@ -134,7 +134,7 @@ pub struct Dialog(Stream);
 impl Dialog {
     /// Connects over TCP; `timeout` bounds this and every later call.
     pub fn connect_tcp(addr: SocketAddr, timeout: Duration) -> Result<Self> {
-        Self::begin(TcpStream::connect_timeout(&addr, timeout)?.into(), timeout)
+        Self::begin(Socket::tcp(TcpStream::connect_timeout(&addr, timeout)?, addr), timeout)
     }
 
     /// Connects over a Unix socket; `timeout` bounds this and every later call.

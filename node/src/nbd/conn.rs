@@ -5,8 +5,8 @@
 
 use super::budget::Budget;
 use super::deadline::Deadline;
-use super::export::{Errno, Export, ExportInfo, Exports, ReadError};
-use super::handshake::{self, Handshake, Outcome};
+use super::export::{Errno, Export, ExportInfo, Exports, Peer, ReadError};
+use super::handshake::{self, Handshake, Outcome, TLS_REQUIRED, TlsMode};
 use super::limits::{
     HOLE_CHECK_MIN, OVERLAP_MIN, PIECE, RX_BUFFER, TX_BUFFER, TX_FLUSH_BYTES, TX_FLUSH_REPLIES,
 };
@@ -18,6 +18,7 @@ use super::socket::Socket;
 use super::spin::Spin;
 use super::stream::is_hole;
 use super::task::{Task, Work, put_read_header};
+use super::tls::{Tls, Tunnel};
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,6 +33,7 @@ pub(crate) struct Shared {
     pub(crate) handshake_deadline: Duration,
     pub(crate) stopping: AtomicBool,
     pub(crate) spin: u32,
+    pub(crate) tls: Option<Tls>,
 }
 
 /// Received bytes that are not used up yet.
@@ -94,13 +96,15 @@ impl From<io::Error> for End {
 pub(crate) fn serve(socket: Arc<Socket>, shared: &Shared) {
     let mut rx = Rx::new();
     let deadline = Deadline::after(shared.handshake_deadline);
-    match shake_hands(&socket, shared, &mut rx, deadline) {
+    let mut line = Line { socket, tunnel: None };
+    match shake_hands(&mut line, shared, &mut rx, deadline) {
         Ok(Outcome::Enter { export, info, negotiated }) => {
             add(&shared.metrics.transmissions, 1);
-            let outbox = Outbox::new(Arc::clone(&socket));
+            let socket = &line.socket;
+            let outbox = Outbox::new(Arc::clone(socket));
             let mut conn = Conn {
                 shared,
-                socket: &socket,
+                socket,
                 outbox,
                 export,
                 info,
@@ -123,50 +127,139 @@ pub(crate) fn serve(socket: Arc<Socket>, shared: &Shared) {
                 End::TornReply => conn.outbox.kill(),
             }
         }
-        Ok(Outcome::Abort | Outcome::More) => {}
+        Ok(Outcome::Abort | Outcome::More | Outcome::StartTls) => {}
         Err(_) => add(&shared.metrics.handshakes_failed, 1),
     }
-    socket.close();
+}
+
+/// What a connection speaks NBD over: the socket as accepted, or the near end of a tunnel. Closed
+/// when dropped.
+struct Line {
+    socket: Arc<Socket>,
+    tunnel: Option<Tunnel>,
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.socket.close();
+        if let Some(tunnel) = &self.tunnel {
+            tunnel.finish();
+        }
+    }
+}
+
+/// A handshake under way.
+struct Haggling<'a> {
+    line: &'a mut Line,
+    shared: &'a Shared,
+    peer: Peer,
+    /// As this peer may see them; `None`: as they are.
+    exports: Option<Arc<dyn Exports>>,
+}
+
+impl<'a> Haggling<'a> {
+    fn new(line: &'a mut Line, shared: &'a Shared) -> Self {
+        let peer = line.socket.peer().map_or(Peer::Local, Peer::Plain);
+        let exports = shared.exports.seen_by(&peer);
+        Self { line, shared, peer, exports }
+    }
+
+    fn tls(&self) -> Option<&'a Tls> {
+        self.shared.tls.as_ref().filter(|_| self.line.socket.peer().is_some())
+    }
+
+    fn exports(&self) -> &dyn Exports {
+        self.exports.as_deref().unwrap_or(&*self.shared.exports)
+    }
+
+    /// The client begins TLS: from here on everything goes through the tunnel.
+    fn secure(&mut self, deadline: Deadline) -> io::Result<()> {
+        let (Some(tls), Some(address)) = (self.tls(), self.line.socket.peer()) else {
+            return Err(ErrorKind::InvalidData.into());
+        };
+        match tls.begin(&self.line.socket, deadline) {
+            Ok((near, tunnel, proven)) => {
+                add(&self.shared.metrics.tls_handshakes, 1);
+                self.line.socket = Arc::new(near);
+                self.line.tunnel = Some(tunnel);
+                self.peer = Peer::Tls(address, proven);
+                self.exports = self.shared.exports.seen_by(&self.peer);
+                Ok(())
+            }
+            Err(e) => {
+                add(&self.shared.metrics.tls_failed, 1);
+                self.shared.exports.turned_away(&self.peer, e.label(), &e.to_string());
+                Err(io::Error::new(ErrorKind::InvalidData, e))
+            }
+        }
+    }
+
+    fn run(
+        &mut self,
+        state: &mut Handshake,
+        rx: &mut Rx,
+        deadline: Deadline,
+    ) -> io::Result<Outcome> {
+        let mut out = Vec::new();
+        let mut more = true;
+        loop {
+            if more {
+                self.line.socket.limit(deadline)?;
+                let n = self.line.socket.recv(rx.room(1))?;
+                if n == 0 {
+                    return Ok(Outcome::Abort);
+                }
+                rx.received(n);
+            }
+            let step = state.step(rx.data(), self.exports(), &mut out);
+            if !out.is_empty() {
+                self.line.socket.limit(deadline)?;
+                self.line.socket.send_all(&out)?;
+                out.clear();
+            }
+            let (used, outcome) = step.map_err(|e| io::Error::new(ErrorKind::InvalidData, e))?;
+            rx.consume(used);
+            more = used == 0 || rx.data().is_empty();
+            match outcome {
+                Outcome::More => {}
+                Outcome::Abort => return Ok(Outcome::Abort),
+                // sent before TLS, and so perhaps by somebody in between
+                Outcome::StartTls if !rx.data().is_empty() => {
+                    return Err(ErrorKind::InvalidData.into());
+                }
+                Outcome::StartTls => self.secure(deadline)?,
+                enter @ Outcome::Enter { .. } => {
+                    self.line.socket.unlimit()?;
+                    return Ok(enter);
+                }
+            }
+        }
+    }
 }
 
 fn shake_hands(
-    socket: &Socket,
+    line: &mut Line,
     shared: &Shared,
     rx: &mut Rx,
     deadline: Deadline,
 ) -> io::Result<Outcome> {
-    socket.limit(deadline)?;
-    socket.send_all(&handshake::greeting())?;
-    let mut state = Handshake::default();
-    let mut out = Vec::new();
-    let mut more = true;
-    loop {
-        if more {
-            socket.limit(deadline)?;
-            let n = socket.recv(rx.room(1))?;
-            if n == 0 {
-                return Ok(Outcome::Abort);
-            }
-            rx.received(n);
-        }
-        let step = state.step(rx.data(), &*shared.exports, &mut out);
-        if !out.is_empty() {
-            socket.limit(deadline)?;
-            socket.send_all(&out)?;
-            out.clear();
-        }
-        let (used, outcome) = step.map_err(|e| io::Error::new(ErrorKind::InvalidData, e))?;
-        rx.consume(used);
-        more = used == 0 || rx.data().is_empty();
-        match outcome {
-            Outcome::More => {}
-            Outcome::Abort => return Ok(Outcome::Abort),
-            enter @ Outcome::Enter { .. } => {
-                socket.unlimit()?;
-                return Ok(enter);
-            }
+    line.socket.limit(deadline)?;
+    line.socket.send_all(&handshake::greeting())?;
+    let mut haggling = Haggling::new(line, shared);
+    let mut state = Handshake::new(match haggling.tls() {
+        None => TlsMode::Unavailable,
+        Some(tls) if tls.required => TlsMode::Required,
+        Some(_) => TlsMode::Offered,
+    });
+    let outcome = haggling.run(&mut state, rx, deadline);
+    if state.plain_refused() {
+        add(&shared.metrics.plain_refused, 1);
+        // whoever was told and then began TLS has been helped
+        if matches!(haggling.peer, Peer::Plain(_)) {
+            shared.exports.turned_away(&haggling.peer, "nbd-plain", TLS_REQUIRED);
         }
     }
+    outcome
 }
 
 /// A connection in transmission.

@@ -1,6 +1,9 @@
 //! The seam between the protocol and what is served: names, exports, errors.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+
+use rcp::net::tls::Proven;
 
 /// An error with its value on the wire (NBD, "Error values").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -182,10 +185,37 @@ pub struct Extent {
     pub zero: bool,
 }
 
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Peer {
+    /// Somebody who may open the Unix socket.
+    Local,
+    /// Somebody at this address, in plain text.
+    Plain(SocketAddr),
+    /// Somebody at this address over TLS, and what that has proven; perhaps nothing.
+    Tls(SocketAddr, Proven),
+}
+
 /// Names to exports.
 pub trait Exports: Send + Sync + 'static {
     /// What the list option shows.
     fn list(&self) -> Vec<ExportName>;
+
+    /// Whether this client may ask for the list at all.
+    ///
+    /// # Errors
+    /// The refusal, with the remedy.
+    fn may_list(&self) -> Result<(), OpenError> {
+        Ok(())
+    }
+
+    /// These exports as one client may see and open them; `None`: as they are.
+    fn seen_by(&self, _peer: &Peer) -> Option<Arc<dyn Exports>> {
+        None
+    }
+
+    /// A client was turned away before it could ask for anything. `kind` is one of few.
+    fn turned_away(&self, _peer: &Peer, _kind: &'static str, _why: &str) {}
 
     /// Opens an export for one connection that enters transmission. What is opened stays pinned
     /// until the last reference is dropped.

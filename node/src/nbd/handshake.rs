@@ -48,6 +48,7 @@ pub mod rep {
     pub const ERR_UNSUP: u32 = ERR + 1;
     pub const ERR_POLICY: u32 = ERR + 2;
     pub const ERR_INVALID: u32 = ERR + 3;
+    pub const ERR_TLS_REQD: u32 = ERR + 5;
     pub const ERR_UNKNOWN: u32 = ERR + 6;
     pub const ERR_TOO_BIG: u32 = ERR + 9;
 }
@@ -102,9 +103,31 @@ pub enum Outcome {
         /// What was agreed.
         negotiated: Negotiated,
     },
+    /// The client may begin TLS once the reply is sent; haggling goes on inside. Whatever it sent
+    /// in plain text behind the option is not to be looked at.
+    StartTls,
     /// The client took its leave.
     Abort,
 }
+
+/// How it is with TLS.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TlsMode {
+    /// There is none.
+    #[default]
+    Unavailable,
+    /// The client may ask for it (NBD, "SELECTIVETLS mode", for all exports alike).
+    Offered,
+    /// Nothing else is served before it (NBD, "FORCEDTLS mode").
+    Required,
+    /// It is spoken.
+    Spoken,
+}
+
+/// What a client is told that wants something in plain text where TLS is required.
+pub const TLS_REQUIRED: &str = "this server requires TLS: have the client start it with a \
+     certificate that `rcpctl pki issue --client NAME` makes (QEMU: --object tls-creds-x509 and \
+     tls-creds=; libnbd: nbds://HOST/EXPORT?tls-certificates=DIR), or use the Unix socket";
 
 /// State of one handshake.
 #[derive(Debug, Default)]
@@ -113,6 +136,8 @@ pub struct Handshake {
     options: u32,
     skip: u32,
     structured: bool,
+    tls: TlsMode,
+    plain_refused: bool,
     /// Export for which `base:allocation` was selected.
     context: Option<String>,
 }
@@ -187,6 +212,18 @@ enum Next<'a> {
 }
 
 impl Handshake {
+    /// The beginning of one.
+    #[must_use]
+    pub fn new(tls: TlsMode) -> Self {
+        Self { tls, ..Self::default() }
+    }
+
+    /// The client wanted something in plain text that is served over TLS only.
+    #[must_use]
+    pub fn plain_refused(&self) -> bool {
+        self.plain_refused
+    }
+
     /// Takes what has arrived, appends replies to `out`, and says how many bytes were used. Stops
     /// after the option that ends the handshake: what follows belongs to transmission. Stops as
     /// well when [`HANDSHAKE_OUT`] bytes of replies have gathered: send them and call again, until
@@ -269,6 +306,14 @@ impl Handshake {
         let invalid = |out: &mut Vec<u8>, text: &str| {
             reply(out, option, rep::ERR_INVALID, text.as_bytes());
         };
+        if self.tls == TlsMode::Required && !matches!(option, opt::STARTTLS | opt::ABORT) {
+            self.plain_refused = true;
+            if option == opt::EXPORT_NAME {
+                return Err(Violation::ExportName(TLS_REQUIRED.to_owned()));
+            }
+            reply(out, option, rep::ERR_TLS_REQD, TLS_REQUIRED.as_bytes());
+            return Ok(Outcome::More);
+        }
         match option {
             opt::EXPORT_NAME => return self.export_name(data, exports, out),
             opt::ABORT => {
@@ -281,9 +326,20 @@ impl Handshake {
                 reply(out, option, rep::ACK, &[]);
             }
             opt::LIST | opt::STRUCTURED_REPLY => invalid(out, "this option has no data"),
-            opt::STARTTLS => {
-                reply(out, option, rep::ERR_UNSUP, b"TLS is not available on this listener");
-            }
+            opt::STARTTLS => match self.tls {
+                TlsMode::Unavailable => {
+                    reply(out, option, rep::ERR_UNSUP, b"TLS is not available on this listener");
+                }
+                TlsMode::Spoken => invalid(out, "TLS is spoken already"),
+                _ if !data.is_empty() => invalid(out, "this option has no data"),
+                TlsMode::Offered | TlsMode::Required => {
+                    // what was agreed in plain text may have been agreed with somebody else
+                    (self.structured, self.context) = (false, None);
+                    self.tls = TlsMode::Spoken;
+                    reply(out, option, rep::ACK, &[]);
+                    return Ok(Outcome::StartTls);
+                }
+            },
             opt::INFO | opt::GO => match parse_info(data) {
                 Some((name, wants)) => return Ok(self.info(option, name, &wants, exports, out)),
                 None => invalid(out, "malformed export name or information requests"),
@@ -415,6 +471,9 @@ fn refuse(out: &mut Vec<u8>, option: u32, e: &OpenError) {
 }
 
 fn list(exports: &dyn Exports, out: &mut Vec<u8>) {
+    if let Err(e) = exports.may_list() {
+        return refuse(out, opt::LIST, &e);
+    }
     for e in exports.list() {
         let name = clipped(&e.name);
         let len = u32::try_from(name.len()).unwrap_or(0);

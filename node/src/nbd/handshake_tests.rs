@@ -305,3 +305,62 @@ proptest! {
         prop_assert_eq!(run(bytes.len()), run(cut));
     }
 }
+
+/// NBD, "TLS support": FORCEDTLS.
+#[test]
+fn before_tls_only_tls_and_goodbye_are_served() {
+    let mut h = Handshake::new(TlsMode::Required);
+    h.step(&[0, 0, 0, 3], &*exports(), &mut Vec::new()).unwrap();
+    let mut named = string(b"a");
+    named.extend_from_slice(&[0, 0]);
+    for (o, data) in [
+        (opt::LIST, &b""[..]),
+        (opt::INFO, &named),
+        (opt::GO, &named),
+        (opt::STRUCTURED_REPLY, b""),
+        (opt::SET_META_CONTEXT, b""),
+        (77, b"whatever"),
+    ] {
+        let (replies, outcome) = ask(&mut h, o, data);
+        assert!(matches!(outcome, Outcome::More));
+        assert_eq!(kinds(&replies), [rep::ERR_TLS_REQD], "{o}");
+        let text = String::from_utf8(replies[0].1.clone()).unwrap();
+        assert!(text.contains("requires TLS") && !text.contains("a, b"), "{text}");
+    }
+    assert!(h.plain_refused());
+    assert_eq!(kinds(&ask(&mut h, opt::STARTTLS, b"x").0), [rep::ERR_INVALID]);
+    let message = option(opt::EXPORT_NAME, b"a");
+    let e = h.step(&message, &*exports(), &mut Vec::new()).err();
+    assert!(matches!(e, Some(Violation::ExportName(t)) if t.contains("requires TLS")));
+
+    let mut h = Handshake::new(TlsMode::Required);
+    h.step(&[0, 0, 0, 3], &*exports(), &mut Vec::new()).unwrap();
+    let (replies, outcome) = ask(&mut h, opt::STARTTLS, b"");
+    assert!(matches!(outcome, Outcome::StartTls) && !h.plain_refused());
+    assert_eq!(kinds(&replies), [rep::ACK]);
+    // Haggling goes on inside, and once is enough.
+    assert_eq!(kinds(&ask(&mut h, opt::LIST, b"").0), [rep::SERVER, rep::SERVER, rep::ACK]);
+    assert_eq!(kinds(&ask(&mut h, opt::STARTTLS, b"").0), [rep::ERR_INVALID]);
+    assert!(matches!(ask(&mut h, opt::GO, &named).1, Outcome::Enter { .. }));
+}
+
+/// NBD, "TLS support": what was negotiated before is void.
+#[test]
+fn tls_forgets_what_was_agreed_in_plain_text() {
+    let mut h = Handshake::new(TlsMode::Offered);
+    h.step(&[0, 0, 0, 3], &*exports(), &mut Vec::new()).unwrap();
+    assert_eq!(kinds(&ask(&mut h, opt::STRUCTURED_REPLY, b"").0), [rep::ACK]);
+    // What follows the option in the same bytes is left to whoever reads on: the driver refuses it.
+    let mut message = option(opt::STARTTLS, b"");
+    let len = message.len();
+    message.extend_from_slice(&option(opt::ABORT, b""));
+    let (used, outcome) = h.step(&message, &*exports(), &mut Vec::new()).unwrap();
+    assert!(matches!(outcome, Outcome::StartTls));
+    assert_eq!(used, len);
+    let mut named = string(b"a");
+    named.extend_from_slice(&[0, 0]);
+    match ask(&mut h, opt::GO, &named).1 {
+        Outcome::Enter { negotiated, .. } => assert!(!negotiated.structured),
+        _ => panic!("it is served"),
+    };
+}

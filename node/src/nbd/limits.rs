@@ -57,5 +57,9 @@ pub const POOL_QUEUE: usize = 1024;
 pub const MAX_IN_FLIGHT: usize = 64;
 /// Extents in one BLOCK_STATUS reply.
 pub const MAX_EXTENTS: usize = 4096;
+/// Buffer of each direction of a connection with TLS, beside what rustls holds (two records).
+pub const TLS_BUFFER: usize = 32 * 1024;
+/// How long a connection with TLS that has ended waits for its last bytes to be taken.
+pub const TLS_LINGER: Duration = Duration::from_secs(2);
 /// Stack of a connection's thread and of a worker.
 pub const STACK: usize = 512 * 1024;

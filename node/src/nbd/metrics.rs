@@ -30,6 +30,14 @@ counters! {
     transmissions,
     /// Handshakes ended by a violation or by the deadline.
     handshakes_failed,
+    /// Connections that went on with TLS.
+    tls_handshakes,
+    /// Connections whose TLS handshake failed, also for a certificate that is not accepted.
+    tls_failed,
+    /// Connections that wanted something in plain text from a listener that requires TLS.
+    plain_refused,
+    /// Exports that a client asked for and may not have.
+    exports_refused,
     /// Transmissions ended because the client broke the protocol.
     protocol_errors,
     /// READ requests.

@@ -23,12 +23,15 @@ mod socket;
 mod spin;
 mod stream;
 mod task;
+mod tls;
 
 pub use budget::Budget;
 pub use client::{Announced, Client, ClientError, Dialog};
 pub use export::{
-    Errno, Export, ExportInfo, ExportName, Exports, Extent, OpenError, OpenErrorKind, ReadError,
+    Errno, Export, ExportInfo, ExportName, Exports, Extent, OpenError, OpenErrorKind, Peer,
+    ReadError,
 };
 pub use file::{FileExport, FixedExports};
 pub use metrics::Metrics;
 pub use server::{Server, ServerConfig};
+pub use tls::Tls;

@@ -8,6 +8,7 @@ use super::limits;
 use super::metrics::{Metrics, add};
 use super::pool::Pool;
 use super::socket::{Listener, Socket};
+use super::tls::Tls;
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
 use std::io;
@@ -38,6 +39,8 @@ pub struct ServerConfig {
     pub budget_bytes: usize,
     /// Times a connection looks for its next request before it sleeps; 0 is never.
     pub spin: u32,
+    /// TLS on TCP connections; without it there is none.
+    pub tls: Option<Tls>,
 }
 
 impl Default for ServerConfig {
@@ -51,6 +54,7 @@ impl Default for ServerConfig {
             queue: limits::POOL_QUEUE,
             budget_bytes: limits::BUDGET,
             spin: limits::SPIN,
+            tls: None,
         }
     }
 }
@@ -95,6 +99,7 @@ impl Server {
             handshake_deadline: config.handshake_deadline,
             stopping: AtomicBool::new(false),
             spin: config.spin,
+            tls: config.tls.clone(),
         };
         let inner = Arc::new(Inner {
             shared,

@@ -12,16 +12,21 @@ use std::path::{Path, PathBuf};
 
 /// A connected stream.
 #[derive(Debug)]
-pub(crate) struct Socket(OwnedFd);
+pub(crate) struct Socket {
+    fd: OwnedFd,
+    /// Who is at the other end of a TCP connection.
+    peer: Option<SocketAddr>,
+}
 
-impl From<TcpStream> for Socket {
-    fn from(s: TcpStream) -> Self {
+impl Socket {
+    /// One that came in, or was dialled.
+    pub(crate) fn tcp(s: TcpStream, peer: SocketAddr) -> Self {
         // a failure costs latency, not correctness
         let _ = s.set_nodelay(true);
         // a peer that vanished gives its place back in a few minutes
         let _ = sockopt::set_socket_keepalive(&s, true);
         let _ = sockopt::set_tcp_keepidle(&s, KEEPALIVE_IDLE);
-        Self(s.into())
+        Self { fd: s.into(), peer: Some(peer) }
     }
 }
 
@@ -29,14 +34,27 @@ impl From<UnixStream> for Socket {
     fn from(s: UnixStream) -> Self {
         // as above
         let _ = sockopt::set_socket_send_buffer_size(&s, UNIX_SEND_BUFFER);
-        Self(s.into())
+        Self { fd: s.into(), peer: None }
     }
 }
 
 impl Socket {
+    /// The address of the other end; `None` for a Unix socket.
+    pub(crate) fn peer(&self) -> Option<SocketAddr> {
+        self.peer
+    }
+
+    /// The same TCP connection for a runtime. From now on this one is good for nothing but to end
+    /// it.
+    pub(crate) fn nonblocking(&self) -> io::Result<TcpStream> {
+        let stream = TcpStream::from(self.fd.try_clone()?);
+        stream.set_nonblocking(true)?;
+        Ok(stream)
+    }
+
     fn recv_with(&self, buf: &mut [u8], flags: RecvFlags) -> io::Result<usize> {
         loop {
-            match rustix::net::recv(&self.0, &mut *buf, flags) {
+            match rustix::net::recv(&self.fd, &mut *buf, flags) {
                 Ok((n, _)) => return Ok(n),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(e) => return Err(e.into()),
@@ -56,7 +74,7 @@ impl Socket {
 
     fn send_with(&self, buf: &[u8], flags: SendFlags) -> io::Result<usize> {
         loop {
-            match rustix::net::send(&self.0, buf, flags | SendFlags::NOSIGNAL) {
+            match rustix::net::send(&self.fd, buf, flags | SendFlags::NOSIGNAL) {
                 Ok(n) => return Ok(n),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(e) => return Err(e.into()),
@@ -86,26 +104,26 @@ impl Socket {
     /// Bounds every later wait by what is left of `deadline`; fails when nothing is.
     pub(crate) fn limit(&self, deadline: Deadline) -> io::Result<()> {
         let left = deadline.left().ok_or(ErrorKind::TimedOut)?;
-        sockopt::set_socket_timeout(&self.0, sockopt::Timeout::Recv, Some(left))?;
-        sockopt::set_socket_timeout(&self.0, sockopt::Timeout::Send, Some(left))?;
+        sockopt::set_socket_timeout(&self.fd, sockopt::Timeout::Recv, Some(left))?;
+        sockopt::set_socket_timeout(&self.fd, sockopt::Timeout::Send, Some(left))?;
         Ok(())
     }
 
     /// Waits without limit from now on.
     pub(crate) fn unlimit(&self) -> io::Result<()> {
-        sockopt::set_socket_timeout(&self.0, sockopt::Timeout::Recv, None)?;
-        sockopt::set_socket_timeout(&self.0, sockopt::Timeout::Send, None)?;
+        sockopt::set_socket_timeout(&self.fd, sockopt::Timeout::Recv, None)?;
+        sockopt::set_socket_timeout(&self.fd, sockopt::Timeout::Send, None)?;
         Ok(())
     }
 
     /// Ends reading: what arrived can still be taken, then the end shows.
     pub(crate) fn stop_reading(&self) {
-        let _ = rustix::net::shutdown(&self.0, Shutdown::Read);
+        let _ = rustix::net::shutdown(&self.fd, Shutdown::Read);
     }
 
     /// Ends both directions at once; wakes whoever waits.
     pub(crate) fn close(&self) {
-        let _ = rustix::net::shutdown(&self.0, Shutdown::Both);
+        let _ = rustix::net::shutdown(&self.fd, Shutdown::Both);
     }
 }
 
@@ -143,7 +161,7 @@ impl Listener {
 
     pub(crate) fn accept(&self) -> io::Result<Socket> {
         match self {
-            Self::Tcp(l) => l.accept().map(|(s, _)| s.into()),
+            Self::Tcp(l) => l.accept().map(|(s, peer)| Socket::tcp(s, peer)),
             Self::Unix(l, _) => l.accept().map(|(s, _)| s.into()),
         }
     }

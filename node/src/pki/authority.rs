@@ -12,6 +12,7 @@ use rcgen::{
     DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
     RevocationReason, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
 };
+use rcp::net::tls::USER_URN;
 use rcp::proto::ids::NodeName;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -199,7 +200,43 @@ impl Authority {
             )));
         }
         self.check_names(node, also, names)?;
-        self.make(node, also, valid)
+        self.make(node, also, false, valid)
+    }
+
+    /// Issues the first certificate of a user: somebody who opens NBD exports and is no node.
+    /// `names` are the names of nodes.
+    ///
+    /// # Errors
+    /// [`PkiError::Refused`] if the user has a valid one already, or a node goes by that name;
+    /// nothing is written then.
+    pub fn issue_user(
+        &mut self,
+        user: &NodeName,
+        names: &BTreeSet<NodeName>,
+        valid: Validity,
+    ) -> Result<Issued, PkiError> {
+        let same = |i: &Issued| i.node == user.as_str();
+        let node = self.index.issued.iter().find(|i| !i.user && same(i)).map(|i| i.node.clone());
+        let host = || {
+            let other = |i: &&Issued| i.also.iter().any(|a| a == user.as_str());
+            self.index.issued.iter().find(other).map(|i| i.node.clone())
+        };
+        let node = node.or_else(|| names.get(user).map(ToString::to_string)).or_else(host);
+        if let Some(node) = node {
+            return Err(PkiError::Refused(format!(
+                "{user} is a name of node {node}: where an `nbd_allow` says `name:{user}` nobody \
+                 would know who is meant; choose another name for the client"
+            )));
+        }
+        if let Some(i) = self.index.newest(user)
+            && matches!(i.standing(valid.now), Standing::Valid(_))
+        {
+            return Err(PkiError::Refused(format!(
+                "{user} has a certificate already: `rcpctl pki renew {user}` makes a new one, \
+                 `rcpctl pki revoke {user}` takes it back"
+            )));
+        }
+        self.make(user, &[], true, valid)
     }
 
     /// Gives a node a new key and certificate with the names of the one before.
@@ -218,8 +255,8 @@ impl Authority {
                  `rcpctl pki issue {node}`"
             )));
         }
-        let also = i.also.clone();
-        self.make(node, &also, valid)
+        let (also, user) = (i.also.clone(), i.user);
+        self.make(node, &also, user, valid)
     }
 
     /// Takes back every certificate of a node that has not expired, and writes the list of revoked
@@ -257,6 +294,12 @@ impl Authority {
                  name: rename the node"
             )));
         }
+        if self.index.issued.iter().any(|i| i.user && i.node == node.as_str()) {
+            return Err(PkiError::Refused(format!(
+                "{node} is the name of a client that has a certificate: choose another name for the \
+                 node"
+            )));
+        }
         if let Some(other) =
             self.index.issued.iter().find(|i| i.also.iter().any(|a| a == node.as_str()))
         {
@@ -271,7 +314,7 @@ impl Authority {
                 || self.index.issued.iter().any(|i| i.node == *name && *name != node.as_str());
             if taken {
                 return Err(PkiError::Refused(format!(
-                    "host name {name} is the name of another node: with it in its certificate, \
+                    "host name {name} is the name of another node, or of a client: with it in its certificate, \
                      {node} could pass for {name}"
                 )));
             }
@@ -283,6 +326,7 @@ impl Authority {
         &mut self,
         node: &NodeName,
         also: &[String],
+        user: bool,
         valid: Validity,
     ) -> Result<Issued, PkiError> {
         if valid.until() > self.until {
@@ -292,28 +336,13 @@ impl Authority {
                 day(self.until)
             )));
         }
-        let mut params = CertificateParams::new(vec![node.to_string()])?;
-        for name in also {
-            params.subject_alt_names.push(match name.parse::<IpAddr>() {
-                Ok(ip) => SanType::IpAddress(ip),
-                Err(_) => SanType::DnsName(name.as_str().try_into().map_err(|_| {
-                    PkiError::Refused(format!("{name} is neither a host name nor an IP address"))
-                })?),
-            });
-        }
         let serial = serial();
-        params.distinguished_name = common_name(node.as_str());
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        params.use_authority_key_identifier_extension = true;
-        params.serial_number = Some(serial.clone());
-        valid.apply(&mut params);
+        let params = params(node, also, user, &serial, valid)?;
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
         let issued = Issued {
             node: node.to_string(),
+            user,
             serial: hex::encode(&serial.to_bytes()),
             also: also.to_vec(),
             from: valid.now,
@@ -330,6 +359,20 @@ impl Authority {
         self.index.issued.push(issued.clone());
         self.index.store(&self.folder)?;
         // Whoever reads between the two finds a pair that does not fit, and reads again.
+        if user {
+            let folder = self.folder.join(node.as_str());
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&folder)
+                .map_err(|e| PkiError::io(&folder, e))?;
+            let ca = self.folder.join(CA_CERTIFICATE);
+            let ca = std::fs::read(&ca).map_err(|e| PkiError::io(&ca, e))?;
+            write(&folder.join("client-key.pem"), key.serialize_pem().as_bytes(), true)?;
+            write(&folder.join("client-cert.pem"), certificate.pem().as_bytes(), false)?;
+            write(&folder.join("ca-cert.pem"), &ca, false)?;
+            return Ok(issued);
+        }
         let file = |ending: &str| self.folder.join(format!("{node}.{ending}"));
         write(&file("key"), key.serialize_pem().as_bytes(), true)?;
         write(&file("pem"), certificate.pem().as_bytes(), false)?;
@@ -365,6 +408,45 @@ impl Authority {
         self.index.store(&self.folder)?;
         write(&self.folder.join(REVOKED), pem.as_bytes(), false)
     }
+}
+
+/// What a certificate says.
+fn params(
+    node: &NodeName,
+    also: &[String],
+    user: bool,
+    serial: &SerialNumber,
+    valid: Validity,
+) -> Result<CertificateParams, PkiError> {
+    let mut params = CertificateParams::default();
+    params.subject_alt_names.push(if user {
+        let urn = format!("{USER_URN}{node}");
+        SanType::URI(urn.try_into()?)
+    } else {
+        SanType::DnsName(node.as_str().try_into()?)
+    });
+    for name in also {
+        params.subject_alt_names.push(match name.parse::<IpAddr>() {
+            Ok(ip) => SanType::IpAddress(ip),
+            Err(_) => SanType::DnsName(name.as_str().try_into().map_err(|_| {
+                PkiError::Refused(format!("{name} is neither a host name nor an IP address"))
+            })?),
+        });
+    }
+    params.distinguished_name = common_name(node.as_str());
+    params.is_ca = IsCa::ExplicitNoCa;
+    if user {
+        // No key usage: QEMU wants keyEncipherment in it, which RFC 8813 forbids for such keys.
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    } else {
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    }
+    params.use_authority_key_identifier_extension = true;
+    params.serial_number = Some(serial.clone());
+    valid.apply(&mut params);
+    Ok(params)
 }
 
 /// The day of a moment, UTC.

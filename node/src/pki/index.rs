@@ -18,6 +18,9 @@ const VERSION: u32 = 1;
 pub struct Issued {
     /// Whose it is.
     pub node: String,
+    /// Who is no node: a client of NBD or HTTP.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub user: bool,
     /// Its serial number, in hexadecimal.
     pub serial: String,
     /// Host names and addresses in it, beside the node's name.

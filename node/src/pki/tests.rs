@@ -164,3 +164,43 @@ fn damaged_folders_are_named() {
     let e = Authority::open(&pki).unwrap_err().to_string();
     assert!(e.contains("does not belong to"), "{e}");
 }
+
+#[test]
+fn a_user_has_a_name_that_no_node_can_have_and_is_good_for_clients_only() {
+    let (dir, mut a) = authority();
+    let nodes = [node("n1")].into();
+    a.issue(&node("n2"), &["site-a.example".to_owned()], &BTreeSet::new(), days(5)).unwrap();
+    for name in ["n1", "n2", "site-a.example"] {
+        let e = a.issue_user(&node(name), &nodes, days(5)).unwrap_err().to_string();
+        assert!(e.contains("is a name of node"), "{e}");
+    }
+    let made = a.issue_user(&node("vm-host-7"), &nodes, days(5)).unwrap();
+    assert!(made.user);
+    let e = a.issue(&node("vm-host-7"), &[], &BTreeSet::new(), days(5)).unwrap_err().to_string();
+    assert!(e.contains("already") || e.contains("name of a client"), "{e}");
+    let hosts = ["vm-host-7".to_owned()];
+    let e = a.issue(&node("n3"), &hosts, &BTreeSet::new(), days(5)).unwrap_err().to_string();
+    assert!(e.contains("or of a client"), "{e}");
+
+    let folder = dir.path().join("pki/vm-host-7");
+    let mode = |f: &str| folder.join(f).metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode("."), mode("client-key.pem")), (0o700, 0o600));
+    let check = || {
+        let leaf = pem(&folder.join("client-cert.pem"));
+        let (_, leaf) = parse_x509_certificate(&leaf).unwrap();
+        let names = leaf.subject_alternative_name().unwrap().unwrap().value.general_names.clone();
+        assert_eq!(names, [GeneralName::URI("urn:rcp:user:vm-host-7")]);
+        let usage = leaf.extended_key_usage().unwrap().unwrap().value;
+        assert!(usage.client_auth && !usage.server_auth && !usage.any);
+        assert!(leaf.key_usage().unwrap().is_none());
+    };
+    check();
+    let renewed =
+        Authority::open(&dir.path().join("pki")).unwrap().renew(&node("vm-host-7"), days(6));
+    assert!(renewed.unwrap().user);
+    check();
+    let ca = std::fs::read(folder.join("ca-cert.pem")).unwrap();
+    assert_eq!(ca, std::fs::read(dir.path().join("pki").join(CA_CERTIFICATE)).unwrap());
+    let mut a = Authority::open(&dir.path().join("pki")).unwrap();
+    assert_eq!(a.revoke(&node("vm-host-7"), NOW + 1).unwrap(), 2);
+}

@@ -1,9 +1,6 @@
-//! Control blocks on this machine: the file that keeps them on record, and the commands that handle
-//! them.
+//! Control blocks on this machine: the commands that handle them, and their record.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -11,91 +8,35 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use config::NodePlan;
+use rcp::group::record::Records;
+use rcp::proto::control::{Journal, MAX_RESULT};
 use rcp::proto::ids::{GroupName, NodeName, StateId};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 use tokio::sync::{Semaphore, mpsc};
-use volmcast::storage::replace_file;
 
 use super::core::Input;
-use super::start::{StartError, io, task};
-use crate::mover::journal::{Journal, MAX_RESULT};
+use super::start::{StartError, task};
 use crate::{clock, limits};
 
-/// Entries that wait to be written: each block under way has one at most.
-const QUEUE: usize = 512;
+/// Reads the record of a data folder, without what is too old or torn.
+pub(super) fn open(folder: &Path) -> Result<(Journal, Records), StartError> {
+    Records::open(&folder.join("blocks"), clock::wall())
+        .map_err(|e| StartError::Refused(e.to_string()))
+}
 
-/// What goes to the thread that writes the file.
-struct Entry {
+/// Has an entry of the record made durable; the core is told.
+pub(super) fn store(
+    records: &Records,
     id: [u8; 16],
     bytes: Vec<u8>,
     whole: bool,
     core: mpsc::Sender<Input>,
-}
-
-/// Writes the record, one entry after the other.
-pub(super) struct Records {
-    queue: std::sync::mpsc::SyncSender<Entry>,
-}
-
-/// Reads the record of a data folder, without what is too old or torn.
-pub(super) fn open(folder: &Path) -> Result<(Journal, Records), StartError> {
-    let path = folder.join("blocks");
-    let bytes = match std::fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-        Err(e) => return Err(io(path.display().to_string())(e)),
+) {
+    let told = move |stored| {
+        let _ = core.blocking_send(Input::BlockRecorded { id, stored });
     };
-    let mut journal = Journal::decode(&bytes).map_err(|e| {
-        StartError::Refused(format!(
-            "{}, the record of executed control blocks: {e}; restore it, or remove it if it does no \
-             harm that blocks of the last seven days may be executed again",
-            path.display()
-        ))
-    })?;
-    let whole = journal.compact(clock::wall());
-    replace_file(&path, &whole).map_err(|e| StartError::Refused(e.to_string()))?;
-    let (queue, entries) = std::sync::mpsc::sync_channel(QUEUE);
-    std::thread::Builder::new()
-        .name("blocks".to_owned())
-        .spawn(move || write(&path, &entries))
-        .map_err(io("a thread for the record of control blocks"))?;
-    Ok((journal, Records { queue }))
-}
-
-fn write(path: &Path, entries: &std::sync::mpsc::Receiver<Entry>) {
-    // After an append that failed nobody knows what the file ends with.
-    let mut broken = None;
-    while let Ok(Entry { id, bytes, whole, core }) = entries.recv() {
-        let stored = match (&broken, whole) {
-            (Some(e), false) => Err(format!("an earlier entry failed: {e}")),
-            (_, true) => replace_file(path, &bytes).map_err(|e| e.to_string()),
-            (None, false) => append(path, &bytes).map_err(|e| format!("{}: {e}", path.display())),
-        };
-        broken = stored.as_ref().err().cloned();
-        if core.blocking_send(Input::BlockRecorded { id, stored }).is_err() {
-            return;
-        }
-    }
-}
-
-fn append(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut file = File::options().append(true).open(path)?;
-    file.write_all(bytes)?;
-    file.sync_data()
-}
-
-impl Records {
-    pub(super) fn store(
-        &self,
-        id: [u8; 16],
-        bytes: Vec<u8>,
-        whole: bool,
-        core: mpsc::Sender<Input>,
-    ) {
-        // The thread ends with the core only.
-        let _ = self.queue.send(Entry { id, bytes, whole, core });
-    }
+    records.store(bytes, whole, Box::new(told));
 }
 
 /// What a handler is to be run for.

@@ -4,10 +4,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use config::{GroupPlan as PlannedGroup, NodePlan, Topology};
+use config::{Door, GroupPlan as PlannedGroup, NodePlan, Topology};
 use rcp::net::tls::{Pki, Reload};
 use rcp::proto::transport::Transport;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch as signal};
 use tokio_util::sync::CancellationToken;
 
 use super::core::Input;
@@ -26,12 +26,21 @@ pub(super) fn status(topology: &Topology, node: &NodePlan) -> SecurityStatus {
 }
 
 /// Who may ask over HTTP: with certificates, whoever shows a token or one of them.
-pub(super) fn guard(topology: &Topology, base: &Path, folder: &Path) -> http::Guard {
+pub(super) fn guard(
+    topology: &Topology,
+    node: &NodePlan,
+    base: &Path,
+    audit: Arc<access::Audit>,
+) -> http::Guard {
     let pki = topology.pki();
     http::Guard {
-        policy: access::Policy { secured: pki.is_some(), ..access::Policy::default() },
+        policy: access::Policy {
+            secured: pki.is_some(),
+            metrics_closed: node.metrics == Door::Closed,
+            health_closed: node.health == Door::Closed,
+        },
         tokens: pki.map(|dir| access::Tokens::of(&base.join(dir))),
-        audit: access::Audit::new(folder),
+        audit,
     }
 }
 
@@ -69,11 +78,20 @@ pub(super) fn plain_rule(topology: &Topology, node: &NodePlan) -> PlainRule {
 }
 
 /// Takes certificates that change on disk, also at SIGHUP, and has sessions judged again.
-pub(super) async fn watch(pki: Arc<Pki>, core: mpsc::Sender<Input>, stop: CancellationToken) {
+pub(super) async fn watch(
+    pki: Arc<Pki>,
+    core: mpsc::Sender<Input>,
+    nbd: signal::Sender<u64>,
+    stop: CancellationToken,
+) {
     let hup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup());
     let Ok(mut hup) = hup else { return };
     let mut judged = clock::mono();
     let mut problem = None;
+    let mut stale = stale_list(&pki, None);
+    if stale.is_some() && core.send(Input::Judge { problem: stale.clone() }).await.is_err() {
+        return;
+    }
     loop {
         tokio::select! {
             () = tokio::time::sleep(limits::PKI_POLL) => {}
@@ -96,8 +114,25 @@ pub(super) async fn watch(pki: Arc<Pki>, core: mpsc::Sender<Input>, stop: Cancel
             }
         }
         judged = clock::mono();
-        if core.send(Input::Judge { problem: problem.clone() }).await.is_err() {
+        stale = stale_list(&pki, stale.as_deref());
+        nbd.send_modify(|n| *n += 1);
+        let problem = problem.clone().or_else(|| stale.clone());
+        if core.send(Input::Judge { problem }).await.is_err() {
             return;
         }
     }
+}
+
+/// What is to be said of a revocation list that is out of date; logged when it was not so before.
+fn stale_list(pki: &Pki, before: Option<&str>) -> Option<String> {
+    pki.stale_list(clock::unix_seconds())?;
+    let text = format!(
+        "{} should have been replaced by its own word (nextUpdate): whom it lists is refused, whoever \
+         was revoked since is not; copy a new one here",
+        pki.crl().display()
+    );
+    if before != Some(&text) {
+        tracing::warn!("{text}");
+    }
+    Some(text)
 }

@@ -15,7 +15,7 @@ use volmcast::storage::{Identity, Standing};
 use volmcast::units::{BlockCount, BlockIndex};
 use volmcast::volume::WorkDone;
 
-use super::blocks::{self, Handlers, Records};
+use super::blocks::{self, Handlers};
 use super::conns::{self, Destination, Incoming, Outgoing, Wire};
 use super::disk;
 use crate::api::{ApiError, ApiErrorKind, NodeStatus, RouteTable, SecurityStatus, VolumeInfo};
@@ -153,7 +153,7 @@ pub(super) struct Core {
     pub(super) security: SecurityStatus,
     /// Where relative paths of the topology start from.
     pub(super) base: PathBuf,
-    pub(super) records: Records,
+    pub(super) records: rcp::group::record::Records,
     pub(super) handlers: Handlers,
 }
 
@@ -462,7 +462,7 @@ impl Core {
                 disk::hash(id, &self.names, label.as_str(), state, len, self.sender.clone());
             }
             Effect::RecordBlock { id, bytes, whole } => {
-                self.records.store(id, bytes, whole, self.sender.clone());
+                blocks::store(&self.records, id, bytes, whole, self.sender.clone());
             }
             Effect::Handle { id, kind, group, after, body } => {
                 let order = blocks::Order { id, kind, group, after, body };

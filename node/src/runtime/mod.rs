@@ -14,7 +14,9 @@ mod certificates;
 mod conns;
 mod core;
 mod disk;
+mod door;
 mod handle;
+mod lobby;
 mod port;
 mod start;
 

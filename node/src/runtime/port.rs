@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::conns::Wire;
 use super::core::Input;
+use super::lobby::{Guest, Lobby};
 use super::start::task;
 use crate::access::{Caller, Way};
 use crate::http::{self, Deadlines};
@@ -78,6 +79,7 @@ pub(super) struct Port {
     rule: PlainRule,
     /// The nodes of the topology: other names that a certificate carries are not a node's.
     nodes: Arc<BTreeSet<NodeName>>,
+    lobby: Arc<Lobby>,
 }
 
 /// Which HTTP a connection speaks.
@@ -92,11 +94,20 @@ struct Visit {
     local: IpAddr,
     peer: SocketAddr,
     began: Mono,
+    /// Its place among those who have not said yet what they are.
+    guest: Option<Guest>,
 }
 
 impl Visit {
     fn new(local: IpAddr, peer: SocketAddr) -> Self {
-        Self { local, peer, began: clock::mono() }
+        Self { local, peer, began: clock::mono(), guest: None }
+    }
+
+    /// It has said what it is.
+    fn through(&self) {
+        if let Some(guest) = &self.guest {
+            guest.through();
+        }
     }
 
     fn left(&self) -> Duration {
@@ -113,7 +124,7 @@ impl Port {
         stop: CancellationToken,
     ) -> Self {
         let Entry { rule, nodes } = entry;
-        Self { core, routers: None, stop, pki, rule, nodes: Arc::new(nodes) }
+        Self { core, routers: None, stop, pki, rule, nodes: Arc::new(nodes), lobby: Arc::default() }
     }
 
     /// Lets everybody in who may: HTTP is served by `routers`.
@@ -142,6 +153,7 @@ impl Port {
     /// Takes connections of the TCP port.
     async fn accept(self, listener: TcpListener) {
         let room = Arc::new(Semaphore::new(limits::MAX_CONNECTIONS));
+        let mut full = false;
         loop {
             let (io, peer) = tokio::select! {
                 a = listener.accept() => match a {
@@ -155,9 +167,15 @@ impl Port {
                 () = self.stop.cancelled() => return,
             };
             let Ok(share) = room.clone().try_acquire_owned() else {
-                tracing::warn!(%peer, "refused: {} connections are open", limits::MAX_CONNECTIONS);
+                crate::metrics::port_connection("full");
+                // Once: nobody fills the log by knocking.
+                if !std::mem::replace(&mut full, true) {
+                    let most = limits::MAX_CONNECTIONS;
+                    tracing::warn!(%peer, "refused: {most} connections are open");
+                }
                 continue;
             };
+            full &= room.available_permits() == 0;
             let port = self.clone();
             task(async move {
                 port.tcp(io, peer).await;
@@ -168,7 +186,17 @@ impl Port {
 
     async fn tcp(&self, io: TcpStream, peer: SocketAddr) {
         let (Ok(local), Ok(())) = (io.local_addr(), io.set_nodelay(true)) else { return };
-        let visit = Visit::new(local.ip(), peer);
+        let guest = self.lobby.enter(peer.ip());
+        let out = guest.out();
+        let visit = Visit { guest: Some(guest), ..Visit::new(local.ip(), peer) };
+        tokio::select! {
+            () = self.receive(visit, io) => {}
+            () = out.cancelled() => crate::metrics::port_connection("crowded-out"),
+        }
+    }
+
+    async fn receive(&self, visit: Visit, io: TcpStream) {
+        let peer = visit.peer;
         let accepted = accept_within(io, visit.left()).await;
         crate::metrics::port_connection(accepted.label());
         match accepted {
@@ -305,6 +333,7 @@ impl Port {
         proof: Proof,
         proven: Option<Proven>,
     ) {
+        visit.through();
         let from = visit.peer.ip().to_string();
         let accepted = mover::Accepted { group, proof, from, since: visit.began };
         let peer = visit.peer.to_string();
@@ -328,6 +357,7 @@ impl Port {
     }
 
     async fn http<S: ByteStream + 'static>(&self, visit: &Visit, io: S, version: Http, way: Way) {
+        visit.through();
         let Some(routers) = &self.routers else { return };
         // Whoever sends its first line byte by byte has used up its time for the rest.
         let mut deadlines = Deadlines::default();
@@ -346,6 +376,12 @@ impl Port {
 fn names(proven: &Proven) -> Proof {
     if proven.chain.is_empty() {
         return Proof::Missing("the peer sent no certificate".to_owned());
+    }
+    if let (Some(user), []) = (proven.users.first(), proven.names.as_slice()) {
+        return Proof::Missing(format!(
+            "the certificate of {user} is for a client, and no node's: `rcpctl pki issue NODE` makes \
+             those"
+        ));
     }
     Proof::Names(proven.names.clone())
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use config::{GroupPlan as PlannedGroup, NodePlan, Topology};
 use forwarder::table::Table;
 use rcp::net::quic::Listener;
+use rcp::proto::control::Journal;
 use rcp::proto::delta::Compression;
 use rcp::proto::ids::{GroupName, NodeName, VolumeId};
 use tokio::net::{TcpListener, UnixListener};
@@ -25,16 +26,17 @@ use volmcast::volume::{CutPolicy, PlaybackPolicy};
 use super::blocks;
 use super::certificates::{self, load_pki, plain_rule};
 use super::core::{Core, Input, ReplicaPlan};
+use super::door;
 use super::handle::NodeHandle;
 use super::port::{Entry, Port};
-use crate::access::Caller;
+use crate::access::{Audit, Caller};
 use crate::api::NodeApi;
 use crate::http::{self, Deadlines};
 use crate::metrics::Metrics;
-use crate::mover::journal::Journal;
 use crate::mover::{ClosedVolume, Confirm, GroupPlan, Mover, MoverConfig};
 use crate::nbd;
 use crate::volumes::Names;
+use crate::volumes::door::Door;
 use crate::volumes::open::{self, OpenPlan};
 use crate::{clock, limits};
 
@@ -255,7 +257,10 @@ pub async fn start(
     let quic = pki.clone().map(|pki| Listener::bind(listen, pki)).transpose();
     let quic = quic.map_err(io(format!("QUIC on UDP {listen}")))?;
     let control = bind_control(&folder)?;
-    let (server, uris) = start_nbd(node, &folder, names.clone()).await?;
+    let audit = Arc::new(Audit::new(&folder));
+    let (judge, tls) = door::tls(node, pki.clone());
+    let exports = door::exports(topology, node, names.clone(), audit.clone(), sender.clone());
+    let (server, uris) = start_nbd(node, &folder, exports, tls).await?;
     core.listen = listen.to_string();
     core.nbd.clone_from(&uris);
 
@@ -274,17 +279,14 @@ pub async fn start(
     let api: Arc<dyn NodeApi> = handle.clone();
     let metrics = Metrics::install()
         .map_err(|e| StartError::Refused(format!("metrics cannot be set up: {e}")))?;
-    let counters = server.metrics();
-    metrics.on_scrape(move || {
-        crate::metrics::counters("rcp_nbd", "NBD server", counters.each().collect::<Vec<_>>());
-    });
+    show_counters(&server, &metrics);
     task(upkeep(metrics.clone(), stop.clone()));
-    let guard = certificates::guard(topology, base, &folder);
+    let guard = certificates::guard(topology, node, base, audit);
     let port = Port::new(sender.clone(), pki.clone(), entry(topology, node), stop.clone());
     let routers = http::routers_with(api, metrics, guard, Some(port.upgrades()));
     task(accept_control(control, routers.clone(), stop.clone()));
     if let Some(pki) = pki {
-        task(certificates::watch(pki, sender.clone(), stop.clone()));
+        task(certificates::watch(pki, sender.clone(), judge, stop.clone()));
     }
     port.open(routers, listener, quic);
     let core = tokio::spawn(core.run());
@@ -358,17 +360,21 @@ fn enter_groups(mover: &mut Mover, groups: &[&PlannedGroup], node: &NodeName) {
 async fn start_nbd(
     node: &NodePlan,
     folder: &Path,
-    names: Arc<Names>,
+    exports: Arc<Door>,
+    tls: Option<nbd::Tls>,
 ) -> Result<(nbd::Server, Vec<String>), StartError> {
     let socket = folder.join("nbd.sock");
     let config = nbd::ServerConfig {
         tcp: resolve(node).await?,
         unix: vec![socket.clone()],
+        tls,
         ..nbd::ServerConfig::default()
     };
-    let server = nbd::Server::start(&config, names)
+    let scheme = if config.tls.is_some() { "nbds" } else { "nbd" };
+    let server = nbd::Server::start(&config, exports)
         .map_err(io(format!("the NBD server of {}", node.name)))?;
-    let mut uris: Vec<String> = server.tcp_addrs().iter().map(|a| format!("nbd://{a}/")).collect();
+    let mut uris: Vec<String> =
+        server.tcp_addrs().iter().map(|a| format!("{scheme}://{a}/")).collect();
     uris.push(format!("nbd+unix:///?socket={}", socket.display()));
     Ok((server, uris))
 }
@@ -379,6 +385,14 @@ async fn resolve(node: &NodePlan) -> Result<Vec<std::net::SocketAddr>, StartErro
     let what = || format!("the NBD address {nbd} of {}", node.name);
     let found = tokio::net::lookup_host(nbd.to_string()).await.map_err(io(what()))?;
     Ok(found.take(1).collect())
+}
+
+/// What the NBD server counts stands among the metrics.
+fn show_counters(server: &nbd::Server, metrics: &Metrics) {
+    let counters = server.metrics();
+    metrics.on_scrape(move || {
+        crate::metrics::counters("rcp_nbd", "NBD server", counters.each().collect::<Vec<_>>());
+    });
 }
 
 /// Keeps the metrics' sample buffers small.

@@ -2,8 +2,9 @@
 //!
 //! [`primary`] is the writable volume: every write goes through the capture tables on the client's
 //! own thread. [`replica`] is a pinned or following view. [`open`] makes and opens their files.
-//! [`names`] maps export names to both. [`gate`] says whether writers are let in.
+//! [`names`] maps export names to both, [`door`] says who may open them. [`gate`] says whether writers are let in.
 
+pub mod door;
 pub mod gate;
 pub mod names;
 pub mod open;

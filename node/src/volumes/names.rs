@@ -91,6 +91,13 @@ impl Names {
         });
     }
 
+    /// The label of the only volume, which may be opened without saying its name.
+    #[must_use]
+    pub fn only(&self) -> Option<String> {
+        let table = self.table.load();
+        (table.len() == 1).then(|| table.keys().next().cloned()).flatten()
+    }
+
     /// The entry of a label.
     #[must_use]
     pub fn get(&self, label: &str) -> Option<Entry> {
@@ -201,9 +208,8 @@ impl Exports for Names {
 
     fn open(&self, name: &str) -> Result<Arc<dyn Export>, OpenError> {
         let table = self.table.load();
-        // The only volume may be opened without saying its name.
-        let only = (name.is_empty() && table.len() == 1).then(|| table.keys().next()).flatten();
-        let name = only.map_or(name, |n| n.as_str());
+        let only = if name.is_empty() { self.only() } else { None };
+        let name = only.as_deref().unwrap_or(name);
         let (label, state) = name.split_once('@').map_or((name, None), |(l, s)| (l, Some(s)));
         let Some(e) = table.get(label) else { return Err(self.refusal(label, name)) };
         match (state, &e.primary, &e.states) {

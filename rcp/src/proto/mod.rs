@@ -3,8 +3,10 @@
 //! Bytes come in, values and bytes go out; time and randomness are arguments. `PROTOCOL.md` says
 //! the same to the byte.
 
+pub mod backoff;
 pub mod classify;
 pub mod clock;
+pub mod control;
 pub mod credit;
 pub mod delta;
 pub mod frame;

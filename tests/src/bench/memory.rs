@@ -18,6 +18,8 @@ const TITLE: &str = "Peak memory, one of three children stopped";
 const CONFIGURED: u64 = 256;
 /// What the program itself may take beyond that.
 const BEYOND: u64 = 32;
+/// What a node may have at most, in MiB.
+pub(super) const MOST: u64 = CONFIGURED + BEYOND;
 const SIZE: u64 = GIB;
 const SAVE: u64 = 256 * MIB;
 
@@ -56,7 +58,7 @@ pub(super) fn measure(root: &Path, o: &Options, report: &mut Report) -> anyhow::
         tree.end()?;
     }
     for column in ["primary", "child", "other child", "the stopped one, once it is back"] {
-        report.bound(TITLE, &row, column, (CONFIGURED + BEYOND) as f64);
+        report.bound(TITLE, &row, column, MOST as f64);
     }
     Ok(())
 }
@@ -80,7 +82,7 @@ fn write(tree: &Tree, bytes: u64, run: u64) -> anyhow::Result<()> {
 }
 
 /// Peak resident size of a process in MiB.
-fn peak(pid: u32) -> anyhow::Result<u64> {
+pub(super) fn peak(pid: u32) -> anyhow::Result<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = text.lines().find_map(|l| l.strip_prefix("VmHWM:"));
     let kib = line.and_then(|l| l.trim().trim_end_matches(" kB").parse::<u64>().ok());

@@ -5,6 +5,7 @@
 //! | `nbd` | requests per second of the NBD front end, capture off, on, and on with 1 s cuts | `qemu-nbd`, `nbdkit file` |
 //! | `fanout` | 1 GiB of incompressible data to 1, 4 and 8 children: into memory, and durable | `iperf3`, `fio` |
 //! | `delta` | 1% of an image to 1, 4 and 8 replicas, from the demand to visible everywhere | `rsync` |
+//! | `hostile` | a stream to one child with 10,000 silent and some noisy strangers beside it | the same alone |
 //! | `memory` | peak memory of every node while 4 GiB flow and one child is stopped | the bound |
 //!
 //! A figure is the median of the runs with the smallest and the largest; the contestants take
@@ -16,6 +17,7 @@ mod facts;
 mod fanout;
 mod fill;
 mod fio;
+mod hostile;
 mod memory;
 mod nbd;
 mod peers;
@@ -50,6 +52,8 @@ pub enum What {
     Delta,
     /// Memory under load.
     Memory,
+    /// Hostile peers beside a stream.
+    Hostile,
 }
 
 /// Measures, beside other programs, on this machine.
@@ -86,6 +90,9 @@ pub struct Options {
     /// MiB of the image for `delta`.
     #[arg(long, default_value_t = 4096)]
     delta_mib: u64,
+    /// MiB of one set for `hostile`.
+    #[arg(long, default_value_t = 512)]
+    hostile_mib: u64,
     /// MiB written for `memory`.
     #[arg(long, default_value_t = 4096)]
     memory_mib: u64,
@@ -112,6 +119,9 @@ enum Part {
     /// A receiver that drops what it gets.
     #[command(hide = true)]
     Sink(sink::Args),
+    /// Hostile peers.
+    #[command(hide = true)]
+    Crowd(hostile::Args),
     /// A file over NBD, without a volume round it.
     #[command(hide = true)]
     NbdFile {
@@ -135,6 +145,7 @@ pub fn main() -> ExitCode {
             };
         }
         Some(Part::Sink(a)) => sink::main(&a),
+        Some(Part::Crowd(a)) => hostile::main(&a),
         Some(Part::NbdFile { file, socket }) => nbd::serve_file(&file, &socket),
         None => measure(args.what, &args.options),
     };
@@ -170,6 +181,7 @@ fn measure(what: What, o: &Options) -> anyhow::Result<()> {
     section(What::Fanout, fanout::measure)?;
     section(What::Delta, delta::measure)?;
     section(What::Memory, memory::measure)?;
+    section(What::Hostile, hostile::measure)?;
     report.print_missing();
     Ok(())
 }

@@ -41,6 +41,8 @@ pub(super) struct Tree {
     /// Real children.
     pub(super) leaves: Vec<(Process, Client)>,
     pub(super) sinks: Vec<Process>,
+    /// Shared ports, the primary's first.
+    pub(super) addrs: Vec<String>,
 }
 
 fn free_ports(n: usize) -> anyhow::Result<Vec<String>> {
@@ -119,7 +121,7 @@ impl Tree {
         }
         let primary = run(PRIMARY)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let mut tree = Self { runtime, dir, primary, leaves, sinks };
+        let mut tree = Self { runtime, dir, primary, leaves, sinks, addrs };
         tree.until("the primary is up", |t| t.status(None).ok().is_some().then_some(()))?;
         tree.until("every child is connected", |t| {
             let s = t.status(None).ok()?;

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+static EXAMPLES: OnceLock<PathBuf> = OnceLock::new();
 
 /// A program of this workspace (`rcpd`, `rcpctl`, `rcproute`), built from the present sources.
 ///
@@ -18,7 +19,23 @@ pub fn program(name: &str) -> PathBuf {
     FOLDER.get_or_init(build).join(name)
 }
 
+/// An example of `rcp`, built from the present sources.
+///
+/// # Panics
+/// When it cannot be built.
+#[must_use]
+pub fn example(name: &str) -> PathBuf {
+    EXAMPLES.get_or_init(|| cargo(&["--package", "rcp", "--examples"])).join("examples").join(name)
+}
+
 fn build() -> PathBuf {
+    let folder = cargo(&["--package", "node", "--bins"]);
+    assert!(folder.join("rcpd").exists(), "the programs are not where they should be");
+    folder
+}
+
+/// Builds something, and says in which folder it is.
+fn cargo(what: &[&str]) -> PathBuf {
     // TARGET/PROFILE/deps/this-test
     let own = std::env::current_exe().expect("the path of this test");
     let folder = own.ancestors().nth(2).expect("the profile's folder").to_path_buf();
@@ -29,10 +46,10 @@ fn build() -> PathBuf {
     };
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(workspace).args(["build", "--quiet", "--package", "node", "--bins"]);
+    cargo.current_dir(workspace).args(["build", "--quiet"]).args(what);
     cargo.args(["--profile", &profile]).arg("--target-dir").arg(target);
     let built = cargo.status();
     let built = built.is_ok_and(|s| s.success());
-    assert!(built && folder.join("rcpd").exists(), "the programs cannot be built: {cargo:?}");
+    assert!(built, "the programs cannot be built: {cargo:?}");
     folder
 }

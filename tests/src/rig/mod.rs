@@ -6,6 +6,7 @@
 
 mod authority;
 mod binaries;
+mod crowd;
 mod mounted;
 mod outside;
 mod plan;
@@ -16,7 +17,8 @@ mod tree;
 mod wait;
 
 pub use authority::{Authority, Issued};
-pub use binaries::program;
+pub use binaries::{example, program};
+pub use crowd::{Crowd, connect_from, many_descriptors};
 pub use mounted::{Device, Mounted, may_mount};
 pub use outside::{lacking, run, said, tool};
 pub use plan::{Plan, free_port};

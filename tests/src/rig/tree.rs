@@ -412,7 +412,10 @@ impl Tree {
         let export = format!("{label}@{set}");
         let Some(mut compare) = outside::tool("qemu-img", "qemu-utils") else { return };
         compare.args(["compare", "-f", "raw", "-F", "raw"]);
-        compare.arg(self.uri(self.primary(), &export)).arg(self.unix_uri(node, &export));
+        // With certificates, TCP takes clients that have one.
+        let proven = self.plan.spec.pki.is_some();
+        let uri = if proven { Self::unix_uri } else { Self::uri };
+        compare.arg(uri(self, self.primary(), &export)).arg(self.unix_uri(node, &export));
         if let Err(e) = outside::said(&mut compare) {
             let all = self.names().into_iter().filter(|n| n != self.primary());
             let differ: Vec<_> = all.map(|n| self.differences(&n, &export)).collect();

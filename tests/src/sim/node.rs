@@ -221,7 +221,7 @@ impl SimNode {
             proven: false,
             versions: (VERSIONS.0, if opt.older(self.index) { VERSIONS.0 } else { VERSIONS.1 }),
             handlers: std::collections::BTreeSet::new(),
-            journal: node::mover::journal::Journal::default(),
+            journal: rcp::proto::control::Journal::default(),
         };
         self.mover = Some(Mover::new(cfg, now, wall));
         if self.disk.is_some() {

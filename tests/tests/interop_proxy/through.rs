@@ -4,10 +4,43 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use node::nbd;
-use tests::rig::{Authority, MIB, Plan, Process, Proxy, Random, Tree, free_port, wait_for};
+use tests::rig::{Authority, Clock, MIB, Plan, Process, Proxy, Random, Tree, free_port, wait_for};
 
 const LONG: Duration = Duration::from_secs(60);
 const NODES: [&str; 3] = ["p", "f1", "l1"];
+
+/// How long data flows through each proxy: seconds in `RCP_PROXY_SECONDS`, for a longer look.
+fn flow_time() -> Duration {
+    let given = std::env::var("RCP_PROXY_SECONDS").ok();
+    let seconds = given.map(|s| s.parse().expect("RCP_PROXY_SECONDS is a number of seconds"));
+    Duration::from_secs(seconds.unwrap_or(3))
+}
+
+/// Writes until the time is over, sets being cut all the while; no session is ever lost. Returns
+/// the bytes.
+fn flow(tree: &Tree, c: &mut nbd::Client, random: &mut Random) -> u64 {
+    let sessions = || {
+        let s = tree.status("p").unwrap();
+        let link = &s.groups[0].children[0];
+        assert_eq!(link.state, "connected", "{link:?}");
+        tree.volume("l1", "vol").map_or(0, |v| v.current_set)
+    };
+    let (clock, mut written, mut last) = (Clock::default(), 0, 0);
+    while clock.passed() < flow_time() {
+        for _ in 0..4 {
+            let at = random.below(47) * MIB + random.below(256) * 4096;
+            c.write(at, &random.bytes(256 << 10), false).unwrap();
+            written += 256 << 10;
+        }
+        let now = sessions();
+        assert!(now >= last, "set {now} after {last}");
+        last = now;
+        clock.pace(clock.passed() + Duration::from_millis(50));
+    }
+    c.flush().unwrap();
+    tree.reaches("l1", "vol", last + 1, LONG);
+    written
+}
 
 fn through(proxy: Proxy, https: bool) {
     let port = free_port();
@@ -45,6 +78,8 @@ fn through(proxy: Proxy, https: bool) {
         c.write(i * MIB, &random.bytes(1 << 20), false).unwrap();
     }
     c.flush().unwrap();
+    let flowed = flow(&tree, &mut c, &mut random);
+    eprintln!("proxy: {proxy:?}, {scheme}: {} MiB in {:?}", flowed / MIB, flow_time());
     let cut = tree.cut("vol", true);
     tree.all_same("vol", cut.set, LONG);
     let status = tree.status("p").unwrap();

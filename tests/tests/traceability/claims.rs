@@ -28,6 +28,11 @@ const RESTART: &str = "tests/tests/e2e/restart.rs::sigterm_finishes_and_a_restar
 const SIM: &str = "tests/tests/sim.rs::a_few_hundred_seeds";
 const STOPPED: &str =
     "tests/tests/e2e/stopped.rs::whether_replication_goes_on_after_a_restart_is_a_setting";
+const LINES: &str =
+    "tests/tests/e2e/lines.rs::lines_reach_every_member_once_though_a_forwarder_is_killed";
+const LINES_FILE: &str = "tests/tests/e2e/lines.rs::a_file_reaches_every_member_with_certificates";
+const IN_ORDER: &str =
+    "rcp/tests/group.rs::blocks_are_executed_in_the_order_in_which_they_are_sent";
 const BLOCKS: &str =
     "tests/tests/e2e/blocks.rs::a_command_runs_once_at_every_member_and_not_before_its_data";
 const CUT_SHORT: &str =
@@ -255,7 +260,7 @@ pub(crate) const CLAIMS: &[Claim] = &[
     (
         "SEND-03",
         "a sending that fails is tried again, and the error is kept and shown",
-        &["forwarder/src/backoff.rs::waits_double_within_bounds", KILLS],
+        &["rcp/src/proto/backoff.rs::waits_double_within_bounds", KILLS],
     ),
     (
         "SEND-04",
@@ -277,8 +282,11 @@ pub(crate) const CLAIMS: &[Claim] = &[
     ("COPY-12", "writes at the source go on during a copy", &[LATE]),
     (
         "SESS-01",
-        "a session has a handshake, frames and events for the node",
+        "a session with a group sends control blocks and data, and gives callbacks",
         &[
+            LINES,
+            "rcp/tests/group.rs::every_member_answers_by_name",
+            "rcp/tests/group.rs::a_pipe_goes_to_every_member",
             "rcp/tests/session.rs::frames_flow_the_way_they_may",
             "rcp/tests/states.rs::every_frame_in_every_state",
         ],
@@ -293,10 +301,56 @@ pub(crate) const CLAIMS: &[Claim] = &[
     ),
     ("SESS-03", "an aborted transfer goes on where it was", &[WINDOW, KILLS, STEPS]),
     (
+        "SESS-04",
+        "a sender has a session manager, queues of sessions and blocks, a port and a routing table",
+        &[LINES, IN_ORDER, "rcp/tests/group.rs::every_member_answers_by_name"],
+    ),
+    (
+        "SESS-05",
+        "a receiver has the same, passes on, and hands to the application",
+        &[LINES, "rcp/tests/group.rs::a_pipe_goes_to_every_member"],
+    ),
+    (
+        "SESS-06",
+        "an application registers callbacks; where none is registered the sender is told so",
+        &[
+            "rcp/tests/group.rs::a_kind_without_callback_names_kind_and_member",
+            "rcp/tests/group.rs::callbacks_say_no_and_break_alone",
+            "rcp/tests/group.rs::nobody_takes_a_pipe_and_one_does_not",
+            BLOCKS,
+        ],
+    ),
+    (
         "SESS-07",
         "a connection for a known session takes it up again",
-        &[WINDOW, "forwarder/tests/feeder.rs::offers_in_every_state"],
+        &[
+            WINDOW,
+            "forwarder/tests/feeder.rs::offers_in_every_state",
+            "rcp/tests/group.rs::who_is_away_is_missing_and_gets_it_when_it_is_back",
+            "rcp/tests/group.rs::a_forwarder_started_again_in_the_middle_passes_every_byte_on",
+            LINES,
+        ],
     ),
+    (
+        "SESS-08",
+        "received data go to the application or to a file that it named",
+        &[
+            "rcp/tests/group.rs::a_pipe_goes_to_every_member",
+            "rcp/tests/group.rs::a_pipe_goes_to_files_that_are_whole_or_not_there",
+            LINES_FILE,
+        ],
+    ),
+    (
+        "SESS-09",
+        "blocks that are run here wait in a queue; blocks and data for others are passed on",
+        &[IN_ORDER, "rcp/tests/group.rs::a_slow_member_holds_up_the_sender_and_is_left_out", LINES],
+    ),
+    (
+        "SESS-10",
+        "the port is open in both directions at both ends",
+        &["rcp/tests/group.rs::both_ends_are_open_in_both_directions"],
+    ),
+    ("SESS-11", "members that share one storage system are members as all others", &[LINES_FILE]),
     (
         "ROUTE-01",
         "routes are set hop by hop with rcproute add",
@@ -397,6 +451,8 @@ pub(crate) const CLAIMS: &[Claim] = &[
             PORT,
             "rcp/tests/net.rs::what_says_nothing_sensible_is_closed",
             "rcp/src/proto/classify.rs::the_limit_holds_to_the_byte",
+            "tests/tests/e2e/crowd.rs::ten_thousand_who_say_nothing_keep_nobody_out",
+            "tests/tests/e2e/crowd.rs::frames_that_lie_end_their_connection_only",
         ],
     ),
     ("PLAY-01", "playback begins when the copy is complete", &[LATE]),

@@ -48,7 +48,7 @@ fn guarded_site(policy: Policy, tokens: bool) -> (Arc<FakeNode>, Site) {
     let node = FakeNode::new();
     let dir = tempfile::tempdir().expect("folder");
     let tokens = tokens.then(|| Tokens::of(dir.path()));
-    let guard = Guard { policy, tokens, audit: Audit::new(dir.path()) };
+    let guard = Guard { policy, tokens, audit: Audit::new(dir.path()).into() };
     let all = routers(node.clone(), Metrics::detached(), guard);
     let (public, control) =
         (all.caller(Caller::plain("127.0.0.1:9")), all.caller(Caller::socket(Some(7))));
@@ -309,7 +309,8 @@ const INSUFFICIENT: &str = "Bearer realm=\"rcp\", error=\"insufficient_scope\"";
 
 #[tokio::test]
 async fn with_certificates_every_path_needs_its_scope() {
-    let (node, site) = guarded_site(Policy { secured: true, metrics_closed: true }, true);
+    let (node, site) =
+        guarded_site(Policy { secured: true, metrics_closed: true, health_closed: false }, true);
     let tokens = Tokens::of(site.dir.path());
     let by = |scope| tokens.create(&format!("{scope:?}"), scope, 0, None).expect("token");
     let secrets = [Scope::Read, Scope::Operate, Scope::Admin].map(|s| (s, by(s)));

@@ -110,6 +110,26 @@ pub async fn accept<S>(pki: &Pki, io: S) -> Result<Served<S>, TlsError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    accept_for(pki, io, &[ALPN_RCP, ALPN_H2, ALPN_HTTP1]).await
+}
+
+/// Takes a TLS connection of a protocol that both sides have agreed on already, as NBD's `STARTTLS`
+/// does. A certificate is asked for and judged, not demanded: what the peer may do without one is
+/// the caller's to say, in the words of that protocol.
+///
+/// # Errors
+/// [`TlsError`]; the peer was told by an alert.
+pub async fn accept_other<S>(pki: &Pki, io: S) -> Result<Served<S>, TlsError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    accept_for(pki, io, &[]).await
+}
+
+async fn accept_for<S>(pki: &Pki, io: S, alpn: &[&[u8]]) -> Result<Served<S>, TlsError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let mut first = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), io);
     let start = match (&mut first).await {
         Ok(start) => start,
@@ -120,10 +140,9 @@ where
             return Err(TlsError::new(&e, None));
         }
     };
-    let rcp = start.client_hello().alpn().is_some_and(|mut a| a.any(|a| a == ALPN_RCP));
-    let (config, reason) = pki
-        .server(&[ALPN_RCP, ALPN_H2, ALPN_HTTP1], rcp)
-        .map_err(|e| TlsError::Other(e.to_string()))?;
+    let asked = start.client_hello().alpn().is_some_and(|mut a| a.any(|a| a == ALPN_RCP));
+    let rcp = asked && alpn.contains(&ALPN_RCP);
+    let (config, reason) = pki.server(alpn, rcp).map_err(|e| TlsError::Other(e.to_string()))?;
     match start.into_stream(Arc::new(config)).into_fallible().await {
         Ok(io) => {
             let chain = io.get_ref().1.peer_certificates().unwrap_or_default();

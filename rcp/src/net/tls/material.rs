@@ -14,7 +14,7 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKey
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::CertifiedKey;
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use x509_parser::prelude::{CertificateRevocationList, FromDer, GeneralName, X509Certificate};
 
 use super::PkiError;
 use crate::proto::ids::NodeName;
@@ -67,6 +67,8 @@ pub(super) type Stamp = [Option<(u64, u64, i64, i64, i64)>; 4];
 pub struct Leaf {
     /// The DNS names in its subject alternative names.
     pub names: Vec<String>,
+    /// The users in them, see [`super::USER_URN`].
+    pub users: Vec<String>,
     /// Valid from, in seconds since 1970.
     pub not_before: i64,
     /// Valid until.
@@ -77,19 +79,26 @@ impl Leaf {
     /// Reads a certificate; `None` if it is none.
     pub(super) fn read(der: &[u8]) -> Option<Self> {
         let (_, cert) = X509Certificate::from_der(der).ok()?;
-        let mut names = Vec::new();
+        let (mut names, mut users) = (Vec::new(), Vec::new());
         if let Ok(Some(san)) = cert.subject_alternative_name() {
             for name in &san.value.general_names {
-                if let GeneralName::DNSName(n) = name
-                    && names.len() < MAX_CERT_NAMES
-                {
-                    names.push(n.to_ascii_lowercase());
+                if names.len() + users.len() == MAX_CERT_NAMES {
+                    break;
+                }
+                match name {
+                    GeneralName::DNSName(n) => names.push(n.to_ascii_lowercase()),
+                    GeneralName::URI(uri) => {
+                        users
+                            .extend(uri.strip_prefix(super::USER_URN).map(str::to_ascii_lowercase));
+                    }
+                    _ => {}
                 }
             }
         }
         let validity = cert.validity();
         Some(Self {
             names,
+            users,
             not_before: validity.not_before.timestamp(),
             not_after: validity.not_after.timestamp(),
         })
@@ -102,7 +111,7 @@ impl Leaf {
 
     /// Whom it is for, to be shown.
     pub(super) fn subject(&self) -> String {
-        self.names.first().cloned().unwrap_or_default()
+        self.names.first().or(self.users.first()).cloned().unwrap_or_default()
     }
 }
 
@@ -114,6 +123,8 @@ pub(super) struct Material {
     pub(super) roots: Arc<RootCertStore>,
     pub(super) clients: Arc<dyn ClientCertVerifier>,
     pub(super) servers: Arc<WebPkiServerVerifier>,
+    /// Until when every revocation list is up to date, in seconds since 1970.
+    pub(super) crl_until: Option<i64>,
     /// What an operator should know, though it works.
     pub(super) notes: Vec<String>,
 }
@@ -184,6 +195,7 @@ impl Material {
             ));
         }
         let crls = crls(&files.crl)?;
+        let crl_until = crls.iter().filter_map(|c| next_update(c)).min();
         let build = |e: &dyn std::fmt::Display| bad(&files.ca, e.to_string());
         let clients = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
             .with_crls(crls.iter().cloned())
@@ -197,8 +209,14 @@ impl Material {
             .allow_unknown_revocation_status()
             .build()
             .map_err(|e| build(&e))?;
-        Ok(Self { key: Arc::new(key), own, roots, clients, servers, notes })
+        Ok(Self { key: Arc::new(key), own, roots, clients, servers, crl_until, notes })
     }
+}
+
+/// When a list is to be replaced (RFC 5280, section 5.1.2.5), in seconds since 1970.
+fn next_update(crl: &CertificateRevocationListDer<'_>) -> Option<i64> {
+    let (_, crl) = CertificateRevocationList::from_der(crl).ok()?;
+    crl.next_update().map(|t| t.timestamp())
 }
 
 /// The revocation lists of a PEM file; none if it is not there.

@@ -12,7 +12,7 @@ mod untrusted;
 mod verify;
 
 pub use handshake::{
-    Connected, Served, TlsError, accept, connect, connect_as_guest, connect_to_proxy,
+    Connected, Served, TlsError, accept, accept_other, connect, connect_as_guest, connect_to_proxy,
 };
 pub use material::{Leaf, PkiFiles};
 pub use untrusted::{Distrust, Untrusted, explain};
@@ -41,6 +41,9 @@ pub(super) use verify::Reason;
 pub const ALPN_RCP: &[u8] = b"rcp/1";
 /// HTTP/2 inside TLS.
 pub const ALPN_H2: &[u8] = b"h2";
+/// What the name of a user begins with in a certificate, as a URI (RFC 5280, section 4.2.1.6). The
+/// name of a node is a DNS name, so that neither can be taken for the other.
+pub const USER_URN: &str = "urn:rcp:user:";
 /// HTTP/1.1 inside TLS.
 pub const ALPN_HTTP1: &[u8] = b"http/1.1";
 
@@ -73,6 +76,9 @@ pub enum PkiError {
 pub struct Proven {
     /// The names of nodes in its certificate; empty if it sent none.
     pub names: Vec<NodeName>,
+    /// The names of users in it, who are never nodes: `urn:rcp:user:NAME` among the URIs of its
+    /// subject alternative names.
+    pub users: Vec<String>,
     /// Its certificate chain, leaf first.
     pub chain: Vec<CertificateDer<'static>>,
     /// It was dialled.
@@ -90,9 +96,10 @@ impl Proven {
     }
 
     pub(super) fn of(chain: &[CertificateDer<'_>], dialled: bool) -> Self {
-        let names = chain.first().and_then(|c| Leaf::read(c)).map(|l| l.nodes());
+        let leaf = chain.first().and_then(|c| Leaf::read(c)).unwrap_or_default();
         Self {
-            names: names.unwrap_or_default(),
+            names: leaf.nodes(),
+            users: leaf.users,
             chain: chain.iter().map(|c| c.clone().into_owned()).collect(),
             dialled,
         }
@@ -171,6 +178,21 @@ impl Pki {
         self.current.load().notes.clone()
     }
 
+    /// Since when a revocation list should have been replaced, in seconds before `now` (seconds since
+    /// 1970); `None` while none is out of date. Whom it lists is refused all the same; whoever was
+    /// revoked since is not on it.
+    #[must_use]
+    pub fn stale_list(&self, now: i64) -> Option<i64> {
+        let until = self.current.load().crl_until?;
+        (now > until).then(|| now - until)
+    }
+
+    /// The file of revocation lists.
+    #[must_use]
+    pub fn crl(&self) -> &Path {
+        &self.files.crl
+    }
+
     /// Judges a peer again, by the present time and lists.
     #[must_use]
     pub fn judge_again(&self, peer: &Proven) -> Option<Untrusted> {
@@ -188,10 +210,7 @@ impl Pki {
         } else {
             m.clients.verify_client_cert(leaf, rest, now).map(|_| ())
         };
-        judged.err().map(|e| Untrusted {
-            subject: peer.names.first().map(ToString::to_string).unwrap_or_default(),
-            why: Why::of(&e, None),
-        })
+        judged.err().map(|e| Untrusted { subject: leaf_subject(leaf), why: Why::of(&e, None) })
     }
 
     /// For one connection that comes in. With `mandatory`, a peer without certificate is refused.
@@ -239,6 +258,11 @@ impl Pki {
         c.resumption = Resumption::disabled();
         Ok((c, reason))
     }
+}
+
+/// Whom a certificate is for, to be shown.
+fn leaf_subject(leaf: &CertificateDer<'_>) -> String {
+    Leaf::read(leaf).map(|l| l.subject()).unwrap_or_default()
 }
 
 /// For a connection to a proxy that ends TLS; no certificate of this node is shown to it. Trusted

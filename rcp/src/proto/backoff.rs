@@ -6,10 +6,11 @@
 
 use std::time::Duration;
 
-use rcp::proto::clock::Mono;
-use rcp::proto::limits::{BACKOFF_MAX, BACKOFF_MIN};
+use super::clock::Mono;
+use super::limits::{BACKOFF_MAX, BACKOFF_MIN};
 
-use crate::limits::SESSION_LASTED;
+/// A session that was up for this long makes the next wait the shortest again.
+pub const SESSION_LASTED: Duration = Duration::from_secs(5);
 
 /// The last failure.
 #[derive(Clone, Debug, PartialEq, Eq)]

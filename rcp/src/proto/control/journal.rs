@@ -6,7 +6,7 @@
 //! nobody knows how far it came. Entries are kept for [`KEEP`]; when [`MAX_ENTRIES`] younger ones are
 //! there, further blocks are refused rather than old ones forgotten.
 //!
-//! The file `blocks` in the data folder is a sequence of records, each appended and synced alone:
+//! The file (`blocks` in a node's data folder) is a sequence of records, each appended and synced alone:
 //!
 //! | bytes | |
 //! |---|---|
@@ -25,9 +25,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rcp::proto::clock::Wall;
-use rcp::proto::frame::ControlBlock;
 use xxhash_rust::xxh3::Xxh3;
+
+use super::super::clock::Wall;
+use super::super::frame::ControlBlock;
 
 /// How long an entry is kept, by the wall clock.
 pub const KEEP: Duration = Duration::from_secs(8 * 86_400);

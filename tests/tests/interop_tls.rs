@@ -1,15 +1,10 @@
 //! TLS and QUIC with real certificates: who is let in, who is not, and what each side is told.
 
-#[path = "../../tests/src/rig/authority.rs"]
-#[allow(dead_code, unreachable_pub)]
-mod authority;
-
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use authority::Authority;
 use rcp::net::conn::{FramedReader, FramedWriter, Verify};
 use rcp::net::port::{Accepted, accept};
 use rcp::net::quic::{self, Listener};
@@ -18,6 +13,7 @@ use rcp::net::{Dial, Dialled, NetError, dial_by};
 use rcp::proto::frame::{Frame, StreamId};
 use rcp::proto::ids::{GroupName, NodeName};
 use rcp::proto::transport::{Hop, Transport};
+use tests::rig::{Authority, Issued};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -47,7 +43,7 @@ impl Scene {
     }
 
     /// Another folder with the certificate that `make` gives to a node.
-    fn other(&self, node: &str, ca: &Authority, issued: &authority::Issued) -> Arc<Pki> {
+    fn other(&self, node: &str, ca: &Authority, issued: &Issued) -> Arc<Pki> {
         let dir = self.dir.path().join(format!("other-{node}-{}", issued.serial));
         std::fs::create_dir_all(&dir).expect("a folder");
         // It trusts the scene's CA; only what it shows differs.
