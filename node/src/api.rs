@@ -155,6 +155,9 @@ pub struct LinkStatus {
     /// The same in words, with when it ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit_in_words: Option<String>,
+    /// The version of RCP of the session, as in `1.1`; empty while there is none.
+    #[serde(default)]
+    pub version: String,
 }
 
 /// One volume on this node.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::Parser;
 use config::Topology;
+use rcp::proto::session::{ABILITIES, VERSIONS, abilities, version_named};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -22,6 +23,9 @@ pub struct Args {
     /// Which of its nodes this is.
     #[arg(long, value_name = "NAME")]
     pub node: String,
+    /// The newest version of RCP to speak: 1.0, 1.1.
+    #[arg(long, value_name = "VERSION", default_value = newest())]
+    pub rcp_newest: String,
     /// Log lines as JSON.
     #[arg(long)]
     pub log_json: bool,
@@ -84,6 +88,19 @@ pub fn load_topology(path: &std::path::Path) -> anyhow::Result<Topology> {
     })
 }
 
+/// The newest version's name.
+fn newest() -> &'static str {
+    abilities(VERSIONS.1).name
+}
+
+/// The number of a version that is named.
+fn version(name: &str) -> anyhow::Result<u16> {
+    version_named(name).with_context(|| {
+        let known: Vec<_> = ABILITIES.iter().map(|a| a.name).collect();
+        format!("--rcp-newest {name}: the versions spoken here are {}", known.join(", "))
+    })
+}
+
 async fn run(args: &Args) -> anyhow::Result<()> {
     let topology = load_topology(&args.topology)?;
     let node = topology.require_node(&args.node)?;
@@ -92,7 +109,8 @@ async fn run(args: &Args) -> anyhow::Result<()> {
         std::path::absolute(if base.as_os_str().is_empty() { PathBuf::from(".") } else { base })?;
     let mut term = signal(SignalKind::terminate())?;
     let mut int = signal(SignalKind::interrupt())?;
-    let running = runtime::start(&topology, node, &base).await?;
+    let versions = (VERSIONS.0, version(&args.rcp_newest)?);
+    let running = runtime::start(&topology, node, versions, &base).await?;
     tracing::info!(
         "{} is up: RCP and HTTP on {}, NBD on {}",
         node.name,

@@ -50,26 +50,6 @@ fn frame_types() {
 }
 
 #[test]
-fn states() {
-    let all = table("### States");
-    let names: Vec<&str> = SessionState::ALL.iter().map(|s| s.name()).collect();
-    assert_eq!(all[0][1..], names);
-    assert_eq!(all.len() - 2, FrameType::ALL.len());
-    for (row, t) in all[2..].iter().zip(FrameType::ALL) {
-        assert_eq!(row[0], t.name());
-        for (cell, s) in row[1..].iter().zip(SessionState::ALL) {
-            let want = match action(s, *t) {
-                Action::Own => "own",
-                Action::Pass => "pass",
-                Action::Ignore => "ignored",
-                Action::Illegal => "–",
-            };
-            assert_eq!(cell, want, "{t} in {}", s.name());
-        }
-    }
-}
-
-#[test]
 fn codes() {
     let known = |heading: &str| -> Vec<(String, String)> {
         rows(heading).into_iter().map(|r| (r[0].clone(), r[1].clone())).collect()

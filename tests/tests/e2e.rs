@@ -28,6 +28,8 @@ mod limits;
 mod lines;
 #[path = "e2e/load.rs"]
 mod load;
+#[path = "e2e/matrix.rs"]
+mod matrix;
 #[path = "e2e/playback.rs"]
 mod playback;
 #[path = "e2e/port.rs"]
@@ -36,6 +38,8 @@ mod port;
 mod power;
 #[path = "e2e/reader.rs"]
 mod reader;
+#[path = "e2e/recorded.rs"]
+mod recorded;
 #[path = "e2e/restart.rs"]
 mod restart;
 #[path = "e2e/routes.rs"]

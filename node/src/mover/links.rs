@@ -14,7 +14,9 @@ use rcp::proto::frame::{
 };
 use rcp::proto::ids::{GroupName, NodeName, VolumeId};
 use rcp::proto::pace::Pace;
-use rcp::proto::session::{CloseReason, Event, Peers, Session, SessionConfig, Side, VERSIONS};
+use rcp::proto::session::{
+    CloseReason, Event, Peers, Session, SessionConfig, Side, VERSIONS, abilities,
+};
 use rcp::proto::transport::Hop;
 
 use super::history::Confirm;
@@ -135,6 +137,8 @@ pub(super) struct Conn {
     pub(super) held: VecDeque<Frame>,
     /// Feeder number of the session.
     pub(super) feeder: u32,
+    /// The version of the protocol that was chosen.
+    pub(super) version: u16,
     /// What the other side has proven; one that was dialled has proven its name, or need not.
     pub(super) proof: Proof,
     /// Its address, if it connected.
@@ -197,7 +201,7 @@ impl Mover {
     fn session_config(&self, group: &GroupName) -> SessionConfig {
         let plan = self.groups.get(group).map(|g| g.plan.clone()).unwrap_or_default();
         SessionConfig {
-            versions: VERSIONS,
+            versions: self.cfg.versions,
             node: self.cfg.node.clone(),
             instance: self.cfg.instance,
             group: group.clone(),
@@ -304,6 +308,15 @@ impl Mover {
         self.conns.remove(&conn);
     }
 
+    /// What came on the connection is no sound frame: the peer is told, and it ends.
+    pub fn nonsense(&mut self, now: Mono, wall: Wall, conn: ConnId, text: &str) {
+        self.time(now, wall);
+        if let Some(c) = self.conns.get_mut(&conn) {
+            c.session.handle_nonsense(text);
+        }
+        self.drive(conn);
+    }
+
     pub(super) fn conn_frame(&mut self, id: ConnId, frame: DecodedFrame) {
         let now = self.now;
         let Some(c) = self.conns.get_mut(&id) else { return };
@@ -338,6 +351,7 @@ impl Mover {
                     c.peer = Some(peer.node.clone());
                     c.peer_role = Some(peer.role);
                     c.feeder = peer.feeder;
+                    c.version = peer.version;
                     self.up(id, peer.node, peer.role, peer.path);
                 }
                 Event::Frame(frame) => self.control_frame(id, frame),
@@ -557,6 +571,14 @@ impl Mover {
 }
 
 impl Conn {
+    /// Why no catch-up can be had through it, if that is so.
+    pub(super) fn without_catch_ups(&self) -> Option<String> {
+        let can = abilities(self.version);
+        let peer = self.peer.as_ref().map(ToString::to_string).unwrap_or_default();
+        (!can.catch_up)
+            .then(|| format!("the session with {peer} is RCP {}: {}", can.name, can.lacks))
+    }
+
     fn new(session: Session, group: GroupName, dialled: Option<NodeName>) -> Self {
         Self {
             session,
@@ -569,6 +591,7 @@ impl Conn {
             streams_in: BTreeMap::new(),
             held: VecDeque::new(),
             feeder: 0,
+            version: VERSIONS.0,
             proof: Proof::Nothing,
             from: String::new(),
             closing: false,

@@ -91,6 +91,8 @@ pub struct MoverConfig {
     pub table: Table,
     /// There are certificates: hops may be encrypted.
     pub proven: bool,
+    /// Versions of the protocol to speak, oldest and newest.
+    pub versions: (u16, u16),
     /// Kinds of control blocks that are handled here.
     pub handlers: BTreeSet<String>,
     /// The record of control blocks.

@@ -212,6 +212,12 @@ impl Mover {
 
     /// Tells the parent where we are.
     pub(super) fn attach(&mut self, id: VolumeId) {
+        let conn = self.volumes.get(&id).and_then(|h| h.inbound.as_ref()).map(|i| i.conn);
+        let lacks =
+            conn.and_then(|c| self.conns.get(&c)).and_then(super::links::Conn::without_catch_ups);
+        if let Some(why) = &lacks {
+            self.relay_without_catch_up(id, why);
+        }
         let Some(h) = self.volumes.get_mut(&id) else { return };
         let Some(inbound) = &mut h.inbound else { return };
         h.volume.intake_attached();
@@ -226,8 +232,9 @@ impl Mover {
         let passing = h.relaying.wanted().filter(|_| !inbound.wants_seed);
         let below = passing.and_then(|p| p.over);
         let seed_at = seed.or(passing.map(|p| (p.block, p.folded)));
-        // What is here is of use, unless it was found not to be.
+        // What is here is of use, unless it was found not to be, or the parent has no use for it.
         let mine = h.volume.catch_up_base().filter(|_| seed.is_some() || !inbound.wants_seed);
+        let mine = mine.filter(|_| lacks.is_none());
         let attach = Attach {
             stream: inbound.stream,
             state,

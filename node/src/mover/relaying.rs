@@ -120,7 +120,9 @@ impl Mover {
         let why = h.relaying.refusal(child, fed, now);
         h.volume.relay_cannot_seed(why);
         h.relaying.no_catch_up.take_if(|until| *until <= now);
-        h.volume.relay_cannot_catch_up(h.relaying.no_catch_up.is_some());
+        let parent = h.inbound.as_ref().and_then(|i| self.conns.get(&i.conn));
+        let lacks = parent.is_some_and(|c| c.without_catch_ups().is_some());
+        h.volume.relay_cannot_catch_up(lacks || h.relaying.no_catch_up.is_some());
     }
 
     /// A child was told that a seed or catch-up begins, or goes on: its extents are asked for.
@@ -197,6 +199,14 @@ impl Mover {
         let Some((conn, stream, _)) = self.stream_to(id, &s.child) else { return };
         let text = format!("the seed cannot go on: the parent cannot seed: {why}");
         self.stop_stream(conn, stream, stream_error::STOPPED, text);
+    }
+
+    /// The parent speaks a version without catch-ups: one that passes cannot go on.
+    pub(super) fn relay_without_catch_up(&mut self, id: VolumeId, why: &str) {
+        let Some(h) = self.volumes.get(&id) else { return };
+        if h.relaying.seed.as_ref().is_some_and(|s| s.over.is_some()) {
+            self.relay_no_catch_up(id, why);
+        }
     }
 
     /// The parent does not know what changed: the child is told to ask again, and gets a seed.

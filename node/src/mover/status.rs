@@ -7,13 +7,14 @@ use forwarder::aggregate::Position;
 use rcp::proto::clock::{Mono, Wall};
 use rcp::proto::frame::{Frame, StreamId};
 use rcp::proto::ids::{GroupName, NodeName, VolumeId};
+use rcp::proto::session::abilities;
 use rcp::proto::transport::Hop;
 use volmcast::volume::{Role, VolumeStatus};
 
 use super::links::Group;
 use super::receiving::InStage;
 use super::sending::Stage;
-use super::{Held, Mover, history};
+use super::{ConnId, Held, Mover, history};
 use crate::api::{
     ChildProgress, GroupStatus, LinkStatus, NodeStatus, SecurityStatus, SetInfo, SubtreeStatus,
     VolumeInfo,
@@ -155,6 +156,12 @@ impl Mover {
         }
     }
 
+    /// What the session on a connection speaks.
+    fn version_of(&self, conn: Option<ConnId>) -> String {
+        let found = conn.and_then(|id| self.conns.get(&id)).filter(|c| c.peer.is_some());
+        found.map(|c| abilities(c.version).name.to_owned()).unwrap_or_default()
+    }
+
     fn group_status(&self, name: &str, g: &Group) -> GroupStatus {
         let role = match (g.plan.primary, g.links.is_empty(), g.plan.replica) {
             (true, ..) => "primary",
@@ -170,6 +177,7 @@ impl Mover {
             since_us: f.since.0,
             bytes: f.bytes,
             sessions: f.sessions,
+            version: self.version_of(f.conn),
             ..LinkStatus::default()
         });
         let children = g
@@ -192,6 +200,7 @@ impl Mover {
                 transport: way_in_words(&l.by.or(&g.plan.hop)),
                 limit: l.by.limit.as_ref().and_then(|limit| limit.at(self.wall)),
                 limit_in_words: l.by.limit.as_ref().and_then(|limit| limit.in_words(self.wall)),
+                version: self.version_of(l.conn.filter(|_| l.up)),
             })
             .collect();
         let planned: BTreeMap<_, _> = self

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use rcp::net::conn::{FramedReader, FramedWriter, Pieces, Verify};
 use rcp::net::quic::{self, LANES, Link, SendStream, Whole};
 use rcp::net::tls::{Pki, Proven};
-use rcp::net::{ByteStream, Dial, Dialled, Prefixed, dial_by};
+use rcp::net::{ByteStream, Dial, Dialled, NetError, Prefixed, dial_by};
 use rcp::proto::frame::{DecodedFrame, Frame};
 use rcp::proto::ids::{GroupName, NodeName};
 use rcp::proto::transport::{Congestion, Hop, Transport};
@@ -229,9 +229,7 @@ async fn read_lane<R: AsyncRead + Unpin>(shared: Shared, mut reader: FramedReade
             }
             // The peer needs it no more.
             Ok(None) => return,
-            Err(e) => {
-                return shared.end(End::Failed(e.to_string(), e.is_refusal())).await;
-            }
+            Err(e) => return shared.unread(&e).await,
         }
     }
 }
@@ -328,6 +326,15 @@ impl Shared {
         self.core.send(Input::Frame { conn: self.id, incoming }).await.map_err(|_| ())
     }
 
+    /// Nothing more can be read. A peer that sent nonsense is told so before the end.
+    async fn unread(&self, e: &NetError) {
+        if e.is_nonsense() && !self.stop.is_cancelled() {
+            let _ = self.core.send(Input::Nonsense { conn: self.id, text: e.to_string() }).await;
+        } else {
+            self.end(End::Failed(e.to_string(), e.is_refusal())).await;
+        }
+    }
+
     /// Tells the core that it is over, unless that is known.
     async fn end(&self, end: End) {
         if let End::Failed(reason, refused) = end {
@@ -346,7 +353,7 @@ async fn read_loop<R: AsyncRead + Unpin>(
     mut reader: FramedReader<R>,
     first: Option<watch::Sender<bool>>,
 ) {
-    let end = loop {
+    loop {
         let next = tokio::select! {
             next = reader.next() => next,
             () = shared.stop.cancelled() => return,
@@ -357,14 +364,16 @@ async fn read_loop<R: AsyncRead + Unpin>(
                     return;
                 }
             }
-            Ok(None) => break End::Failed("the peer closed the connection".to_owned(), false),
-            Err(e) => break End::Failed(e.to_string(), e.is_refusal()),
+            Ok(None) => {
+                let end = End::Failed("the peer closed the connection".to_owned(), false);
+                return shared.end(end).await;
+            }
+            Err(e) => return shared.unread(&e).await,
         }
         if let Some(first) = &first {
             first.send_if_modified(|b| !std::mem::replace(b, true));
         }
-    };
-    shared.end(end).await;
+    }
 }
 
 async fn write_loop<W: Pieces>(

@@ -61,6 +61,11 @@ pub(super) enum Input {
         /// It is about trust.
         refused: bool,
     },
+    /// What came on a connection is no sound frame.
+    Nonsense {
+        conn: ConnId,
+        text: String,
+    },
     IoDone {
         volume: VolumeId,
         tag: Tag,
@@ -244,6 +249,7 @@ impl Core {
                     self.mover.lost(now, wall, conn, &reason);
                 }
             }
+            Input::Nonsense { conn, text } => self.mover.nonsense(now, wall, conn, &text),
             Input::IoDone { volume, tag, outcome } => {
                 self.mover.io_done(now, wall, volume, tag, outcome);
             }

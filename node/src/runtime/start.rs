@@ -206,7 +206,7 @@ fn replica_plan(
     }
 }
 
-/// Brings a node of a topology up. `base` is the folder that relative paths of the topology start
+/// Brings a node of a topology up. `versions` of RCP, oldest and newest, are spoken; `base` is the folder that relative paths of the topology start
 /// from.
 ///
 /// # Errors
@@ -214,6 +214,7 @@ fn replica_plan(
 pub async fn start(
     topology: &Topology,
     node: &NodePlan,
+    versions: (u16, u16),
     base: &Path,
 ) -> Result<Running, StartError> {
     let folder = data_folder(base, node);
@@ -223,7 +224,7 @@ pub async fn start(
     let (sender, queue) = mpsc::channel(limits::CORE_QUEUE);
     let names = Arc::new(Names::default());
     let (journal, records) = blocks::open(&folder)?;
-    let mover = new_mover(topology, node, table, journal);
+    let mover = new_mover(topology, node, versions, table, journal);
     let groups: Vec<_> = topology.groups_of(&node.name).collect();
     let plans = replica_plans(&groups, node, &folder);
     let mut core = Core {
@@ -308,7 +309,13 @@ fn primary_of(groups: &[&PlannedGroup], node: &NodeName) -> Vec<GroupName> {
 }
 
 /// The machine of a node that is in no group and has no volumes yet.
-fn new_mover(topology: &Topology, node: &NodePlan, table: Table, journal: Journal) -> Mover {
+fn new_mover(
+    topology: &Topology,
+    node: &NodePlan,
+    versions: (u16, u16),
+    table: Table,
+    journal: Journal,
+) -> Mover {
     let cfg = MoverConfig {
         node: node.name.clone(),
         instance: *uuid::Uuid::new_v4().as_bytes(),
@@ -318,6 +325,7 @@ fn new_mover(topology: &Topology, node: &NodePlan, table: Table, journal: Journa
         addresses: topology.nodes().map(|n| (n.name.clone(), n.address.to_string())).collect(),
         table,
         proven: topology.pki().is_some(),
+        versions,
         handlers: node.handlers.keys().cloned().collect(),
         journal,
     };

@@ -68,6 +68,12 @@ impl NetError {
         matches!(self, Self::Tls { source, .. } if source.is_refusal())
     }
 
+    /// The peer sent what is not a sound frame: it can be told so.
+    #[must_use]
+    pub fn is_nonsense(&self) -> bool {
+        matches!(self, Self::Frame { .. })
+    }
+
     pub(super) fn io(peer: &str, what: &'static str, source: io::Error) -> Self {
         // An alert comes as an error of reading; it is what the peer has to say.
         let said = explain(&source).map(TlsError::Told).or_else(|| super::quic::explain(&source));

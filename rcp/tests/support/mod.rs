@@ -5,12 +5,14 @@
 use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
+use rcp::proto::clock::Mono;
 use rcp::proto::clock::Wall;
 use rcp::proto::delta::{
     Chunk, ChunkDraft, ChunkFlags, Compression, Extent, ExtentKind, SetFlags, SetHeader, StepId,
 };
 use rcp::proto::frame::*;
 use rcp::proto::ids::*;
+use rcp::proto::session::*;
 
 pub const VOLUME: VolumeId = VolumeId(ascending(0x10));
 pub const GENERATION: Generation = Generation { counter: 3, id: ascending(0xa0) };
@@ -422,4 +424,51 @@ fn any_control_frame() -> impl Strategy<Value = Frame> {
         vec((any_node(), vec(any_node(), 0..4)), 0..4)
             .prop_map(|routes| Frame::RouteReport { routes }),
     ]
+}
+
+/// A node that meets anybody.
+pub fn config(name: &str) -> SessionConfig {
+    SessionConfig {
+        versions: VERSIONS,
+        node: node(name),
+        instance: ascending(name.len() as u8),
+        group: group("g1"),
+        path: vec![node(name)],
+        feeder: 7,
+        keepalive: std::time::Duration::from_secs(1),
+        feeders: Peers::Any,
+        children: Peers::Any,
+        ask: false,
+    }
+}
+
+/// A session in the given state.
+pub fn in_state(state: SessionState, now: Mono) -> Session {
+    let hello = |role| {
+        let mut s = Session::new(config("peer"), Side::Dialer(role), now);
+        s.poll_transmit().expect("a hello")
+    };
+    let ask = |ask| SessionConfig { ask, ..config("here") };
+    let mut s = match state {
+        SessionState::HelloSent => Session::new(config("here"), Side::Dialer(Role::Sender), now),
+        SessionState::ProbeSent => Session::new_probe(config("here"), vec![], now),
+        SessionState::Deciding => Session::new(ask(true), Side::Acceptor, now),
+        _ => Session::new(ask(false), Side::Acceptor, now),
+    };
+    match state {
+        SessionState::Deciding | SessionState::UpReceiver => {
+            s.handle_frame(now, hello(Role::Sender));
+        }
+        SessionState::UpSender => s.handle_frame(now, hello(Role::Receiver)),
+        SessionState::Answering => {
+            let mut probe = Session::new_probe(config("peer"), vec![], now);
+            s.handle_frame(now, probe.poll_transmit().expect("a probe"));
+        }
+        SessionState::Closed => s.close(GoodbyeCode::Shutdown, ""),
+        _ => {}
+    }
+    while s.poll_event().is_some() {}
+    while s.poll_transmit().is_some() {}
+    assert_eq!(s.state(), state);
+    s
 }

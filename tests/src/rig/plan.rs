@@ -19,6 +19,8 @@ pub(super) const GROUP: &str = "g1";
 pub struct Plan {
     /// The topology. Addresses are filled in when the tree starts.
     pub spec: TopologySpec,
+    /// Nodes that speak the oldest version of RCP.
+    pub(super) older: BTreeSet<String>,
 }
 
 impl Plan {
@@ -45,7 +47,7 @@ impl Plan {
         spec.groups.insert(GROUP.to_owned(), group);
         spec.defaults.save = Some("64 MiB".to_owned());
         spec.defaults.snapshot_area = Some("64 MiB".to_owned());
-        Self { spec }
+        Self { spec, older: BTreeSet::new() }
     }
 
     /// One primary, two forwarders, four leaves.
@@ -100,6 +102,13 @@ impl Plan {
     pub fn hop(mut self, from: &str, to: &str, change: impl FnOnce(&mut HopSpec)) -> Self {
         let hops = self.group().routes.get_mut(from).expect("routes of this node");
         change(hops.iter_mut().find(|h| h.node == to).expect("this next hop"));
+        self
+    }
+
+    /// These nodes speak RCP 1.0 to everybody.
+    #[must_use]
+    pub fn older(mut self, nodes: &[&str]) -> Self {
+        self.older.extend(nodes.iter().map(|n| (*n).to_owned()));
         self
     }
 

@@ -207,6 +207,9 @@ impl Tree {
     pub fn command(&self, node: &str) -> Command {
         let mut c = Command::new(program("rcpd"));
         c.arg("--topology").arg(self.topology()).args(["--node", node]);
+        if self.plan.older.contains(node) {
+            c.args(["--rcp-newest", "1.0"]);
+        }
         c
     }
 

@@ -11,6 +11,7 @@
 //! | `client` | writers at the primary |
 //! | `readers` | readers of replicas and kept states |
 //! | `faults` | crashes, cuts, stalls, and an operator |
+//! | `steps` | one blow at one step of the protocol |
 //! | `model`, `oracle` | what must be true |
 //! | `weigh` | what catch-ups may cost |
 //! | `report` | counters and failures |
@@ -26,6 +27,7 @@ pub mod oracle;
 pub mod readers;
 pub mod report;
 pub mod rng;
+pub mod steps;
 pub mod weigh;
 pub mod wires;
 pub mod world;

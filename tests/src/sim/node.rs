@@ -13,6 +13,7 @@ use node::volumes::open::{self, OpenPlan, Tuning};
 use rcp::proto::clock::{Mono, Wall};
 use rcp::proto::delta::Compression;
 use rcp::proto::ids::{ChunkNumber, GroupName, Label, NodeName, SetNumber, VolumeId};
+use rcp::proto::session::VERSIONS;
 use rcp::proto::transport::Hop;
 use volmcast::activity::SharedLog;
 use volmcast::capture::{Capture, Notice};
@@ -24,6 +25,7 @@ use volmcast::volume::{CutPolicy, PlaybackPolicy, Volume};
 use super::disk::{Disk, SharedDisk};
 use super::options::{Kind, Options};
 use super::readers::Reader;
+use super::steps::Sent;
 
 /// The one volume.
 pub const VOLUME: VolumeId = VolumeId([7; 16]);
@@ -101,6 +103,10 @@ pub struct SimNode {
     pub announced: Option<u64>,
     /// The snapshot area was full once: pins may have been broken.
     pub area_full: bool,
+    /// What was sent to it.
+    pub sent: Sent,
+    /// It asked for extents from the first block on.
+    pub seed_anew: bool,
     /// Log positions when it was looked at last, to see it wrap.
     pub log_head: u64,
     plan: OpenPlan,
@@ -155,6 +161,8 @@ impl SimNode {
             over: None,
             announced: None,
             area_full: false,
+            sent: Sent::default(),
+            seed_anew: false,
             log_head: 0,
             plan: OpenPlan {
                 node: name(index),
@@ -211,6 +219,7 @@ impl SimNode {
             addresses: all.iter().map(|n| (n.clone(), n.to_string())).collect(),
             table,
             proven: false,
+            versions: (VERSIONS.0, if opt.older(self.index) { VERSIONS.0 } else { VERSIONS.1 }),
             handlers: std::collections::BTreeSet::new(),
             journal: rcp::proto::control::Journal::default(),
         };

@@ -78,6 +78,8 @@ pub struct Options {
     pub bad_disks: bool,
     /// Nothing goes wrong: only for a first look.
     pub calm: bool,
+    /// Nodes that speak the oldest version of the protocol, a bit for each.
+    pub older: u64,
 }
 
 impl Options {
@@ -138,7 +140,14 @@ impl Options {
             switches: Vec::new(),
             bad_disks: false,
             calm: false,
+            older: 0,
         }
+    }
+
+    /// Whether a node speaks the oldest version of the protocol.
+    #[must_use]
+    pub fn older(&self, node: usize) -> bool {
+        self.older >> node & 1 == 1
     }
 
     /// What was added later, from chance of its own: the runs of other seeds stay what they were.
@@ -155,6 +164,10 @@ impl Options {
         if seed.is_multiple_of(3) {
             // So small that it is made coarser all the time.
             self.changes = 8 << 10;
+        }
+        if seed > 2000 && seed % 16 == 7 {
+            // Some nodes speak the oldest version, seldom all or none.
+            self.older = Rng::new(seed.rotate_left(17)).range(1, 1 << self.places.len());
         }
         if seed % 4 != 1 {
             return;

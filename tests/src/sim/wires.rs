@@ -9,6 +9,7 @@ use node::mover::{Accepted, ConnId, Proof};
 use super::link::{End, Item, Link};
 use super::node::{GROUP, name};
 use super::options::Kind;
+use super::steps::When;
 use super::world::{Event, World};
 
 impl World {
@@ -95,7 +96,14 @@ impl World {
         };
         self.note_sent(n, &frame);
         if let Some(to) = self.links.get(&id).map(|l| l.ends[1 - side].node) {
+            if self.spring(id, (n, to), frame.frame.frame_type(), When::Before) {
+                return;
+            }
             self.weigh(n, to, &frame);
+            self.weigh_again(to, &frame);
+        }
+        if let Frame::Attach(a) = &frame.frame {
+            self.nodes[n].seed_anew = a.seed_from_block == 0;
         }
         let at = self.now + self.link_delay();
         if let Some(l) = self.links.get_mut(&id) {
@@ -248,10 +256,14 @@ impl World {
                         return;
                     }
                 }
+                let kind = frame.frame.frame_type();
                 if let Some(m) = &mut self.nodes[node].mover {
                     m.frame(mono, wall, conn, *frame);
                 }
                 self.after_mover(node);
+                if self.spring(id, (from, node), kind, When::After) {
+                    return;
+                }
                 if bytes > 0 {
                     self.tell_sent(id, 1 - side, bytes);
                 }

@@ -18,6 +18,7 @@ use super::node::{SimNode, VOLUME};
 use super::options::{Kind, Options};
 use super::report::{Counters, Failure};
 use super::rng::Rng;
+use super::steps::Trap;
 
 /// Notes kept for a failure.
 const TRAIL: usize = 60;
@@ -96,6 +97,8 @@ pub struct World {
     /// Faults are over since.
     pub(super) calm: Option<u64>,
     pub(super) asked: BTreeSet<AskId>,
+    /// One blow that is still to come.
+    pub(super) trap: Option<Trap>,
     /// Routes that an operator took away.
     pub(super) routes_gone: BTreeSet<(usize, usize)>,
     trail: VecDeque<String>,
@@ -126,6 +129,7 @@ impl World {
             calm: None,
             asked: BTreeSet::new(),
             routes_gone: BTreeSet::new(),
+            trap: None,
             trail: VecDeque::new(),
             failure: None,
             done: false,

@@ -5,6 +5,7 @@ use std::net::{Shutdown, TcpStream};
 use std::process::Stdio;
 use std::time::Duration;
 
+use rcp::proto::frame::{Frame, FrameHeader, RefuseCode};
 use tests::rig::{Clock, MIB, Plan, Random, Tree, lacking, run, said, tool};
 
 use crate::load::{Ends, Load, Writer};
@@ -200,4 +201,38 @@ fn check_metrics(text: &str) {
     child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     let out = child.wait_with_output().unwrap();
     assert!(out.status.success(), "{out:?}\n{text}");
+}
+
+/// A peer that breaks the protocol is told so, with a code of the table and a sentence.
+#[test]
+fn nonsense_is_answered_with_a_code() {
+    let tree = Tree::start(Plan::new(&[("p", &["f1"])]).volume("vol", 16));
+    for (what, frames) in [
+        ("a header of zeroes", vec![0; 16]),
+        ("a frame that may not come first", bytes_of(&Frame::Ping { nonce: 1 })),
+    ] {
+        let mut c = connect(&tree, "f1");
+        c.set_read_timeout(Some(LONG)).unwrap();
+        c.write_all(&[b"OPEN g1 RCP/1.0\r\n", &frames[..]].concat()).unwrap();
+        let mut answer = Vec::new();
+        let _ = c.read_to_end(&mut answer);
+        let Some((head, body)) = answer.split_first_chunk::<16>() else {
+            panic!("{what}: no answer")
+        };
+        let header = FrameHeader::parse(head).unwrap();
+        match Frame::decode(&header, body.to_vec().into()).unwrap() {
+            Frame::Refuse { code: RefuseCode::Protocol, text } => {
+                assert!(text.len() > 10, "{text}")
+            }
+            other => panic!("{what}: {other:?}"),
+        }
+    }
+    tree.expect("lost ");
+    tree.quiet();
+}
+
+fn bytes_of(frame: &Frame) -> Vec<u8> {
+    let mut out = Vec::new();
+    frame.encode(&mut out).unwrap();
+    out.concat()
 }

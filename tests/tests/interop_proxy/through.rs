@@ -1,99 +1,13 @@
 //! A tree whose every hop goes through a proxy by `Upgrade: RCP/1.0`.
 
-use std::fmt::Write as _;
 use std::net::TcpStream;
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use node::nbd;
-use tests::rig::{Authority, Clock, MIB, Plan, Process, Random, Tree, free_port, tool, wait_for};
+use tests::rig::{Authority, Clock, MIB, Plan, Process, Proxy, Random, Tree, free_port, wait_for};
 
 const LONG: Duration = Duration::from_secs(60);
 const NODES: [&str; 3] = ["p", "f1", "l1"];
-
-/// Which proxy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Proxy {
-    Nginx,
-    Haproxy,
-}
-
-impl Proxy {
-    /// Its configuration: `/NODE/GROUP` at the proxy is `/rcp/GROUP` at the node. With a
-    /// certificate, TLS ends here.
-    fn config(self, tree: &Tree, port: u16, certificate: Option<&Path>) -> String {
-        let mut out = String::new();
-        match self {
-            Self::Nginx => {
-                let ssl = certificate.map_or(String::new(), |c| {
-                    let c = c.display();
-                    format!("ssl_certificate {c}; ssl_certificate_key {c}; ssl_protocols TLSv1.3;")
-                });
-                let word = if certificate.is_some() { " ssl" } else { "" };
-                let user = match rustix::process::geteuid().is_root() {
-                    true => "user root;",
-                    false => "",
-                };
-                let dir = tree.dir().display();
-                let _ = write!(
-                    out,
-                    "daemon off; pid {dir}/nginx.pid; error_log stderr; worker_processes 1; {user}
-                     events {{ worker_connections 256; }}
-                     http {{ access_log off; client_body_temp_path {dir}/b; proxy_temp_path {dir}/p;
-                     fastcgi_temp_path {dir}/f; uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s;
-                     server {{ listen 127.0.0.1:{port}{word}; {ssl}\n"
-                );
-                for n in NODES {
-                    let addr = tree.addr(n);
-                    let _ = writeln!(
-                        out,
-                        "location /{n}/ {{ proxy_pass http://{addr}/rcp/; proxy_http_version 1.1;
-                         proxy_set_header Upgrade $http_upgrade;
-                         proxy_set_header Connection \"upgrade\"; proxy_read_timeout 1h; }}"
-                    );
-                }
-                out.push_str("}}\n");
-            }
-            Self::Haproxy => {
-                let ssl = certificate.map_or(String::new(), |c| format!("ssl crt {}", c.display()));
-                let _ = write!(
-                    out,
-                    "global\n maxconn 256\ndefaults\n mode http\n timeout connect 5s\n \
-                     timeout client 10s\n timeout server 10s\n timeout tunnel 1h\n\
-                     frontend all\n bind 127.0.0.1:{port} {ssl}\n"
-                );
-                for n in NODES {
-                    let _ = writeln!(out, " use_backend {n} if {{ path_beg /{n}/ }}");
-                }
-                for n in NODES {
-                    let addr = tree.addr(n);
-                    let _ = writeln!(
-                        out,
-                        "backend {n}\n http-request replace-path /{n}/(.*) /rcp/\\1\n server s {addr}"
-                    );
-                }
-            }
-        }
-        out
-    }
-
-    /// The command without a time limit: the proxy is killed when the test ends.
-    fn command(self, config: &Path) -> Option<Command> {
-        let (name, package) = match self {
-            Self::Nginx => ("nginx", "nginx-light"),
-            Self::Haproxy => ("haproxy", "haproxy"),
-        };
-        tool(name, package)?;
-        let path = ["/usr/sbin", "/usr/bin"].map(|d| Path::new(d).join(name));
-        let mut c = Command::new(path.iter().find(|p| p.exists())?);
-        match self {
-            Self::Nginx => c.arg("-c").arg(config).arg("-p").arg(config.parent()?),
-            Self::Haproxy => c.arg("-db").arg("-f").arg(config),
-        };
-        Some(c)
-    }
-}
 
 /// How long data flows through each proxy: seconds in `RCP_PROXY_SECONDS`, for a longer look.
 fn flow_time() -> Duration {
@@ -147,7 +61,7 @@ fn through(proxy: Proxy, https: bool) {
     std::fs::write(&pem, shown.cert + &shown.key).unwrap();
     std::fs::write(tree.dir().join("proxy-ca.pem"), authority.pem()).unwrap();
     let config = tree.dir().join("proxy.conf");
-    std::fs::write(&config, proxy.config(&tree, port, https.then_some(&*pem))).unwrap();
+    std::fs::write(&config, proxy.config(&tree, &NODES, port, https.then_some(&*pem))).unwrap();
     let Some(mut command) = proxy.command(&config) else { return };
     let log = tree.dir().join("proxy.log");
     let mut running = Process::start(&mut command, &log);
@@ -214,7 +128,7 @@ fn plain_text_inside_is_refused_even_on_loopback() {
     let tree = Tree::prepare(&mut plan);
     tree.expect(" WARN ");
     let config = tree.dir().join("proxy.conf");
-    std::fs::write(&config, Proxy::Haproxy.config(&tree, port, None)).unwrap();
+    std::fs::write(&config, Proxy::Haproxy.config(&tree, &NODES, port, None)).unwrap();
     let Some(mut command) = Proxy::Haproxy.command(&config) else { return };
     let _running = Process::start(&mut command, &tree.dir().join("proxy.log"));
     for n in NODES {

@@ -42,6 +42,7 @@ const FILETEST: &str =
 const GROUPS: &str =
     "tests/tests/e2e/playback.rs::a_replica_plays_groups_at_its_own_high_water_mark";
 const USED: &str = "tests/tests/e2e/playback.rs::a_seed_carries_what_is_used_and_a_command_stays_where_it_was_given";
+const STEPS: &str = "tests/tests/steps.rs::a_blow_at_every_step_costs_at_most_a_window";
 const FIRST: &str = "rcp/tests/net.rs::first_bytes_are_replayed";
 
 const FAILOVER: &str =
@@ -287,7 +288,7 @@ pub(crate) const CLAIMS: &[Claim] = &[
             "rcp/tests/group.rs::every_member_answers_by_name",
             "rcp/tests/group.rs::a_pipe_goes_to_every_member",
             "rcp/tests/session.rs::frames_flow_the_way_they_may",
-            "rcp/tests/session.rs::every_state_and_frame_does_what_the_table_says",
+            "rcp/tests/states.rs::every_frame_in_every_state",
         ],
     ),
     (
@@ -298,7 +299,7 @@ pub(crate) const CLAIMS: &[Claim] = &[
             "rcp/tests/session.rs::frames_flow_the_way_they_may",
         ],
     ),
-    ("SESS-03", "an aborted transfer goes on where it was", &[WINDOW, KILLS]),
+    ("SESS-03", "an aborted transfer goes on where it was", &[WINDOW, KILLS, STEPS]),
     (
         "SESS-04",
         "a sender has a session manager, queues of sessions and blocks, a port and a routing table",

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use rcp::proto::session::{abilities, version_named};
+
 use super::Asked;
 use super::view::tame;
 use super::volumes::Held;
@@ -20,6 +22,7 @@ enum Rank {
     ChildBehind,
     SoonFull,
     Security,
+    Older,
     Drift,
 }
 
@@ -45,6 +48,15 @@ pub(super) fn find(
                 told.insert((name, &child.node));
                 let text = format!("{name}: child {}", link(child, &g.group, node.at_us));
                 out.push((Rank::LinkDown, text));
+            }
+            for c in g.children.iter().filter(|c| c.state == "connected") {
+                let older = version_named(&c.version).map(abilities);
+                if let Some(a) = older.filter(|a| !a.lacks.is_empty()) {
+                    let (child, v, lacks) = (&c.node, a.name, a.lacks);
+                    let text =
+                        format!("{name}: the session with child {child} is RCP {v}: {lacks}");
+                    out.push((Rank::Older, text));
+                }
             }
             for drift in &g.drift {
                 let text =

@@ -6,9 +6,6 @@ use super::super::frame::{Frame, FrameType, GoodbyeCode, Hello, RefuseCode, Role
 use super::super::ids::{GroupName, NodeName};
 use super::SessionState;
 
-/// Versions of the protocol that this build speaks, oldest and newest.
-pub const VERSIONS: (u16, u16) = (1, 1);
-
 /// Who opened the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
@@ -41,7 +38,7 @@ impl Peers {
 /// What a node brings into a session.
 #[derive(Clone, Debug)]
 pub struct SessionConfig {
-    /// Versions to speak; [`VERSIONS`], or fewer to test mixed pairs.
+    /// Versions to speak, oldest and newest: [`super::VERSIONS`], or fewer of them.
     pub versions: (u16, u16),
     /// This node.
     pub node: NodeName,
@@ -137,6 +134,8 @@ pub enum CloseReason {
         /// The frame.
         frame: FrameType,
     },
+    /// Bytes that are no sound frame, in words.
+    Nonsense(String),
     /// The connection failed, in words.
     Broken(String),
     /// One side does not trust the other's certificate, in words.
@@ -157,6 +156,7 @@ impl std::fmt::Display for CloseReason {
             Self::Protocol { state, frame } => {
                 write!(f, "a {frame} frame may not come in state {}", state.name())
             }
+            Self::Nonsense(text) => write!(f, "what came is no sound frame: {text}"),
             Self::Broken(text) => write!(f, "the connection failed: {text}"),
             Self::Untrusted(text) => f.write_str(text),
             Self::Probed => f.write_str("the probe was answered"),

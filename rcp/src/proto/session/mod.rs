@@ -8,9 +8,11 @@
 mod config;
 mod peer;
 mod table;
+mod version;
 
-pub use config::{CloseReason, Event, Peer, Peers, SendError, SessionConfig, Side, VERSIONS};
+pub use config::{CloseReason, Event, Peer, Peers, SendError, SessionConfig, Side};
 pub use table::{Action, SessionState, action};
+pub use version::{ABILITIES, Abilities, VERSIONS, abilities, version_named};
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -148,6 +150,8 @@ impl Session {
         match action(self.state, frame_type) {
             Action::Ignore => {}
             Action::Illegal => self.illegal(frame_type),
+            // Of a later version than the one that was chosen.
+            Action::Pass if !version::knows(self.version(), &frame) => self.illegal(frame_type),
             Action::Pass => {
                 self.heard = self.heard.max(now);
                 self.events.push_back(Event::Frame(frame));
@@ -186,12 +190,26 @@ impl Session {
         self.end(CloseReason::Broken(text.to_owned()));
     }
 
+    /// Bytes came that are no frame, or a frame whose content is not sound: nothing that follows can
+    /// be trusted. The peer is told why, in words.
+    pub fn handle_nonsense(&mut self, text: &str) {
+        if self.state != SessionState::Closed {
+            self.say_protocol(text.to_owned());
+            self.end(CloseReason::Nonsense(text.to_owned()));
+        }
+    }
+
     /// There is no connection, because one side does not trust the other.
     pub fn handle_untrusted(&mut self, text: &str) {
         self.end(CloseReason::Untrusted(text.to_owned()));
     }
 
-    /// Queues a frame of the application.
+    /// The version that was chosen; the newest one spoken here until then.
+    fn version(&self) -> u16 {
+        self.peer.as_ref().map_or(self.cfg.versions.1, |p| p.version)
+    }
+
+    /// Queues a frame of the application, in the words of the version that was chosen.
     ///
     /// # Errors
     /// [`SendError`] if the peer would have to refuse it, or the queue is full.
@@ -201,7 +219,7 @@ impl Session {
         if self.transmit.len() >= MAX_SESSION_QUEUE {
             return Err(SendError::Full);
         }
-        self.transmit.push_back(frame);
+        self.transmit.push_back(version::fit(self.version(), frame));
         if self.state == SessionState::Answering {
             self.end(CloseReason::Probed);
         }
@@ -347,12 +365,16 @@ impl Session {
 
     fn illegal(&mut self, frame: FrameType) {
         let reason = CloseReason::Protocol { state: self.state, frame };
-        let text = reason.to_string();
+        self.say_protocol(reason.to_string());
+        self.end(reason);
+    }
+
+    /// The last word to a peer that breaks the protocol.
+    fn say_protocol(&mut self, text: String) {
         self.transmit.push_back(match self.state {
             SessionState::AwaitHello => Frame::Refuse { code: RefuseCode::Protocol, text },
             _ => Frame::Goodbye { code: GoodbyeCode::Protocol, text },
         });
-        self.end(reason);
     }
 
     fn reject(&mut self, (code, text): peer::No) {

@@ -1,0 +1,77 @@
+//! What each version of the protocol can do: the one place that knows.
+//!
+//! The list of changes is in `PROTOCOL.md`, and a test compares it. A session fits what its node
+//! sends to the version that was chosen, and takes nothing of a later one.
+
+use super::super::frame::{Frame, StartMode, stream_error};
+
+/// Versions of the protocol that this build speaks, oldest and newest.
+pub const VERSIONS: (u16, u16) = (1, 2);
+
+/// What sessions of a version can do, and an earlier one cannot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Abilities {
+    /// Its number in Hello and Welcome.
+    pub version: u16,
+    /// What people call it.
+    pub name: &'static str,
+    /// A receiver that keeps its content can be sent what changed: the field `over` of Attach, the
+    /// mode `catch-up` of Start.
+    pub catch_up: bool,
+    /// A receiver can tell a writer that another took its place: the frame Fence.
+    pub fence: bool,
+    /// What it lacks, in words; empty in the newest one.
+    pub lacks: &'static str,
+}
+
+/// All versions, oldest first.
+pub const ABILITIES: [Abilities; 2] = [
+    Abilities {
+        version: 1,
+        name: "1.0",
+        catch_up: false,
+        fence: false,
+        lacks: "no catch-ups (who fell behind the save volume is sent a seed, all of its content), \
+                and no fences (a writer whose place was taken is not told so through this hop)",
+    },
+    Abilities { version: 2, name: "1.1", catch_up: true, fence: true, lacks: "" },
+];
+
+/// What sessions of a version can do. Numbers that are not listed are never chosen; they count as
+/// the oldest.
+#[must_use]
+pub fn abilities(version: u16) -> Abilities {
+    ABILITIES.into_iter().find(|a| a.version == version).unwrap_or(ABILITIES[0])
+}
+
+/// The number of a version by its name, say `1.0`.
+#[must_use]
+pub fn version_named(name: &str) -> Option<u16> {
+    ABILITIES.iter().find(|a| a.name == name).map(|a| a.version)
+}
+
+/// A frame of the node in the words of a version.
+pub(super) fn fit(version: u16, frame: Frame) -> Frame {
+    let can = abilities(version);
+    match frame {
+        Frame::Fence { stream, text, .. } if !can.fence => {
+            Frame::StreamError { stream, code: stream_error::DIVERGED, text }
+        }
+        Frame::Attach(mut a) if !can.catch_up => {
+            a.over = None;
+            Frame::Attach(a)
+        }
+        other => other,
+    }
+}
+
+/// Whether a version knows a frame, with its fields.
+pub(super) fn knows(version: u16, frame: &Frame) -> bool {
+    let can = abilities(version);
+    match frame {
+        Frame::Fence { .. } => can.fence,
+        Frame::Attach(a) => can.catch_up || a.over.is_none(),
+        Frame::Start(s) => can.catch_up || !matches!(s.mode, StartMode::CatchUp { .. }),
+        _ => true,
+    }
+}

@@ -1,0 +1,165 @@
+//! Versions of the protocol: the list in `PROTOCOL.md`, vectors of each, and mixed pairs.
+
+mod support;
+
+use proptest::prelude::*;
+use rcp::proto::clock::Mono;
+use rcp::proto::frame::*;
+use rcp::proto::session::*;
+use support::*;
+
+const DOC: &str = include_str!("../PROTOCOL.md");
+const NOW: Mono = Mono(7);
+
+/// Two sessions that are up, with these newest versions: the sender's and the receiver's.
+fn pair(newest: [u16; 2]) -> [Session; 2] {
+    let of = |name: &str, newest| SessionConfig { versions: (VERSIONS.0, newest), ..config(name) };
+    let mut ends = [
+        Session::new(of("parent", newest[0]), Side::Dialer(Role::Sender), NOW),
+        Session::new(of("child", newest[1]), Side::Acceptor, NOW),
+    ];
+    for (from, to) in [(0, 1), (1, 0)] {
+        let f = ends[from].poll_transmit().expect("a hello or welcome");
+        ends[to].handle_frame(NOW, f);
+    }
+    for s in &mut ends {
+        assert!(s.state().is_up());
+        while s.poll_event().is_some() {}
+    }
+    ends
+}
+
+fn golden() -> Vec<(String, Frame)> {
+    let [all, new] = [include_str!("vectors/frames.hex"), include_str!("vectors/frames_1_1.hex")];
+    let read = |(name, b): (String, Vec<u8>)| (name, parse_frame(&b).expect("a golden frame"));
+    sections(all).into_iter().chain(sections(new)).map(read).collect()
+}
+
+/// What 1.1 added, as the document lists it.
+fn is_new(f: &Frame) -> bool {
+    match f {
+        Frame::Attach(a) => a.over.is_some(),
+        Frame::Start(s) => matches!(s.mode, StartMode::CatchUp { .. }),
+        f => matches!(f, Frame::Fence { .. }),
+    }
+}
+
+#[test]
+fn the_list_of_versions() {
+    let (_, below) = DOC.split_once("\n## 11. Versions\n").expect("the section");
+    let rows: Vec<(String, String)> = below
+        .lines()
+        .skip_while(|l| !l.starts_with("|---"))
+        .skip(1)
+        .take_while(|l| l.starts_with('|'))
+        .map(|l| {
+            let mut cells = l.trim_matches('|').split('|').map(|c| c.trim().to_owned());
+            (cells.next().unwrap_or_default(), cells.next().unwrap_or_default())
+        })
+        .collect();
+    let mut listed = rows;
+    listed.dedup();
+    let ours: Vec<_> =
+        ABILITIES.iter().map(|a| (a.version.to_string(), a.name.to_owned())).collect();
+    assert_eq!(listed, ours);
+    assert_eq!((ABILITIES[0].version, ABILITIES[ABILITIES.len() - 1].version), VERSIONS);
+    for a in ABILITIES {
+        assert_eq!(version_named(a.name), Some(a.version));
+        assert_eq!(abilities(a.version), a);
+        assert_eq!(a.lacks.is_empty(), a.version == VERSIONS.1, "an older one says what it lacks");
+    }
+    assert_eq!(version_named("0.9"), None);
+}
+
+#[test]
+fn vectors_of_1_1_are_what_the_code_writes() {
+    for (name, bytes) in sections(include_str!("vectors/frames_1_1.hex")) {
+        let f = parse_frame(&bytes).expect("a golden frame");
+        assert!(is_new(&f), "{name} is of 1.1");
+        assert_eq!(frame_bytes(&f), bytes, "{name}");
+    }
+}
+
+/// Each vector, sent raw into sessions of each version: 1.0 refuses exactly what 1.1 added.
+#[test]
+fn a_version_takes_its_own_vectors() {
+    let mut refused = 0;
+    for newest in [VERSIONS.0, VERSIONS.1] {
+        for (name, f) in golden() {
+            for to in 0..2 {
+                let mut ends = pair([newest, VERSIONS.1]);
+                let t = f.frame_type();
+                if action(ends[to].state(), t) != Action::Pass {
+                    continue;
+                }
+                ends[to].handle_frame(NOW, f.clone());
+                if newest == VERSIONS.0 && is_new(&f) {
+                    refused += 1;
+                    let last = ends[to].poll_transmit();
+                    let wanted = GoodbyeCode::Protocol;
+                    assert!(
+                        matches!(last, Some(Frame::Goodbye { code, .. }) if code == wanted),
+                        "{name}: {last:?}"
+                    );
+                } else {
+                    assert_eq!(ends[to].poll_event(), Some(Event::Frame(f.clone())), "{name}");
+                }
+            }
+        }
+    }
+    assert!(refused >= 5, "{refused}");
+}
+
+#[test]
+fn what_is_said_in_the_words_of_1_0() {
+    let mut ends = pair([VERSIONS.1; 2]);
+    let newest = ends[0].peer().expect("up").version;
+    assert_eq!(newest, VERSIONS.1);
+    for newest in [[VERSIONS.0, VERSIONS.1], [VERSIONS.1, VERSIONS.0]] {
+        ends = pair(newest);
+        assert!(ends.iter().all(|s| s.peer().is_some_and(|p| p.version == VERSIONS.0)));
+        for (_, f) in golden() {
+            match f.clone() {
+                Frame::Fence { stream, text, .. } => {
+                    ends[1].send(f).expect("as an error of the stream");
+                    let code = stream_error::DIVERGED;
+                    let said = Frame::StreamError { stream, code, text };
+                    assert_eq!(ends[1].poll_transmit(), Some(said));
+                }
+                Frame::Attach(a) => {
+                    ends[1].send(f).expect("without what it does not know");
+                    let Some(Frame::Attach(b)) = ends[1].poll_transmit() else { panic!("attach") };
+                    assert_eq!((b.over, b.state, b.folded), (None, a.state, a.folded));
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+proptest! {
+    /// Whatever a node sends to a peer of another version, the peer takes.
+    #[test]
+    fn mixed_pairs_understand_one_another(
+        old in 0..2usize,
+        frames in prop::collection::vec((any_frame(), 0..2usize), 0..20),
+    ) {
+        let mut newest = [VERSIONS.1; 2];
+        newest[old] = VERSIONS.0;
+        let mut ends = pair(newest);
+        for (f, from) in frames {
+            // A sender answers no attachment with a catch-up that nobody asked for.
+            if is_new(&f) && matches!(f, Frame::Start(_)) {
+                continue;
+            }
+            let sent = ends[from].send(f).is_ok();
+            let said = ends[from].poll_transmit();
+            prop_assert_eq!(sent, said.is_some());
+            if let Some(said) = said {
+                let again = parse_frame(&frame_bytes(&said)).expect("legal bytes");
+                ends[1 - from].handle_frame(NOW, again.clone());
+                prop_assert_eq!(ends[1 - from].poll_event(), Some(Event::Frame(again)));
+            }
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! A blow at every step of handshake and transfer: the connection is cut, or one side restarts from
+//! its disk, right before and right after each frame that may come. The steps are those of the
+//! session's table.
+
+use std::time::Duration;
+
+use rcp::proto::frame::FrameType as F;
+use rcp::proto::session::SessionState as S;
+use tests::sim::steps::{Blow, Step, Trap, When, all};
+use tests::sim::{Counters, Options, options::Kind, options::Place, rng::Rng, world::World};
+
+/// Steps that a handshake and a transfer do not take: they end a session, refuse one, ask beforehand
+/// or carry commands. Other tests take them (`rcp/tests/states.rs`, `node`, `tests/tests/e2e`).
+fn aside(s: Step) -> bool {
+    matches!(s.state, S::ProbeSent | S::Deciding | S::Answering)
+        || matches!(
+            s.frame,
+            F::Refuse
+                | F::Goodbye
+                | F::Probe
+                | F::ProbeReply
+                | F::Withdraw
+                | F::StreamError
+                | F::Fence
+                | F::Control
+                | F::ControlResult
+        )
+}
+
+/// Writes, a replica, one below it: seeded both, then live.
+fn options(seed: u64) -> Options {
+    let mut rng = Rng::new(seed);
+    let place = |kind, parent, ms| Place { kind, parent, joins: Duration::from_millis(ms) };
+    let (block, blocks) = (512, 256);
+    Options {
+        places: vec![
+            place(Kind::Primary, None, 0),
+            place(Kind::Replica, Some(0), 2000),
+            place(Kind::Replica, Some(1), 2000),
+        ],
+        blocks,
+        block_size: volmcast::units::BlockSize::from_bytes(block).unwrap(),
+        // Less than what is written before anybody joins, and much more than a blow costs.
+        save: 256 << 10,
+        snapshot_slots: blocks * 4,
+        chunk: 8 * block,
+        window: 32 << 10,
+        held: 16 * block,
+        cache: 64 << 10,
+        cut: (blocks * block / 8, Duration::from_millis(100)),
+        playback: (0, Duration::ZERO),
+        faults_for: Duration::from_secs(5),
+        client_pause: 3_000,
+        disk_delay: 500,
+        link_delay: 500,
+        crash_ppm: 0,
+        calm: true,
+        ..Options::random(&mut rng)
+    }
+}
+
+fn run(trap: Trap, seed: u64) -> Counters {
+    let (opt, rng) = (options(seed), Rng::new(seed));
+    match World::new(seed, opt, rng, false).with_trap(trap).run() {
+        Ok(c) => c,
+        Err(f) => panic!("{trap:?}:\n{f}"),
+    }
+}
+
+#[test]
+fn a_blow_at_every_step_costs_at_most_a_window() {
+    let (mut taken, mut walked, mut worst, mut total) = (0, 0, 0, Counters::default());
+    let mut table = Vec::new();
+    for step in all() {
+        let (mut sprung, mut most) = (0, 0);
+        for when in [When::Before, When::After] {
+            for blow in [Blow::Cut, Blow::Sender, Blow::Receiver] {
+                for pass in [0, 7] {
+                    if aside(step) {
+                        continue;
+                    }
+                    let seed = 40 + walked;
+                    walked += 1;
+                    let c = run(Trap { step, blow, when, pass }, seed);
+                    sprung += c.get("blow");
+                    assert!(pass > 0 || c.get("blow") == 1, "{step:?} is never taken");
+                    // A restart of the node in the middle breaks two hops.
+                    let twice = c.get("bytes sent twice");
+                    let window = options(seed).window;
+                    assert!(twice <= 2 * window, "{step:?} {when:?} {blow:?}: {twice} twice");
+                    most = most.max(twice);
+                    total.merge(&c);
+                }
+            }
+        }
+        if !aside(step) {
+            taken += 1;
+            table.push(format!(
+                "{:>10} × {:<12} {sprung:>2} blows, {most} bytes twice at most",
+                step.state.name(),
+                step.frame
+            ));
+        }
+        worst = worst.max(most);
+    }
+    println!(
+        "{taken} of {} steps, {walked} runs, {} blows; {} bytes sent, {} of them twice, at most \
+         {worst} for a blow; window {}\n{}",
+        all().len(),
+        total.get("blow"),
+        total.get("bytes sent once") + total.get("bytes sent twice"),
+        total.get("bytes sent twice"),
+        options(0).window,
+        table.join("\n"),
+    );
+    assert!(taken >= 16, "{taken} steps of a transfer");
+    assert!(total.get("seed resumed") > 0 && total.get("seed finished") > 0, "{total}");
+}
