@@ -524,7 +524,9 @@ fn a_writer_that_was_put_back_waits_for_a_word_and_a_new_line_rewinds_its_child(
     r.is_open("p");
     r.write("p", 5, 5);
     r.pass(5_000);
-    assert_eq!(r.visible("l1"), 3);
+    // What may have been written since set 2 is marked again, and made a set at the end of the seed.
+    assert_eq!(r.visible("l1"), r.visible("p"), "{:#?}", r.nodes["l1"].notes);
+    assert!(r.visible("p") > 2);
     let states = r.nodes["l1"].vol.as_ref().and_then(|v| v.states.clone()).expect("states");
     let pin = states.board().pin_visible().expect("shown");
     let mut buf = [9; 4096];
@@ -569,12 +571,12 @@ fn a_volume_that_the_topology_made_waits_for_a_child() {
     r.add("p", "g1", &["l1"]);
     let standing = Standing { unproven: true, ..Standing::default() };
     r.create("p", &Identity { standing, ..identity("p", "g1", "primary") });
-    r.pass(1_000);
-    r.is_held("p");
-    // Not even a restart lets writers in.
-    r.restart("p", "g1", &["l1"]);
-    r.pass(1_000);
-    r.is_held("p");
+    // Volumes come before groups when a node starts; nor does another start let writers in.
+    for _ in 0..2 {
+        r.restart("p", "g1", &["l1"]);
+        r.pass(1_000);
+        r.is_held("p");
+    }
     r.add("l1", "g1", &[]);
     r.pass(5_000);
     r.is_open("p");
