@@ -81,6 +81,16 @@ fn nobody_is_fed_twice() {
 }
 
 #[test]
+fn what_hangs_on_nothing_is_out_of_date_and_refuses_no_route() {
+    let mut t = table("p", "a");
+    // b was below a once, fed d, and had p as next hop.
+    t.learn(&g("g1"), &n("a"), &[line("a", "c"), line("b", "d p")]).expect("a child");
+    assert_eq!(add(&mut t, "d", "", &[]), Ok(()));
+    assert_eq!(add(&mut t, "b", "", &[]), Ok(()));
+    assert_eq!(refused(&mut t, "c", "", &[], &["already fed by `a`"]), "second-parent");
+}
+
+#[test]
 fn the_degree_is_bounded() {
     let hops: Vec<NodeName> = (0..=MAX_NEXT_HOPS).map(|i| n(&format!("n{i}"))).collect();
     let (last, fit) = hops.split_last().expect("some");

@@ -246,6 +246,9 @@ pub struct VolumeInfo {
     /// Two writers did not know of each other, in words.
     #[serde(default)]
     pub split: Option<String>,
+    /// This node is about to be the writer, or it is not known yet whether it is.
+    #[serde(default)]
+    pub promoting: bool,
 }
 
 /// How far a child is with one volume.
@@ -365,6 +368,9 @@ pub enum WriterChange {
         /// Only if everything that is there ends with this set.
         #[serde(default)]
         at: Option<u64>,
+        /// Counter of the newest line that is known anywhere: the new one is above it.
+        #[serde(default)]
+        above: u32,
     },
     /// Writers wait, and a last set is made (F33). Without what follows, they go on after a while.
     Hold {

@@ -9,7 +9,7 @@ use node::nbd::Export;
 use node::volumes::open::{self, OpenPlan, Opened};
 use rcp::proto::clock::{Mono, Wall};
 use rcp::proto::delta::{
-    ChunkDraft, ChunkFlags, ChunkListSum, Compression, Extent, SetFlags, SetHeader, StepId,
+    Chunk, ChunkDraft, ChunkFlags, ChunkListSum, Compression, Extent, SetFlags, SetHeader, StepId,
 };
 use rcp::proto::frame::Branch;
 use rcp::proto::ids::{
@@ -165,8 +165,9 @@ fn store_role(o: &Opened, folder: &Path, at: SetNumber) {
     let mut identity = o.identity.clone();
     let snapshots = o.volume.config().snapshots.clone();
     let blocks = o.volume.blocks();
-    open::make_writable(folder, &mut identity, &o.files, snapshots, blocks, opens)
-        .expect("writable");
+    open::make_writable(&identity, &o.files, snapshots, blocks).expect("writable");
+    open::takes_over(&mut identity, opens);
+    identity.store(folder).expect("stored");
 }
 
 fn is_primary(o: &Opened) -> bool {
@@ -278,11 +279,89 @@ fn sets_past_a_fork_are_dropped_if_nobody_saw_them_and_given_up_if_somebody_did(
     drop(o);
     let mut o = open_at(&folder);
     assert_eq!(o.volume.durable().visible, SetNumber(3));
-    o.volume.discard("a test");
+    o.volume.discard("a test", newer());
     drive(&mut o);
     drop(o);
     let o = open_at(&folder);
     assert!(o.volume.is_discarded() && o.volume.refusal().is_some());
     assert_eq!(o.volume.position().0, SetNumber::ZERO);
-    assert!(o.volume.history().is_empty() && o.volume.seed_position().is_some());
+    assert!(o.volume.seed_position().is_some());
+    assert_eq!(o.volume.history(), newer(), "what is known of writers is not given up");
+}
+
+/// An extent of a seed: blocks 0 to 63 are filled with `byte`.
+fn extent(view: u64, byte: u8) -> Chunk {
+    let step = StepId {
+        volume: VOLUME,
+        generation: FIRST,
+        base: SetNumber::ZERO,
+        to: SetNumber(view),
+        attempt: Attempt(1),
+    };
+    let draft = ChunkDraft {
+        step,
+        number: ChunkNumber(0),
+        block_size_shift: 12,
+        flags: ChunkFlags::SEED,
+        extents: vec![Extent::data(0, 64)],
+        payload: Bytes::from(vec![byte; 64 * 4096]),
+    };
+    draft.encode(Compression::Never).expect("a chunk")
+}
+
+#[test]
+fn what_an_extent_may_hold_is_known_over_a_restart_and_to_the_next_sender() {
+    let dir = tempfile::tempdir().expect("temp");
+    let folder = dir.path().join("v");
+    let mut o = replica(&folder);
+    o.volume.set_playback_policy(AT_ONCE);
+    o.volume.seed_begin(SetNumber(3), BlockCount(BLOCKS));
+    drive(&mut o);
+    assert_eq!(o.volume.reaches(), SetNumber(3));
+    // Of the set that the writer was filling.
+    o.volume.receive_seed(64, SetNumber(5), &extent(5, 5));
+    drive(&mut o);
+    assert_eq!(o.volume.reaches(), SetNumber(5), "a line that forks at 4 finds more than its own");
+    drop(o);
+    let mut o = open_at(&folder);
+    assert_eq!(o.volume.reaches(), SetNumber(5));
+    // A sender that is behind the one before ends the seed.
+    o.volume.set_playback_policy(AT_ONCE);
+    o.volume.seed_resume();
+    feed(&mut o.volume, FIRST, 4, 4).expect("taken");
+    o.volume.receive_seed_end(SetNumber(4), false);
+    drive(&mut o);
+    assert!(o.volume.refusal().is_some(), "blocks of set 5 are not shown as set 4");
+    feed(&mut o.volume, FIRST, 5, 55).expect("taken");
+    drive(&mut o);
+    assert_eq!((o.volume.refusal(), o.volume.durable().visible), (None, SetNumber(5)));
+}
+
+#[test]
+fn a_line_is_opened_after_the_set_that_is_being_made() {
+    let dir = tempfile::tempdir().expect("temp");
+    let folder = dir.path().join("v");
+    let mut o = replica(&folder);
+    let at = bring_to_rest(&mut o, Ending::PlayAll);
+    store_role(&o, &folder, at);
+    drop(o);
+    let mut o = open_at(&folder);
+    let p = o.primary.clone().expect("writable");
+    p.gate().set(&Gate::Open);
+    p.write(9 * 4096, &[9; 4096]).expect("written");
+    o.volume.demand_cut(false);
+    assert_eq!(o.volume.draining(), Some(at.next()));
+    let third = Generation { counter: 3, id: [3; 16] };
+    o.volume.open_generation(third, Wall(1));
+    assert_eq!(o.volume.history().len(), 2, "the set under way is of the line before");
+    drive(&mut o);
+    let history = o.volume.durable().history.clone();
+    assert_eq!((history.len(), history[2].forked_from), (3, at.next()));
+    p.write(10 * 4096, &[10; 4096]).expect("written");
+    o.volume.demand_cut(false);
+    drive(&mut o);
+    drop((p, o));
+    let o = open_at(&folder);
+    assert_eq!(o.volume.durable().visible, SetNumber(at.0 + 2), "both sets are there");
+    assert_eq!(o.volume.position().0, SetNumber(at.0 + 2));
 }

@@ -1,6 +1,6 @@
 //! The simulation: seeds that once failed, and a few hundred others.
 
-use tests::sim::{BAD_DISKS, Counters, run};
+use tests::sim::{BAD_DISKS, Counters, TURNS, run};
 
 /// Seeds that found something, with a word on what.
 const REGRESSIONS: &[(u64, &str)] = &[
@@ -122,6 +122,33 @@ fn a_few_hundred_seeds() {
     }
     println!("{counters}");
     for what in MUST_HAPPEN {
+        assert!(counters.get(what) > 0, "never happened: {what}\n{counters}");
+    }
+}
+
+#[test]
+fn writers_that_change() {
+    let mut counters = Counters::default();
+    for seed in TURNS..TURNS + 150 {
+        match run(seed, false) {
+            Ok(c) => counters.merge(&c),
+            Err(f) => panic!("{f}"),
+        }
+    }
+    for what in [
+        "content compared before writers were let in",
+        "crash of a node that is being seeded",
+        "crash right after a promotion was stored",
+        "node followed another line",
+        "promoted",
+        "promotion of which nobody knows whether it is stored",
+        "role could not be stored",
+        "runs converged",
+        "swap finished",
+        "swap left unfinished",
+        "taken back",
+        "writer became a replica",
+    ] {
         assert!(counters.get(what) > 0, "never happened: {what}\n{counters}");
     }
 }

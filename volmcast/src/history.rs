@@ -41,13 +41,15 @@ pub fn relate(ours: &[Branch], theirs: &[Branch]) -> Relation {
     };
     let shared = ours.iter().zip(theirs).take_while(same).count();
     let (a, b) = (ours.get(shared), theirs.get(shared));
-    let first = shared == 0 && !ours.is_empty() && !theirs.is_empty();
-    let fork = if first {
-        SetNumber::ZERO
-    } else {
-        let at = |x: Option<&Branch>| x.map_or(ALL, |b| b.forked_from);
+    let fork = if shared > 0 {
+        // A later line may begin before the next one does.
+        let apart = ours[shared..].iter().chain(&theirs[shared..]);
+        apart.map(|b| b.forked_from).min().unwrap_or(ALL)
+    } else if ours.is_empty() || theirs.is_empty() {
         // Nobody who knows no line yet contradicts one.
-        if shared == 0 { ALL } else { at(a).min(at(b)) }
+        ALL
+    } else {
+        SetNumber::ZERO
     };
     let counter = |h: &[Branch]| h.last().map_or(0, |b| b.generation.counter);
     match (a, b) {
@@ -60,6 +62,37 @@ pub fn relate(ours: &[Branch], theirs: &[Branch]) -> Relation {
             std::cmp::Ordering::Equal => Relation::Split { fork },
         },
     }
+}
+
+/// Most lines of a history.
+pub const MAX_LINES: usize = 512;
+/// How far the counter of one line may be above that of the line before it: nobody brings counters
+/// to their end.
+pub const MAX_JUMP: u32 = 1 << 20;
+
+/// Whether a history that another node tells can be one: its counters rise, line by line, and not by
+/// leaps, also above those of `ours`.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub fn plausible(ours: &[Branch], theirs: &[Branch]) -> Result<(), String> {
+    if theirs.len() > MAX_LINES {
+        return Err(format!("{} lines are more than {MAX_LINES}", theirs.len()));
+    }
+    let counters = || theirs.iter().map(|b| b.generation.counter);
+    for (before, after) in counters().zip(counters().skip(1)) {
+        if after <= before {
+            return Err(format!("line {after} follows line {before}"));
+        }
+    }
+    let known = ours.iter().map(|b| b.generation.counter).max().unwrap_or(0);
+    let steps = std::iter::once(known).chain(counters()).zip(counters());
+    for (before, after) in steps {
+        if after.saturating_sub(before.max(known)) > MAX_JUMP {
+            return Err(format!("line {after} comes right after line {}", before.max(known)));
+        }
+    }
+    Ok(())
 }
 
 /// The line that a state is on: the newest that begins before it.
@@ -114,6 +147,32 @@ mod tests {
         assert_eq!(relate(&resolved, &b), Relation::Older { fork: SetNumber(7) });
         let other = [line(1, 9, 0)];
         assert_eq!(relate(&old_first(), &other), Relation::Split { fork: SetNumber::ZERO });
+    }
+
+    #[test]
+    fn a_later_line_that_begins_earlier_is_where_histories_part() {
+        let old = [line(1, 1, 0)];
+        let new = [line(1, 1, 0), line(2, 2, 10), line(3, 3, 7)];
+        assert_eq!(relate(&old, &new), Relation::Newer { fork: SetNumber(7) });
+        assert_eq!(relate(&new, &old), Relation::Older { fork: SetNumber(7) });
+        assert_eq!(relate(&new[..2], &new), Relation::Newer { fork: SetNumber(7) });
+        let a = [line(1, 1, 0), line(2, 2, 10), line(4, 4, 5)];
+        let b = [line(1, 1, 0), line(2, 3, 12), line(5, 5, 8)];
+        assert_eq!(relate(&a, &b), Relation::Newer { fork: SetNumber(5) });
+        assert_eq!(relate(&b, &a), Relation::Older { fork: SetNumber(5) });
+    }
+
+    #[test]
+    fn a_history_rises_line_by_line_and_not_by_leaps() {
+        let ours = [line(1, 1, 0), line(7, 2, 10)];
+        let told = |c: &[u32]| c.iter().map(|c| line(*c, 1, 0)).collect::<Vec<_>>();
+        for good in [&[][..], &[1], &[1, 2, 8], &[1, 7 + MAX_JUMP], &[1, 9, 9 + MAX_JUMP]] {
+            assert_eq!(plausible(&ours, &told(good)), Ok(()), "{good:?}");
+        }
+        for bad in [&[1, 1][..], &[3, 2], &[u32::MAX], &[1, 8 + MAX_JUMP], &[1, 2, u32::MAX]] {
+            assert!(plausible(&ours, &told(bad)).is_err(), "{bad:?}");
+        }
+        assert!(plausible(&[], &told(&[1; MAX_LINES + 1])).is_err());
     }
 
     fn old_first() -> [Branch; 1] {

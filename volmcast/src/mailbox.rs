@@ -15,7 +15,9 @@ use crate::units::{BlockCount, BlockSize, LogPos};
 /// Bytes of one slot in the file; slot 0 at offset 0, slot 1 behind it.
 pub const SLOT_LEN: usize = 64 << 10;
 const MAGIC: [u8; 4] = *b"RCPM";
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
+/// Version 2 did not say which states the extents of a seed or catch-up may hold.
+const VIEWS_SINCE: u16 = 3;
 /// Version 1 had neither catch-ups nor the sets of changed blocks.
 const FIRST_VERSION: u16 = 1;
 const HEAD: usize = 32;
@@ -43,6 +45,8 @@ pub struct SeedMark {
     pub next_block: u64,
     /// Readable once this set is folded in; unknown until the seed's end has come.
     pub need: Option<SetNumber>,
+    /// Newest state that anything of an extent in the base may be of, in any session.
+    pub view: SetNumber,
 }
 
 /// Which part of the file of changed blocks is valid, and what it covers.
@@ -86,6 +90,9 @@ impl Settings {
     }
 }
 
+/// In the byte of the settings: [`Mailbox::had_children`].
+const HAD_CHILDREN: u8 = 4;
+
 /// What a slot says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mailbox {
@@ -97,6 +104,8 @@ pub struct Mailbox {
     pub block_size: BlockSize,
     /// What an operator has set.
     pub settings: Settings,
+    /// A child has attached here once: others know of this node's sets.
+    pub had_children: bool,
     /// Its size.
     pub blocks: BlockCount,
     /// Oldest live position of the save volume.
@@ -155,6 +164,7 @@ impl Mailbox {
             volume,
             block_size,
             settings: Settings::default(),
+            had_children: false,
             blocks,
             log_tail: LogPos(0),
             log_head: LogPos(0),
@@ -192,7 +202,7 @@ impl Mailbox {
         b.put_bytes(0, HEAD);
         b.put_slice(&self.volume.0);
         b.put_u8(self.block_size.shift());
-        b.put_u8(self.settings.to_bits());
+        b.put_u8(self.settings.to_bits() | if self.had_children { HAD_CHILDREN } else { 0 });
         b.put_bytes(0, 2);
         b.put_u32_le(self.attempt.0);
         b.put_u64_le(self.blocks.0);
@@ -203,7 +213,7 @@ impl Mailbox {
         b.put_u64_le(self.merged.0);
         b.put_u64_le(self.hidden_until.0);
         match &self.seed {
-            None => b.put_bytes(0, 40),
+            None => b.put_bytes(0, 48),
             Some(s) => {
                 let end = u64::from(s.need.is_some());
                 b.put_u64_le(1 + end + 2 * u64::from(s.over.is_some()));
@@ -211,6 +221,7 @@ impl Mailbox {
                 b.put_u64_le(s.next_block);
                 b.put_u64_le(s.need.map_or(0, |n| n.0));
                 b.put_u64_le(s.over.map_or(0, |n| n.0));
+                b.put_u64_le(s.view.0);
             }
         }
         b.put_u64_le(self.changes.offset);
@@ -291,7 +302,10 @@ impl Mailbox {
         let Some(block_size) = BlockSize::from_shift(shift) else {
             return Some(Err(MailboxError::Damaged("block size")));
         };
-        let Some(settings) = Settings::from_bits(b.try_get_u8().ok()?) else {
+        let bits = b.try_get_u8().ok()?;
+        let had_children = bits & HAD_CHILDREN != 0 && version >= VIEWS_SINCE;
+        let known = if had_children { HAD_CHILDREN } else { 0 };
+        let Some(settings) = Settings::from_bits(bits & !known) else {
             return Some(Err(MailboxError::Damaged("settings")));
         };
         let mut reserved = [0u8; 2];
@@ -333,6 +347,7 @@ impl Mailbox {
             volume: VolumeId(id),
             block_size,
             settings,
+            had_children,
             blocks: BlockCount(blocks),
             log_tail: LogPos(tail),
             log_head: LogPos(head),
@@ -407,29 +422,39 @@ fn get_seed(
         b.try_get_u64_le().ok()?,
         b.try_get_u64_le().ok()?,
     );
-    let (over, changes) = if version == FIRST_VERSION {
-        (0, ChangesMark { base: merged, ..ChangesMark::default() })
+    let over = if version == FIRST_VERSION { 0 } else { b.try_get_u64_le().ok()? };
+    let view = if version < VIEWS_SINCE { 0 } else { b.try_get_u64_le().ok()? };
+    let changes = if version == FIRST_VERSION {
+        ChangesMark { base: merged, ..ChangesMark::default() }
     } else {
-        let mut u64s = [0u64; 5];
+        let mut u64s = [0u64; 4];
         for x in &mut u64s {
             *x = b.try_get_u64_le().ok()?;
         }
-        let [over, offset, bytes, epoch, base] = u64s;
-        (over, ChangesMark { offset, bytes, epoch, base: SetNumber(base) })
+        let [offset, bytes, epoch, base] = u64s;
+        ChangesMark { offset, bytes, epoch, base: SetNumber(base) }
     };
     let seed = (kind > 0).then(|| SeedMark {
         over: (kind > 2).then_some(SetNumber(over)),
         from: SetNumber(from),
         next_block,
         need: (kind % 2 == 0).then_some(SetNumber(need)),
+        view: SetNumber(view),
     });
     // What has no meaning is zero.
     let idle = match kind {
-        0 => (from, next_block, need, over) == (0, 0, 0, 0),
+        0 => (from, next_block, need, over, view) == (0, 0, 0, 0, 0),
         1 => (need, over) == (0, 0),
         2 => over == 0,
         3 => need == 0 && version > FIRST_VERSION,
         k => k == 4 && version > FIRST_VERSION,
+    };
+    // Nobody knows what the extents may hold: a seed begins anew, with an empty base.
+    let seed = match seed {
+        Some(s) if version < VIEWS_SINCE => {
+            Some(SeedMark { over: None, next_block: 0, need: None, ..s })
+        }
+        s => s,
     };
     idle.then_some((seed, changes))
 }
@@ -474,6 +499,7 @@ mod tests {
                 from: SetNumber(4),
                 next_block: 77,
                 need: Some(SetNumber(6)),
+                view: SetNumber(5),
             }),
             changes: ChangesMark { offset: 4096, bytes: 300, epoch: 3, base: SetNumber(1) },
             history: vec![Branch {
@@ -517,10 +543,10 @@ mod tests {
         let (old, new) = (sample(), Mailbox { sequence: 6, ..sample() });
         let mut f = file([&old, &new]);
         let at = usize::try_from(Mailbox::slot_offset(6)).expect("small");
-        f[at + 4] = 3;
+        f[at + 4] = 4;
         let crc = crc32c::crc32c(&f[at..at + 28]);
         f[at + 28..at + 32].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(Mailbox::choose(&f, old.volume), Err(MailboxError::Version(3)));
+        assert_eq!(Mailbox::choose(&f, old.volume), Err(MailboxError::Version(4)));
     }
 
     /// The bytes of this form may never change.
@@ -532,13 +558,13 @@ mod tests {
             hex,
             concat!(
                 "5243504d",                         // magic RCPM
-                "0200",                             // version
+                "0300",                             // version
                 "0000",                             // reserved
                 "0500000000000000",                 // sequence
-                "ee000000",                         // bytes of body
-                "79d4d4fe",                         // CRC32C of the body
+                "f6000000",                         // bytes of body
+                "cc1d410a",                         // CRC32C of the body
                 "00000000",                         // reserved
-                "d0bb95a0",                         // CRC32C of the 28 bytes before
+                "6aa5cd5d",                         // CRC32C of the 28 bytes before
                 "09090909090909090909090909090909", // volume
                 "0c",                               // block size 2^12
                 "00",                               // settings: none
@@ -556,6 +582,7 @@ mod tests {
                 "4d00000000000000",                 // next block
                 "0600000000000000",                 // needed set
                 "0200000000000000",                 // content held
+                "0500000000000000",                 // extents of states up to
                 "0010000000000000",                 // changes: offset
                 "2c01000000000000",                 // bytes
                 "0300000000000000",                 // epoch
@@ -595,7 +622,14 @@ mod tests {
             .collect();
         let m = sample();
         let wanted = Mailbox {
-            seed: m.seed.map(|s| SeedMark { over: None, ..s }),
+            // Begun anew: the states that its extents may hold are not known.
+            seed: m.seed.map(|s| SeedMark {
+                over: None,
+                next_block: 0,
+                need: None,
+                view: SetNumber::ZERO,
+                ..s
+            }),
             changes: ChangesMark { base: m.merged, ..ChangesMark::default() },
             ..m
         };

@@ -92,6 +92,7 @@ fn mailbox_slot() {
             from: SetNumber(0x19),
             next_block: 0x1a,
             need: Some(SetNumber(0x1b)),
+            view: SetNumber(0x22),
         }),
         changes: ChangesMark { offset: 0x1e, bytes: 0x1f, epoch: 0x20, base: SetNumber(0x21) },
         history: vec![Branch {
@@ -103,19 +104,20 @@ fn mailbox_slot() {
         consumers: vec![ConsumerMark { name: name("cc"), acked: LogPos(6) }],
         kept: vec![KeptState { pin: 7, set: SetNumber(8) }],
         settings: Settings { stopped: true, transient: true },
+        had_children: true,
         ..Mailbox::empty(VOLUME, BlockSize::DEFAULT, BlockCount(0x1c))
     };
     let b = m.encode().expect("fits");
     let le = u64::to_le_bytes;
     let body_len = u32::try_from(b.len() - 32).expect("small").to_le_bytes();
-    let fixed: [(&str, &[u8]); 24] = [
+    let fixed: [(&str, &[u8]); 25] = [
         ("sequence", &le(0x11)),
         ("bytes of body", &body_len),
         ("checksum of the body", &crc(&[&b[32..]])),
         ("checksum of bytes", &crc(&[&b[..28]])),
         ("volume UUID", &VOLUME.0),
         ("block size", &[12]),
-        ("settings", &[3]),
+        ("settings", &[7]),
         ("attempt", &0x12u32.to_le_bytes()),
         ("size of the volume", &le(0x1c)),
         ("log tail", &le(0x13)),
@@ -129,6 +131,7 @@ fn mailbox_slot() {
         ("seed: blocks", &le(0x1a)),
         ("seed: readable", &le(0x1b)),
         ("catch-up: state", &le(0x1d)),
+        ("seed or catch-up: newest", &le(0x22)),
         ("changes: offset", &le(0x1e)),
         ("changes: bytes", &le(0x1f)),
         ("changes: epoch", &le(0x20)),

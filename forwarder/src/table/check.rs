@@ -72,7 +72,7 @@ impl Table {
         ctx: &AddContext<'_>,
     ) -> Option<Vec<NodeName>> {
         let mut graph = Graph::new();
-        for (node, hops) in routes.lines_below().chain(ctx.onward.iter().map(|(n, h)| (n, h))) {
+        for (node, hops) in routes.lines_in_tree().chain(ctx.onward.iter().map(|(n, h)| (n, h))) {
             graph.entry(node).or_default().extend(hops);
         }
         for (i, above) in ctx.path.iter().enumerate() {
@@ -121,7 +121,7 @@ impl Table {
     ) -> Option<(NodeName, NodeName, NodeName)> {
         let mut feeder: BTreeMap<&NodeName, &NodeName> =
             routes.own.iter().map(|hop| (hop, &self.node)).collect();
-        for (node, hops) in routes.lines_below() {
+        for (node, hops) in routes.lines_in_tree() {
             hops.iter().for_each(|hop| {
                 feeder.entry(hop).or_insert(node);
             });

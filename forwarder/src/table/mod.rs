@@ -110,6 +110,22 @@ impl Routes {
     fn lines_below(&self) -> impl Iterator<Item = (&NodeName, &Vec<NodeName>)> {
         self.below.values().flatten()
     }
+
+    /// As [`Routes::lines_below`], without nodes to which no way leads from the child that told of
+    /// them: what is known of those is out of date, and nobody would say so.
+    fn lines_in_tree(&self) -> impl Iterator<Item = (&NodeName, &Vec<NodeName>)> {
+        self.below.iter().flat_map(|(child, lines)| {
+            let mut seen = BTreeSet::from([child]);
+            let mut next = vec![child];
+            let mut found = Vec::new();
+            while let Some(node) = next.pop() {
+                let Some((name, hops)) = lines.get_key_value(node) else { continue };
+                next.extend(hops.iter().filter(|h| seen.insert(h)));
+                found.push((name, hops));
+            }
+            found
+        })
+    }
 }
 
 /// The routing table of one node.

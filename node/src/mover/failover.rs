@@ -13,21 +13,24 @@
 use std::time::Duration;
 
 use rcp::proto::clock::{Mono, Wall};
-use rcp::proto::frame::{Frame, stream_error};
+use rcp::proto::frame::{Frame, StreamId, stream_error};
 use rcp::proto::ids::{Generation, NodeName, SetNumber, StateId, VolumeId};
 use std::sync::Arc;
 use volmcast::capture::Capture;
+use volmcast::history::{MAX_JUMP, MAX_LINES};
 use volmcast::storage::Fenced;
 use volmcast::volume::{CutPolicy, Ending, PlaybackPolicy, Role};
 
-use super::history::{Writer, is_primary};
-use super::{AskId, Effect, Level, Mover, Reply};
+use super::history::{self, Writer, is_primary};
+use super::{AskId, ConnId, Effect, Held, Level, Mover, Reply};
 use crate::api::{ApiError, ApiErrorKind, Promoted, WriterAnswer, WriterChange};
 
 /// How often a change that waits for the disk is looked at.
 const LOOK: Duration = Duration::from_millis(10);
 /// Longest time to bring a replica to rest.
 const REST: Duration = Duration::from_secs(120);
+/// How often the old role is stored again, if that failed.
+const UNMAKE: Duration = Duration::from_secs(1);
 
 /// What writers meet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,35 +50,75 @@ pub(super) enum Change {
     None,
     Promoting(Promoting),
     /// Writers wait; unless it is handed over, they are let in then.
-    Holding {
-        ask: AskId,
-        until: Mono,
-    },
+    Holding(Holding),
     HandingOver(AskId),
-    TakingBack(AskId),
-    SteppingDown {
+    TakingBack {
         ask: AskId,
-        discards: bool,
+        /// What was handed over.
+        was: Fenced,
     },
+    SteppingDown(SteppingDown),
+}
+
+/// Writers wait.
+#[derive(Debug)]
+pub(super) struct Holding {
+    /// Who asked, until the last set is demanded.
+    pub(super) ask: Option<AskId>,
+    pub(super) until: Mono,
+    /// Which [`Effect::AwaitQuiet`] is its own.
+    pub(super) number: u64,
+}
+
+/// A writer becomes a replica.
+#[derive(Debug)]
+pub(super) struct SteppingDown {
+    pub(super) ask: AskId,
+    /// What the new writer lacks may be given up.
+    pub(super) discard: bool,
+    /// Which [`Effect::AwaitQuiet`] is its own.
+    pub(super) number: u64,
+    /// No write is under way any more, and the role is being stored: everything is given up, or
+    /// nothing.
+    pub(super) discards: Option<bool>,
 }
 
 /// A node on its way to being the writer.
 #[derive(Debug)]
 pub(super) struct Promoting {
     asks: Vec<AskId>,
+    /// What was asked for.
+    now: bool,
+    at: Option<u64>,
     id: [u8; 16],
     counter: u32,
     known: SetNumber,
     stage: Stage,
     deadline: Mono,
+    /// The stream it was fed by.
+    parent: Option<(ConnId, StreamId)>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Stage {
     Playing,
     Pinning(SetNumber),
     Making(StateId),
-    Opening(StateId),
+    /// It did not come about, and the disk may say that it did: the old role is stored again.
+    Unmaking {
+        why: String,
+        again_at: Option<Mono>,
+    },
+    Opening(Generation),
+}
+
+/// Why there is no writable volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotMade {
+    /// Nothing was changed.
+    Unchanged(String),
+    /// Whether the new role is on the disk is not known.
+    Unknown(String),
 }
 
 impl Change {
@@ -83,14 +126,14 @@ impl Change {
         matches!(self, Self::Promoting(_))
     }
 
-    fn is_none(&self) -> bool {
+    pub(super) fn is_none(&self) -> bool {
         matches!(self, Self::None)
     }
 
     pub(super) fn timeout(&self, now: Mono) -> Option<Mono> {
         match self {
             Self::Promoting(_) => Some(now.after(LOOK)),
-            Self::Holding { until, .. } => Some(*until),
+            Self::Holding(hold) => Some(hold.until),
             _ => None,
         }
     }
@@ -99,22 +142,47 @@ impl Change {
     pub(super) fn told(&self) -> Option<String> {
         Some(match self {
             Self::None => return None,
-            Self::Promoting(p) => match p.stage {
+            Self::Promoting(p) => match &p.stage {
                 Stage::Playing => "is being promoted: plays what it has received".to_owned(),
                 Stage::Pinning(s) => format!("is being promoted: keeps the restart point {s}"),
                 Stage::Making(_) | Stage::Opening(_) => {
                     "is being promoted: opens its line".to_owned()
                 }
+                Stage::Unmaking { why, .. } => format!(
+                    "was not promoted ({why}), and the disk has yet to say so: a restart now may \
+                     make it the writer"
+                ),
             },
-            Self::Holding { .. } => "writes are held: it is being handed over".to_owned(),
-            Self::HandingOver(_) | Self::TakingBack(_) => "is being handed over".to_owned(),
-            Self::SteppingDown { .. } => "becomes a replica".to_owned(),
+            Self::Holding(_) => "writes are held: it is being handed over".to_owned(),
+            Self::HandingOver(_) | Self::TakingBack { .. } => "is being handed over".to_owned(),
+            Self::SteppingDown(_) => "becomes a replica".to_owned(),
         })
     }
 }
 
-fn conflict(text: String) -> ApiError {
+pub(super) fn conflict(text: String) -> ApiError {
     ApiError::new(ApiErrorKind::Conflict, text)
+}
+
+fn only_forwards(node: &NodeName, name: &str) -> ApiError {
+    conflict(format!(
+        "{node} only forwards volume {name}: it has no content to go on from; `rcpctl failover {name} \
+         --plan` shows who has"
+    ))
+}
+
+/// The counter of a new line: above all that is known here, and above what the operator knows.
+fn next_counter(h: &Held, own: Generation, above: u32) -> Result<u32, String> {
+    let rival = h.writer.rival.last().map_or(0, |b| b.generation.counter);
+    let fence = h.writer.fenced.as_ref().map_or(0, |f| f.at.generation.counter);
+    let newest = own.counter.max(rival).max(fence);
+    let counter = newest.max(above).checked_add(1).filter(|c| c - newest <= MAX_JUMP);
+    counter.filter(|_| h.volume.history().len() < MAX_LINES).ok_or_else(|| {
+        format!(
+            "no line can follow line {newest} (a history has at most {MAX_LINES} lines, with counters \
+             that rise by at most {MAX_JUMP}): make a new volume and copy the content into it"
+        )
+    })
 }
 
 impl Mover {
@@ -125,7 +193,9 @@ impl Mover {
         change: WriterChange,
     ) -> Result<(), ApiError> {
         match change {
-            WriterChange::Promote { volume, now, at } => self.promote(ask, &volume, now, at),
+            WriterChange::Promote { volume, now, at, above } => {
+                self.promote(ask, &volume, now, at, above)
+            }
             WriterChange::Hold { volume, limit_ms } => {
                 self.hold(ask, &volume, Duration::from_millis(limit_ms))
             }
@@ -140,7 +210,7 @@ impl Mover {
         }
     }
 
-    fn busy(&self, id: VolumeId, name: &str) -> Result<(), ApiError> {
+    pub(super) fn busy(&self, id: VolumeId, name: &str) -> Result<(), ApiError> {
         let told = self.volumes.get(&id).and_then(|h| h.change.told());
         told.map_or(Ok(()), |t| Err(conflict(format!("volume {name} {t}; try again after that"))))
     }
@@ -152,16 +222,21 @@ impl Mover {
         name: &str,
         now: bool,
         at: Option<u64>,
+        above: u32,
     ) -> Result<(), ApiError> {
         let id = self.volume_named(name)?;
         let (deadline, random) = (self.now.after(REST), self.random_id());
         let node = self.cfg.node.clone();
         let Some(h) = self.volumes.get_mut(&id) else { return Ok(()) };
-        if let Change::Promoting(p) = &mut h.change {
+        if let Change::Promoting(p) = &mut h.change
+            && (p.now, p.at) == (now, at)
+            && p.counter > above
+        {
             p.asks.push(ask);
             return Ok(());
         }
         self.busy(id, name)?;
+        self.role_is_known(id, name)?;
         let Some(h) = self.volumes.get_mut(&id) else { return Ok(()) };
         if let Some(why) = h.volume.failure() {
             return Err(ApiError::new(ApiErrorKind::Unavailable, why));
@@ -172,12 +247,14 @@ impl Mover {
                 "volume {name} at {node} has never heard of a writer: there is nothing to go on from"
             )));
         };
-        let rival = h.writer.rival.last().map_or(0, |b| b.generation.counter);
-        let fence = h.writer.fenced.as_ref().map_or(0, |f| f.at.generation.counter);
-        let counter = own.counter.max(rival).max(fence) + 1;
+        let counter =
+            next_counter(h, own, above).map_err(|why| conflict(format!("volume {name}: {why}")))?;
         let known = h.newest.max(h.volume.saved_position().0);
         let p = Promoting {
             asks: vec![ask],
+            now,
+            at,
+            parent: None,
             id: random,
             counter,
             known,
@@ -185,14 +262,9 @@ impl Mover {
             deadline,
         };
         match h.volume.config().role {
-            Role::Relay => {
-                return Err(conflict(format!(
-                    "{node} only forwards volume {name}: it has no content to go on from; `rcpctl \
-                     failover {name} --plan` shows who has"
-                )));
-            }
+            Role::Relay => return Err(only_forwards(&node, name)),
             Role::Primary { .. } => {
-                self.promote_writer(ask, id, p, own);
+                self.promote_writer(ask, id, p, own, above);
                 return Ok(());
             }
             Role::Replica { .. } => {}
@@ -208,8 +280,8 @@ impl Mover {
                 "volume {name} at {node} is at set {saved} and not at set {at}: nothing was changed"
             )));
         }
-        h.change = Change::Promoting(p);
         let inbound = h.inbound.take().map(|i| (i.conn, i.stream));
+        h.change = Change::Promoting(Promoting { parent: inbound, ..p });
         h.volume.end_playback(Some(if now { Ending::PlayNoMore } else { Ending::PlayAll }));
         if let Some((conn, stream)) = inbound {
             let text = format!("{node} is being promoted and takes no more sets");
@@ -224,10 +296,18 @@ impl Mover {
 
     /// It is the writer already; one that was fenced, or split, goes on from what it has, on a line
     /// that is newer than the other's.
-    fn promote_writer(&mut self, ask: AskId, id: VolumeId, mut p: Promoting, own: Generation) {
+    fn promote_writer(
+        &mut self,
+        ask: AskId,
+        id: VolumeId,
+        mut p: Promoting,
+        own: Generation,
+        above: u32,
+    ) {
         let Some(h) = self.volumes.get_mut(&id) else { return };
         let set = h.volume.durable().visible;
-        if !h.writer.is_fenced() && h.writer.split.is_none() {
+        // An operator may know of a newer line that nobody has told this node of.
+        if !h.writer.is_fenced() && h.writer.split.is_none() && above <= own.counter {
             let (generation, set) = (own.to_string(), set.0);
             let done = Promoted { generation, set, newest_known_set: set, fresh: false };
             let reply = Reply::Writer(WriterAnswer::Promoted(done));
@@ -235,8 +315,9 @@ impl Mover {
             return;
         }
         let generation = Generation { counter: p.counter, id: p.id };
-        p.stage = Stage::Opening(StateId { volume: id, generation, set });
+        p.stage = Stage::Opening(generation);
         h.change = Change::Promoting(p);
+        // A set under way is finished on the old line first.
         self.open_line(id, generation);
     }
 
@@ -250,48 +331,69 @@ impl Mover {
 
     /// Goes on with a change of role as far as possible.
     pub(super) fn pump_change(&mut self, id: VolumeId) {
+        match self.volumes.get(&id).map(|h| &h.change) {
+            Some(Change::Holding(_)) => self.pump_hold(id),
+            Some(Change::Promoting(_)) => self.pump_promotion(id),
+            _ => {}
+        }
+    }
+
+    fn pump_promotion(&mut self, id: VolumeId) {
         let now = self.now;
         let Some(h) = self.volumes.get_mut(&id) else { return };
-        match &mut h.change {
-            Change::Holding { until, .. } if now >= *until => {
-                h.change = Change::None;
-                let label = h.label.clone();
-                let text = format!("volume {label}: it was not handed over in time; writes go on");
-                self.note(Level::Warn, text);
-                self.effect(Effect::Gate { volume: id, gate: Gate::Open });
-            }
-            Change::Promoting(p) => {
-                let generation = Generation { counter: p.counter, id: p.id };
-                match p.stage {
-                    Stage::Playing => {
-                        if let Some(at) = h.volume.rest() {
-                            p.stage = Stage::Pinning(at);
-                            if let Err(e) = h.volume.keep_state(at) {
-                                return self.promotion_failed(id, &e.to_string());
-                            }
-                            self.settle(id);
-                        } else if now >= p.deadline {
-                            let why =
-                                format!("it did not come to rest within {} s", REST.as_secs());
-                            self.promotion_failed(id, &why);
-                        }
+        let Change::Promoting(p) = &mut h.change else { return };
+        let generation = Generation { counter: p.counter, id: p.id };
+        let late = now >= p.deadline;
+        match &mut p.stage {
+            Stage::Playing => {
+                let rest = h.volume.rest();
+                let other = rest.filter(|r| p.at.is_some_and(|at| at != r.0));
+                if let Some(why) = h.volume.refusal() {
+                    self.promotion_failed(id, &format!("it holds no whole state any more ({why})"));
+                } else if let Some(r) = other {
+                    let at = p.at.unwrap_or(0);
+                    self.promotion_failed(id, &format!("it came to rest at set {r}, not at {at}"));
+                } else if let Some(at) = rest {
+                    p.stage = Stage::Pinning(at);
+                    if let Err(e) = h.volume.keep_state(at) {
+                        return self.promotion_failed(id, &e.to_string());
                     }
-                    Stage::Pinning(set) if h.volume.is_kept_durably(set) => {
-                        let opens = StateId { volume: id, generation, set };
-                        p.stage = Stage::Making(opens);
-                        h.writer.opens = Some(opens);
-                        self.effect(Effect::MakeWritable { volume: id, opens });
-                    }
-                    Stage::Opening(opens)
-                        if h.volume.durable().generation() == Some(opens.generation) =>
-                    {
-                        self.promoted(id, opens);
-                    }
-                    Stage::Pinning(_) | Stage::Making(_) | Stage::Opening(_) => {}
+                    self.settle(id);
+                } else if late {
+                    let why = format!("it did not come to rest within {} s", REST.as_secs());
+                    self.promotion_failed(id, &why);
                 }
+            }
+            Stage::Pinning(set) if h.volume.is_kept_durably(*set) => {
+                let opens = StateId { volume: id, generation, set: *set };
+                p.stage = Stage::Making(opens);
+                h.writer.opens = Some(opens);
+                self.effect(Effect::MakeWritable { volume: id, opens });
+            }
+            Stage::Opening(line) if h.volume.durable().generation() == Some(*line) => {
+                self.promoted(id);
+            }
+            Stage::Opening(_) if late && h.volume.forget_opening() => {
+                let why = format!("a set was not finished within {} s", REST.as_secs());
+                self.promotion_failed(id, &why);
+            }
+            Stage::Unmaking { again_at, .. } if again_at.is_some_and(|t| now >= t) => {
+                *again_at = None;
+                self.effect(Effect::MakeReadOnly { volume: id, discards: false });
             }
             _ => {}
         }
+    }
+
+    /// Whether the writable side that was asked for with [`Effect::MakeWritable`] is still wanted.
+    /// Nothing may be stored that makes this node the writer if it is not.
+    #[must_use]
+    pub fn makes_writable(&self, id: VolumeId, opens: StateId) -> bool {
+        let Some(h) = self.volumes.get(&id).filter(|h| h.volume.failure().is_none()) else {
+            return false;
+        };
+        let Change::Promoting(p) = &h.change else { return false };
+        matches!(&p.stage, Stage::Making(o) if *o == opens)
     }
 
     /// After [`Effect::MakeWritable`].
@@ -300,7 +402,7 @@ impl Mover {
         now: Mono,
         wall: Wall,
         id: VolumeId,
-        made: Result<(Arc<Capture>, CutPolicy), String>,
+        made: Result<(Arc<Capture>, CutPolicy), NotMade>,
     ) {
         self.time(now, wall);
         let Some(h) = self.held(id) else { return };
@@ -308,18 +410,52 @@ impl Mover {
         let Stage::Making(opens) = p.stage else { return };
         match made {
             Ok((capture, policy)) => {
-                p.stage = Stage::Opening(opens);
+                p.stage = Stage::Opening(opens.generation);
                 h.volume.take_over(capture, policy);
                 self.open_line(id, opens.generation);
             }
-            Err(why) => self.promotion_failed(id, &why),
+            Err(NotMade::Unchanged(why)) => self.promotion_failed(id, &why),
+            Err(NotMade::Unknown(why)) => {
+                p.stage = Stage::Unmaking { why, again_at: None };
+                self.effect(Effect::MakeReadOnly { volume: id, discards: false });
+            }
         }
     }
 
-    fn promoted(&mut self, id: VolumeId, opens: StateId) {
+    /// The old role is on the disk again, or could not be stored.
+    fn unmade(&mut self, id: VolumeId, stored: Result<(), String>) {
+        let again = self.now.after(UNMAKE);
+        let Some(h) = self.volumes.get_mut(&id) else { return };
+        let Change::Promoting(p) = &mut h.change else { return };
+        let Stage::Unmaking { why, again_at } = &mut p.stage else { return };
+        let Err(e) = stored else {
+            let why = why.clone();
+            return self.promotion_failed(id, &why);
+        };
+        *again_at = Some(again);
+        let asks = std::mem::take(&mut p.asks);
+        let text = format!(
+            "volume {}: it is not known whether this node was promoted: {why}, and its old role \
+             could not be stored either ({e}); until status says more, a restart may make it the \
+             writer: promote no other node without looking here again",
+            h.label
+        );
+        if !asks.is_empty() {
+            self.note(Level::Error, text.clone());
+        }
+        for ask in asks {
+            let e = ApiError::new(ApiErrorKind::Internal, text.clone());
+            self.effect(Effect::Reply { ask, reply: Reply::Refused(e) });
+        }
+    }
+
+    fn promoted(&mut self, id: VolumeId) {
         let now = self.now;
         let Some(h) = self.volumes.get_mut(&id) else { return };
+        let lines = h.volume.durable().history.clone();
+        let Some(line) = lines.last() else { return };
         let Change::Promoting(p) = std::mem::take(&mut h.change) else { return };
+        let opens = StateId { volume: id, generation: line.generation, set: line.forked_from };
         let was = std::mem::replace(&mut h.writer, Writer::opened(opens));
         h.newest = h.volume.durable().visible;
         let (label, group) = (h.label.clone(), h.group.clone());
@@ -335,26 +471,42 @@ impl Mover {
                 opens.set, opens.generation, p.known
             ),
         );
+        if let Some((conn, stream)) = p.parent {
+            let text = format!(
+                "{} took over as the writer of volume {label} at set {}",
+                self.cfg.node, opens.set
+            );
+            self.send(conn, Frame::Fence { stream, history: lines, text });
+        }
         if let Some(g) = self.groups.get_mut(&group) {
             let number = g.rule.number();
             g.rule.released(number, now);
             g.feeder.take_if(|f| f.conn.is_none());
         }
+        // Who made himself known meanwhile.
+        self.meets(id, &was.rival);
+        let offer = self.groups.get_mut(&group).and_then(|g| g.pending_offers.remove(&id));
+        if let Some((conn, offer)) = offer.filter(|(c, _)| self.conns.contains_key(c)) {
+            self.offered_to_writer(conn, offer);
+        }
         // The path of all below begins here from now on.
         self.close_links(&group, "a new writer: the path begins here");
         self.effect(Effect::Exports { volume: id });
-        self.effect(Effect::Gate { volume: id, gate: Gate::Open });
-        let done = Promoted {
-            generation: opens.generation.to_string(),
-            set: opens.set.0,
-            newest_known_set: p.known.0.max(opens.set.0),
-            fresh: true,
+        self.open_gate(id);
+        let fenced = self.volumes.get(&id).and_then(history::closed);
+        let reply = match fenced {
+            Some(why) => Reply::Refused(conflict(format!(
+                "volume {label}: this node opened its line, but it is not the newest: {why}"
+            ))),
+            None => Reply::Writer(WriterAnswer::Promoted(Promoted {
+                generation: opens.generation.to_string(),
+                set: opens.set.0,
+                newest_known_set: p.known.0.max(opens.set.0),
+                fresh: true,
+            })),
         };
         for ask in p.asks {
-            self.effect(Effect::Reply {
-                ask,
-                reply: Reply::Writer(WriterAnswer::Promoted(done.clone())),
-            });
+            self.effect(Effect::Reply { ask, reply: reply.clone() });
         }
     }
 
@@ -363,7 +515,9 @@ impl Mover {
         let Some(h) = self.volumes.get_mut(&id) else { return };
         let Change::Promoting(p) = std::mem::take(&mut h.change) else { return };
         h.volume.end_playback(None);
-        h.writer.opens = None;
+        if !is_primary(h) {
+            h.writer.opens = None;
+        }
         let (label, group) = (h.label.clone(), h.group.clone());
         let text = format!("volume {label} was not promoted: {why}");
         self.note(Level::Error, text.clone());
@@ -378,177 +532,6 @@ impl Mover {
         self.settle(id);
     }
 
-    /// Holds writers back and makes a last set; answered with it.
-    fn hold(&mut self, ask: AskId, name: &str, limit: Duration) -> Result<(), ApiError> {
-        let id = self.primary_of(name)?;
-        self.busy(id, name)?;
-        let until = self.now.after(limit);
-        let Some(h) = self.volumes.get_mut(&id) else { return Ok(()) };
-        if let Some(why) = h.volume.failure() {
-            return Err(ApiError::new(ApiErrorKind::Unavailable, why));
-        }
-        if let Some(why) = h.writer.closed(name).or(h.writer.split.clone()) {
-            return Err(conflict(format!("volume {name}: {why}")));
-        }
-        h.change = Change::Holding { ask, until };
-        let text = format!("volume {name} is being handed over");
-        self.effect(Effect::Gate { volume: id, gate: Gate::Hold(text) });
-        self.effect(Effect::AwaitQuiet { volume: id });
-        Ok(())
-    }
-
-    /// After [`Effect::AwaitQuiet`]: no write is under way.
-    pub fn writers_quiet(&mut self, now: Mono, wall: Wall, id: VolumeId) {
-        self.time(now, wall);
-        let Some(h) = self.held(id) else { return };
-        if let Change::Holding { ask, .. } = h.change {
-            h.cut_asks.push(ask);
-            h.volume.demand_cut(false);
-            self.settle(id);
-        }
-    }
-
-    /// After a hold: writes no more, durably.
-    fn hand_over(&mut self, ask: AskId, name: &str, to: &str, set: u64) -> Result<(), ApiError> {
-        let id = self.primary_of(name)?;
-        let to = NodeName::new(to)
-            .map_err(|e| ApiError::new(ApiErrorKind::BadRequest, e.to_string()))?;
-        let Some(h) = self.volumes.get_mut(&id) else { return Ok(()) };
-        if h.writer.fenced.as_ref().is_some_and(|f| f.by == to && f.at.set.0 == set) {
-            self.effect(Effect::Reply { ask, reply: Reply::Done });
-            return Ok(());
-        }
-        if !matches!(h.change, Change::Holding { .. }) {
-            return Err(conflict(format!(
-                "volume {name}: writes are not held; nothing was changed"
-            )));
-        }
-        let at = h.volume.durable().visible;
-        if !h.volume.is_clean() || at.0 != set {
-            return Err(conflict(format!(
-                "volume {name} is at set {at}{}, not at set {set}: nothing was changed",
-                if h.volume.is_clean() { "" } else { " and has changes since" }
-            )));
-        }
-        let Some(line) = h.volume.state_id(at) else { return Ok(()) };
-        h.writer.fenced = Some(Fenced { at: line, by: to, handed: true });
-        h.change = Change::HandingOver(ask);
-        let (text, standing) = (h.writer.closed(name).unwrap_or_default(), h.writer.standing());
-        self.effect(Effect::Gate { volume: id, gate: Gate::Closed(text) });
-        self.effect(Effect::StoreStanding { volume: id, standing });
-        Ok(())
-    }
-
-    /// Undoes a hold, or handing over.
-    fn take_back(&mut self, ask: AskId, name: &str) -> Result<(), ApiError> {
-        let id = self.primary_of(name)?;
-        let Some(h) = self.volumes.get_mut(&id) else { return Ok(()) };
-        if matches!(h.change, Change::Holding { .. }) {
-            h.change = Change::None;
-            self.effect(Effect::Gate { volume: id, gate: Gate::Open });
-            self.effect(Effect::Reply { ask, reply: Reply::Done });
-            return Ok(());
-        }
-        if !h.change.is_none() {
-            return self.busy(id, name);
-        }
-        match &h.writer.fenced {
-            Some(f) if f.handed && h.writer.rival.is_empty() => {
-                h.writer.fenced = None;
-                h.change = Change::TakingBack(ask);
-                let standing = h.writer.standing();
-                self.effect(Effect::StoreStanding { volume: id, standing });
-                Ok(())
-            }
-            Some(_) => Err(conflict(format!(
-                "volume {name}: another node has taken over; it cannot be taken back"
-            ))),
-            None => Err(conflict(format!("volume {name} is neither held nor handed over"))),
-        }
-    }
-
-    /// After [`Effect::StoreStanding`].
-    pub fn standing_stored(
-        &mut self,
-        now: Mono,
-        wall: Wall,
-        id: VolumeId,
-        stored: Result<(), String>,
-    ) {
-        self.time(now, wall);
-        let label = self.label_of(id);
-        if let Err(why) = &stored {
-            self.note(Level::Error, format!("volume {label}: its role could not be stored: {why}"));
-        }
-        let Some(h) = self.held(id) else { return };
-        let reply = |stored: Result<(), String>| match stored {
-            Ok(()) => Reply::Done,
-            Err(why) => Reply::Refused(ApiError::new(ApiErrorKind::Internal, why)),
-        };
-        match std::mem::take(&mut h.change) {
-            Change::HandingOver(ask) => {
-                if stored.is_ok() {
-                    let text = h.writer.closed(label.as_str()).unwrap_or_default();
-                    self.release_children(id, &text);
-                }
-                // If not: whether the disk has it is not known, and nobody writes before it is.
-                self.effect(Effect::Exports { volume: id });
-                self.effect(Effect::Reply { ask, reply: reply(stored) });
-            }
-            Change::TakingBack(ask) => {
-                if stored.is_ok() {
-                    self.effect(Effect::Gate { volume: id, gate: Gate::Open });
-                    self.offer_to_children(id);
-                }
-                self.effect(Effect::Exports { volume: id });
-                self.effect(Effect::Reply { ask, reply: reply(stored) });
-            }
-            other => h.change = other,
-        }
-    }
-
-    /// A writer whose place was taken becomes a replica of the new one.
-    fn resync(&mut self, ask: AskId, name: &str, discard: bool) -> Result<(), ApiError> {
-        let id = self.volume_named(name)?;
-        self.busy(id, name)?;
-        let Some(h) = self.volumes.get_mut(&id) else { return Ok(()) };
-        if !is_primary(h) {
-            // It was done before.
-            self.effect(Effect::Reply { ask, reply: Reply::Done });
-            return Ok(());
-        }
-        let Some(f) = &h.writer.fenced else {
-            return Err(conflict(format!(
-                "{} is the writer of volume {name} and knows of no other: to move the writer, \
-                 `rcpctl failover {name} --sync --to NODE`",
-                self.cfg.node
-            )));
-        };
-        let (fork, at) = (f.at.set, h.volume.durable().visible);
-        let clean = h.volume.is_clean() && at <= fork;
-        if !clean && !discard {
-            let (blocks, changed) = h.volume.given_up(fork);
-            let by = f.by.clone();
-            let mut what = Vec::new();
-            if at > fork {
-                let blocks = blocks.map_or_else(String::new, |n| format!(" with {n} blocks"));
-                what.push(format!("sets {} to {at}{blocks}", fork.next()));
-            }
-            if changed > 0 {
-                what.push(format!("up to {changed} blocks changed since its last set"));
-            }
-            return Err(conflict(format!(
-                "volume {name}: this node holds what {by} does not have: {}; `--discard` gives it \
-                 up, and the volume is filled anew from {by}. Nothing was changed. To save it first, \
-                 read the export: it is read-only now",
-                what.join(", and "),
-            )));
-        }
-        h.change = Change::SteppingDown { ask, discards: !clean };
-        self.effect(Effect::MakeReadOnly { volume: id, discards: !clean });
-        Ok(())
-    }
-
     /// After [`Effect::MakeReadOnly`].
     pub fn made_read_only(
         &mut self,
@@ -558,41 +541,39 @@ impl Mover {
         made: Result<PlaybackPolicy, String>,
     ) {
         self.time(now, wall);
-        let Some(h) = self.held(id) else { return };
-        let Change::SteppingDown { ask, discards } = h.change else { return };
-        h.change = Change::None;
-        let policy = match made {
-            Ok(p) => p,
-            Err(why) => {
-                let e = ApiError::new(ApiErrorKind::Internal, why);
-                self.effect(Effect::Reply { ask, reply: Reply::Refused(e) });
-                return;
-            }
-        };
-        h.writer = Writer::default();
-        h.volume.step_down(policy);
-        let label = h.label.clone();
-        if discards {
-            h.volume.discard("its parent gives its content up");
+        match self.held(id).map(|h| &h.change) {
+            Some(Change::Promoting(_)) => self.unmade(id, made.map(drop)),
+            Some(Change::SteppingDown(_)) => self.stepped_down(id, made),
+            _ => {}
         }
-        let what = if discards { "; what the new writer does not have is given up" } else { "" };
-        self.note(Level::Warn, format!("volume {label}: this node is a replica now{what}"));
-        self.effect(Effect::Exports { volume: id });
-        self.effect(Effect::Reply { ask, reply: Reply::Done });
-        self.settle(id);
-        self.attach_pending(id);
     }
 
     /// The volume has stopped: nobody waits any more.
     pub(super) fn change_failed(&mut self, id: VolumeId, why: &str) {
         let Some(h) = self.volumes.get_mut(&id) else { return };
-        let asks = match &h.change {
+        let ask = match &mut h.change {
+            // The answer of the disk comes first.
+            Change::Promoting(Promoting { stage: Stage::Unmaking { .. }, .. }) => return,
+            Change::Promoting(Promoting { stage: Stage::Opening(_), .. }) => {
+                let Change::Promoting(p) = std::mem::take(&mut h.change) else { return };
+                let text = format!(
+                    "volume {} has stopped while its line was being opened: {why}; when rcpd is \
+                     restarted here, this node is the writer",
+                    h.label
+                );
+                for ask in p.asks {
+                    let e = ApiError::new(ApiErrorKind::Internal, text.clone());
+                    self.effect(Effect::Reply { ask, reply: Reply::Refused(e) });
+                }
+                return;
+            }
             Change::Promoting(_) => return self.promotion_failed(id, why),
-            Change::Holding { ask, .. } => vec![*ask],
+            Change::Holding(hold) => hold.ask.take(),
+            Change::SteppingDown(s) if s.discards.is_none() => Some(s.ask),
             _ => return,
         };
         h.change = Change::None;
-        for ask in asks {
+        if let Some(ask) = ask {
             let e = ApiError::new(ApiErrorKind::Unavailable, why);
             self.effect(Effect::Reply { ask, reply: Reply::Refused(e) });
         }

@@ -7,9 +7,9 @@
 
 use std::collections::BTreeSet;
 
-use rcp::proto::frame::{Branch, Frame, GoodbyeCode, Hello, Offer, StreamId, stream_error};
-use rcp::proto::ids::{GroupName, NodeName, SetNumber, StateId, VolumeId};
-use volmcast::history::{Relation, relate};
+use rcp::proto::frame::{Branch, Frame, GoodbyeCode, Offer, StreamId, stream_error};
+use rcp::proto::ids::{Generation, GroupName, NodeName, SetNumber, StateId, VolumeId};
+use volmcast::history::{Relation, plausible, relate};
 use volmcast::storage::{Fenced, Standing};
 use volmcast::volume::Role;
 
@@ -54,6 +54,13 @@ pub(super) struct Writer {
     confirming: Option<Confirming>,
     /// It was decided whether writers may come in.
     decided: bool,
+    /// It was made because the topology says so: nobody has said yet that there is no other volume of
+    /// that label.
+    unproven: bool,
+    /// Storing another role failed, and so did storing this one again: a restart may find either.
+    pub(super) role_unknown: bool,
+    /// Nobody could be asked whether there is a newer writer.
+    unconfirmed: Option<String>,
 }
 
 impl Writer {
@@ -62,7 +69,22 @@ impl Writer {
     }
 
     pub(super) fn standing(&self) -> Standing {
-        Standing { opens: self.opens, fenced: self.fenced.clone(), discards: false }
+        Standing {
+            opens: self.opens,
+            fenced: self.fenced.clone(),
+            discards: false,
+            unproven: self.unproven,
+        }
+    }
+
+    /// Of a node that follows a history; it does not forget a newer one that it has heard of.
+    fn follows(&mut self, history: &[Branch]) {
+        let was = std::mem::take(self);
+        match relate(history, &was.rival) {
+            Relation::Newer { .. } => self.rival = was.rival,
+            Relation::Split { .. } => (self.rival, self.split) = (was.rival, was.split),
+            Relation::Same | Relation::Older { .. } => {}
+        }
     }
 
     /// Of a node that took over.
@@ -70,19 +92,25 @@ impl Writer {
         Self { opens: Some(opens), decided: true, ..Self::default() }
     }
 
-    /// Why writers are not let in, in words.
-    pub(super) fn closed(&self, label: &str) -> Option<String> {
+    /// Why writers are not let in, in words; `own` is the line of this writer.
+    pub(super) fn closed(&self, label: &str, own: Option<Generation>) -> Option<String> {
         if let Some(f) = &self.fenced {
-            return Some(fenced_text(f, label));
+            return Some(fenced_text(f, label, own));
         }
         self.confirming.as_ref().map(|c| {
             let names: Vec<_> = c.children.iter().map(ToString::to_string).collect();
             let of =
                 if c.need == 1 { "one child".to_owned() } else { format!("{} children", c.need) };
+            let what = if self.unproven {
+                "that it holds no other volume of this label (this one was made because the topology \
+                 names this node as the primary; if it was the primary before, delete the volume \
+                 here)"
+            } else {
+                "that there is no newer writer"
+            };
             format!(
-                "fenced: waiting for {of} to confirm that there is no newer writer (known: {}; \
-                 confirmed: {}); if all of them are gone for good and nobody was promoted: `rcpctl \
-                 confirm {label} --alone`",
+                "fenced: waiting for {of} to confirm {what} (known: {}; confirmed: {}); if all of \
+                 them are gone for good and nobody was promoted: `rcpctl confirm {label} --alone`",
                 names.join(", "),
                 c.by.len()
             )
@@ -90,11 +118,19 @@ impl Writer {
     }
 }
 
-fn fenced_text(f: &Fenced, label: &str) -> String {
+fn fenced_text(f: &Fenced, label: &str, own: Option<Generation>) -> String {
     if f.handed {
         return format!(
             "fenced: handed over to {} at set {}; go on with `rcpctl failover {label} --sync --to \
              {}`, or take it back with `rcpctl failover {label} --take-back`",
+            f.by, f.at.set, f.by
+        );
+    }
+    if own == Some(f.at.generation) {
+        return format!(
+            "fenced: this writer is older than its child {}: it was put back to set {}; `rcpctl \
+             failover {label} --to {}` goes on from what the child holds, --to this node from what is \
+             here",
             f.by, f.at.set, f.by
         );
     }
@@ -138,24 +174,11 @@ impl Mover {
         here.peek().is_some() && here.all(|h| is_primary(h) && h.writer.is_fenced())
     }
 
-    /// Why a node that is itself fed may not feed this one: here is the writer. Another writer may
-    /// try, because it may be the newer one, and so may anybody while this one has yet to be
-    /// confirmed.
-    pub(super) fn not_above_a_writer(&self, group: &GroupName, hello: &Hello) -> Option<String> {
-        let mut here = self.volumes.values().filter(|h| h.group == *group);
-        let confirming = here.any(|h| h.writer.confirming.is_some());
-        (hello.path.len() > 1 && self.writes_in(group) && !confirming).then(|| {
-            format!(
-                "{} is the writer of group {group}, and {} is below one: nobody feeds a writer",
-                self.cfg.node, hello.node
-            )
-        })
-    }
-
     /// What the volume's identity says of an unfinished or forbidden role, at the start.
     pub fn stand(&mut self, id: VolumeId, standing: Standing) {
         let Some(h) = self.volumes.get_mut(&id) else { return };
         h.writer.opens = standing.opens;
+        h.writer.unproven = standing.unproven;
         let own = h.volume.history().last().map(|b| b.generation);
         // A line that was opened since ends it.
         let holds = |f: &Fenced| match own {
@@ -164,12 +187,25 @@ impl Mover {
             None => false,
         };
         let Some(f) = standing.fenced.filter(holds) else { return };
-        let text = fenced_text(&f, h.label.as_str());
+        let text = fenced_text(&f, h.label.as_str(), own);
         h.writer.fenced = Some(f);
         h.writer.decided = true;
         let label = h.label.clone();
         self.note(Level::Error, format!("volume {label}: {text}"));
         self.effect(Effect::Gate { volume: id, gate: Gate::Closed(text) });
+    }
+
+    /// Lets writers in, if nothing is against it.
+    pub(super) fn open_gate(&mut self, id: VolumeId) {
+        let open = self.volumes.get(&id).is_some_and(|h| {
+            is_primary(h)
+                && h.writer.fenced.is_none()
+                && h.writer.confirming.is_none()
+                && h.change.is_none()
+        });
+        if open {
+            self.effect(Effect::Gate { volume: id, gate: Gate::Open });
+        }
     }
 
     /// A primary was opened: does it have to ask before it lets writers in?
@@ -179,38 +215,71 @@ impl Mover {
         if !is_primary(h) || std::mem::replace(&mut h.writer.decided, true) {
             return;
         }
-        let children: Vec<_> =
-            h.volume.durable().consumers.iter().map(|c| c.name.clone()).collect();
+        let m = h.volume.durable();
+        let mut children: BTreeSet<_> = m.consumers.iter().map(|c| c.name.clone()).collect();
+        children.extend(g.links.keys().cloned());
         let need = match g.plan.confirm {
             Confirm::None => 0,
             Confirm::OneChild => 1,
             Confirm::Children(n) => usize::try_from(n).unwrap_or(usize::MAX),
         };
-        let need = need.min(children.len());
+        // Somebody else may have been told of its sets, or have written before it.
+        let known = m.had_children || m.history.len() > 1 || !m.consumers.is_empty();
+        let asks = need > 0 && (known || h.writer.unproven);
+        let need = if asks { need.min(children.len()) } else { 0 };
+        let label = h.label.clone();
         if need == 0 {
-            self.effect(Effect::Gate { volume: id, gate: Gate::Open });
+            if asks && known {
+                let text = "unconfirmed writer: it has no child that could say whether there is a \
+                            newer one"
+                    .to_owned();
+                self.note(Level::Warn, format!("volume {label}: {text}"));
+                if let Some(h) = self.volumes.get_mut(&id) {
+                    h.writer.unconfirmed = Some(text);
+                }
+            }
+            self.open_gate(id);
             return;
         }
+        let children = children.into_iter().collect();
         h.writer.confirming = Some(Confirming { need, by: BTreeSet::new(), children });
-        let text = h.writer.closed(h.label.as_str()).unwrap_or_default();
-        let label = h.label.clone();
+        let text = closed(h).unwrap_or_default();
         self.note(Level::Info, format!("volume {label}: {text}"));
         self.effect(Effect::Gate { volume: id, gate: Gate::Hold(text) });
     }
 
-    /// A child has taken our offer: it knows of no newer writer.
-    pub(super) fn child_confirms(&mut self, id: VolumeId, child: &NodeName) {
+    /// A child has taken our offer: it knows of no newer writer. One that holds nothing knows of no
+    /// writer at all, and can only say that it holds nothing else of this label.
+    pub(super) fn child_confirms(&mut self, id: VolumeId, child: &NodeName, holds: bool) {
         let Some(h) = self.volumes.get_mut(&id) else { return };
+        let nothing = h.volume.durable().visible == SetNumber::ZERO;
         let Some(c) = &mut h.writer.confirming else { return };
+        if !(holds || nothing || h.writer.unproven) {
+            return;
+        }
         c.by.insert(child.clone());
         if c.by.len() < c.need {
             return;
         }
         h.writer.confirming = None;
-        let label = h.label.clone();
+        let proven = std::mem::take(&mut h.writer.unproven);
+        let (label, standing) = (h.label.clone(), h.writer.standing());
+        if proven {
+            self.effect(Effect::StoreStanding { volume: id, standing });
+        }
         let text = format!("volume {label}: {child} knows of no newer writer; writes are let in");
         self.note(Level::Info, text);
-        self.effect(Effect::Gate { volume: id, gate: Gate::Open });
+        self.open_gate(id);
+    }
+
+    /// A child holds more of this writer's line than the writer itself: its content was put back.
+    pub(super) fn child_is_newer(&mut self, id: VolumeId, child: &NodeName, here: SetNumber) {
+        let Some(h) = self.volumes.get_mut(&id) else { return };
+        if h.writer.is_fenced() {
+            return;
+        }
+        let Some(at) = h.volume.state_id(here) else { return };
+        self.fence_by(id, Fenced { at, by: child.clone(), handed: false });
     }
 
     /// An operator says that there is no other writer.
@@ -222,12 +291,16 @@ impl Mover {
             return Err(conflict(format!(
                 "volume {name}: this cannot be overridden, {}; to write here again in spite of it, \
                  `rcpctl failover {name} --to {}` opens a newer line",
-                fenced_text(f, name),
+                fenced_text(f, name, h.volume.history().last().map(|b| b.generation)),
                 self.cfg.node
             )));
         }
         if h.writer.confirming.take().is_none() {
             return Err(conflict(format!("volume {name}: writes are let in already")));
+        }
+        if std::mem::take(&mut h.writer.unproven) {
+            let standing = h.writer.standing();
+            self.effect(Effect::StoreStanding { volume: id, standing });
         }
         self.note(
             Level::Error,
@@ -236,7 +309,7 @@ impl Mover {
                  confirmed that there is no newer writer"
             ),
         );
-        self.effect(Effect::Gate { volume: id, gate: Gate::Open });
+        self.open_gate(id);
         Ok(Reply::Done)
     }
 
@@ -254,12 +327,12 @@ impl Mover {
         let ours = h.volume.history().to_vec();
         match relate(&ours, theirs) {
             Relation::Same => {
-                h.writer = Writer::default();
+                h.writer.follows(theirs);
                 Some(Follow::Same)
             }
             Relation::Newer { fork } => {
-                h.writer = Writer::default();
-                let held = h.volume.position().0.max(h.volume.durable().visible);
+                h.writer.follows(theirs);
+                let held = h.volume.reaches();
                 h.newest = held.min(fork);
                 if held <= fork {
                     h.volume.adopt_history(theirs.to_vec());
@@ -268,6 +341,7 @@ impl Mover {
                 let by = theirs.last().map(|b| b.opened_by.to_string()).unwrap_or_default();
                 let first = fork.next();
                 let (level, why) = if h.volume.rewind_unshown(fork) {
+                    h.volume.adopt_history(theirs.to_vec());
                     let why = format!(
                         "sets {first} to {held} of the writer before {by} had come and were not \
                          shown: they are dropped"
@@ -278,10 +352,9 @@ impl Mover {
                         "{by} took over as the writer at set {fork}, and this node was at set \
                          {held}: sets {first} to {held} are given up, and a seed follows"
                     );
-                    h.volume.discard(&why);
+                    h.volume.discard(&why, theirs.to_vec());
                     (Level::Error, why)
                 };
-                h.volume.adopt_history(theirs.to_vec());
                 self.note(level, format!("volume {label}: {why}"));
                 self.effect(Effect::Exports { volume: id });
                 Some(Follow::Rewound(why))
@@ -365,6 +438,29 @@ impl Mover {
                 self.send(conn, Frame::Fence { stream, history: ours, text });
             }
         }
+        self.let_no_one_feed(conn);
+    }
+
+    /// A node below another writer was told who writes here: it does not go on as the feeder. It
+    /// could become a loop, and would keep others out. (Another writer may stay: one of both will be
+    /// below the other.)
+    fn let_no_one_feed(&mut self, conn: ConnId) {
+        let Some(c) = self.conns.get(&conn) else { return };
+        let (group, number, now) = (c.group.clone(), c.feeder, self.now);
+        let Some(g) = self.groups.get(&group) else { return };
+        let fed = g.feeder.as_ref().filter(|f| f.conn == Some(conn));
+        if !self.writes_in(&group) || fed.is_none_or(|f| f.path.len() < 2) {
+            return;
+        }
+        let text = format!(
+            "{} is the writer of group {group}, and is fed by nobody: remove this route",
+            self.cfg.node
+        );
+        if let Some(g) = self.groups.get_mut(&group) {
+            g.rule.released(number, now);
+            g.feeder = None;
+        }
+        self.close(conn, GoodbyeCode::Reconfigured, &text);
     }
 
     /// A child knows of another writer than the one it is offered.
@@ -384,6 +480,11 @@ impl Mover {
         let id = out.volume;
         let Some(h) = self.volumes.get_mut(&id) else { return };
         let ours = h.volume.history().to_vec();
+        if let Err(why) = plausible(&ours, theirs) {
+            let label = h.label.clone();
+            let text = format!("volume {label}: a history that cannot be is ignored: {why}");
+            return self.note(Level::Warn, text);
+        }
         match relate(&ours, theirs) {
             Relation::Same | Relation::Older { .. } => return,
             Relation::Newer { fork } if is_primary(h) => return self.fence(id, theirs, fork),
@@ -392,11 +493,26 @@ impl Mover {
                 self.split(id, &ours, theirs, fork);
             }
         }
-        // The writer is further up.
+        self.tell_rival(id, text);
+    }
+
+    /// The writer is further up: it is told of the other one.
+    pub(super) fn tell_rival(&mut self, id: VolumeId, text: &str) {
         let Some(h) = self.volumes.get(&id) else { return };
-        if let Some(i) = h.inbound.as_ref() {
-            let (conn, stream, history) = (i.conn, i.stream, theirs.to_vec());
+        if let Some(i) = h.inbound.as_ref().filter(|_| !h.writer.rival.is_empty()) {
+            let (conn, stream, history) = (i.conn, i.stream, h.writer.rival.clone());
             self.send(conn, Frame::Fence { stream, history, text: text.to_owned() });
+        }
+    }
+
+    /// A writer holds its history against another one that it has heard of.
+    pub(super) fn meets(&mut self, id: VolumeId, theirs: &[Branch]) {
+        let Some(h) = self.volumes.get(&id) else { return };
+        let ours = h.volume.history().to_vec();
+        match relate(&ours, theirs) {
+            Relation::Newer { fork } => self.fence(id, theirs, fork),
+            Relation::Split { fork } => drop(self.split(id, &ours, theirs, fork)),
+            Relation::Same | Relation::Older { .. } => {}
         }
     }
 
@@ -408,16 +524,23 @@ impl Mover {
         h.writer.split = None;
         let at = StateId { volume: id, generation: last.generation, set: fork };
         let fenced = Fenced { at, by: last.opened_by.clone(), handed: false };
+        self.fence_by(id, fenced);
+    }
+
+    fn fence_by(&mut self, id: VolumeId, fenced: Fenced) {
+        let Some(h) = self.volumes.get_mut(&id) else { return };
         if h.writer.fenced.as_ref() == Some(&fenced) {
             return;
         }
-        let text = fenced_text(&fenced, h.label.as_str());
         h.writer.fenced = Some(fenced);
         h.writer.confirming = None;
+        h.writer.unconfirmed = None;
+        let text = closed(h).unwrap_or_default();
         let (label, standing) = (h.label.clone(), h.writer.standing());
         self.effect(Effect::Gate { volume: id, gate: Gate::Closed(text.clone()) });
         self.effect(Effect::StoreStanding { volume: id, standing });
         self.note(Level::Error, format!("volume {label}: {text}"));
+        self.end_hold(id, &format!("volume {label}: {text}"));
         self.release_children(id, &text);
         self.effect(Effect::Exports { volume: id });
     }
@@ -476,6 +599,12 @@ pub(super) fn is_primary(h: &Held) -> bool {
     matches!(h.volume.config().role, Role::Primary { .. })
 }
 
+/// Why writers are not let in, in words.
+pub(super) fn closed(h: &Held) -> Option<String> {
+    let own = h.volume.history().last().map(|b| b.generation);
+    h.writer.closed(h.label.as_str(), own)
+}
+
 /// A history as it is told.
 pub(super) fn lines(history: &[Branch]) -> Vec<HistoryLine> {
     let line = |b: &Branch| HistoryLine {
@@ -493,7 +622,8 @@ pub(super) fn describe(h: &Held, v: &mut VolumeInfo) {
     v.history = lines(&h.volume.durable().history);
     v.rival = lines(&w.rival);
     v.split.clone_from(&w.split);
-    v.fenced = if is_primary(h) { w.closed(h.label.as_str()) } else { None };
+    v.promoting = h.change.is_promotion();
+    v.fenced = if is_primary(h) { closed(h) } else { None };
     v.handed_over = w
         .fenced
         .as_ref()
@@ -502,8 +632,8 @@ pub(super) fn describe(h: &Held, v: &mut VolumeInfo) {
     if v.fenced.is_some() && v.state.starts_with("writable") {
         v.state = v.state.replacen("writable", "fenced", 1);
     }
-    let why =
-        [w.split.clone(), v.fenced.clone(), w.refuses.clone(), h.change.told(), v.reason.take()];
-    let why: Vec<_> = why.into_iter().flatten().collect();
+    let why = [w.split.clone(), v.fenced.clone(), w.unconfirmed.clone(), w.refuses.clone()];
+    let why = why.into_iter().chain([h.change.told(), v.reason.take()]);
+    let why: Vec<_> = why.flatten().collect();
     v.reason = (!why.is_empty()).then(|| why.join("; "));
 }

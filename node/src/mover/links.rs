@@ -378,8 +378,6 @@ impl Mover {
         if !self.trusts(id, &hello.node) {
             return;
         }
-        let named = self.conns.get(&id).map(|c| c.group.clone());
-        let refused = named.and_then(|g| self.not_above_a_writer(&g, hello));
         let Some(c) = self.conns.get_mut(&id) else { return };
         let group_name = c.group.clone();
         let Some(group) = self.groups.get_mut(&group_name) else {
@@ -404,10 +402,7 @@ impl Mover {
             }
             return;
         }
-        if let Some(text) = refused {
-            c.session.refuse(RefuseCode::Loop, &text);
-            return;
-        }
+        // Also to a writer: who offers it an older history is told of the newer one.
         match group.rule.offer(&hello.node, &hello.path, now) {
             Ok(accepted) => c.session.accept(now, accepted.feeder_number),
             Err(refused) => c.session.refuse(refused.kind.code(), &refused.text),

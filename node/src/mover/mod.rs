@@ -24,6 +24,7 @@ mod asking;
 mod controls;
 mod failover;
 mod growing;
+mod handover;
 mod history;
 mod links;
 mod pacing;
@@ -55,7 +56,7 @@ use forwarder::table::Table;
 
 pub use asking::{Ask, Reply};
 pub use controls::{HASH, Order};
-pub use failover::Gate;
+pub use failover::{Gate, NotMade};
 pub use history::Confirm;
 pub use links::{Accepted, GroupPlan};
 pub use trust::{Proof, TurnedAway};
@@ -180,10 +181,13 @@ pub enum Effect {
     AwaitQuiet {
         /// Which volume.
         volume: VolumeId,
+        /// Which question of that kind it is.
+        number: u64,
     },
-    /// Make what a writer needs (capture tables, an empty activity log), store the role `primary`
-    /// with the line to be opened, and hand the tables to [`Mover::made_writable`]. Nobody may write
-    /// before the next [`Effect::Gate`].
+    /// Make what a writer needs (capture tables, an empty activity log); then, if
+    /// [`Mover::makes_writable`] says so, store the role `primary` with the line to be opened, and at
+    /// once hand the tables to [`Mover::made_writable`]. Nobody may write before the next
+    /// [`Effect::Gate`].
     MakeWritable {
         /// Which volume.
         volume: VolumeId,
@@ -304,6 +308,8 @@ struct Held {
     group: GroupName,
     volume: Volume,
     inbound: Option<Inbound>,
+    /// Whose stream it was attached to last.
+    fed_by: Option<NodeName>,
     /// Newest set known to exist, and the moment up to which it is known to be the newest.
     newest: rcp::proto::ids::SetNumber,
     as_of: Wall,
@@ -346,10 +352,13 @@ pub struct Mover {
     /// Control blocks under way.
     controls: controls::Blocks,
     next_conn: u64,
+    last_quiet: u64,
     next_report: Mono,
     effects: VecDeque<Effect>,
     /// Peers that were turned away lately.
     strangers: VecDeque<Stranger>,
+    /// How many of them were noted, since when.
+    knocks: (Mono, u32),
     stopping: bool,
     started: Wall,
 }
@@ -374,9 +383,11 @@ impl Mover {
                 controls::MAX_PENDING,
             ),
             next_conn: 0,
+            last_quiet: 0,
             next_report: now,
             effects: VecDeque::new(),
             strangers: VecDeque::new(),
+            knocks: (now, 0),
             stopping: false,
             started: wall,
             cfg,
@@ -432,6 +443,7 @@ impl Mover {
                 group: group.clone(),
                 volume,
                 inbound: None,
+                fed_by: None,
                 newest,
                 as_of: Wall(0),
                 offered,

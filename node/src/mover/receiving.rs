@@ -7,8 +7,8 @@ use rcp::proto::frame::{
     Attach, DecodedFrame, Frame, HeldStep, Offer, Report, Start, StartMode, StreamId, Verified,
     stream_error,
 };
-use rcp::proto::ids::{ChunkNumber, SetNumber, VolumeId};
-use volmcast::history::line_of;
+use rcp::proto::ids::{ChunkNumber, GroupName, SetNumber, VolumeId};
+use volmcast::history::{line_of, plausible};
 use volmcast::units::{BlockCount, BlockSize};
 use volmcast::volume::Role;
 
@@ -79,7 +79,10 @@ impl Mover {
             Frame::SeedEnd { stream, need, .. } => {
                 if let Some(id) = self.running(conn, stream) {
                     if let Some(h) = self.volumes.get_mut(&id) {
-                        h.volume.receive_seed_end(need);
+                        let g = self.groups.get(&h.group);
+                        let feeder = g.and_then(|g| g.feeder.as_ref());
+                        let by_writer = feeder.is_some_and(|f| f.path.len() == 1);
+                        h.volume.receive_seed_end(need, by_writer);
                     }
                     self.settle(id);
                     self.relay_end(id, need);
@@ -110,13 +113,20 @@ impl Mover {
 
     /// A volume is offered by the parent.
     fn offered(&mut self, conn: ConnId, offer: Offer) {
+        let Some(c) = self.conns.get(&conn) else { return };
+        let (group, id) = (c.group.clone(), offer.volume);
+        if let Err(text) = self.may_be_offered(&group, &offer) {
+            self.note(Level::Error, text.clone());
+            let (stream, code) = (offer.stream, stream_error::PROTOCOL);
+            self.send(conn, Frame::StreamError { stream, code, text });
+            return;
+        }
         if self.offered_again(conn, &offer) {
             return;
         }
-        let Some(c) = self.conns.get_mut(&conn) else { return };
-        c.streams_in.insert(offer.stream, offer.volume);
-        let group = c.group.clone();
-        let id = offer.volume;
+        if let Some(c) = self.conns.get_mut(&conn) {
+            c.streams_in.insert(offer.stream, offer.volume);
+        }
         let refuse = |text: String| Frame::StreamError {
             stream: offer.stream,
             code: stream_error::PROTOCOL,
@@ -172,6 +182,22 @@ impl Mover {
         self.attach_pending(id);
     }
 
+    /// A volume is offered in its own group only, with a history that can be.
+    fn may_be_offered(&self, group: &GroupName, offer: &Offer) -> Result<(), String> {
+        let here = self.volumes.get(&offer.volume);
+        let of = here.map(|h| &h.group).or(self.closed.get(&offer.volume).map(|c| &c.group));
+        if let Some(of) = of.filter(|of| *of != group) {
+            return Err(format!(
+                "volume {} is offered in group {group}, and is of group {of} at {}: it is not taken",
+                offer.label, self.cfg.node
+            ));
+        }
+        let ours = here.map_or(&[][..], |h| h.volume.history());
+        plausible(ours, &offer.history).map_err(|why| {
+            format!("volume {} is offered with a history that cannot be: {why}", offer.label)
+        })
+    }
+
     /// Attaches to an offer, once the volume is there.
     pub(super) fn attach_pending(&mut self, id: VolumeId) {
         let Some(h) = self.volumes.get_mut(&id) else { return };
@@ -187,6 +213,11 @@ impl Mover {
             return;
         }
         let known = !h.volume.durable().history.is_empty();
+        let sender = self.conns.get(&conn).and_then(|c| c.peer.clone());
+        if h.fed_by.is_some() && h.fed_by != sender {
+            h.volume.seed_sender_changed();
+        }
+        h.fed_by = sender;
         let Some(why) = self.follow(id, conn, offer.stream, &offer.history) else { return };
         let Some(h) = self.volumes.get_mut(&id) else { return };
         h.newest = h.newest.max(offer.newest);
@@ -208,6 +239,7 @@ impl Mover {
             self.offer_to_children(id);
         }
         self.attach(id);
+        self.tell_rival(id, "another writer is known below");
     }
 
     /// Tells the parent where we are.
@@ -344,7 +376,7 @@ impl Mover {
             }
             (Frame::SeedData { next_block, view, .. }, Verified::Chunk(c)) => {
                 bytes = c.bytes().len() as u64;
-                h.volume.receive_seed(*next_block, c);
+                h.volume.receive_seed(*next_block, *view, c);
                 extent = Some((*next_block, *view, c.clone()));
                 Ok(())
             }

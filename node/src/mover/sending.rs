@@ -44,6 +44,8 @@ pub(super) struct Outbound {
     pub(super) saved: SetNumber,
     /// An operator wants the child to be seeded.
     force_seed: bool,
+    /// The child held something of the history it was offered.
+    holds: bool,
     /// Bytes of extents that the child granted since it attached, that may be read, and that went.
     pub(super) seed_total: u64,
     pub(super) seed_granted: u64,
@@ -133,6 +135,7 @@ impl Mover {
                 reason: None,
                 saved: SetNumber::ZERO,
                 force_seed: false,
+                holds: false,
                 seed_total: 0,
                 seed_granted: 0,
                 seed_sent: 0,
@@ -185,6 +188,7 @@ impl Mover {
         out.seq = 0;
         (out.seed_total, out.seed_granted, out.seed_sent) = (0, 0, 0);
         out.saved = a.state;
+        out.holds = a.generation.is_some();
         let label = h.label.clone();
         if let Some(g) = a.generation.filter(|g| !holds(h.volume.history(), *g, a.state)) {
             self.refuse_other_line(conn, a.stream, &child, &label, (g, a.state));
@@ -228,6 +232,7 @@ impl Mover {
                 );
                 (StartMode::Wait, a.state, text)
             }
+            Attached::Newer { here } => return self.refuse_newer(conn, id, a, &child, here),
             Attached::Seed { from, reason } => {
                 out.stage = Stage::Seeding;
                 (StartMode::Seed, from, reason)
@@ -267,9 +272,11 @@ impl Mover {
     fn start_child(&mut self, conn: ConnId, id: VolumeId, child: &NodeName, start: Start) {
         let label = self.label_of(id);
         let reason = &start.reason;
+        let mut holds = false;
         if let Some(out) =
             self.conns.get_mut(&conn).and_then(|c| c.streams_out.get_mut(&start.stream))
         {
+            holds = out.holds;
             out.reason = (!reason.is_empty()).then(|| reason.clone());
         }
         if let Some(h) = self.volumes.get_mut(&id) {
@@ -296,7 +303,7 @@ impl Mover {
             StartMode::Resume | StartMode::Wait => {}
         }
         self.send(conn, Frame::Start(start));
-        self.child_confirms(id, child);
+        self.child_confirms(id, child, holds);
     }
 
     /// It is known now what a child lacks that attached.
@@ -317,6 +324,25 @@ impl Mover {
         };
         self.start_child(conn, id, child, Start { stream, mode, from, feeder, reason });
         self.pump_conn(conn);
+    }
+
+    /// The child holds more of this writer's line than the writer.
+    fn refuse_newer(
+        &mut self,
+        conn: ConnId,
+        id: VolumeId,
+        a: &Attach,
+        child: &NodeName,
+        here: SetNumber,
+    ) {
+        let text = format!(
+            "{child} holds set {} of this line, and its writer {} only set {here}: nothing can follow \
+             before an operator says which of both is to stay",
+            a.state, self.cfg.node
+        );
+        self.stop_stream(conn, a.stream, stream_error::DIVERGED, text);
+        self.child_is_newer(id, child, here);
+        self.settle(id);
     }
 
     /// The child holds states of a line that is not known here.
@@ -611,6 +637,9 @@ fn to_be_relayed(answer: &Attached, a: &Attach, seeding: Option<Seeding>) -> Opt
         Attached::Resume | Attached::Wait => {
             seeding.map(|s| Wanted { block: s.block, folded: s.folded, over: s.over })
         }
-        Attached::Planning | Attached::NoCatchUp { .. } | Attached::NotNow { .. } => None,
+        Attached::Planning
+        | Attached::NoCatchUp { .. }
+        | Attached::NotNow { .. }
+        | Attached::Newer { .. } => None,
     }
 }

@@ -4,6 +4,8 @@
 //! the name in its hello. Peers that were turned away before they could say anything are kept in a
 //! short list for the operator, and where one of them is a neighbour, the reason is the link's.
 
+use std::time::Duration;
+
 use rcp::proto::clock::{Mono, Wall};
 use rcp::proto::frame::{GoodbyeCode, RefuseCode};
 use rcp::proto::ids::NodeName;
@@ -13,6 +15,11 @@ use crate::api::Stranger;
 
 /// Peers turned away that are remembered.
 const MAX_STRANGERS: usize = 16;
+
+/// Peers turned away that are noted in a while.
+const MOST_NOTED: u32 = 16;
+const LAST_NOTED: u32 = MOST_NOTED + 1;
+const A_WHILE: Duration = Duration::from_secs(60);
 
 /// What the other side of a connection has proven.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,8 +80,22 @@ impl Mover {
             s.why = who.why;
             return;
         }
-        // Once per kind and peer: nobody fills the log by knocking.
-        self.note(Level::Warn, format!("refused a peer at {}: {}", who.from, who.why));
+        // Once per kind and peer, and not often under ever new names: nobody fills the log by
+        // knocking.
+        if now.since(self.knocks.0) > A_WHILE {
+            self.knocks = (now, 0);
+        }
+        self.knocks.1 = self.knocks.1.saturating_add(1);
+        match self.knocks.1 {
+            0..=MOST_NOTED => {
+                self.note(Level::Warn, format!("refused a peer at {}: {}", who.from, who.why));
+            }
+            LAST_NOTED => {
+                let text = "more peers are refused than are noted: status names the last of them";
+                self.note(Level::Warn, text.to_owned());
+            }
+            _ => {}
+        }
         if self.strangers.len() >= MAX_STRANGERS {
             self.strangers.pop_front();
         }

@@ -11,7 +11,7 @@ use rcp::proto::transport::Hop;
 use tokio::sync::{mpsc, oneshot};
 use volmcast::capture::Notice;
 use volmcast::io::{Outcome, Tag};
-use volmcast::storage::{Identity, Standing};
+use volmcast::storage::Identity;
 use volmcast::units::{BlockCount, BlockIndex};
 use volmcast::volume::WorkDone;
 
@@ -99,10 +99,12 @@ pub(super) enum Input {
     },
     Quiet {
         volume: VolumeId,
+        number: u64,
     },
     Writable {
         volume: VolumeId,
-        made: Result<Box<(Arc<crate::volumes::PrimaryVolume>, Identity)>, String>,
+        opens: StateId,
+        made: Result<Arc<crate::volumes::PrimaryVolume>, String>,
     },
     Opened {
         volume: VolumeId,
@@ -172,10 +174,10 @@ pub(super) struct ReplicaPlan {
 /// The threaded side of a volume.
 #[derive(Debug)]
 pub(super) struct Shared {
-    identity: Identity,
+    pub(super) identity: Identity,
     disk: Arc<disk::Disk>,
-    primary: Option<Arc<crate::volumes::PrimaryVolume>>,
-    states: Option<Arc<crate::volumes::ReplicaVolume>>,
+    pub(super) primary: Option<Arc<crate::volumes::PrimaryVolume>>,
+    pub(super) states: Option<Arc<crate::volumes::ReplicaVolume>>,
 }
 
 fn say(level: Level, text: &str) {
@@ -265,8 +267,10 @@ impl Core {
             Input::Grown { volume, blocks, prepared } => {
                 self.mover.growth_prepared(now, wall, volume, blocks, prepared);
             }
-            Input::Quiet { volume } => self.mover.writers_quiet(now, wall, volume),
-            Input::Writable { volume, made } => self.writable(volume, made.map(|m| *m)),
+            Input::Quiet { volume, number } => {
+                self.mover.writers_quiet(now, wall, volume, number);
+            }
+            Input::Writable { volume, opens, made } => self.writable(volume, opens, made),
             Input::Opened { volume, opened, reply } => self.opened(volume, opened, reply),
             Input::Ask { question, reply } => {
                 self.next_ask += 1;
@@ -389,7 +393,7 @@ impl Core {
     }
 
     /// What the capture tables notice comes to the core.
-    fn hear(&self, id: VolumeId, p: &crate::volumes::PrimaryVolume) {
+    pub(super) fn hear(&self, id: VolumeId, p: &crate::volumes::PrimaryVolume) {
         let core = self.sender.clone();
         p.capture().on_notice(move |notice| {
             // A full queue means that the core is awake and will look by itself.
@@ -512,100 +516,6 @@ impl Core {
         };
         let open = plan.open.clone();
         self.make(identity, open, None);
-    }
-
-    /// Carries out what concerns who the writer is.
-    fn writer_effect(&mut self, e: Effect) {
-        match e {
-            Effect::Gate { volume, gate } => {
-                if let Some(p) = self.volumes.get(&volume).and_then(|v| v.primary.as_ref()) {
-                    p.gate().set(&gate);
-                }
-            }
-            Effect::AwaitQuiet { volume } => {
-                let Some(p) = self.volumes.get(&volume).and_then(|v| v.primary.clone()) else {
-                    return;
-                };
-                let core = self.sender.clone();
-                tokio::task::spawn_blocking(move || {
-                    p.gate().await_quiet();
-                    let _ = core.blocking_send(Input::Quiet { volume });
-                });
-            }
-            Effect::MakeWritable { volume, opens } => self.make_writable(volume, opens),
-            Effect::MakeReadOnly { volume, discards } => self.make_read_only(volume, discards),
-            Effect::StoreStanding { volume, standing } => {
-                let stored = self.store_identity(volume, |i| i.standing = standing);
-                let (now, wall) = (clock::mono(), clock::wall());
-                self.mover.standing_stored(now, wall, volume, stored);
-            }
-            _ => {}
-        }
-    }
-
-    /// Changes a volume's identity, durably or not at all.
-    fn store_identity(
-        &mut self,
-        id: VolumeId,
-        change: impl FnOnce(&mut Identity),
-    ) -> Result<(), String> {
-        let Some(shared) = self.volumes.get_mut(&id) else { return Err("no such volume".into()) };
-        let mut identity = shared.identity.clone();
-        change(&mut identity);
-        let folder = self.folder.join("volumes").join(id.to_string());
-        identity.store(&folder).map_err(|e| e.to_string())?;
-        shared.identity = identity;
-        Ok(())
-    }
-
-    /// Makes what a writer needs, on a thread that may block.
-    fn make_writable(&self, id: VolumeId, opens: StateId) {
-        let Some(shared) = self.volumes.get(&id) else { return };
-        let (Some(states), Some(v)) = (&shared.states, self.mover.volume(id)) else { return };
-        let (files, blocks) = (states.files().clone(), v.blocks());
-        let snapshots = v.config().snapshots.clone();
-        let mut identity = shared.identity.clone();
-        let folder = self.folder.join("volumes").join(id.to_string());
-        let core = self.sender.clone();
-        tokio::task::spawn_blocking(move || {
-            let made =
-                open::make_writable(&folder, &mut identity, &files, snapshots, blocks, opens)
-                    .map(|p| Box::new((Arc::new(p), identity)))
-                    .map_err(|e| e.to_string());
-            let _ = core.blocking_send(Input::Writable { volume: id, made });
-        });
-    }
-
-    fn writable(
-        &mut self,
-        id: VolumeId,
-        made: Result<(Arc<crate::volumes::PrimaryVolume>, Identity), String>,
-    ) {
-        let made = made.and_then(|(p, identity)| {
-            let shared = self.volumes.get_mut(&id).ok_or("no such volume")?;
-            let plan = self.plans.get(&identity.group).ok_or("no such group")?;
-            shared.identity = identity;
-            shared.primary = Some(p.clone());
-            self.hear(id, &p);
-            Ok((p.capture().clone(), plan.open.cut))
-        });
-        self.mover.made_writable(clock::mono(), clock::wall(), id, made);
-    }
-
-    fn make_read_only(&mut self, id: VolumeId, discards: bool) {
-        let stored = self.store_identity(id, |i| {
-            "replica".clone_into(&mut i.role);
-            i.standing = Standing { discards, ..Standing::default() };
-        });
-        let made = stored.and_then(|()| {
-            let shared = self.volumes.get_mut(&id).ok_or("no such volume")?;
-            let plan = self.plans.get(&shared.identity.group).ok_or("no such group")?;
-            if let Some(p) = shared.primary.take() {
-                p.gate().retire();
-            }
-            Ok(plan.open.playback)
-        });
-        self.mover.made_read_only(clock::mono(), clock::wall(), id, made);
     }
 
     /// Brings the export names in line with a volume.

@@ -19,6 +19,7 @@ mod handle;
 mod lobby;
 mod port;
 mod start;
+mod writer;
 
 pub use handle::NodeHandle;
 pub use start::{Running, StartError, start};

@@ -472,7 +472,11 @@ fn open_volumes(
                 save: g.save_for(v, node),
                 snapshots: v.snapshot_area,
                 base,
-                standing: volmcast::storage::Standing::default(),
+                // It may have been the primary before, and have lost its disk.
+                standing: volmcast::storage::Standing {
+                    unproven: true,
+                    ..volmcast::storage::Standing::default()
+                },
             };
             let path = all.join(id.to_string());
             let plan = OpenPlan { import, ..plan.open.clone() };

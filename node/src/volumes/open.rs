@@ -329,29 +329,23 @@ fn go_on_with_role(identity: &Identity, volume: &mut Volume, wall: Wall) {
         }
     }
     if standing.discards && !primary {
-        volume.discard("its parent gives its content up");
+        let known = volume.history().to_vec();
+        volume.discard("its parent gives its content up", known);
     }
 }
 
-/// Makes the writable side of a volume that is a replica at rest, and stores its new role, which is
-/// the moment of the change (FAIL-03). `identity` is changed accordingly.
+/// Makes the writable side of a volume that is a replica at rest. It is one from the moment on when
+/// its new role is stored ([`takes_over`]).
 ///
 /// # Errors
-/// [`OpenFailure`]; the role is what it was.
+/// [`OpenFailure`]; nothing was changed.
 pub fn make_writable(
-    folder: &Path,
-    identity: &mut Identity,
+    identity: &Identity,
     files: &Arc<Files>,
     snapshots: Arc<SnapshotStore>,
     blocks: BlockCount,
-    opens: StateId,
 ) -> Result<PrimaryVolume, OpenFailure> {
     let (capture, activity) = writable(identity, &Tuning::default(), &**files, blocks)?;
-    let mut next = identity.clone();
-    "primary".clone_into(&mut next.role);
-    next.standing = Standing { opens: Some(opens), ..Standing::default() };
-    next.store(folder)?;
-    *identity = next;
     Ok(PrimaryVolume::new(
         files.clone(),
         capture,
@@ -361,6 +355,18 @@ pub fn make_writable(
         identity.block_size.offset(BlockIndex(blocks.0)),
         format!("primary of volume {}", identity.label),
     ))
+}
+
+/// What is stored at the moment of a promotion (FAIL-03).
+pub fn takes_over(identity: &mut Identity, opens: StateId) {
+    "primary".clone_into(&mut identity.role);
+    identity.standing = Standing { opens: Some(opens), ..Standing::default() };
+}
+
+/// What is stored when a writer steps down, or a promotion did not come about.
+pub fn steps_down(identity: &mut Identity, discards: bool) {
+    "replica".clone_into(&mut identity.role);
+    identity.standing = Standing { discards, ..Standing::default() };
 }
 
 /// Empty capture tables, and an activity log in which nothing was written yet.

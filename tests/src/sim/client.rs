@@ -13,6 +13,8 @@ use super::world::{Event, World};
 
 /// One request under way.
 pub struct Request {
+    /// The writer that it was let in by.
+    pub node: usize,
     offset: u64,
     len: u64,
     /// `None`: make it zero.
@@ -38,7 +40,7 @@ pub struct Client {
     /// A burst of requests without pauses.
     pub burst: u64,
     /// Writes that were answered, and writes to the base that a flush made durable.
-    pub flushed_through: u64,
+    pub flushed_through: BTreeMap<usize, u64>,
 }
 
 /// Most requests at once.
@@ -57,7 +59,8 @@ impl World {
             self.opt.client_pause
         };
         self.after(pause / 10, pause * 2, Event::Client);
-        if self.nodes[0].volume().is_none() || self.client.requests.len() >= DEPTH {
+        let Some(node) = self.some_writer() else { return };
+        if self.client.requests.len() >= DEPTH {
             return;
         }
         let size = self.blocks * self.opt.block_size.bytes();
@@ -82,9 +85,11 @@ impl World {
         let fua = self.rng.percent(10);
         self.next_id += 1;
         let id = self.next_id;
-        self.client.requests.insert(id, Request { offset, len, data, fua, flush, ticket: None });
-        let life = self.nodes[0].life;
-        self.after(1, 200, Event::Request { id, life });
+        self.client
+            .requests
+            .insert(id, Request { node, offset, len, data, fua, flush, ticket: None });
+        let life = self.nodes[node].life;
+        self.after(1, 200, Event::Request { node, id, life });
     }
 
     /// Content that names its write in every sector.
@@ -111,14 +116,15 @@ impl World {
     /// A request goes on.
     pub fn client_request(&mut self, id: u64) {
         let Some(mut r) = self.client.requests.remove(&id) else { return };
-        let life = self.nodes[0].life;
-        let Some(disk) = self.nodes[0].disk.clone() else { return };
+        let node = r.node;
+        let life = self.nodes[node].life;
+        let Some(disk) = self.nodes[node].disk.clone() else { return };
         if r.flush {
             let io = Io { tag: Tag(0), file: FileId::Base, op: Op::Sync };
             let sub = disk.0.borrow_mut().submit(io);
             self.client.requests.insert(id, r);
-            let delay = self.disk_delay(0);
-            self.at(self.now + delay, Event::Written { id, life, sub });
+            let delay = self.disk_delay(node);
+            self.at(self.now + delay, Event::Written { node, id, life, sub });
             return;
         }
         if self.admit(&mut r) {
@@ -127,17 +133,17 @@ impl World {
                 None => Op::Zero { offset: r.offset, len: r.len },
             };
             let sub = disk.0.borrow_mut().submit(Io { tag: Tag(0), file: FileId::Base, op });
-            let delay = self.disk_delay(0);
-            self.at(self.now + delay, Event::Written { id, life, sub });
+            let delay = self.disk_delay(node);
+            self.at(self.now + delay, Event::Written { node, id, life, sub });
         } else {
-            self.after(100, 3_000, Event::Request { id, life });
+            self.after(100, 3_000, Event::Request { node, id, life });
         }
         self.client.requests.insert(id, r);
     }
 
     /// Brings a write to where it may reach the base; false: try again.
     fn admit(&mut self, r: &mut Request) -> bool {
-        let n = &self.nodes[0];
+        let n = &self.nodes[r.node];
         let (Some(capture), Some(activity), Some(disk), Some(v)) =
             (n.capture, n.activity.clone(), n.disk.clone(), n.volume())
         else {
@@ -189,23 +195,24 @@ impl World {
 
     /// A write or sync is done.
     pub fn client_written(&mut self, id: u64, sub: &Submitted) {
-        let Some(disk) = self.nodes[0].disk.clone() else { return };
-        disk.0.borrow_mut().complete(sub);
         let Some(mut r) = self.client.requests.remove(&id) else { return };
+        let node = r.node;
+        let Some(disk) = self.nodes[node].disk.clone() else { return };
+        disk.0.borrow_mut().complete(sub);
         r.ticket = None;
         if r.flush {
             self.counters.hit("flush");
             let d = disk.0.borrow();
-            self.client.flushed_through =
-                self.client.flushed_through.max(d.durable_through(FileId::Base));
+            let through = self.client.flushed_through.entry(node).or_default();
+            *through = (*through).max(d.durable_through(FileId::Base));
         } else {
             self.counters.hit("write");
             if r.fua {
                 r.flush = true;
                 r.data = None;
                 self.client.requests.insert(id, r);
-                let life = self.nodes[0].life;
-                self.after(1, 10, Event::Request { id, life });
+                let life = self.nodes[node].life;
+                self.after(1, 10, Event::Request { node, id, life });
             }
         }
     }

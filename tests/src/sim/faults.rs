@@ -32,21 +32,22 @@ impl World {
         if self.nodes[n].mover.is_none() {
             return;
         }
-        if n == 0 {
-            self.after_primary_crash();
-            self.client.requests.clear();
-        }
+        self.writer_lost(n);
         let power = self.rng.percent(60);
         self.down(n, power);
     }
 
     /// A node whose disk failed is started again, with the machine.
     pub fn reboot(&mut self, n: usize) {
-        if n == 0 {
-            self.after_primary_crash();
-            self.client.requests.clear();
-        }
+        self.writer_lost(n);
         self.down(n, true);
+    }
+
+    fn writer_lost(&mut self, n: usize) {
+        if self.nodes[n].kind == Kind::Primary {
+            self.after_writer_crash(n);
+        }
+        self.client.requests.retain(|_, r| r.node != n);
     }
 
     fn down(&mut self, n: usize, power: bool) {
@@ -91,10 +92,9 @@ impl World {
         }
     }
 
-    fn ask(&mut self, n: usize, question: Ask) {
-        if self.nodes[n].mover.is_none() {
-            return;
-        }
+    /// Somebody asks a node for something, if it is up: the number of the question.
+    pub fn ask(&mut self, n: usize, question: Ask) -> Option<AskId> {
+        self.nodes[n].mover.as_ref()?;
         self.next_id += 1;
         let ask = AskId(self.next_id);
         self.say(format!("n{n}: operator: {question:?}"));
@@ -103,9 +103,11 @@ impl World {
             m.ask(ask, question);
         }
         self.after_mover(n);
+        Some(ask)
     }
 
-    fn some_node(&mut self) -> usize {
+    /// Any node.
+    pub fn some_node(&mut self) -> usize {
         usize::try_from(self.rng.below(self.nodes.len() as u64)).unwrap_or(0)
     }
 
@@ -122,6 +124,9 @@ impl World {
             return;
         }
         let volume = LABEL.to_owned();
+        if self.opt.turns && self.rng.percent(45) {
+            return self.turn(n);
+        }
         match self.rng.below(100) {
             0..18 => self.crash(n),
             18..34 => {
@@ -153,7 +158,8 @@ impl World {
             48..60 => {
                 let keep = self.rng.percent(40);
                 self.counters.hit(if keep { "cut demanded, kept" } else { "cut demanded" });
-                self.ask(0, Ask::Cut { volume, keep });
+                let writer = self.some_writer().unwrap_or(0);
+                self.ask(writer, Ask::Cut { volume, keep });
             }
             60..70 => {
                 if self.nodes[n].kind == Kind::Replica
@@ -322,9 +328,11 @@ impl World {
                 self.ask(n, Ask::Replicate { volume: LABEL.to_owned(), on: true });
             }
         }
-        let dirty = self.nodes[0].volume().and_then(|v| v.capture()).map_or(0, |c| c.dirty_bytes());
+        let head = self.head;
+        let writer = self.nodes[head].volume();
+        let dirty = writer.and_then(|v| v.capture()).map_or(0, |c| c.dirty_bytes());
         if dirty > 0 && self.client.requests.is_empty() {
-            self.ask(0, Ask::Cut { volume: LABEL.to_owned(), keep: false });
+            self.ask(head, Ask::Cut { volume: LABEL.to_owned(), keep: false });
         }
     }
 }

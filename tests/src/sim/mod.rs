@@ -11,6 +11,7 @@
 //! | `client` | writers at the primary |
 //! | `readers` | readers of replicas and kept states |
 //! | `faults` | crashes, cuts, stalls, and an operator |
+//! | `turns` | changes of who the writer is |
 //! | `steps` | one blow at one step of the protocol |
 //! | `model`, `oracle` | what must be true |
 //! | `weigh` | what catch-ups may cost |
@@ -28,6 +29,7 @@ pub mod readers;
 pub mod report;
 pub mod rng;
 pub mod steps;
+pub mod turns;
 pub mod weigh;
 pub mod wires;
 pub mod world;
@@ -38,13 +40,22 @@ pub use report::{Counters, Failure};
 /// Seeds from here on have disks that fail requests and lose bits as well.
 pub const BAD_DISKS: u64 = 1_000_000;
 
+/// Seeds from here on change who the writer is.
+pub const TURNS: u64 = 2_000_000;
+
 /// Runs one seed.
 ///
 /// # Errors
 /// The first promise that was broken.
 pub fn run(seed: u64, verbose: bool) -> Result<Counters, Box<Failure>> {
     let mut rng = rng::Rng::new(seed);
-    let mut options = Options { bad_disks: seed >= BAD_DISKS, ..Options::random(&mut rng) };
-    options.extras(seed);
+    let turns = seed >= TURNS;
+    let bad_disks = seed >= BAD_DISKS && !turns;
+    let mut options = Options { bad_disks, turns, ..Options::random(&mut rng) };
+    if turns {
+        options.take_turns(seed);
+    } else {
+        options.extras(seed);
+    }
     world::World::new(seed, options, rng, verbose).run()
 }

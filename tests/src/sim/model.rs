@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use rcp::proto::ids::SetNumber;
+use rcp::proto::ids::{Generation, SetNumber};
 use xxhash_rust::xxh3::xxh3_64;
+
+/// A state: the line whose writer made it, and its set.
+pub type State = (Generation, SetNumber);
 
 /// The content of a volume at its cuts.
 #[derive(Debug)]
@@ -11,9 +14,9 @@ pub struct Model {
     block: usize,
     /// Hash of a block of zeroes: what lies beyond the volume's end.
     zero: u64,
-    cuts: BTreeMap<SetNumber, Cut>,
-    /// Newest set of which the primary put anything on the wire.
-    pub newest_sent: SetNumber,
+    cuts: BTreeMap<State, Cut>,
+    /// Newest set of each line of which its writer put anything on the wire.
+    pub newest_sent: BTreeMap<Generation, SetNumber>,
 }
 
 #[derive(Debug)]
@@ -26,28 +29,40 @@ struct Cut {
 }
 
 impl Model {
+    /// The state before the first set.
+    pub const NOTHING: State = (Generation { counter: 0, id: [0; 16] }, SetNumber::ZERO);
+
+    /// The state of a set on a line.
+    #[must_use]
+    pub fn state(line: Option<Generation>, set: SetNumber) -> State {
+        match line {
+            Some(line) if set > SetNumber::ZERO => (line, set),
+            _ => Self::NOTHING,
+        }
+    }
+
     /// A volume of zeroes.
     #[must_use]
     pub fn new(block: usize, blocks: u64) -> Self {
         let zero = xxh3_64(&vec![0; block]);
         let hashes = vec![zero; usize::try_from(blocks).unwrap_or(0)];
-        let cuts = BTreeMap::from([(SetNumber::ZERO, Cut { hashes, blocks, writes: 0 })]);
-        Self { block, zero, cuts, newest_sent: SetNumber::ZERO }
+        let cuts = BTreeMap::from([(Self::NOTHING, Cut { hashes, blocks, writes: 0 })]);
+        Self { block, zero, cuts, newest_sent: BTreeMap::new() }
     }
 
     fn hashes(&self, content: &[u8]) -> Vec<u64> {
         content.chunks(self.block).map(xxh3_64).collect()
     }
 
-    /// The primary made a cut; a set number may be cut again after a crash.
-    pub fn cut(&mut self, set: SetNumber, content: &[u8], writes: u64, blocks: u64) {
+    /// A writer made a cut; a set number may be cut again after a crash.
+    pub fn cut(&mut self, set: State, content: &[u8], writes: u64, blocks: u64) {
         let hashes = self.hashes(content);
         self.cuts.insert(set, Cut { hashes, blocks, writes });
     }
 
     /// Writes to the base that state `set` includes.
     #[must_use]
-    pub fn writes_at(&self, set: SetNumber) -> u64 {
+    pub fn writes_at(&self, set: State) -> u64 {
         self.cuts.get(&set).map_or(0, |c| c.writes)
     }
 
@@ -55,10 +70,10 @@ impl Model {
     ///
     /// # Errors
     /// In words.
-    pub fn check_size(&self, set: SetNumber, blocks: u64) -> Result<(), String> {
+    pub fn check_size(&self, set: State, blocks: u64) -> Result<(), String> {
         match self.cuts.get(&set) {
-            Some(c) if set > SetNumber::ZERO && c.blocks != blocks => {
-                Err(format!("state {set} has {} blocks, {blocks} are shown", c.blocks))
+            Some(c) if set != Self::NOTHING && c.blocks != blocks => {
+                Err(format!("state {} has {} blocks, {blocks} are shown", set.1, c.blocks))
             }
             _ => Ok(()),
         }
@@ -68,9 +83,9 @@ impl Model {
     ///
     /// # Errors
     /// In words, naming the states that the content would fit.
-    pub fn check(&self, set: SetNumber, first: u64, content: &[u8]) -> Result<(), String> {
+    pub fn check(&self, set: State, first: u64, content: &[u8]) -> Result<(), String> {
         let Some(cut) = self.cuts.get(&set) else {
-            return Err(format!("state {set} was never cut"));
+            return Err(format!("state {} was never cut on line {}", set.1, set.0));
         };
         let mut wrong = Vec::new();
         for (i, h) in self.hashes(content).into_iter().enumerate() {
@@ -78,8 +93,8 @@ impl Model {
             let at = |c: &Cut| c.hashes.get(b).copied().unwrap_or(self.zero);
             if at(cut) != h {
                 let fits: Vec<_> =
-                    self.cuts.iter().filter(|(_, c)| at(c) == h).map(|(s, _)| s.0).collect();
-                wrong.push(format!("block {b} has the content of states {}", spans(&fits)));
+                    self.cuts.iter().filter(|(_, c)| at(c) == h).map(|(s, _)| *s).collect();
+                wrong.push(format!("block {b} has the content of states {}", lines(&fits)));
             }
         }
         if wrong.is_empty() {
@@ -87,13 +102,30 @@ impl Model {
         }
         let n = wrong.len();
         wrong.truncate(4);
-        Err(format!("{n} blocks differ from state {set}: {}", wrong.join("; ")))
+        Err(format!(
+            "{n} blocks differ from state {} of line {}: {}",
+            set.1,
+            set.0,
+            wrong.join("; ")
+        ))
     }
 
     /// Whether `content` is exactly state `set`.
     #[must_use]
-    pub fn is(&self, set: SetNumber, content: &[u8]) -> bool {
+    pub fn is(&self, set: State, content: &[u8]) -> bool {
         self.check(set, 0, content).is_ok()
+    }
+}
+
+fn lines(states: &[State]) -> String {
+    let mut by: BTreeMap<Generation, Vec<u64>> = BTreeMap::new();
+    for (line, set) in states {
+        by.entry(*line).or_default().push(set.0);
+    }
+    match by.len() {
+        0 => "none".to_owned(),
+        1 => by.values().map(|s| spans(s)).collect(),
+        _ => by.iter().map(|(l, s)| format!("{} (line {l}) ", spans(s))).collect(),
     }
 }
 

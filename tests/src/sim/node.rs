@@ -56,7 +56,10 @@ pub struct SimNode {
     pub mover: Option<Mover>,
     /// The files of the volume, once it has it.
     pub disk: Option<SharedDisk>,
-    identity: Option<Identity>,
+    /// What is stored beside its files.
+    pub identity: Option<Identity>,
+    /// Storing it failed, and yet this is what a restart finds.
+    pub on_disk: Option<Identity>,
     /// Reads states.
     pub states: Option<Rc<ReplicaVolume<SharedDisk>>>,
     /// The primary's activity log.
@@ -103,14 +106,23 @@ pub struct SimNode {
     pub announced: Option<u64>,
     /// The snapshot area was full once: pins may have been broken.
     pub area_full: bool,
+    /// Whether its clients are let in.
+    pub open: bool,
+    turns: bool,
+    /// Somebody waits for its clients' requests to end.
+    pub quiet: Vec<u64>,
+    /// The line it followed when it was looked at last.
+    pub line: Option<rcp::proto::ids::Generation>,
     /// What was sent to it.
     pub sent: Sent,
     /// It asked for extents from the first block on.
     pub seed_anew: bool,
     /// Log positions when it was looked at last, to see it wrap.
     pub log_head: u64,
-    plan: OpenPlan,
-    tuning: Tuning,
+    /// How its volume is opened.
+    pub plan: OpenPlan,
+    /// Sizes of its parts.
+    pub tuning: Tuning,
     save: u64,
     snapshots: u64,
 }
@@ -138,6 +150,7 @@ impl SimNode {
             mover: None,
             disk: None,
             identity: None,
+            on_disk: None,
             states: None,
             activity: None,
             capture: None,
@@ -161,6 +174,10 @@ impl SimNode {
             over: None,
             announced: None,
             area_full: false,
+            open: !opt.turns,
+            turns: opt.turns,
+            quiet: Vec::new(),
+            line: None,
             sent: Sent::default(),
             seed_anew: false,
             log_head: 0,
@@ -206,6 +223,7 @@ impl SimNode {
         random: u64,
     ) -> Result<(), String> {
         self.life += 1;
+        let place = opt.places[self.index];
         let mut instance = [0; 16];
         instance[..8].copy_from_slice(&random.to_le_bytes());
         let table = Table::decode(&self.routes).map_err(|e| format!("stored routes: {e}"))?;
@@ -232,11 +250,15 @@ impl SimNode {
             self.create(identity, now, wall)?;
         }
         let plan = GroupPlan {
-            primary: self.kind == Kind::Primary,
-            replica: self.kind == Kind::Replica,
+            primary: place.kind == Kind::Primary,
+            replica: place.kind == Kind::Replica || opt.turns && place.kind == Kind::Primary,
             planned: Vec::new(),
             members: all,
-            confirm: node::mover::Confirm::None,
+            confirm: if opt.turns {
+                node::mover::Confirm::OneChild
+            } else {
+                node::mover::Confirm::None
+            },
             hop: Hop::default(),
             planned_ways: std::collections::BTreeMap::new(),
         };
@@ -282,11 +304,21 @@ impl SimNode {
     }
 
     fn open(&mut self, now: Mono, wall: Wall) -> Result<(), String> {
+        if let Some(found) = self.on_disk.take() {
+            self.identity = Some(found);
+        }
         let (Some(disk), Some(identity), Some(mover)) =
             (&self.disk, &self.identity, &mut self.mover)
         else {
             return Ok(());
         };
+        if self.turns {
+            self.kind = match identity.role.as_str() {
+                "primary" => Kind::Primary,
+                "relay" => Kind::Relay,
+                _ => Kind::Replica,
+            };
+        }
         let m = open::assemble(identity, &self.plan, &self.tuning, disk, now, wall)
             .map_err(|e| e.to_string())?;
         if let Some(note) = m.notes.first() {
@@ -313,6 +345,7 @@ impl SimNode {
         mover.add_volume(identity.label.clone(), identity.group.clone(), m.volume);
         if primary.is_some() {
             mover.open_generation(VOLUME);
+            mover.stand(VOLUME, identity.standing.clone());
         }
         Ok(())
     }
@@ -329,5 +362,7 @@ impl SimNode {
         self.conns.clear();
         self.tick_at = u64::MAX;
         self.draining = None;
+        self.quiet.clear();
+        self.open &= !self.turns;
     }
 }

@@ -76,6 +76,8 @@ pub struct Options {
     pub switches: Vec<Duration>,
     /// Disks fail requests, and records rot.
     pub bad_disks: bool,
+    /// The writer changes: promotions, swaps, old writers that come back.
+    pub turns: bool,
     /// Nothing goes wrong: only for a first look.
     pub calm: bool,
     /// Nodes that speak the oldest version of the protocol, a bit for each.
@@ -139,8 +141,37 @@ impl Options {
             growths: Vec::new(),
             switches: Vec::new(),
             bad_disks: false,
+            turns: false,
             calm: false,
             older: 0,
+        }
+    }
+
+    /// A small tree in which everybody who has content may become the writer.
+    pub fn take_turns(&mut self, seed: u64) {
+        let mut rng = Rng::new(!seed);
+        let r = |parent| (Kind::Replica, parent);
+        let tree = match rng.below(6) {
+            0 => vec![r(0)],
+            1 => vec![r(0), r(0)],
+            2 => vec![r(0), r(1)],
+            3 => vec![r(0), r(0), r(1)],
+            4 => vec![r(0), (Kind::Relay, 0), r(2)],
+            _ => vec![r(0), r(0), r(0)],
+        };
+        let first = Place { kind: Kind::Primary, parent: None, joins: Duration::ZERO };
+        let below = tree.into_iter().map(|(kind, parent)| {
+            let joins = Duration::from_millis(if rng.percent(20) { rng.below(6000) } else { 50 });
+            Place { kind, parent: Some(parent), joins }
+        });
+        self.places = std::iter::once(first).chain(below).collect();
+        self.faults_for = Duration::from_millis(rng.range(6_000, 18_000));
+        self.bad_disks = rng.percent(25);
+        self.fault_pause = *rng.pick(&[150_000, 400_000, 900_000]).unwrap_or(&400_000);
+        // Seeds that take their time.
+        if rng.percent(50) {
+            self.window = (2 * self.chunk + 8192).min(self.window);
+            self.link_delay = self.link_delay.max(20_000);
         }
     }
 

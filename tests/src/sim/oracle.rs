@@ -1,8 +1,10 @@
 //! What must be true after every step, and at the end.
 
-use rcp::proto::ids::{ChunkNumber, SetNumber};
+use rcp::proto::ids::{ChunkNumber, Generation, SetNumber};
+use volmcast::history::line_of;
 use volmcast::io::FileId;
 
+use super::model::{Model, State};
 use super::node::VOLUME;
 use super::options::Kind;
 use super::world::World;
@@ -18,6 +20,8 @@ impl World {
         let full = v.config().snapshots.free_slots() == 0;
         let (draining, failure) = (v.draining(), v.failure().map(str::to_owned));
         let (blocks, cut_blocks) = (v.blocks().0, v.next_blocks().0);
+        let line = v.history().last().map(|b| b.generation);
+        self.follows(n, line);
         if failure.is_some() && self.nodes[n].failing {
             // What an operator does who reads what the node says.
             self.counters.hit("volume stopped by a failed request");
@@ -31,13 +35,14 @@ impl World {
         if draining != self.nodes[n].draining {
             if let (Some(set), Some(disk)) = (draining, self.nodes[n].disk.clone()) {
                 let d = disk.0.borrow();
+                let set = Model::state(line, set);
                 self.model.cut(set, d.bytes(FileId::Base), d.completed(FileId::Base), cut_blocks);
                 self.counters.hit("cut");
             }
             self.nodes[n].draining = draining;
         }
         self.observe_halt(n);
-        if n == 0 {
+        if n == self.head {
             if blocks > self.blocks {
                 self.counters.hit("the volume grew");
             } else if blocks < self.blocks {
@@ -105,12 +110,32 @@ impl World {
         }
     }
 
-    /// The primary lost its memory: what left it must be in what it kept.
-    pub fn after_primary_crash(&mut self) {
-        self.durable_enough(self.model.newest_sent);
-        let Some(disk) = self.nodes[0].disk.clone() else { return };
+    /// The line of a state at a node.
+    #[must_use]
+    pub fn state_at(&self, n: usize, set: SetNumber) -> State {
+        let history = self.nodes[n].volume().map_or(&[][..], |v| v.history());
+        Model::state(line_of(history, set), set)
+    }
+
+    /// A node follows another line than before: that is the one way by which states go back.
+    fn follows(&mut self, n: usize, line: Option<Generation>) {
+        let was = std::mem::replace(&mut self.nodes[n].line, line);
+        if self.opt.turns && was.is_some() && was != line {
+            self.counters.hit("node followed another line");
+            self.nodes[n].shown = SetNumber::ZERO;
+            self.nodes[n].saved = None;
+        }
+    }
+
+    /// A writer lost its memory: what left it must be in what it kept.
+    pub fn after_writer_crash(&mut self, n: usize) {
+        let line = self.nodes[n].line;
+        if let Some((line, sent)) = line.and_then(|l| Some((l, *self.model.newest_sent.get(&l)?))) {
+            self.durable_enough(n, (line, sent));
+        }
+        let Some(disk) = self.nodes[n].disk.clone() else { return };
         let durable = disk.0.borrow().durable_through(FileId::Base);
-        if durable < self.client.flushed_through {
+        if durable < self.client.flushed_through.get(&n).copied().unwrap_or(0) {
             self.fail("a flushed write is not durable".to_owned());
         }
         for node in &mut self.nodes {
@@ -122,14 +147,15 @@ impl World {
     }
 
     /// What is sent of a set, the primary itself must not be able to lose.
-    pub fn durable_enough(&mut self, set: SetNumber) {
-        let Some(disk) = self.nodes[0].disk.clone() else { return };
+    pub fn durable_enough(&mut self, n: usize, set: State) {
+        let Some(disk) = self.nodes[n].disk.clone() else { return };
         let durable = disk.0.borrow().durable_through(FileId::Base);
         let needed = self.model.writes_at(set);
         if durable < needed {
             self.fail(format!(
-                "set {set} leaves the primary, but only {durable} of the {needed} writes before it \
-                 are durable there"
+                "set {} leaves the primary, but only {durable} of the {needed} writes before it \
+                 are durable there",
+                set.1
             ));
         }
     }
@@ -146,7 +172,9 @@ impl World {
             return;
         }
         if self.nodes[n].kind == Kind::Primary {
-            let sent = self.model.newest_sent;
+            let line = v.history().last().map(|b| b.generation);
+            let sent = line.and_then(|l| self.model.newest_sent.get(&l)).copied();
+            let sent = sent.unwrap_or(SetNumber::ZERO);
             if visible < sent {
                 self.fail(format!("the primary recovered set {visible}, but had sent {sent}"));
             }
@@ -157,6 +185,10 @@ impl World {
             && !self.nodes[n].rotten
         {
             self.fail(format!("n{n} acknowledged {saved:?}, but holds {at:?} after a crash"));
+        }
+        let discards = self.nodes[n].identity.as_ref().is_some_and(|i| i.standing.discards);
+        if discards {
+            self.nodes[n].kept.clear();
         }
         let lost: Vec<_> = self.nodes[n].kept.keys().filter(|s| !kept.contains(s)).collect();
         if !lost.is_empty() && !seeding && !self.nodes[n].area_full {
@@ -169,13 +201,17 @@ impl World {
         if !self.client.requests.is_empty() {
             return Some("clients still wait".to_owned());
         }
-        let Some(v) = self.nodes[0].volume() else { return Some("no primary".to_owned()) };
+        if let Some(why) = self.unresolved() {
+            return Some(why);
+        }
+        let head = self.head;
+        let Some(v) = self.nodes[head].volume() else { return Some("no primary".to_owned()) };
         let dirty = v.capture().map_or(0, |c| c.dirty_bytes());
         let newest = v.durable().visible;
         if dirty > 0 || v.draining().is_some() || v.position().0 != newest {
             return Some(format!("the primary has {dirty} dirty bytes"));
         }
-        for n in 1..self.nodes.len() {
+        for n in (0..self.nodes.len()).filter(|n| *n != head) {
             let Some(v) = self.nodes[n].volume() else {
                 return Some(format!("n{n} has no volume"));
             };
@@ -196,11 +232,13 @@ impl World {
     }
 
     fn same_content(&mut self, newest: SetNumber) {
-        let Some(disk) = self.nodes[0].disk.clone() else { return };
+        let head = self.head;
+        let Some(disk) = self.nodes[head].disk.clone() else { return };
+        let newest = self.state_at(head, newest);
         if let Err(e) = self.model.check(newest, 0, disk.0.borrow().bytes(FileId::Base)) {
             self.fail(format!("the primary's content is not its newest state: {e}"));
         }
-        for n in 1..self.nodes.len() {
+        for n in (0..self.nodes.len()).filter(|n| *n != head) {
             self.look(n);
         }
     }

@@ -83,14 +83,14 @@ impl World {
         let Some(states) = self.nodes[n].states.clone() else { return };
         let len = pin.blocks().0 * self.opt.block_size.bytes();
         if what == "visible"
-            && let Err(e) = self.model.check_size(pin.state(), pin.blocks().0)
+            && let Err(e) = self.model.check_size(self.state_at(n, pin.state()), pin.blocks().0)
         {
             self.fail(format!("n{n}: {e}"));
         }
         let mut buf = vec![0; usize::try_from(len).unwrap_or(0)];
         match states.read(pin, 0, &mut buf) {
             Ok(()) => {
-                if let Err(e) = self.model.check(pin.state(), 0, &buf) {
+                if let Err(e) = self.model.check(self.state_at(n, pin.state()), 0, &buf) {
                     self.fail(format!("n{n}: {what} state {}: {e}", pin.state()));
                 }
             }
@@ -130,7 +130,7 @@ impl World {
         match states.read_through(&view, &r.pin, first * bs, &mut buf) {
             Ok(()) => {
                 self.counters.hit("reader step");
-                if let Err(e) = self.model.check(state, first, &buf) {
+                if let Err(e) = self.model.check(self.state_at(n, state), first, &buf) {
                     self.fail(format!(
                         "n{n}: reader {id} of state {state} (view {}, entry {:?}): {e}",
                         view.visible,

@@ -28,14 +28,14 @@ impl World {
     pub fn weigh(&mut self, n: usize, to: usize, frame: &DecodedFrame) {
         match (&frame.frame, &frame.content) {
             (Frame::Attach(a), _) => self.nodes[n].over = a.over,
-            (Frame::Start(s), _) if n == 0 => {
+            (Frame::Start(s), _) if n == 0 && !self.opt.turns => {
                 self.nodes[to].announced = None;
                 if let StartMode::CatchUp { blocks, .. } = s.mode {
                     self.nodes[to].announced = Some(blocks);
                     self.weigh_plan(to, s.from, blocks);
                 }
             }
-            (Frame::SeedData { .. }, Verified::Chunk(c)) if n == 0 => {
+            (Frame::SeedData { .. }, Verified::Chunk(c)) if n == 0 && !self.opt.turns => {
                 let blocks = c.block_count();
                 let Some(left) = self.nodes[to].announced else { return };
                 if left < blocks {

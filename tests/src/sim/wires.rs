@@ -143,8 +143,12 @@ impl World {
             _ => None,
         };
         if let (Kind::Primary, Some(to)) = (self.nodes[n].kind, to) {
-            self.model.newest_sent = self.model.newest_sent.max(to);
-            self.durable_enough(to);
+            let state = self.state_at(n, to);
+            let newest = self.model.newest_sent.entry(state.0).or_default();
+            *newest = (*newest).max(to);
+            if Some(state.0) == self.nodes[n].line {
+                self.durable_enough(n, state);
+            }
         }
         if self.verbose {
             let text = match (&frame.frame, &frame.content) {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use node::mover::{AskId, Effect, Level, NewReplica, Reply};
 use rcp::proto::clock::{Mono, Wall};
-use rcp::proto::ids::{Attempt, SetNumber};
+use rcp::proto::ids::{Attempt, SetNumber, StateId};
 use volmcast::capture::Notice;
 use volmcast::io::{FileId, IoError, Op, Tag};
 use volmcast::units::{BlockCount, BlockIndex};
@@ -19,6 +19,7 @@ use super::options::{Kind, Options};
 use super::report::{Counters, Failure};
 use super::rng::Rng;
 use super::steps::Trap;
+use super::turns::Swap;
 
 /// Notes kept for a failure.
 const TRAIL: usize = 60;
@@ -48,9 +49,9 @@ pub enum Event {
     /// A client does something new.
     Client,
     /// A client's request goes on.
-    Request { id: u64, life: u64 },
+    Request { node: usize, id: u64, life: u64 },
     /// A write or sync of a client is done.
-    Written { id: u64, life: u64, sub: Submitted },
+    Written { node: usize, id: u64, life: u64, sub: Submitted },
     /// A reader goes on.
     Read { node: usize, life: u64, id: u64 },
     /// Somebody looks at a node.
@@ -61,6 +62,12 @@ pub enum Event {
     Grow { blocks: u64 },
     /// An operator stops or starts replication somewhere.
     Switch,
+    /// No request of a writer's clients is under way.
+    Quiet { node: usize, life: u64, number: u64 },
+    /// What a writer needs is made.
+    Writable { node: usize, life: u64, opens: StateId },
+    /// An operator goes on with a swap.
+    Operator { swap: u64 },
     /// The primary's files are brought to a larger size.
     Prepare { node: usize, life: u64, blocks: BlockCount },
     /// A node is started.
@@ -101,9 +108,14 @@ pub struct World {
     pub(super) trap: Option<Trap>,
     /// Routes that an operator took away.
     pub(super) routes_gone: BTreeSet<(usize, usize)>,
+    /// The writer that everybody is to follow in the end.
+    pub(super) head: usize,
+    /// Swaps under way.
+    pub(super) swaps: BTreeMap<u64, Swap>,
     trail: VecDeque<String>,
     failure: Option<String>,
-    done: bool,
+    /// The run is over.
+    pub(super) done: bool,
 }
 
 impl World {
@@ -129,6 +141,8 @@ impl World {
             calm: None,
             asked: BTreeSet::new(),
             routes_gone: BTreeSet::new(),
+            head: 0,
+            swaps: BTreeMap::new(),
             trap: None,
             trail: VecDeque::new(),
             failure: None,
@@ -283,14 +297,26 @@ impl World {
             Event::Dialled { link } => return self.dialled(link),
             Event::Arrive { link, side } => return self.arrive(link, side),
             Event::Client => return self.client_event(),
-            Event::Request { id, life } if self.alive(0, life) => {
+            Event::Request { node, id, life } if self.alive(node, life) => {
                 self.client_request(id);
-                0
+                node
             }
-            Event::Written { id, life, sub } if self.alive(0, life) => {
+            Event::Written { node, id, life, sub } if self.alive(node, life) => {
                 self.client_written(id, &sub);
-                0
+                self.look_quiet(node);
+                node
             }
+            Event::Quiet { node, life, number } if self.alive(node, life) => {
+                if let Some(m) = &mut self.nodes[node].mover {
+                    m.writers_quiet(now, wall, VOLUME, number);
+                }
+                node
+            }
+            Event::Writable { node, life, opens } if self.alive(node, life) => {
+                self.writable(node, opens);
+                node
+            }
+            Event::Operator { swap } => return self.operator(swap),
             Event::Read { node, life, id } if self.alive(node, life) => {
                 return self.reader_step(node, id);
             }
@@ -393,7 +419,7 @@ impl World {
                 self.at(self.now + delay, Event::Io { node: n, life, sub });
             }
             Effect::Work { tag, work, .. } => {
-                if n == 0 {
+                if n == 0 && !self.opt.turns {
                     self.note_encoded(&work);
                 }
                 self.after(5, 2_000, Event::Work { node: n, life, tag, work });
@@ -405,17 +431,21 @@ impl World {
             Effect::PrepareGrowth { blocks, .. } => {
                 self.after(100, 100_000, Event::Prepare { node: n, life, blocks });
             }
-            // Nobody takes over here.
-            Effect::Gate { .. }
+            e @ (Effect::Gate { .. }
             | Effect::AwaitQuiet { .. }
             | Effect::MakeWritable { .. }
             | Effect::MakeReadOnly { .. }
-            | Effect::StoreStanding { .. } => {}
-            Effect::Exports { .. } => {}
+            | Effect::StoreStanding { .. }
+            | Effect::Exports { .. }) => {
+                if self.opt.turns {
+                    self.writer_effect(n, e);
+                }
+            }
             Effect::RemoveVolume { .. } => self.fail(format!("n{n} removes the volume")),
             Effect::StoreRoutes(bytes) => self.nodes[n].routes = bytes,
             Effect::Reply { ask, reply } => {
                 self.asked.remove(&ask);
+                self.told(ask, &reply);
                 if let Reply::Refused(e) = &reply {
                     self.say(format!("n{n}: refused: {e:?}"));
                     self.counters.hit("operator refused");
@@ -428,7 +458,7 @@ impl World {
                 let bad_disk = self.nodes[n].failing || self.nodes[n].rotten;
                 if level == Level::Error && bad_disk {
                     self.counters.hit("damage or failure reported");
-                } else if level == Level::Error {
+                } else if level == Level::Error && !self.opt.turns {
                     self.fail(format!("n{n}: {text}"));
                 }
             }

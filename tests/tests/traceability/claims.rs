@@ -47,6 +47,8 @@ const FIRST: &str = "rcp/tests/net.rs::first_bytes_are_replayed";
 
 const FAILOVER: &str =
     "tests/tests/e2e/failover.rs::a_replica_takes_over_and_the_old_primary_comes_back_fenced";
+const FENCE: &str = "node/tests/writers.rs::a_new_writer_fences_the_old_one_over_their_session_also_while_it_holds_writes";
+const TURNS: &str = "tests/tests/sim.rs::writers_that_change";
 const SWAP: &str = "tests/tests/e2e/failover.rs::a_planned_swap_under_load_loses_nothing";
 const TAKEOVER: &str =
     "node/tests/takeover.rs::a_crash_at_any_step_leaves_the_old_role_or_the_new_one";
@@ -560,18 +562,21 @@ pub(crate) const CLAIMS: &[Claim] = &[
     (
         "FAIL-06",
         "an old primary that can be reached is made read-only first",
-        &["tests/tests/e2e/failover.rs::a_primary_that_can_be_reached_is_made_read_only_first"],
+        &[
+            "tests/tests/e2e/failover.rs::a_primary_that_can_be_reached_is_made_read_only_first",
+            FENCE,
+        ],
     ),
     ("FAIL-07", "on demand nothing more is played, and what was not is dropped", &[TAKEOVER]),
     ("FAIL-08", "without the old primary a swap without loss fails and changes nothing", &[SWAP]),
-    ("FAIL-09", "the old primary sends no more once it has handed over", &[SWAP]),
+    ("FAIL-09", "the old primary sends no more once it has handed over", &[SWAP, FENCE]),
     ("FAIL-10", "what is lost is told: sets, seconds and bytes as far as known", &[BEST, EXACT]),
     ("FAIL-20", "back to the first primary without loss", &[FAILOVER]),
     ("FAIL-21", "the same command swaps without a disaster and without a copy", &[SWAP]),
     ("F23", "failover without the old primary", &[TAKEOVER, FAILOVER]),
     ("F31", "with and without loss are told apart by one word", &[FAILOVER, SWAP]),
     ("F32", "play, keep, let writers in", &[TAKEOVER, FAILOVER]),
-    ("F33", "near, hold, last set, fence, promote", &[SWAP]),
+    ("F33", "near, hold, last set, fence, promote", &[SWAP, TURNS]),
 ];
 
 /// What is not shown by a test yet, and why.

@@ -16,6 +16,8 @@
 //! fenced 6f1c….3-77fe….57 cel2-ser1 newer   (a primary that may not write: the line that took its
 //!                              place, the last common state, who opened it; or `handed`)
 //! discards yes                (a replica that gives up everything it holds)
+//! unproven yes                (a primary that the topology names: no child has said yet that it
+//!                              holds no other volume of the label)
 //! crc32c 1a2b3c4d
 //! ```
 
@@ -67,6 +69,9 @@ pub struct Standing {
     pub fenced: Option<Fenced>,
     /// This replica gives up everything it holds.
     pub discards: bool,
+    /// This primary was made because the topology names it, and no child has said yet that it holds
+    /// no other volume of the label.
+    pub unproven: bool,
 }
 
 /// Why a primary may not write.
@@ -145,6 +150,9 @@ impl Identity {
         if s.discards {
             t.push_str("discards yes\n");
         }
+        if s.unproven {
+            t.push_str("unproven yes\n");
+        }
         let crc = crc32c::crc32c(t.as_bytes());
         let _ = writeln!(t, "crc32c {crc:08x}");
         t
@@ -217,6 +225,7 @@ impl Identity {
                     Ok(text) => Some(fenced(text).ok_or_else(|| damaged("fenced"))?),
                 },
                 discards: field("discards").is_ok_and(|v| v == "yes"),
+                unproven: field("unproven").is_ok_and(|v| v == "yes"),
             },
         };
         if id.node == *node {
@@ -264,6 +273,7 @@ mod tests {
                 opens: Some(at),
                 fenced: Some(Fenced { at, by: node.clone(), handed: true }),
                 discards: true,
+                unproven: true,
             },
         };
         id.store(dir.path()).expect("store");

@@ -106,6 +106,7 @@ impl Volume {
             .iter()
             .map(|(name, c)| ConsumerMark { name: name.clone(), acked: c.acked() })
             .collect();
+        m.had_children |= !m.consumers.is_empty();
         // At a primary a pin is made at the cut, but its state is one only when the set is finished.
         let primary = matches!(self.cfg.role, Role::Primary { .. });
         m.kept = self.listed().filter(|k| !primary || k.set <= m.visible).collect();

@@ -95,6 +95,11 @@ pub enum Attached {
     Resume,
     /// It holds more than this node does; it waits until this node has passed it.
     Wait,
+    /// It holds more of this line than its writer does: what the writer has is an old copy of itself.
+    Newer {
+        /// The writer's newest set.
+        here: SetNumber,
+    },
     /// What it needs is not here: it must be seeded, joining the live stream at this state.
     Seed {
         /// The state to join at.
@@ -225,6 +230,14 @@ impl Volume {
         }
         let (cursor, answer) = match self.log.locate(state, next) {
             Located::At(pos) => (pos, Attached::Resume),
+            // Nothing leaves a primary that it could lose.
+            Located::Ahead
+                if self.capture().is_some()
+                    && state > self.log.state().max(self.durable.visible) =>
+            {
+                self.consumer_forget(child);
+                return Attached::Newer { here: self.durable.visible };
+            }
             Located::Ahead => (self.log.head(), Attached::Wait),
             Located::Gone => {
                 let reason = format!(

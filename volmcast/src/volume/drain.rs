@@ -95,6 +95,8 @@ pub(super) struct Drain {
     deadline: Option<Mono>,
     /// After a set was given up: no cut before this.
     retry_at: Option<Mono>,
+    /// A line that is to be opened when the set under way is finished.
+    opening: Option<(Generation, Wall)>,
     /// The activity log is being looked through: no cut meanwhile, because what a new set has
     /// already drained would look clean.
     forgetting: bool,
@@ -125,36 +127,42 @@ impl Drain {
 }
 
 impl Volume {
-    /// Opens a generation: this node is the volume's writer from the present state on.
+    /// Opens a generation: this node is the volume's writer from its newest finished set on. A set
+    /// that is being made belongs to the line before; the new one begins when that is committed, and
+    /// no other set is begun before.
     pub fn open_generation(&mut self, generation: Generation, at: Wall) {
+        self.drain.opening = Some((generation, at));
+        if matches!(self.cfg.role, Role::Primary { .. }) {
+            self.open_when_settled();
+        }
+        self.pump();
+    }
+
+    /// A line that was to be opened is not: false if it is already.
+    pub fn forget_opening(&mut self) -> bool {
+        self.drain.opening.take().is_some()
+    }
+
+    /// Every set that was begun is finished, and durable.
+    fn is_settled(&self) -> bool {
+        matches!(self.drain.phase, Phase::Idle)
+            && self.log.open_step().is_none()
+            && self.want.visible == self.durable.visible
+            && self.log.state() == self.durable.visible
+    }
+
+    fn open_when_settled(&mut self) {
+        if !self.is_settled() {
+            return;
+        }
+        let Some((generation, opened_at)) = self.drain.opening.take() else { return };
         self.want.history.push(crate::mailbox::Branch {
             generation,
             forked_from: self.want.visible,
             opened_by: self.cfg.node.clone(),
-            opened_at: at,
+            opened_at,
         });
         self.commit.request();
-        self.pump();
-    }
-
-    /// Takes over the history a sender told.
-    pub fn adopt_history(&mut self, history: Vec<crate::mailbox::Branch>) {
-        if self.want.history != history {
-            let line = |h: &[crate::mailbox::Branch]| h.last().map(|b| b.generation);
-            if line(&self.want.history) != line(&history) {
-                // What came of the old writer's open set will never be whole.
-                let open = self.log.open_step().map(|s| s.id);
-                let of = open.and_then(|s| crate::history::line_of(&history, s.to));
-                if open.is_some_and(|s| of != Some(s.generation)) {
-                    self.log.abandon_open_step();
-                    self.intake.building = None;
-                    self.intake.partial = false;
-                }
-            }
-            self.want.history = history;
-            self.commit.request();
-            self.pump();
-        }
     }
 
     /// Asks for a cut now (CAP-13); [`Event::CutDone`] answers. With `keep` the state stays
@@ -264,7 +272,11 @@ impl Volume {
 
     /// Decides whether a cut is due. True if the phase changed.
     fn idle_step(&mut self, capture: &Capture) -> bool {
+        self.open_when_settled();
         let Some(t) = &mut self.drain.triggers else { return false };
+        if self.drain.opening.is_some() {
+            return false;
+        }
         // A set that is finished but not committed yet still counts as being drained.
         if self.drain.forgetting {
             return false;
@@ -412,7 +424,8 @@ impl Volume {
     /// Only a state to keep closed the gate; nothing has changed since it.
     fn nothing_to_cut(&mut self, capture: &Capture) {
         let state = self.durable.visible;
-        if std::mem::take(&mut self.drain.keep) {
+        // Kept once, it is given up at once.
+        if std::mem::take(&mut self.drain.keep) && !self.kept().any(|s| s == state) {
             self.pin_durably(state);
         }
         capture.open_gate();

@@ -22,6 +22,7 @@ use super::intake::Intake;
 use super::playback::Ending;
 use super::{CutPolicy, PlaybackPolicy, Role, Volume};
 use crate::capture::Capture;
+use crate::mailbox::Branch;
 
 impl Volume {
     /// The replica is to take over, or no longer (`None`): complete sets it has not shown are shown
@@ -44,7 +45,8 @@ impl Volume {
             && !self.base_being_written()
             && self.durable.seed.is_none()
             && self.want.seed.is_none()
-            && self.failed.is_none();
+            // Damage that was found on the way.
+            && self.refusal().is_none();
         let shown = ending == Ending::PlayNoMore || self.log.state() == at;
         (whole && shown).then_some(at)
     }
@@ -131,20 +133,30 @@ impl Volume {
         (blocks.filter(|_| known), dirty)
     }
 
+    /// Takes over the history a sender told.
+    pub fn adopt_history(&mut self, history: Vec<Branch>) {
+        if self.want.history != history {
+            let line = |h: &[Branch]| h.last().map(|b| b.generation);
+            if line(&self.want.history) != line(&history) {
+                // What came of the old writer's open set will never be whole.
+                let open = self.log.open_step().map(|s| s.id);
+                let of = open.and_then(|s| crate::history::line_of(&history, s.to));
+                if open.is_some_and(|s| of != Some(s.generation)) {
+                    self.log.abandon_open_step();
+                    self.intake.building = None;
+                    self.intake.partial = false;
+                }
+            }
+            self.want.history = history;
+            self.commit.request();
+            self.pump();
+        }
+    }
+
     /// A replica received sets of a line that ended before them and shows none of them: they are
     /// dropped, and it stands at `fork` or before. False if it shows one.
     pub fn rewind_unshown(&mut self, fork: SetNumber) -> bool {
-        let shows = match self.cfg.role {
-            Role::Primary { .. } => return false,
-            Role::Relay => self.log.base() > fork,
-            Role::Replica { .. } => {
-                self.want.visible.max(self.durable.visible).max(self.want.hidden_until) > fork
-                    || self.log.base() > fork
-                    || self.want.seed.is_some()
-                    || self.durable.seed.is_some()
-            }
-        };
-        if shows {
+        if self.shows_past(fork) || self.want.seed.or(self.durable.seed).is_some() {
             return false;
         }
         self.drop_steps_after(fork);
@@ -154,8 +166,10 @@ impl Volume {
     }
 
     /// A replica gives up everything it holds: it is empty, refuses reads, and is filled by a seed.
-    pub fn discard(&mut self, why: &str) {
-        self.want.history.clear();
+    /// What it knows of writers is `history` from then on: with it, content of any line goes, and
+    /// knowledge of none.
+    pub fn discard(&mut self, why: &str, history: Vec<Branch>) {
+        self.want.history = history;
         self.log.reset(SetNumber::ZERO);
         self.commit.log_was_reset();
         self.detach_all(why);

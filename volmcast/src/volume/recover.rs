@@ -283,6 +283,12 @@ impl Volume {
             Role::Primary { .. } => {
                 // An unfinished set is abandoned: its blocks are still marked in the activity log.
                 self.log.abandon_open_step();
+                if self.log.state() < self.durable.visible {
+                    // Sets that are finished are, wherever their records belong; children that lack
+                    // them are caught up.
+                    self.log.reset(self.durable.visible);
+                    self.commit.log_was_reset();
+                }
             }
             Role::Replica { .. } => {
                 let merged = self.durable.merged;

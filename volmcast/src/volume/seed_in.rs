@@ -37,15 +37,23 @@ enum Phase {
     Open,
 }
 
+/// Part of the content that came.
+#[derive(Clone, Debug)]
+struct Extent {
+    /// The sender goes on behind it at this block.
+    next_block: u64,
+    /// Newest state that anything of it may be of.
+    view: SetNumber,
+    body: Bytes,
+}
+
 /// A seed under way.
 #[derive(Debug)]
 pub(super) struct SeedIn {
     phase: Phase,
-    queue: VecDeque<(u64, Bytes)>,
-    /// An extent is being opened or written.
-    busy: Option<u64>,
-    /// What came of it, should the disk be full.
-    body: Option<Bytes>,
+    queue: VecDeque<Extent>,
+    /// An extent is being opened or written; it is kept, should the disk be full.
+    busy: Option<Extent>,
     /// The disk was full: when to try again, and how long to wait after that.
     retry_at: Option<Mono>,
     wait: Duration,
@@ -59,6 +67,9 @@ pub(super) struct SeedIn {
     need: Option<SetNumber>,
     /// The base may hold parts of sets up to this one, folded in an earlier life.
     floor: SetNumber,
+    /// Newest state of extents that came from other senders than the present one, or from nobody
+    /// knows whom.
+    others: SetNumber,
     /// A catch-up: blocks that have come in this life, and how many the sender announced.
     came: u64,
     planned: u64,
@@ -72,19 +83,20 @@ impl SeedIn {
     pub(super) fn resumed(mark: SeedMark, floor: SetNumber) -> Self {
         let fresh = mark.next_block == 0 && mark.need.is_none();
         let phase = if fresh { Phase::Marking } else { Phase::Open };
-        Self { floor, ..Self::new(phase, mark.next_block, mark.need.map(|n| n.max(floor))) }
+        let need = mark.need.map(|n| n.max(floor));
+        Self { floor, others: mark.view, ..Self::new(phase, mark.next_block, need) }
     }
 
     fn new(phase: Phase, next_block: u64, need: Option<SetNumber>) -> Self {
         Self {
             floor: SetNumber::ZERO,
+            others: SetNumber::ZERO,
             came: 0,
             planned: 0,
             marked_by: 0,
             phase,
             queue: VecDeque::new(),
             busy: None,
-            body: None,
             retry_at: None,
             wait: FULL_RETRY.0,
             touched: BlockSet::new(),
@@ -176,7 +188,8 @@ impl Volume {
         self.join_at(from, "detached: its parent is itself being caught up");
         self.hide(from);
         let floor = self.seed_in.as_ref().map_or(SetNumber::ZERO, |s| s.floor);
-        self.want.seed = Some(SeedMark { over: Some(over), from, next_block: 0, need: None });
+        let view = self.seed_view();
+        self.want.seed = Some(SeedMark { over: Some(over), from, next_block: 0, need: None, view });
         self.seed_anew(from);
         if let Some(s) = &mut self.seed_in {
             s.planned = blocks;
@@ -199,9 +212,54 @@ impl Volume {
     /// in: which sets those were, only the log could say.
     pub(super) fn seed_anew(&mut self, from: SetNumber) {
         let over = self.want.seed.and_then(|s| s.over);
-        self.want.seed = Some(SeedMark { over, from, next_block: 0, need: None });
+        // A seed's base is cleared; a catch-up keeps what came before.
+        let view = if over.is_some() { self.seed_view() } else { SetNumber::ZERO };
+        self.want.seed = Some(SeedMark { over, from, next_block: 0, need: None, view });
         let marked_by = self.commit.next_sequence(self.durable.sequence);
-        self.seed_in = Some(SeedIn { marked_by, ..SeedIn::new(Phase::Marking, 0, None) });
+        let others = self.seed_in.as_ref().map_or(view, |s| s.others.min(view));
+        self.seed_in = Some(SeedIn { marked_by, others, ..SeedIn::new(Phase::Marking, 0, None) });
+    }
+
+    /// Newest state that the extents which may be in the base are of.
+    fn seed_view(&self) -> SetNumber {
+        let of = |m: Option<SeedMark>| m.map_or(SetNumber::ZERO, |m| m.view);
+        of(self.want.seed).max(of(self.durable.seed))
+    }
+
+    /// Newest state of which anything may be in the content here, shown or hidden.
+    fn content_reaches(&self) -> SetNumber {
+        let of = |m: &Mailbox| m.visible.max(m.merged).max(m.hidden_until);
+        let shown = of(&self.want).max(of(&self.durable));
+        if self.want.seed.or(self.durable.seed).is_none() {
+            return shown;
+        }
+        // Live sets are folded in chunk by chunk.
+        let open = self.log.open_step().map_or(self.log.state(), |s| s.id.to);
+        let floor = self.seed_in.as_ref().map_or(SetNumber::ZERO, |s| s.floor);
+        shown.max(open).max(floor).max(self.seed_view())
+    }
+
+    /// Newest state of which anything but an unfinished set is here: of the line that is followed,
+    /// or of one that ended before it. A history whose fork is not before it can be taken over as it
+    /// is.
+    #[must_use]
+    pub fn reaches(&self) -> SetNumber {
+        match self.cfg.role {
+            Role::Relay => self.log.state(),
+            Role::Primary { .. } | Role::Replica { .. } => {
+                self.log.state().max(self.content_reaches())
+            }
+        }
+    }
+
+    /// As [`Volume::reaches`], without sets that are only in the save volume.
+    pub(super) fn shows_past(&self, fork: SetNumber) -> bool {
+        let content = match self.cfg.role {
+            Role::Primary { .. } => return true,
+            Role::Relay => SetNumber::ZERO,
+            Role::Replica { .. } => self.content_reaches(),
+        };
+        content > fork || self.log.base() > fork
     }
 
     /// The durable mark is that of the present seed.
@@ -212,13 +270,15 @@ impl Volume {
     /// Goes on with a seed after a restart or reconnect.
     pub fn seed_resume(&mut self) {
         if let Some(mark) = self.durable.seed.filter(|_| self.seed_marked()) {
-            let (touched, floor, came, planned) = self
-                .seed_in
-                .take()
-                .map(|s| (s.touched, s.floor, s.came, s.planned))
-                .unwrap_or_default();
+            let was = self.seed_in.take();
+            let floor = was.as_ref().map_or(SetNumber::ZERO, |s| s.floor);
             let resumed = SeedIn::resumed(mark, floor);
-            self.seed_in = Some(SeedIn { touched, came, planned, ..resumed });
+            self.seed_in = Some(match was {
+                None => resumed,
+                Some(SeedIn { touched, came, planned, others, .. }) => {
+                    SeedIn { touched, came, planned, others, ..resumed }
+                }
+            });
             self.commit.request();
             self.pump();
         }
@@ -239,15 +299,16 @@ impl Volume {
     pub fn seed_credit(&self) -> u64 {
         match &self.seed_in {
             Some(s) if s.phase == Phase::Open => {
-                let waiting: u64 = s.queue.iter().map(|(_, b)| b.len() as u64).sum();
+                let waiting: u64 = s.queue.iter().map(|e| e.body.len() as u64).sum();
                 s.received + self.cfg.window.saturating_sub(waiting)
             }
             _ => 0,
         }
     }
 
-    /// An extent came; behind it the sender goes on at `next_block`.
-    pub fn receive_seed(&mut self, next_block: u64, chunk: &Chunk) {
+    /// An extent came, nothing of which is of a state newer than `view`; behind it the sender goes
+    /// on at `next_block`.
+    pub fn receive_seed(&mut self, next_block: u64, view: SetNumber, chunk: &Chunk) {
         if let Some(s) = &mut self.seed_in {
             s.received += chunk.bytes().len() as u64;
             // Once the end is known the content is whole. A sender that was told an earlier block
@@ -255,18 +316,29 @@ impl Volume {
             if s.need.is_some() {
                 return;
             }
-            s.queue.push_back((next_block, chunk.bytes().clone()));
+            s.queue.push_back(Extent { next_block, view, body: chunk.bytes().clone() });
             self.pump();
         }
     }
 
-    /// All extents have been sent; the base is whole once `need` is folded in.
-    pub fn receive_seed_end(&mut self, need: SetNumber) {
+    /// What comes from here on comes from another sender.
+    pub fn seed_sender_changed(&mut self) {
+        let view = self.seed_view();
+        if let Some(s) = &mut self.seed_in {
+            s.others = view;
+        }
+    }
+
+    /// All extents have been sent; the base is whole once `need` is folded in. The writer itself
+    /// knows of all that any extent can hold: after a crash its open set may have a lower number.
+    pub fn receive_seed_end(&mut self, need: SetNumber, by_writer: bool) {
         // A catch-up builds on content that may hold parts of what was shown before.
         let catch_up = self.want.seed.is_some_and(|m| m.over.is_some());
         let shown = if catch_up { self.want.hidden_until } else { SetNumber::ZERO };
         if let Some(s) = &mut self.seed_in {
-            s.need = Some(need.max(s.floor).max(shown));
+            // Another sender may have been further than this one.
+            let others = if by_writer { SetNumber::ZERO } else { s.others };
+            s.need = Some(need.max(s.floor).max(shown).max(others));
             self.pump();
         }
     }
@@ -312,16 +384,15 @@ impl Volume {
         if s.phase != Phase::Open || s.busy.is_some() || !self.merge.is_idle() {
             return;
         }
-        if let Some((next, _)) = s.queue.front() {
-            let end = BlockCount(*next);
-            if !self.base_covers(end) {
-                return;
-            }
+        if let Some((end, view)) = s.queue.front().map(|e| (BlockCount(e.next_block), e.view))
+            && (!self.base_covers(end) || !self.view_is_durable(view))
+        {
+            return;
         }
         let Some(s) = &mut self.seed_in else { return };
-        if let Some((next, body)) = s.queue.pop_front() {
-            s.busy = Some(next);
-            s.body = Some(body.clone());
+        if let Some(extent) = s.queue.pop_front() {
+            let body = extent.body.clone();
+            s.busy = Some(extent);
             s.since_commit += body.len() as u64;
             self.desk.work(Purpose::SeedOpen, Work::Open(body));
             return;
@@ -346,6 +417,18 @@ impl Volume {
             self.commit.base_dirty = true;
             self.commit.request();
         }
+    }
+
+    /// Nothing of a state may be in the base before a restart would know of it.
+    fn view_is_durable(&mut self, view: SetNumber) -> bool {
+        if self.durable.seed.is_some_and(|m| m.view >= view) {
+            return true;
+        }
+        if let Some(mark) = self.want.seed.as_mut().filter(|m| m.view < view) {
+            mark.view = view;
+            self.commit.request();
+        }
+        false
     }
 
     pub(super) fn seed_in_opened(&mut self, opened: Result<(Chunk, Bytes), DeltaError>) {
@@ -424,8 +507,8 @@ impl Volume {
             SeedStep::Clear => s.phase = Phase::Marking,
             SeedStep::Base => {
                 // Otherwise a stray of an attachment that has ended.
-                let Some((next, body)) = s.busy.take().zip(s.body.take()) else { return };
-                s.queue.push_front((next, body));
+                let Some(extent) = s.busy.take() else { return };
+                s.queue.push_front(extent);
             }
         }
         s.retry_at = Some(now.after(s.wait));
@@ -441,14 +524,13 @@ impl Volume {
     fn seed_extent_written(&mut self) {
         let Some(s) = &mut self.seed_in else { return };
         self.commit.base_dirty = true;
-        s.body = None;
         if s.wait > FULL_RETRY.0 {
             s.wait = FULL_RETRY.0;
             self.stalled = None;
         }
         // Otherwise a stray of an attachment that has ended.
-        let Some(next) = s.busy.take() else { return };
-        s.next_block = next;
+        let Some(extent) = s.busy.take() else { return };
+        s.next_block = extent.next_block;
         let progressed = s.since_commit >= COMMIT_EVERY * self.cfg.window;
         if let Some(mark) = &mut self.want.seed {
             mark.next_block = s.next_block;

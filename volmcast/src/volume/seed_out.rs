@@ -298,6 +298,14 @@ impl Volume {
         }
     }
 
+    /// Newest state that anything of the content may be of: that of the set which is being filled, if
+    /// there is anything in it.
+    pub(super) fn content_is_of(&self) -> SetNumber {
+        let open = self.open_set();
+        let clean = self.capture().is_some_and(|c| c.dirty_bytes() == 0);
+        if clean { SetNumber(open.0 - 1) } else { open }
+    }
+
     pub(super) fn seed_out_read(
         &mut self,
         child: &NodeName,
@@ -314,7 +322,7 @@ impl Volume {
         };
         // What was read may hold writes up to this moment.
         let view = match self.cfg.role {
-            Role::Primary { .. } => self.open_set(),
+            Role::Primary { .. } => self.content_is_of(),
             _ => self.want.visible,
         };
         let shift = self.cfg.block_size.shift();

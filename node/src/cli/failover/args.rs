@@ -27,6 +27,10 @@ pub(in crate::cli) struct FailoverArgs {
     /// Undo a handing over that nobody finished: the old writer goes on
     #[arg(long)]
     pub(super) take_back: bool,
+    /// With --take-back: although the node that it was handed over to does not answer, on your word
+    /// that it is not the writer
+    #[arg(long, requires = "take_back")]
+    pub(super) alone: bool,
     /// Print the answer as JSON
     #[arg(long)]
     pub(super) json: bool,

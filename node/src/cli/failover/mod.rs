@@ -209,6 +209,25 @@ async fn take_back(args: &FailoverArgs, around: &Surroundings) -> Result<(), Fai
             args.volume
         )));
     };
+    let volumes = || node.volumes.iter().filter(|v| v.label == args.volume);
+    let to = volumes().find_map(|v| Some(v.handed_over.as_ref()?.to.clone())).unwrap_or_default();
+    let there = match nodes.client(&to) {
+        Some(c) => volume_at(c, &args.volume).await,
+        None => None,
+    };
+    if let Err(why) = takeover::stays_replica(&there, &to)
+        && !(there.is_none() && args.alone)
+    {
+        let word = if there.is_none() {
+            "; if it is gone for good and was not promoted: --take-back --alone"
+        } else {
+            ""
+        };
+        return Err(Failed::new(format!(
+            "{} was handed over to {to}, and {why}: nothing was changed{word}",
+            args.volume
+        )));
+    }
     let back = WriterChange::TakeBack { volume: args.volume.clone() };
     let done = change(nodes.need(&node.node)?, &back).await?;
     tell(args.json, &done, &format!("{}: {} goes on as the writer", args.volume, node.node))

@@ -56,6 +56,8 @@ pub(super) struct Plan {
     pub(super) volume: String,
     pub(super) group: String,
     pub(super) generation: String,
+    /// Counter of the newest line that any of the nodes knows of.
+    pub(super) newest_counter: u32,
     /// Newest finished set that any of the nodes knows of.
     pub(super) newest_known_set: u64,
     /// The node that wrote last, by the newest history.
@@ -173,6 +175,7 @@ pub(super) fn plan(volume: &str, nodes: &[NodeStatus]) -> Result<Plan, String> {
         volume: label,
         group,
         generation: newest.last().map(|l| l.generation.clone()).unwrap_or_default(),
+        newest_counter: u32::try_from(counter(&newest)).unwrap_or(u32::MAX),
         newest_known_set: newest_known,
         writer,
         writer_is_up,
@@ -239,8 +242,11 @@ fn cannot(v: &VolumeInfo, newest: &[HistoryLine], split: bool) -> Option<String>
     if !begins(&v.history, newest) {
         return Some(format!("it follows another writer ({}, not {line})", v.generation));
     }
-    let next = newest.get(v.history.len());
-    if let Some(n) = next.filter(|n| v.saved_set > n.forked_from) {
+    // A later line may begin before the next one does.
+    let next = newest.get(v.history.len()..).unwrap_or_default();
+    if let Some(n) =
+        next.iter().min_by_key(|n| n.forked_from).filter(|n| v.saved_set > n.forked_from)
+    {
         return Some(format!(
             "it follows an older writer ({}) past set {}, where {} took over",
             v.generation, n.forked_from, n.opened_by

@@ -107,6 +107,16 @@ fn who_is_past_a_fork_seeding_or_split_is_told_so() {
     assert_eq!(why("p"), None, "an operator may go back to it");
     assert!(p.writer_is_up);
 
+    // The line after that began earlier.
+    let mut last = holder("l4", "primary", 8, 8);
+    last.volumes[0].history.extend([line("2-bbbbbbbb", 10, "l1"), line("3-cccccccc", 7, "l4")]);
+    let ahead = holder("l5", "replica", 9, 9);
+    let p = plan("vol", &[ahead, last]).expect("a plan");
+    assert_eq!(p.newest_counter, 3);
+    let l5 = p.candidates.iter().find(|c| c.node == "l5").expect("l5");
+    let why = l5.cannot.as_deref().expect("cannot");
+    assert!(why.contains("past set 7, where l4 took over"), "{why}");
+
     past.volumes[0].history.push(line("2-cccccccc", 9, "l2"));
     past.volumes[0].role = "primary".into();
     let p = plan("vol", &[new, past]).expect("a plan");

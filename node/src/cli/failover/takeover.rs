@@ -51,7 +51,8 @@ pub(super) async fn promote(
             }
         }
     }
-    let ask = WriterChange::Promote { volume: plan.volume.clone(), now: args.now, at: None };
+    let (volume, above) = (plan.volume.clone(), plan.newest_counter);
+    let ask = WriterChange::Promote { volume, now: args.now, at: None, above };
     match change(client, &ask).await? {
         WriterAnswer::Promoted(p) => Ok(p),
         _ => Err(Failed::new("an answer of the wrong kind")),
@@ -89,7 +90,10 @@ pub(super) async fn hand_over(
                 h.to, h.to
             )));
         }
-        return finish(new, volume, h.set).await.map(|p| (p, 0));
+        return match finish(new, plan, h.set).await {
+            Ok(p) => Ok((p, 0)),
+            Err(e) => Err(Failed::new(format!("{e}; {}", handed_over(name, to, volume)))),
+        };
     }
     if let Some(why) = began.as_ref().and_then(|v| v.fenced.clone()) {
         return Err(Failed::new(format!("{name}: {why}. Nothing was changed")));
@@ -111,7 +115,7 @@ pub(super) async fn hand_over(
     let undo = async |why: String| {
         let back = change(old, &WriterChange::TakeBack { volume: volume.to_owned() }).await;
         Failed::new(match back {
-            Ok(_) => format!("{why}: {name} goes on as the writer, nothing was changed"),
+            Ok(_) => format!("{why}: {name} goes on as the writer, the volume is where it was"),
             Err(e) => format!("{why}, and {name} could not be told to go on ({e})"),
         })
     };
@@ -124,12 +128,35 @@ pub(super) async fn hand_over(
     if let Err(e) = change(old, &over).await {
         return Err(undo(format!("{name} could not hand over ({e})")).await);
     }
-    match finish(new, volume, cut.set).await {
+    match finish(new, plan, cut.set).await {
         Ok(p) => {
             let took = crate::clock::mono().since(clock);
             Ok((p, u64::try_from(took.as_millis()).unwrap_or(u64::MAX)))
         }
-        Err(e) => Err(undo(e.text).await),
+        // Whoever did not answer may be the writer, or about to be.
+        Err(e) => match stays_replica(&volume_at(new, volume).await, to) {
+            Ok(()) if matches!(e, ClientError::Refused(_)) => Err(undo(e.to_string()).await),
+            Ok(()) => Err(Failed::new(format!("{e}; {}", handed_over(name, to, volume)))),
+            Err(why) => Err(Failed::new(format!("{e}; {why}; {}", handed_over(name, to, volume)))),
+        },
+    }
+}
+
+/// What to do after a swap that may have come to its end.
+fn handed_over(from: &str, to: &str, volume: &str) -> String {
+    format!(
+        "{from} has handed over and stays read-only: say `rcpctl failover {volume} --sync --to {to}` \
+         again, or `rcpctl failover {volume} --take-back`, which looks at {to} first"
+    )
+}
+
+/// The node that a volume was handed over to is no writer, and is not about to be one.
+pub(super) fn stays_replica(there: &Option<VolumeInfo>, to: &str) -> Result<(), String> {
+    match there {
+        None => Err(format!("{to} does not answer: it may be the writer already")),
+        Some(v) if v.role == "primary" => Err(format!("{to} is the writer already")),
+        Some(v) if v.promoting => Err(format!("{to} is being promoted")),
+        Some(_) => Ok(()),
     }
 }
 
@@ -143,11 +170,16 @@ fn writer_already(v: VolumeInfo) -> Option<Promoted> {
     })
 }
 
-async fn finish(new: &Client, volume: &str, set: u64) -> Result<Promoted, Failed> {
-    let ask = WriterChange::Promote { volume: volume.to_owned(), now: false, at: Some(set) };
+async fn finish(new: &Client, plan: &Plan, set: u64) -> Result<Promoted, ClientError> {
+    let (volume, above) = (plan.volume.clone(), plan.newest_counter);
+    let ask = WriterChange::Promote { volume, now: false, at: Some(set), above };
     match change(new, &ask).await? {
-        WriterAnswer::Promoted(p) => Ok(p),
-        _ => Err(Failed::new("an answer of the wrong kind")),
+        WriterAnswer::Promoted(p) if p.set >= set => Ok(p),
+        WriterAnswer::Promoted(p) => Err(ClientError::Broken(format!(
+            "it is the writer since set {}, and was to go on from set {set}",
+            p.set
+        ))),
+        _ => Err(ClientError::Broken("an answer of the wrong kind".to_owned())),
     }
 }
 
@@ -166,5 +198,26 @@ async fn reaches(client: &Client, volume: &str, set: u64, limit: Duration) -> Re
             return Err(at);
         }
         tokio::time::sleep(LOOK).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_replica_that_says_so_lets_the_old_writer_go_on() {
+        let there = |role: &str, promoting| {
+            Some(VolumeInfo { role: role.to_owned(), promoting, ..VolumeInfo::default() })
+        };
+        assert_eq!(stays_replica(&there("replica", false), "b"), Ok(()));
+        for (v, word) in [
+            (None, "does not answer"),
+            (there("primary", false), "is the writer"),
+            (there("replica", true), "is being promoted"),
+        ] {
+            let why = stays_replica(&v, "b").expect_err("refused");
+            assert!(why.contains(word), "{why}");
+        }
     }
 }
