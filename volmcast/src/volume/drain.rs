@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use rcp::proto::clock::{Mono, Wall};
 use rcp::proto::delta::{Chunk, ChunkFlags, DeltaError, SetFlags, SetHeader, StepId};
-use rcp::proto::ids::{Attempt, ChunkNumber, Generation, SetNumber};
+use rcp::proto::ids::{Attempt, ChunkNumber, SetNumber};
 
 use super::desk::{Purpose, Work};
 use super::draft::draft;
@@ -27,13 +27,15 @@ use crate::bitmap::BlockSet;
 use crate::capture::{Capture, Cause, CutError, Notice, Policy, Triggers};
 use crate::io::{FileId, Op, Outcome};
 use crate::save::RecordKind;
-use crate::snapshots::PinKind;
+use crate::snapshots::{PinId, PinKind};
 use crate::units::{BlockCount, BlockIndex};
 
 /// Gathered reads and encodings under way at once.
 const PIPELINE: usize = 3;
 /// How long to wait before cutting again after a set was given up.
 const RETRY: std::time::Duration = std::time::Duration::from_secs(1);
+/// How long not to look at the tables while nothing is under way for the draining set.
+const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(50);
 /// Longest run list of one gathered read.
 const MAX_RUNS: usize = 1024;
 
@@ -69,6 +71,8 @@ struct Set {
     sync: Sync,
     /// The data does not fit the save volume: only the number and the fact remain.
     without_data: bool,
+    /// Its state is to be kept.
+    pin: Option<PinId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +92,8 @@ pub(super) struct Drain {
     answer: Option<SetNumber>,
     /// Keep the state of the next cut.
     keep: bool,
+    /// The state that is kept without a cut, once that is durable, is the answer.
+    keep_answer: Option<SetNumber>,
     last_cut: Wall,
     /// Longest pause so far, for status.
     gate_closed_at: Option<Mono>,
@@ -125,38 +131,6 @@ impl Drain {
 }
 
 impl Volume {
-    /// Opens a generation: this node is the volume's writer from the present state on.
-    pub fn open_generation(&mut self, generation: Generation, at: Wall) {
-        self.want.history.push(crate::mailbox::Branch {
-            generation,
-            forked_from: self.want.visible,
-            opened_by: self.cfg.node.clone(),
-            opened_at: at,
-        });
-        self.commit.request();
-        self.pump();
-    }
-
-    /// Takes over the history a sender told.
-    pub fn adopt_history(&mut self, history: Vec<crate::mailbox::Branch>) {
-        if self.want.history != history {
-            let line = |h: &[crate::mailbox::Branch]| h.last().map(|b| b.generation);
-            if line(&self.want.history) != line(&history) {
-                // What came of the old writer's open set will never be whole.
-                let open = self.log.open_step().map(|s| s.id);
-                let of = open.and_then(|s| crate::history::line_of(&history, s.to));
-                if open.is_some_and(|s| of != Some(s.generation)) {
-                    self.log.abandon_open_step();
-                    self.intake.building = None;
-                    self.intake.partial = false;
-                }
-            }
-            self.want.history = history;
-            self.commit.request();
-            self.pump();
-        }
-    }
-
     /// Asks for a cut now (CAP-13); [`Event::CutDone`] answers. With `keep` the state stays
     /// readable at the primary until it is released.
     pub fn demand_cut(&mut self, keep: bool) {
@@ -375,6 +349,7 @@ impl Volume {
             blocks: 0,
             sync: Sync::Running,
             without_data: false,
+            pin,
         }));
         true
     }
@@ -398,6 +373,13 @@ impl Volume {
         capture.abandon_old(&set.drained);
         self.log.abandon_open_step();
         self.commit.request();
+        if let Some(pin) = set.pin {
+            // The number will be that of another content.
+            let _ = self.cfg.snapshots.release(pin, PinKind::Durable);
+            self.unlisted.remove(&pin);
+            self.cfg.snapshots.new_line();
+            self.drain.keep = true;
+        }
         if self.drain.answer.take().is_some() {
             self.drain.demanded = true;
         }
@@ -412,8 +394,11 @@ impl Volume {
     /// Only a state to keep closed the gate; nothing has changed since it.
     fn nothing_to_cut(&mut self, capture: &Capture) {
         let state = self.durable.visible;
-        if std::mem::take(&mut self.drain.keep) {
+        if std::mem::take(&mut self.drain.keep) && !self.kept().any(|s| s == state) {
             self.pin_durably(state);
+            if self.drain.demanded {
+                self.drain.keep_answer = Some(state);
+            }
         }
         capture.open_gate();
         self.drain.gate_closed_at = None;
@@ -421,7 +406,19 @@ impl Volume {
         if let Some(t) = &mut self.drain.triggers {
             t.rearm(self.desk.now);
         }
-        if std::mem::take(&mut self.drain.demanded) {
+        let waits = self.drain.keep_answer.is_some();
+        if std::mem::take(&mut self.drain.demanded) && !waits {
+            self.cut_answered(state, false);
+        }
+    }
+
+    /// A commit was done: a state that is to be kept may be, durably.
+    pub(super) fn keep_answered(&mut self) {
+        if let Some(state) = self
+            .drain
+            .keep_answer
+            .take_if(|s| self.durable.kept.iter().any(|k| k.set == *s && k.pin > 0))
+        {
             self.cut_answered(state, false);
         }
     }
@@ -485,6 +482,12 @@ impl Volume {
             self.desk.io(purpose, FileId::Base, Op::Gather { ranges });
         }
         self.finish_set(capture);
+        if let Phase::Draining(set) = &self.drain.phase
+            && set.reads + set.encodes == 0
+        {
+            // Only a notice of the tables would set it going again, and notices can be lost.
+            self.drain.deadline = Some(self.desk.now.after(LOOK_AGAIN));
+        }
     }
 
     pub(super) fn drain_read_done(&mut self, runs: &[(BlockIndex, BlockCount)], outcome: Outcome) {
