@@ -387,6 +387,7 @@ mod tests {
         status.groups[0].parent = Some(LinkStatus { node: "up".into(), ..LinkStatus::default() });
         status.volumes[0].children[0].seed_percent = Some(42.0);
         status.groups[0].children[0].limit = Some(20_000_000);
+        status.security.certificate_until_us = Some(1);
         status
     }
 

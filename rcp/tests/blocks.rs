@@ -44,8 +44,8 @@ fn order(n: u8, origin: Origin<u32, u32>, children: &[&str], part: Part) -> Orde
 const ASK: Origin<u32, u32> = Origin::Ask { ask: 1, deadline: Mono(1000) };
 const ABOVE: Origin<u32, u32> = Origin::Above { conn: 9 };
 
-fn told(node: &str, ok: bool, body: &'static str, done: bool, n: u8) -> ControlResult {
-    let body = Bytes::from_static(body.as_bytes());
+fn told(node: &str, ok: bool, body: &str, done: bool, n: u8) -> ControlResult {
+    let body = Bytes::copy_from_slice(body.as_bytes());
     ControlResult { id: [n; 16], node: name(node), ok, body, done }
 }
 
@@ -99,15 +99,45 @@ fn what_cannot_be_put_on_record_is_not_executed() {
 }
 
 #[test]
+fn a_child_speaks_for_its_own_subtree_only() {
+    let mut n = node("root", 8);
+    assert_eq!(n.asked(&block(1), 1, Mono(1000), Mono(0)), Taken::New);
+    n.begin(order(1, ASK, &["a", "b"], Part::Nothing), Mono(0));
+    effects(&mut n);
+    let other = GroupName::new("g2").expect("good");
+    n.from_below(&other, &name("b"), told("b", true, "of another group", true, 1), Mono(1));
+    for foreign in ["root", "b"] {
+        n.from_below(&group(), &name("a"), told(foreign, true, "made up", false, 1), Mono(1));
+    }
+    n.from_below(&group(), &name("c"), told("c", true, "never asked", true, 1), Mono(1));
+    // Those below it are its own, however much they say.
+    let long = "x".repeat(5000);
+    for i in 0..5000 {
+        n.from_below(&group(), &name("a"), told(&format!("a{i}"), true, &long, false, 1), Mono(1));
+    }
+    n.from_below(&group(), &name("a"), told("a", true, "fine", true, 1), Mono(1));
+    n.from_below(&group(), &name("b"), told("b", true, "fine", true, 1), Mono(1));
+    let said = effects(&mut n);
+    let Some(Effect::Answer { report, .. }) = said.last() else { panic!("{said:?}") };
+    let members = report.members(|_| Below::Up);
+    let of = |who: &str| members.iter().filter(|m| m.node == name(who)).collect::<Vec<_>>();
+    assert_eq!((of("root").len(), of("c").len()), (0, 0));
+    assert_eq!(of("b").iter().map(|m| m.text.as_ref()).collect::<Vec<_>>(), [b"fine"]);
+    assert!(members.len() <= 4096 && members.len() > 4000, "{}", members.len());
+    let bytes: usize = members.iter().map(|m| m.text.len()).sum();
+    assert!(bytes < 512 << 10, "{bytes}");
+}
+
+#[test]
 fn who_is_missing_is_told_from_who_refused() {
     let mut n = node("root", 8);
     assert_eq!(n.asked(&block(1), 1, Mono(1000), Mono(0)), Taken::New);
     n.begin(order(1, ASK, &["a", "b", "c", "d"], Part::Nothing), Mono(0));
     assert_eq!(effects(&mut n).len(), 4);
-    n.from_below(&name("a"), told("a", true, "fine", true, 1), Mono(1));
-    n.from_below(&name("b"), told("b", false, "no room", false, 1), Mono(1));
-    n.from_below(&name("b"), told("x", false, "waits for state 7", false, 1), Mono(1));
-    n.from_below(&name("c"), told("c", false, "waits for state 7", false, 1), Mono(1));
+    n.from_below(&group(), &name("a"), told("a", true, "fine", true, 1), Mono(1));
+    n.from_below(&group(), &name("b"), told("b", false, "no room", false, 1), Mono(1));
+    n.from_below(&group(), &name("b"), told("x", false, "waits for state 7", false, 1), Mono(1));
+    n.from_below(&group(), &name("c"), told("c", false, "waits for state 7", false, 1), Mono(1));
     n.check([1; 16], Mono(999));
     assert_eq!(effects(&mut n), []);
     n.check([1; 16], Mono(1000));
@@ -126,7 +156,7 @@ fn who_is_missing_is_told_from_who_refused() {
     // Asked again under the same id, it goes on where it was.
     assert_eq!(n.asked(&block(1), 1, Mono(2000), Mono(1001)), Taken::Known);
     for c in ["b", "c", "d"] {
-        n.from_below(&name(c), told(c, true, "", true, 1), Mono(1500));
+        n.from_below(&group(), &name(c), told(c, true, "", true, 1), Mono(1500));
     }
     assert!(report(&mut n).members(|_| Below::Up).len() == 4);
     assert!(n.is_empty());
@@ -155,7 +185,7 @@ fn a_full_house_refuses_and_a_ring_is_cut() {
     assert!(matches!(n.from_above(9, &group(), &block(3), Mono(3)), Taken::No(_)));
     assert!(matches!(&effects(&mut n)[..], [Effect::Tell { result, .. }]
         if result.done && result.body.starts_with(b"2 control blocks are under way")));
-    n.from_below(&name("b"), told("b", true, "", true, 1), Mono(4));
+    n.from_below(&group(), &name("b"), told("b", true, "", true, 1), Mono(4));
     effects(&mut n);
     assert_eq!(n.from_above(9, &group(), &block(3), Mono(5)), Taken::New, "a done one goes");
     let ring = ControlBlock { hops: 64, ..block(4) };
@@ -251,7 +281,7 @@ impl World {
     fn deliver_up(&mut self, i: usize) {
         let Some(r) = self.up[i].pop_front() else { return };
         if let Some(p) = self.parent(i) {
-            self.nodes[p].from_below(&called(i), r, self.now);
+            self.nodes[p].from_below(&group(), &called(i), r, self.now);
             self.settle(p);
         }
     }

@@ -106,7 +106,19 @@ fn disks_that_fail_and_rot() {
             Err(f) => panic!("{f}"),
         }
     }
-    for what in ["bit flipped in a save area", "failed request", "damage or failure reported"] {
+    for what in [
+        "bit flipped in a save area",
+        "block status",
+        "damage or failure reported",
+        "failed request",
+        "file system full",
+        "flush failed",
+        "newest mailbox slot lost",
+        "no space left",
+        "notice lost",
+        "old content could not be read",
+        "request refused by a volume that stopped",
+    ] {
         assert!(counters.get(what) > 0, "never happened: {what}\n{counters}");
     }
 }

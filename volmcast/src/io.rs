@@ -24,6 +24,12 @@ pub enum FileId {
     Changes,
 }
 
+impl FileId {
+    /// Every file.
+    pub const ALL: [Self; 6] =
+        [Self::Base, Self::Save, Self::Mailbox, Self::Activity, Self::Snapshots, Self::Changes];
+}
+
 /// Names one outstanding request; chosen by the machine that made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tag(pub u64);

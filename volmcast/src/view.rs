@@ -278,8 +278,8 @@ struct Board {
     merged: SetNumber,
     /// Pins on states that the base has not reached.
     waiting: BTreeMap<SetNumber, Vec<Weak<Pin>>>,
-    /// Durable pins whose content is given up; they end once the mailbox no longer lists them.
-    given_up: BTreeSet<PinId>,
+    /// Durable pins that may be opened: the mailbox lists them, and their content is not given up.
+    listed: BTreeSet<PinId>,
 }
 
 /// Where readers and the engine meet: the published view and the pins.
@@ -342,7 +342,7 @@ impl PinBoard {
         // Before the state is looked up: if it is given up after that, the pin is lost from birth.
         let line = self.line.load(Ordering::SeqCst);
         let (id, _) = self.store.durable_pins().into_iter().rev().find(|(_, s)| *s == state)?;
-        if self.inner.lock().given_up.contains(&id) {
+        if !self.inner.lock().listed.contains(&id) {
             return None;
         }
         self.store.share(id, PinKind::Ephemeral).ok()?;
@@ -362,19 +362,31 @@ impl PinBoard {
         std::mem::replace(&mut self.inner.lock().view, view)
     }
 
+    /// The mailbox lists these pins, durably, and none of them is given up.
+    pub fn list_kept(&self, pins: impl Iterator<Item = PinId>) {
+        self.inner.lock().listed = pins.collect();
+    }
+
     /// The base, or the steps over it, are about to be overwritten with something else: every pin is
-    /// lost. Called before the first write.
+    /// lost. Called before the first write. Nothing can be pinned until the next view is published:
+    /// a pin of the moment in between would be of the new line, and read what the old one left.
     pub fn forsake(&self) {
-        self.inner.lock().waiting.clear();
+        let mut b = self.inner.lock();
+        b.waiting.clear();
+        let (visible, cut_time, blocks) = (b.view.visible, b.view.cut_time, b.view.blocks);
+        let refused = Some("the content is about to be replaced".to_owned());
+        let view = Arc::new(ViewState { visible, cut_time, blocks, refused, layers: Vec::new() });
+        let old = std::mem::replace(&mut b.view, view);
         self.line.fetch_add(1, Ordering::SeqCst);
         self.store.new_line();
+        drop(b);
+        drop(old);
     }
 
     /// [`forsake`](Self::forsake), with the kept states: none can be opened from here on, although the
     /// mailbox may list them a moment longer.
     pub fn forsake_kept(&self) {
-        self.inner.lock().given_up =
-            self.store.durable_pins().into_iter().map(|(p, _)| p).collect();
+        self.inner.lock().listed.clear();
         self.forsake();
     }
 

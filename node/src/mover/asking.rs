@@ -149,7 +149,10 @@ impl Mover {
                 Ok(()) => return,
                 Err(e) => Err(e),
             },
-            Ask::Keep { volume, set } => self.keep(&volume, SetNumber(set)),
+            Ask::Keep { volume, set } => match self.keep(ask, &volume, SetNumber(set)) {
+                Ok(()) => return,
+                Err(e) => Err(e),
+            },
             Ask::Release { volume, set } => self.release(&volume, SetNumber(set)),
             Ask::Replicate { volume, on } => match self.replicate(ask, &volume, on) {
                 Ok(()) => return,
@@ -219,6 +222,11 @@ impl Mover {
             if let Some(why) = h.volume.failure() {
                 return Err(ApiError::new(ApiErrorKind::Unavailable, why));
             }
+            if keep {
+                h.volume.may_keep().map_err(|e| {
+                    ApiError::new(ApiErrorKind::Conflict, format!("volume {name}: {e}"))
+                })?;
+            }
             h.cut_asks.push(ask);
         }
         self.with_volume(id, |v| v.demand_cut(keep));
@@ -236,14 +244,52 @@ impl Mover {
         self.effect(Effect::Exports { volume: id });
     }
 
-    fn keep(&mut self, name: &str, set: SetNumber) -> Result<Reply, ApiError> {
+    /// Answered when a restart would find it so.
+    fn keep(&mut self, ask: AskId, name: &str, set: SetNumber) -> Result<(), ApiError> {
         let id = self.volume_named(name)?;
         let conflict = |text: String| ApiError::new(ApiErrorKind::Conflict, text);
         let h = self.volumes.get_mut(&id).ok_or_else(|| conflict(String::new()))?;
+        if let Some(why) = h.volume.failure() {
+            return Err(ApiError::new(ApiErrorKind::Unavailable, why));
+        }
         h.volume.keep_state(set).map_err(|e| conflict(format!("volume {name}: {e}")))?;
+        h.keeping.push((ask, set));
         self.settle(id);
+        self.keeps_stored(id);
+        Ok(())
+    }
+
+    /// What is kept has changed, durably: who waited for it is answered, or told that it was given
+    /// up meanwhile.
+    pub(super) fn keeps_stored(&mut self, id: VolumeId) {
+        let Some(h) = self.volumes.get_mut(&id) else { return };
+        let v = &h.volume;
+        let wanted: Vec<SetNumber> = v.kept().collect();
+        let (left, ended) = std::mem::take(&mut h.keeping)
+            .into_iter()
+            .partition(|(_, set)| !v.is_listed_durably(*set) && wanted.contains(set));
+        h.keeping = left;
+        let ended: Vec<(AskId, SetNumber)> = ended;
+        let answers: Vec<_> =
+            ended.iter().map(|(a, s)| (*a, *s, v.is_listed_durably(*s))).collect();
+        for (ask, set, kept) in answers {
+            let gone = || {
+                let text = format!("state {set} was given up before it was kept durably");
+                Reply::Refused(ApiError::new(ApiErrorKind::Conflict, text))
+            };
+            let reply = if kept { Reply::Done } else { gone() };
+            self.effect(Effect::Reply { ask, reply });
+        }
         self.effect(Effect::Exports { volume: id });
-        Ok(Reply::Done)
+    }
+
+    /// The volume stopped: nothing is kept any more.
+    pub(super) fn keeps_failed(&mut self, id: VolumeId, why: &str) {
+        let Some(h) = self.volumes.get_mut(&id) else { return };
+        for (ask, _) in std::mem::take(&mut h.keeping) {
+            let e = ApiError::new(ApiErrorKind::Unavailable, why);
+            self.effect(Effect::Reply { ask, reply: Reply::Refused(e) });
+        }
     }
 
     fn release(&mut self, name: &str, set: SetNumber) -> Result<Reply, ApiError> {
@@ -256,6 +302,7 @@ impl Mover {
             ));
         }
         self.settle(id);
+        self.keeps_stored(id);
         self.effect(Effect::Exports { volume: id });
         Ok(Reply::Done)
     }

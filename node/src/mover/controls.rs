@@ -336,8 +336,9 @@ impl Mover {
 
     /// A child tells a result of its subtree.
     pub(super) fn control_from_below(&mut self, conn: ConnId, r: ControlResult) {
-        let Some(child) = self.conns.get(&conn).and_then(|c| c.peer.clone()) else { return };
-        self.controls.from_below(&child, r, self.now);
+        let Some(c) = self.conns.get(&conn) else { return };
+        let (group, Some(child)) = (c.group.clone(), c.peer.clone()) else { return };
+        self.controls.from_below(&group, &child, r, self.now);
         self.carry_out();
     }
 

@@ -4,6 +4,9 @@
 //! ask ─► files prepared (runtime) ─► Volume::grow ─► set ─► durable: answer, exports, offers
 //! ```
 //!
+//! What is prepared is made zero, so that a size is prepared only when the one before is durable:
+//! two requests at a time wait for each other.
+//!
 //! Children learn the size from the set header; one that is seeded needs it before the first
 //! header, so that the offer of its stream is repeated with the new size (`rcp/PROTOCOL.md`,
 //! section 6).
@@ -57,10 +60,23 @@ impl Mover {
             return Ok(());
         }
         h.growing.push((ask, blocks));
-        if blocks > now {
-            self.effect(Effect::PrepareGrowth { volume: id, blocks });
-        }
+        self.prepare_next(id);
         Ok(())
+    }
+
+    /// Has the files prepared for the smallest size that somebody waits for. One size at a time: the
+    /// next one begins where the one before has ended, and clients may have written since.
+    fn prepare_next(&mut self, id: VolumeId) {
+        let Some(h) = self.volumes.get_mut(&id) else { return };
+        let now = h.volume.next_blocks();
+        if h.preparing || now > h.volume.blocks() {
+            return;
+        }
+        let Some(blocks) = h.growing.iter().map(|(_, b)| *b).filter(|b| *b > now).min() else {
+            return;
+        };
+        h.preparing = true;
+        self.effect(Effect::PrepareGrowth { volume: id, blocks });
     }
 
     /// After [`Effect::PrepareGrowth`].
@@ -73,12 +89,16 @@ impl Mover {
         prepared: Result<(), String>,
     ) {
         self.time(now, wall);
+        if let Some(h) = self.volumes.get_mut(&id) {
+            h.preparing = false;
+        }
         if let Err(why) = prepared {
             let text = format!("volume {} cannot grow: {why}", self.label_of(id));
             self.growth_refused(id, blocks, &text);
         } else if let Some(h) = self.held(id) {
             h.volume.grow(blocks);
         }
+        self.prepare_next(id);
         self.settle(id);
     }
 
@@ -114,6 +134,7 @@ impl Mover {
         for (ask, _) in done {
             self.effect(Effect::Reply { ask, reply: Reply::Done });
         }
+        self.prepare_next(id);
         self.offer_again(id);
     }
 

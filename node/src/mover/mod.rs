@@ -317,6 +317,10 @@ struct Held {
     offered: BlockCount,
     /// Waiting for the volume to have a size.
     growing: Vec<(AskId, BlockCount)>,
+    /// Who waits until a state is listed as kept, durably.
+    keeping: Vec<(AskId, rcp::proto::ids::SetNumber)>,
+    /// The files are being prepared for a larger size: never for two at a time.
+    preparing: bool,
     /// Waiting for what was set to be durable.
     setting: Vec<AskId>,
     /// Waiting for a demanded cut.
@@ -448,6 +452,8 @@ impl Mover {
                 as_of: Wall(0),
                 offered,
                 growing: Vec::new(),
+                keeping: Vec::new(),
+                preparing: false,
                 setting: Vec::new(),
                 cut_asks: Vec::new(),
                 relaying: relaying::Relaying::default(),
@@ -654,6 +660,7 @@ impl Mover {
             }
             E::Resized { blocks } => self.resized(id, blocks),
             E::Settings => self.settings_stored(id),
+            E::Kept => self.keeps_stored(id),
             E::Sendable => self.pump_children(id),
             E::SeedChunk { child, next_block, view, chunk } => {
                 self.seed_chunk(id, &child, next_block, view, &chunk);
@@ -676,6 +683,7 @@ impl Mover {
                 self.effect(Effect::Exports { volume: id });
                 self.growth_failed(id, &text);
                 self.settings_failed(id, &text);
+                self.keeps_failed(id, &text);
                 self.change_failed(id, &text);
             }
         }

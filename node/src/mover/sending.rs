@@ -633,7 +633,11 @@ fn take_on(
 fn to_be_relayed(answer: &Attached, a: &Attach, seeding: Option<Seeding>) -> Option<Wanted> {
     match answer {
         Attached::Seed { from, .. } => Some(Wanted { block: 0, folded: *from, over: None }),
-        Attached::CatchUp { from, .. } => Some(Wanted { block: 0, folded: *from, over: a.over }),
+        // What the child has folded in, be it of a set that never came to its end here, the extents
+        // must include.
+        Attached::CatchUp { from, .. } => {
+            Some(Wanted { block: 0, folded: a.folded.max(*from), over: a.over })
+        }
         Attached::Resume | Attached::Wait => {
             seeding.map(|s| Wanted { block: s.block, folded: s.folded, over: s.over })
         }

@@ -17,12 +17,11 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::core::Input;
 use super::start::{StartError, task};
-use crate::{clock, limits};
+use crate::limits;
 
 /// Reads the record of a data folder, without what is too old or torn.
 pub(super) fn open(folder: &Path) -> Result<(Journal, Records), StartError> {
-    Records::open(&folder.join("blocks"), clock::wall())
-        .map_err(|e| StartError::Refused(e.to_string()))
+    Records::open(&folder.join("blocks")).map_err(|e| StartError::Refused(e.to_string()))
 }
 
 /// Has an entry of the record made durable; the core is told.

@@ -124,6 +124,9 @@ pub(super) fn hash(
             if view.set().is_none_or(|s| s < state.set) {
                 return Err(format!("set {} is not visible yet", state.set));
             }
+            if len > view.size() {
+                return Err(format!("it has {} bytes, and {len} are to be hashed", view.size()));
+            }
             let mut hash = Xxh3::new();
             let mut buf = vec![0u8; PIECE];
             let mut at = 0;

@@ -180,7 +180,11 @@ pub fn format(
     }
     sync(files, FileId::Snapshots).map_err(|()| failed("snapshot area"))?;
     if identity.role == "primary" {
-        empty_log(geometry(identity, tuning), files).ok_or_else(|| failed("activity log"))?;
+        // What is there already is changed since state 0, and must be so before the folder is a
+        // volume: nothing else says that no set has it.
+        let changed = if plan.import { identity.blocks } else { BlockCount(0) };
+        new_log(geometry(identity, tuning), changed, files)
+            .ok_or_else(|| failed("activity log"))?;
     }
     let first = Mailbox {
         sequence: 1,
@@ -264,6 +268,11 @@ pub fn assemble(
     let fail = |text: String| OpenFailure::Area { label: label.clone(), text };
     let recover = |source| OpenFailure::Recover { label: label.clone(), source };
     let mut notes = Vec::new();
+    for file in FileId::ALL {
+        files.settle(file).map_err(|e| {
+            fail(format!("{file:?} cannot be synced: {e}; look at the disk below it"))
+        })?;
+    }
     let slots = files
         .read(FileId::Mailbox, 0, MAILBOX_LEN)
         .map_err(|e| fail(format!("the mailbox cannot be read: {e}")))?;
@@ -312,7 +321,7 @@ pub fn assemble(
     }
     let activity = volume
         .capture()
-        .map(|capture| open_activity(identity, blocks, files, capture, plan, tuning, &mut notes))
+        .map(|capture| open_activity(identity, blocks, files, capture, tuning, &mut notes))
         .transpose()?;
     Ok(Machine { volume, activity, ring, notes })
 }
@@ -381,7 +390,8 @@ pub fn writable(
 ) -> Result<(Arc<Capture>, Arc<SharedLog>), OpenFailure> {
     let limits = CaptureLimits { held_bytes: tuning.held };
     let capture = Arc::new(Capture::new(identity.block_size, blocks, limits));
-    let log = empty_log(Geometry { blocks, ..geometry(identity, tuning) }, files);
+    let g = Geometry { blocks, ..geometry(identity, tuning) };
+    let log = new_log(g, BlockCount(0), files);
     let log = log.ok_or_else(|| OpenFailure::Area {
         label: identity.label.to_string(),
         text: "the activity log could not be written".to_owned(),
@@ -389,8 +399,12 @@ pub fn writable(
     Ok((capture, Arc::new(SharedLog::new(log))))
 }
 
-fn empty_log(geometry: Geometry, files: &dyn Storage) -> Option<ActivityLog> {
+/// A new log on disk, whose first blocks count as changed.
+fn new_log(geometry: Geometry, changed: BlockCount, files: &dyn Storage) -> Option<ActivityLog> {
     let (mut log, _) = ActivityLog::create(geometry);
+    if changed > BlockCount(0) {
+        let _ = log.activate(BlockIndex(0), changed);
+    }
     while let Some(io) = log.poll_io() {
         let outcome = files.perform(&io);
         log.complete(io.tag, &outcome);
@@ -484,7 +498,6 @@ fn open_activity(
     blocks: BlockCount,
     files: &dyn Storage,
     capture: &Capture,
-    plan: &OpenPlan,
     tuning: &Tuning,
     notes: &mut Vec<String>,
 ) -> Result<Arc<SharedLog>, OpenFailure> {
@@ -511,14 +524,7 @@ fn open_activity(
     for (first, count) in &r.active {
         capture.mark_range(*first, *count);
     }
-    let log = Arc::new(SharedLog::new(r.log));
-    if plan.import {
-        let mut io = |io: &volmcast::io::Io| files.perform(io);
-        log.ensure(BlockIndex(0), blocks, &mut io)
-            .map_err(|e| fail(format!("the activity log cannot be written: {e}")))?;
-        capture.mark_range(BlockIndex(0), blocks);
-    }
-    Ok(log)
+    Ok(Arc::new(SharedLog::new(r.log)))
 }
 
 fn write(files: &dyn Storage, file: FileId, offset: u64, bytes: &bytes::Bytes) -> Result<(), ()> {

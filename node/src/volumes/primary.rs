@@ -7,9 +7,10 @@
 use std::io::IoSliceMut;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use rustix::io::{Errno as Os, ReadWriteFlags};
 use volmcast::activity::SharedLog;
 use volmcast::capture::Capture;
@@ -33,9 +34,9 @@ pub struct PrimaryVolume {
     snapshots: Arc<SnapshotStore>,
     block_size: BlockSize,
     size: AtomicU64,
+    /// Bytes that were prepared for use, perhaps more than `size`: never made zero again.
+    prepared: Mutex<u64>,
     description: String,
-    /// A sync failed: what was written since the last one may be lost, and no later sync can tell.
-    failed: AtomicBool,
     gate: WriteGate,
 }
 
@@ -58,8 +59,8 @@ impl PrimaryVolume {
             snapshots,
             block_size,
             size: AtomicU64::new(size),
+            prepared: Mutex::new(size),
             description,
-            failed: AtomicBool::new(false),
             gate: WriteGate::default(),
         }
     }
@@ -98,9 +99,12 @@ impl PrimaryVolume {
     /// # Errors
     /// In words, with the remedy.
     pub fn prepare_growth(&self, blocks: BlockCount) -> Result<(), String> {
-        let from = self.size.load(Ordering::Acquire);
+        let mut prepared = self.prepared.lock();
+        let from = self.size.load(Ordering::Acquire).max(*prepared);
         let len = self.block_size.offset(BlockIndex(blocks.0));
-        prepare_growth(&*self.files, &self.activity, from, len, blocks)
+        prepare_growth(&*self.files, &self.activity, from, len, blocks)?;
+        *prepared = from.max(len);
+        Ok(())
     }
 
     /// Takes extents without marks back from the activity log, after a set was finished.
@@ -288,13 +292,9 @@ impl Export for PrimaryVolume {
     }
 
     fn flush(&self) -> Result<(), Errno> {
-        if self.failed.load(Ordering::Acquire) {
-            return Err(Errno::Io);
-        }
-        self.files.file(FileId::Base).sync_data().map_err(|e| {
-            self.failed.store(true, Ordering::Release);
-            Errno::from(e)
-        })
+        self.files.sync(FileId::Base)?;
+        // Stopped: nothing is acknowledged any more.
+        if self.capture.is_stopped() { Err(Errno::Io) } else { Ok(()) }
     }
 
     fn trim(&self, offset: u64, len: u64) -> Result<(), Errno> {
@@ -330,6 +330,9 @@ impl Export for PrimaryVolume {
         len: u64,
         max_extents: usize,
     ) -> Result<Vec<Extent>, Errno> {
-        Ok(super::names::file_extents(self.files.file(FileId::Base), offset, len, max_extents))
+        let f = self.files.file(FileId::Base);
+        let found = super::names::file_extents(f, offset, len, max_extents);
+        // Asked last: what is no longer ours may have been cleared while we looked.
+        if self.gate.is_retired() { Err(Errno::Io) } else { Ok(found) }
     }
 }

@@ -126,6 +126,54 @@ impl<F: Storage> ReplicaVolume<F> {
         Ok(())
     }
 
+    /// Which parts of a range are zero without being read. Computed from the same view as reads:
+    /// zero only where no layer, image or data is. `holes(offset, len)` finds them in the base.
+    ///
+    /// # Errors
+    /// [`ReadFailure`].
+    pub fn block_status(
+        &self,
+        pin: &Pin,
+        offset: u64,
+        len: u64,
+        holes: &dyn Fn(u64, u64) -> Vec<Extent>,
+    ) -> Result<Vec<Extent>, ReadFailure> {
+        let bs = self.block_size;
+        let (first, count) = bs.span(offset, len);
+        let view = self.board.view();
+        let mut out: Vec<Extent> = Vec::new();
+        let mut push = |len: u64, zero: bool| match out.last_mut() {
+            Some(e) if e.zero == zero => e.len += len,
+            _ => out.push(Extent { len, hole: zero, zero }),
+        };
+        for piece in view.resolve(pin.state(), first, count.0, bs.shift()) {
+            let start = bs.offset(piece.block).max(offset);
+            let end = bs.offset(BlockIndex(piece.block.0 + piece.count)).min(offset + len);
+            match piece.source {
+                Source::Zero => push(end - start, true),
+                Source::Chunk { .. } => push(end - start, false),
+                Source::Base => {
+                    let (b, n) = bs.span(start, end - start);
+                    let holes = holes(start, end - start);
+                    // A hole counts only if, looked at afterwards, no block of it has an image.
+                    let looked = self.look(pin, b, n)?;
+                    let plain = looked.iter().all(|(.., f)| *f == Found::Base);
+                    let mut at = start;
+                    for e in holes {
+                        let n = e.len.min(end - at);
+                        push(n, e.zero && plain);
+                        at += n;
+                    }
+                    if at < end {
+                        push(end - at, false);
+                    }
+                }
+            }
+        }
+        // Asked last: what was given up may have been cleared while we looked.
+        if pin.is_lost() { Err(ReadFailure::Lost) } else { Ok(out) }
+    }
+
     fn read_layer(
         &self,
         layer: &Layer,
@@ -339,7 +387,6 @@ impl Export for StateView {
         Err(Errno::Perm)
     }
 
-    /// Computed from the same view as reads: zero only where no layer, image or data is.
     fn block_status(
         &self,
         offset: u64,
@@ -348,43 +395,11 @@ impl Export for StateView {
     ) -> Result<Vec<Extent>, Errno> {
         let all = vec![Extent { len, hole: false, zero: false }];
         let Following::Pinned(pin) = &self.pin else { return Ok(all) };
-        let bs = self.volume.block_size;
-        let (first, count) = bs.span(offset, len);
-        let view = self.volume.board.view();
-        let mut out: Vec<Extent> = Vec::new();
-        let mut push = |len: u64, zero: bool| match out.last_mut() {
-            Some(e) if e.zero == zero => e.len += len,
-            _ => out.push(Extent { len, hole: zero, zero }),
-        };
-        for piece in view.resolve(pin.state(), first, count.0, bs.shift()) {
-            let start = bs.offset(piece.block).max(offset);
-            let end = bs.offset(BlockIndex(piece.block.0 + piece.count)).min(offset + len);
-            match piece.source {
-                Source::Zero => push(end - start, true),
-                Source::Chunk { .. } => push(end - start, false),
-                Source::Base => {
-                    let (b, n) = bs.span(start, end - start);
-                    let holes = super::names::file_extents(
-                        self.volume.files.file(FileId::Base),
-                        start,
-                        end - start,
-                        max_extents.max(64),
-                    );
-                    // A hole counts only if, looked at afterwards, no block of it has an image.
-                    let looked = self.volume.look(pin, b, n).map_err(|_| Errno::Io)?;
-                    let plain = looked.iter().all(|(.., f)| *f == Found::Base);
-                    let mut at = start;
-                    for e in holes {
-                        let n = e.len.min(end - at);
-                        push(n, e.zero && plain);
-                        at += n;
-                    }
-                    if at < end {
-                        push(end - at, false);
-                    }
-                }
-            }
-        }
+        let base = self.volume.files.file(FileId::Base);
+        let most = max_extents.max(64);
+        let holes = |offset, len| super::names::file_extents(base, offset, len, most);
+        let found = self.volume.block_status(pin, offset, len, &holes);
+        let mut out = found.map_err(|_| Errno::Io)?;
         out.truncate(max_extents.max(1));
         Ok(out)
     }

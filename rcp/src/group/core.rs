@@ -176,9 +176,9 @@ impl Core {
             }
             Heard::Frame(Frame::Control(block)) => self.take_block(conn, block, now),
             Heard::Frame(Frame::ControlResult(r)) => {
-                let Some(child) = self.links.child_of(conn) else { return };
+                let Some((group, child)) = self.links.child_of(conn) else { return };
                 let id = r.id;
-                self.blocks.from_below(&child, r, now);
+                self.blocks.from_below(&group, &child, r, now);
                 self.forget_data(id);
             }
             // Volumes are not what an application's endpoint is about.

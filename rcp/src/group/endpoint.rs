@@ -176,7 +176,7 @@ impl Endpoint {
         let clock = Arc::new(Clock::new());
         let record = match &setup.record {
             Some(path) => {
-                let (journal, records) = Records::open(path, clock.wall())?;
+                let (journal, records) = Records::open(path)?;
                 (journal, Some(records))
             }
             None => (Journal::default(), None),

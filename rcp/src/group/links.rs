@@ -335,8 +335,9 @@ impl Links {
         self.conns.get(&conn).map(|c| c.group.clone())
     }
 
-    pub(super) fn child_of(&self, conn: ConnId) -> Option<NodeName> {
-        self.conns.get(&conn)?.child.clone()
+    pub(super) fn child_of(&self, conn: ConnId) -> Option<(GroupName, NodeName)> {
+        let c = self.conns.get(&conn)?;
+        Some((c.group.clone(), c.child.clone()?))
     }
 
     /// The next hops that a block is passed to: all of the group; of those, pieces of a pipe go to no

@@ -7,7 +7,6 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use crate::proto::clock::Wall;
 use crate::proto::control::{Damaged, Journal};
 
 /// Entries that wait to be written: each block under way has one at most.
@@ -55,11 +54,11 @@ pub struct Records {
 }
 
 impl Records {
-    /// Reads the record at `path`, without what is too old or torn; makes it if it is not there.
+    /// Reads the record at `path`, without what is torn; makes it if it is not there.
     ///
     /// # Errors
     /// [`RecordError`]
-    pub fn open(path: &Path, now: Wall) -> Result<(Journal, Self), RecordError> {
+    pub fn open(path: &Path) -> Result<(Journal, Self), RecordError> {
         let failed = |source| RecordError::Io { path: path.to_owned(), source };
         let bytes = match std::fs::read(path) {
             Ok(bytes) => bytes,
@@ -68,7 +67,7 @@ impl Records {
         };
         let mut journal = Journal::decode(&bytes)
             .map_err(|source| RecordError::Damaged { path: path.to_owned(), source })?;
-        replace(path, &journal.compact(now)).map_err(failed)?;
+        replace(path, &journal.compact()).map_err(failed)?;
         let (queue, entries) = sync_channel(QUEUE);
         let path = path.to_owned();
         std::thread::Builder::new()

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use node::volumes::primary::Area;
-use volmcast::capture::{CaptureError, WriteTicket};
-use volmcast::io::{FileId, Io, Op, Tag};
+use volmcast::capture::{Capture, CaptureError, WriteTicket};
+use volmcast::io::{FileId, Io, IoError, Op, Outcome, Tag};
 use volmcast::storage::Storage;
 
 use super::disk::{SECTOR, Submitted};
@@ -119,6 +119,11 @@ impl World {
         let node = r.node;
         let life = self.nodes[node].life;
         let Some(disk) = self.nodes[node].disk.clone() else { return };
+        if self.nodes[node].capture.is_some_and(Capture::is_stopped) {
+            // As `PrimaryVolume` has it: an error, and the request is gone.
+            self.counters.hit("request refused by a volume that stopped");
+            return;
+        }
         if r.flush {
             let io = Io { tag: Tag(0), file: FileId::Base, op: Op::Sync };
             let sub = disk.0.borrow_mut().submit(io);
@@ -170,11 +175,23 @@ impl World {
                 r.ticket = Some(ticket);
             }
             let Some(ticket) = &r.ticket else { return false };
-            let mut read_old = |b, buf: &mut [u8]| disk.read_into(FileId::Base, bs.offset(b), buf);
+            let bad = self.opt.bad_disks && self.calm.is_none() && self.rng.permille(2);
+            let mut read_old = |b, buf: &mut [u8]| {
+                if bad {
+                    return Err(IoError::Os(5));
+                }
+                disk.read_into(FileId::Base, bs.offset(b), buf)
+            };
             match capture.try_before_write(ticket, first, count, &mut read_old) {
                 Ok(()) => {}
                 Err(CaptureError::HeldFull) => {
                     self.counters.hit("write waited for the drain");
+                    return false;
+                }
+                Err(CaptureError::Read { .. }) if bad => {
+                    // The client gets an error, and tries again.
+                    self.counters.hit("old content could not be read");
+                    r.ticket = None;
                     return false;
                 }
                 Err(e) => {
@@ -198,8 +215,20 @@ impl World {
         let Some(mut r) = self.client.requests.remove(&id) else { return };
         let node = r.node;
         let Some(disk) = self.nodes[node].disk.clone() else { return };
-        disk.0.borrow_mut().complete(sub);
+        let failing = &mut self.nodes[node];
+        let outcome = if r.flush && failing.io_errors > 0 {
+            // The client alone hears of it.
+            failing.io_errors -= 1;
+            failing.failing = true;
+            self.counters.hit("flush failed");
+            disk.0.borrow_mut().fail(sub, &mut self.rng, IoError::Os(5))
+        } else {
+            disk.0.borrow_mut().complete(sub)
+        };
         r.ticket = None;
+        if outcome != Outcome::Done {
+            return;
+        }
         if r.flush {
             self.counters.hit("flush");
             let d = disk.0.borrow();

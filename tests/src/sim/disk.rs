@@ -1,7 +1,8 @@
 //! Disks that forget: what was written, and what of it a crash leaves.
 //!
 //! A write takes effect when it completes; a sync makes durable what had completed when it was
-//! submitted. At a crash everything else – completed or under way – is kept, lost or torn at
+//! submitted. A sync that fails loses what it was for, and is reported once: the pages stay in memory
+//! and count as clean, as in Linux. At a crash everything else – completed or under way – is kept, lost or torn at
 //! sectors, each sector by itself.
 
 use std::cell::RefCell;
@@ -9,6 +10,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
+use node::nbd::Extent;
 use volmcast::io::{FileId, Io, IoError, Op, Outcome};
 use volmcast::storage::{Sizes, Storage};
 
@@ -32,6 +34,8 @@ struct SimFile {
     completed: u64,
     /// Every write up to this one is durable.
     durable_through: u64,
+    /// A sync failed, and the node that has the file open remembers it, as `storage::Files` does.
+    failed: bool,
     /// Submitted, not completed, by the token of the request.
     under_way: BTreeMap<u64, Parts>,
 }
@@ -137,6 +141,17 @@ impl SimFile {
         self.durable_through = self.durable_through.max(through);
     }
 
+    /// The system could not write what a sync was for: some sectors are on the disk, the others
+    /// never will be, and nobody will try again.
+    fn lose(&mut self, through: u64, rng: &mut Rng) {
+        let chance = *rng.pick(&[0, 0, 50]).unwrap_or(&0);
+        let later = self.pending.split_off(&(through + 1));
+        for parts in std::mem::replace(&mut self.pending, later).into_values() {
+            apply(&mut self.durable, &parts, &mut || rng.percent(chance));
+        }
+        self.failed = true;
+    }
+
     fn crash(&mut self, rng: &mut Rng, damage: &mut Damage) {
         // Some crashes lose everything, some nothing, most a part.
         let chance = *rng.pick(&[0, 50, 50, 80, 20, 100]).unwrap_or(&50);
@@ -211,6 +226,7 @@ impl Disk {
             return Outcome::Done;
         }
         match &s.io.op {
+            Op::Sync if f.failed => Outcome::Failed(IoError::Os(5)),
             Op::Sync => {
                 f.sync(s.covers);
                 Outcome::Done
@@ -250,6 +266,9 @@ impl Disk {
     /// A request that failed without effect, or with a part of it.
     pub fn fail(&mut self, s: &Submitted, rng: &mut Rng, why: IoError) -> Outcome {
         let f = self.file(s.io.file);
+        if s.io.op == Op::Sync {
+            f.lose(s.covers, rng);
+        }
         if let Some(parts) = f.under_way.remove(&s.token) {
             let chance = *rng.pick(&[0, 50, 100]).unwrap_or(&0);
             // What did reach the file may or may not survive: written sector by sector.
@@ -298,6 +317,7 @@ impl Disk {
         let mut damage = Damage::default();
         for f in self.files.values_mut() {
             f.crash(rng, &mut damage);
+            f.failed = false;
         }
         damage
     }
@@ -306,6 +326,7 @@ impl Disk {
     /// way some happen.
     pub fn kill(&mut self, rng: &mut Rng) {
         for f in self.files.values_mut() {
+            f.failed = false;
             for parts in std::mem::take(&mut f.under_way).into_values() {
                 if rng.percent(50) {
                     f.write(parts);
@@ -326,6 +347,27 @@ impl Disk {
         self.files.get(&id).map_or(0, |f| f.durable_through)
     }
 
+    /// Parts of a range of the base that are zero, as a sparse file tells them.
+    #[must_use]
+    pub fn holes(&self, offset: u64, len: u64) -> Vec<Extent> {
+        let now = self.bytes(FileId::Base);
+        let at = |o: u64| usize::try_from(o).unwrap_or(usize::MAX).min(now.len());
+        let part = &now[at(offset)..at(offset + len)];
+        let mut out: Vec<Extent> = Vec::new();
+        for s in part.chunks(SECTOR) {
+            let zero = s.iter().all(|b| *b == 0);
+            match out.last_mut() {
+                Some(e) if e.zero == zero => e.len += s.len() as u64,
+                _ => out.push(Extent { len: s.len() as u64, hole: zero, zero }),
+            }
+        }
+        let left = len - part.len() as u64;
+        if left > 0 {
+            out.push(Extent { len: left, hole: true, zero: true });
+        }
+        out
+    }
+
     /// What reads of a file see.
     #[must_use]
     pub fn bytes(&self, id: FileId) -> &[u8] {
@@ -342,6 +384,14 @@ impl Storage for SharedDisk {
         let mut d = self.0.borrow_mut();
         let s = d.submit(io.clone());
         d.complete(&s)
+    }
+
+    fn settle(&self, id: FileId) -> Result<(), IoError> {
+        let mut d = self.0.borrow_mut();
+        let f = d.file(id);
+        f.sync(f.completed);
+        f.now.clone_from(&f.durable);
+        Ok(())
     }
 
     fn read_into(&self, id: FileId, offset: u64, buf: &mut [u8]) -> Result<(), IoError> {

@@ -5,8 +5,11 @@ use node::mover::{Ask, AskId};
 use node::volumes::primary::prepare_growth;
 use rcp::proto::ids::SetNumber;
 use rcp::proto::transport::Hop;
+use volmcast::io::FileId;
+use volmcast::mailbox::{Mailbox, SLOT_LEN};
 use volmcast::units::BlockCount;
 
+use super::disk::Disk;
 use super::node::{GROUP, LABEL, VOLUME, name};
 use super::options::Kind;
 use super::world::{Event, World};
@@ -37,10 +40,33 @@ impl World {
         self.down(n, power);
     }
 
-    /// A node whose disk failed is started again, with the machine.
+    /// A node whose disk failed is started again, perhaps with the machine.
     pub fn reboot(&mut self, n: usize) {
-        self.writer_lost(n);
-        self.down(n, true);
+        self.crash(n);
+    }
+
+    /// A slot that was lost has not been written again.
+    fn one_slot(&self, n: usize) -> bool {
+        let Some(disk) = &self.nodes[n].disk else { return false };
+        let d = disk.0.borrow();
+        let bytes = d.bytes(FileId::Mailbox);
+        [0, 1].iter().any(|s| bytes.get(s * SLOT_LEN..).is_none_or(|b| Mailbox::decode(b).is_err()))
+    }
+
+    /// The newest mailbox slot of a node that is down rots, if the older one is whole.
+    fn lose_slot(&mut self, n: usize) {
+        let Some(disk) = self.nodes[n].disk.clone() else { return };
+        let mut d = disk.0.borrow_mut();
+        let of = |d: &Disk, slot: usize| {
+            let bytes = d.bytes(FileId::Mailbox).get(slot * SLOT_LEN..)?;
+            Mailbox::decode(bytes).ok().map(|m| m.sequence)
+        };
+        let (Some(a), Some(b)) = (of(&d, 0), of(&d, 1)) else { return };
+        d.flip(FileId::Mailbox, Mailbox::slot_offset(a.max(b)) + 60, 3);
+        drop(d);
+        self.counters.hit("newest mailbox slot lost");
+        self.say(format!("n{n}: its newest mailbox slot rots"));
+        self.nodes[n].slot_lost = true;
     }
 
     fn writer_lost(&mut self, n: usize) {
@@ -76,6 +102,10 @@ impl World {
             } else {
                 d.kill(&mut self.rng);
             }
+        }
+        self.nodes[n].slot_lost &= self.one_slot(n);
+        if self.opt.bad_disks && self.rng.percent(10) {
+            self.lose_slot(n);
         }
         let long = self.rng.percent(15);
         let (from, to) = if long { (4_000_000, 12_000_000) } else { (10_000, 1_500_000) };
@@ -162,8 +192,11 @@ impl World {
                 self.ask(writer, Ask::Cut { volume, keep });
             }
             60..70 => {
+                // Also while it is hidden.
+                let bad = self.opt.bad_disks;
+                let held = self.nodes[n].volume().map(|v| v.durable().visible).filter(|_| bad);
                 if self.nodes[n].kind == Kind::Replica
-                    && let Some(visible) = self.visible(n)
+                    && let Some(visible) = held.or(self.visible(n))
                     && self.nodes[n].kept.len() < 4
                 {
                     let set = visible.0 + self.rng.below(4);
@@ -237,6 +270,11 @@ impl World {
         self.counters.hit("growth demanded");
         let size = blocks * self.opt.block_size.bytes();
         self.ask(0, Ask::Resize { volume: LABEL.to_owned(), size });
+        if self.opt.bad_disks && self.calm.is_none() && self.rng.percent(50) {
+            // Somebody is impatient.
+            let more = self.rng.below(4);
+            self.after(1, 400_000, Event::Grow { blocks: blocks + more });
+        }
     }
 
     /// An operator stops replication somewhere, starts it, or says whether it persists.
@@ -260,14 +298,28 @@ impl World {
 
     /// The primary's files get room, as `PrimaryVolume` does it.
     pub fn prepare(&mut self, n: usize, blocks: BlockCount) {
+        let from = (self.blocks * self.opt.block_size.bytes()).max(self.nodes[n].prepared);
+        let life = self.nodes[n].life;
+        if self.opt.bad_disks {
+            // A device without an offload for zeroes takes its time.
+            self.after(1, 400_000, Event::Prepared { node: n, life, blocks, from });
+        } else {
+            self.prepared(n, blocks, from);
+        }
+    }
+
+    /// The primary's files have room.
+    pub fn prepared(&mut self, n: usize, blocks: BlockCount, from: u64) {
         let (now, wall) = (self.mono(), self.wall());
-        let from = self.blocks * self.opt.block_size.bytes();
         let len = blocks.0 * self.opt.block_size.bytes();
         let node = &self.nodes[n];
         let (Some(disk), Some(activity)) = (&node.disk, &node.activity) else { return };
-        if let Err(e) = prepare_growth(disk, activity, from, len, blocks) {
+        if let Err(e) = prepare_growth(disk, activity, from, len, blocks)
+            && !self.nodes[n].failing
+        {
             self.fail(format!("n{n}: {e}"));
         }
+        self.nodes[n].prepared = from.max(len);
         if let Some(m) = &mut self.nodes[n].mover {
             m.growth_prepared(now, wall, VOLUME, blocks, Ok(()));
         }
@@ -275,20 +327,31 @@ impl World {
 
     /// A disk does what disks should not.
     fn disk_fault(&mut self, n: usize) {
-        if self.rng.percent(50) {
-            self.nodes[n].io_errors = self.rng.range(1, 4);
-            return;
+        match self.rng.below(100) {
+            0..45 => {
+                self.nodes[n].io_errors = self.rng.range(1, 4);
+                return;
+            }
+            45..60 => {
+                self.counters.hit("file system full");
+                self.nodes[n].full_until = self.now + self.rng.range(200_000, 5_000_000);
+                self.nodes[n].was_full = true;
+                return;
+            }
+            _ => {}
         }
         let Some(m) = self.nodes[n].volume().map(|v| v.durable().clone()) else { return };
         let used = m.log_head.since(m.log_tail);
         if used == 0 {
             return;
         }
-        let at = (m.log_tail.0 + self.rng.below(used)) % self.opt.save;
+        let position = m.log_tail.0 + self.rng.below(used);
+        let at = position % self.opt.save;
         let bit = u8::try_from(self.rng.below(8)).unwrap_or(0);
         self.counters.hit("bit flipped in a save area");
         self.say(format!("n{n}: bit {bit} at {at} of the save area flips"));
-        self.nodes[n].rotten = true;
+        let rotten = &mut self.nodes[n].rotten;
+        *rotten = Some(rotten.map_or(position, |p| p.max(position)));
         if let Some(disk) = &self.nodes[n].disk {
             disk.0.borrow_mut().flip(volmcast::io::FileId::Save, at, bit);
         }

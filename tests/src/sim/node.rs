@@ -80,8 +80,18 @@ pub struct SimNode {
     pub io_errors: u64,
     /// A request of this life failed: the volume may have stopped.
     pub failing: bool,
-    /// Bits of its save area were flipped.
-    pub rotten: bool,
+    /// A bit of its save area was flipped, in a record that is still in the log: where.
+    pub rotten: Option<u64>,
+    /// Its newest mailbox slot was lost in the last crash.
+    pub slot_lost: bool,
+    /// Its file system is full until then, but for what is allocated.
+    pub full_until: u64,
+    /// It was full in this run.
+    pub was_full: bool,
+    /// Bytes of the base that were prepared for growth in this life.
+    pub prepared: u64,
+    /// It will be started again because its volume stopped.
+    pub rebooting: bool,
     /// The set being made when it was looked at last.
     pub draining: Option<SetNumber>,
     /// Newest state that readers could see.
@@ -161,7 +171,12 @@ impl SimNode {
             slow_until: 0,
             io_errors: 0,
             failing: false,
-            rotten: false,
+            rotten: None,
+            slot_lost: false,
+            full_until: 0,
+            was_full: false,
+            prepared: 0,
+            rebooting: false,
             draining: None,
             shown: SetNumber::ZERO,
             saved: None,
@@ -364,5 +379,18 @@ impl SimNode {
         self.draining = None;
         self.quiet.clear();
         self.open &= !self.turns;
+        self.prepared = 0;
+        self.rebooting = false;
+    }
+
+    /// What a node may say that has a bad disk, and only then.
+    #[must_use]
+    pub fn may_say(&self, text: &str) -> bool {
+        let failed = text.contains("failed: input/output error");
+        let damage = ["is damaged", "was damaged", "damaged:"].iter().any(|w| text.contains(w));
+        (self.failing && failed)
+            || (self.rotten.is_some() && damage)
+            || (self.slot_lost && text.contains("mailbox slots"))
+            || (self.was_full && text.contains("no space left"))
     }
 }

@@ -2,12 +2,12 @@
 
 use rcp::proto::ids::{ChunkNumber, Generation, SetNumber};
 use volmcast::history::line_of;
-use volmcast::io::FileId;
+use volmcast::io::{FileId, Io, Op};
 
 use super::model::{Model, State};
 use super::node::VOLUME;
 use super::options::Kind;
-use super::world::World;
+use super::world::{Event, World};
 
 impl World {
     /// Looks at a node after any call of its mover.
@@ -18,14 +18,21 @@ impl World {
         let catching_up = m.seed.is_some_and(|s| s.over.is_some());
         let kept: Vec<_> = m.kept.iter().filter(|k| k.pin > 0).map(|k| k.set).collect();
         let full = v.config().snapshots.free_slots() == 0;
+        let refused = v.refusal().is_some();
         let (draining, failure) = (v.draining(), v.failure().map(str::to_owned));
+        let saved = v.saved_position();
         let (blocks, cut_blocks) = (v.blocks().0, v.next_blocks().0);
         let line = v.history().last().map(|b| b.generation);
         self.follows(n, line);
-        if failure.is_some() && self.nodes[n].failing {
-            // What an operator does who reads what the node says.
-            self.counters.hit("volume stopped by a failed request");
-            self.reboot(n);
+        if let Some(f) = &failure
+            && self.nodes[n].may_say(f)
+        {
+            // What an operator does who reads what the node says, after a while.
+            if !std::mem::replace(&mut self.nodes[n].rebooting, true) {
+                self.counters.hit("volume stopped by a failed request");
+                let life = self.nodes[n].life;
+                self.after(1, 300_000, Event::Reboot { node: n, life });
+            }
             return;
         }
         if let Some(f) = failure {
@@ -58,6 +65,19 @@ impl World {
             }
             self.nodes[n].kept.entry(*set).or_insert(life);
         }
+        if self.nodes[n].rotten.is_some_and(|at| tail > at) {
+            self.nodes[n].rotten = None;
+            // If it was found, the log was given up, and so was what had been acknowledged.
+            self.nodes[n].saved = self.nodes[n].saved.map(|s| s.min(saved));
+        }
+        // Nobody gave them up; a seed or catch-up does, and so does a full area.
+        let gone: Vec<_> =
+            self.nodes[n].kept.keys().filter(|s| !kept.contains(s)).copied().collect();
+        let hidden = refused || seeding || self.nodes[n].seeding;
+        if !gone.is_empty() && !hidden && !self.broken_pins(n) {
+            self.fail(format!("n{n}: kept states {gone:?} are gone while it runs"));
+            return;
+        }
         self.nodes[n].kept.retain(|s, _| kept.contains(s));
         if seeding && !self.nodes[n].seeding {
             let by = if catching_up {
@@ -89,6 +109,18 @@ impl World {
                 self.fail(format!("n{n}: the visible state went back from {shown} to {visible}"));
             }
             self.nodes[n].shown = visible;
+        }
+    }
+
+    /// Nothing is written over the list of changed blocks that the durable slot names.
+    pub fn observe_changes(&mut self, n: usize, io: &Io) {
+        let Some(v) = self.nodes[n].volume() else { return };
+        let named = v.durable().changes;
+        let Op::Write { offset, data } = &io.op else { return };
+        let len: u64 = data.iter().map(|d| d.len() as u64).sum();
+        let crosses = *offset < named.offset + named.bytes && named.offset < offset + len;
+        if io.file == FileId::Changes && crosses {
+            self.fail(format!("n{n}: a write to the list of changes at {offset} spoils {named:?}"));
         }
     }
 
@@ -163,28 +195,36 @@ impl World {
     /// A node was started again.
     pub fn after_restart(&mut self, n: usize) {
         let Some(v) = self.nodes[n].volume() else { return };
-        let at = v.saved_position();
+        let (at, held) = (v.saved_position(), v.position().0);
         let m = v.durable();
         let (visible, seeding) = (m.visible, m.seed.is_some());
         let kept: Vec<_> = v.kept().collect();
-        if self.nodes[n].halted.is_some() && v.is_replicating() {
+        let pinned: Vec<_> = m.kept.iter().filter(|k| k.pin > 0).map(|k| k.set).collect();
+        if self.nodes[n].halted.is_some() && v.is_replicating() && !self.nodes[n].slot_lost {
             self.fail(format!("n{n} was stopped and goes on after a restart"));
             return;
         }
+        let line = v.history().last().map(|b| b.generation);
+        let slot_lost = self.nodes[n].slot_lost;
+        if slot_lost {
+            self.nodes[n].kept.retain(|s, _| pinned.contains(s));
+        }
         if self.nodes[n].kind == Kind::Primary {
-            let line = v.history().last().map(|b| b.generation);
             let sent = line.and_then(|l| self.model.newest_sent.get(&l)).copied();
             let sent = sent.unwrap_or(SetNumber::ZERO);
-            if visible < sent {
+            // With an older slot the sets behind its head are taken over, and committed later.
+            if visible < sent && !(slot_lost && held >= sent) {
                 self.fail(format!("the primary recovered set {visible}, but had sent {sent}"));
             }
             return;
         }
         if let Some(saved) = self.nodes[n].saved
             && at < saved
-            && !self.nodes[n].rotten
         {
-            self.fail(format!("n{n} acknowledged {saved:?}, but holds {at:?} after a crash"));
+            if self.nodes[n].rotten.is_none() && !slot_lost {
+                self.fail(format!("n{n} acknowledged {saved:?}, but holds {at:?} after a crash"));
+            }
+            self.nodes[n].saved = Some(at);
         }
         let discards = self.nodes[n].identity.as_ref().is_some_and(|i| i.standing.discards);
         if discards {

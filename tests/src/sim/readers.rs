@@ -68,7 +68,7 @@ impl World {
     }
 
     /// The snapshot area was full once, so that pins may have been broken.
-    fn broken_pins(&mut self, n: usize) -> bool {
+    pub fn broken_pins(&mut self, n: usize) -> bool {
         use volmcast::snapshots::PinInfo;
         let Some(states) = &self.nodes[n].states else { return false };
         let broken = self.nodes[n].area_full
@@ -93,14 +93,36 @@ impl World {
                 if let Err(e) = self.model.check(self.state_at(n, pin.state()), 0, &buf) {
                     self.fail(format!("n{n}: {what} state {}: {e}", pin.state()));
                 }
+                self.block_status(n, pin, &buf);
             }
             Err(ReadFailure::Pin(_) | ReadFailure::Lost) => {
                 self.counters.hit("reader lost its state");
             }
-            Err(ReadFailure::Damaged(_)) if self.nodes[n].rotten => {
+            Err(ReadFailure::Damaged(_)) if self.nodes[n].rotten.is_some() => {
                 self.counters.hit("damage found by a reader");
             }
             Err(e) => self.fail(format!("n{n}: {what} state {}: {e}", pin.state())),
+        }
+    }
+
+    /// What is told to be zero is zero in the state, also while the content is replaced.
+    fn block_status(&mut self, n: usize, pin: &Pin, content: &[u8]) {
+        let Some(states) = self.nodes[n].states.clone() else { return };
+        let disk = states.files().clone();
+        let holes = |offset, len| disk.0.borrow().holes(offset, len);
+        let Ok(found) = states.block_status(pin, 0, content.len() as u64, &holes) else {
+            self.counters.hit("reader lost its state");
+            return;
+        };
+        let mut at = 0;
+        for e in found {
+            let to = (at + usize::try_from(e.len).unwrap_or(0)).min(content.len());
+            if e.zero && content[at..to].iter().any(|b| *b != 0) {
+                let state = pin.state();
+                self.fail(format!("n{n}: bytes {at} to {to} of state {state} are told to be zero"));
+            }
+            self.counters.hit("block status");
+            at = to;
         }
     }
 
@@ -143,7 +165,7 @@ impl World {
                 self.counters.hit("reader lost its state");
                 return;
             }
-            Err(ReadFailure::Damaged(_)) if self.nodes[n].rotten => {
+            Err(ReadFailure::Damaged(_)) if self.nodes[n].rotten.is_some() => {
                 self.counters.hit("damage found by a reader");
                 return;
             }
@@ -154,6 +176,10 @@ impl World {
         }
         if first + count >= blocks {
             r.left -= 1;
+            let mut whole = vec![0; usize::try_from(blocks * bs).unwrap_or(0)];
+            if states.read(&r.pin, 0, &mut whole).is_ok() {
+                self.block_status(n, &r.pin, &whole);
+            }
             if r.left == 0 {
                 self.counters.hit("reader done");
                 return;

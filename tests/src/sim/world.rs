@@ -70,6 +70,10 @@ pub enum Event {
     Operator { swap: u64 },
     /// The primary's files are brought to a larger size.
     Prepare { node: usize, life: u64, blocks: BlockCount },
+    /// They have it, and what is new is made zero.
+    Prepared { node: usize, life: u64, blocks: BlockCount, from: u64 },
+    /// A node whose volume stopped is started again.
+    Reboot { node: usize, life: u64 },
     /// A node is started.
     Start { node: usize },
     /// A route is added again.
@@ -246,7 +250,16 @@ impl World {
         let touched = match e {
             Event::Io { node, life, sub } if self.alive(node, life) => {
                 let Some(disk) = self.nodes[node].disk.clone() else { return };
-                let outcome = if self.nodes[node].io_errors > 0 {
+                let writes = matches!(
+                    sub.io.op,
+                    Op::Write { .. } | Op::Zero { .. } | Op::Scatter { .. } | Op::Extend { .. }
+                );
+                let sparse =
+                    matches!(sub.io.file, FileId::Base | FileId::Snapshots | FileId::Changes);
+                let outcome = if writes && sparse && self.now < self.nodes[node].full_until {
+                    self.counters.hit("no space left");
+                    disk.0.borrow_mut().fail(&sub, &mut self.rng, IoError::NoSpace)
+                } else if self.nodes[node].io_errors > 0 {
                     self.nodes[node].io_errors -= 1;
                     self.nodes[node].failing = true;
                     self.counters.hit("failed request");
@@ -333,6 +346,14 @@ impl World {
                 self.prepare(node, blocks);
                 node
             }
+            Event::Prepared { node, life, blocks, from } if self.alive(node, life) => {
+                self.prepared(node, blocks, from);
+                node
+            }
+            Event::Reboot { node, life } if self.alive(node, life) => {
+                self.reboot(node);
+                return;
+            }
             Event::Start { node } => {
                 self.start(node);
                 node
@@ -358,6 +379,10 @@ impl World {
             Err(_) => Vec::new(),
         };
         for notice in notices {
+            if self.opt.bad_disks && self.rng.permille(20) {
+                self.counters.hit("notice lost");
+                continue;
+            }
             self.after(1, 500, Event::Notice { node: n, life, notice });
         }
         if let Some(t) = self.nodes[n].mover.as_ref().and_then(|m| m.poll_timeout()) {
@@ -411,6 +436,7 @@ impl World {
                         self.nodes[n].kind
                     ));
                 }
+                self.observe_changes(n, &io);
                 let sub = disk.0.borrow_mut().submit(io);
                 if let Some(what) = disk.0.borrow_mut().crossed.take() {
                     self.fail(format!("n{n}: {what}"));
@@ -455,8 +481,7 @@ impl World {
             Effect::Note { level, text } => {
                 self.count_note(&text);
                 self.say(format!("n{n}: {level:?}: {text}"));
-                let bad_disk = self.nodes[n].failing || self.nodes[n].rotten;
-                if level == Level::Error && bad_disk {
+                if level == Level::Error && self.nodes[n].may_say(&text) {
                     self.counters.hit("damage or failure reported");
                 } else if level == Level::Error && !self.opt.turns {
                     self.fail(format!("n{n}: {text}"));
@@ -502,6 +527,7 @@ impl World {
         self.apart.clear();
         for n in &mut self.nodes {
             n.slow_until = 0;
+            n.full_until = 0;
             n.io_errors = 0;
         }
         for l in self.links.values_mut() {

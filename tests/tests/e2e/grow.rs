@@ -77,6 +77,8 @@ fn a_volume_grows_under_load_and_every_node_follows() {
 #[test]
 fn a_size_that_cannot_be_is_refused_with_the_remedy() {
     let tree = Tree::start(Plan::new(&[("p", &["l1"])]).volume("vol", 16));
+    // The replica has the volume, which comes a moment after the node is up.
+    tree.reaches("l1", "vol", 0, LONG);
     let rcpctl = |node: &str, size: &str| {
         let mut c = Command::new(program("rcpctl"));
         said(c.args(["volume", "resize", "vol", size, "--dir"]).arg(tree.folder(node)))

@@ -47,6 +47,9 @@ pub enum CaptureError {
     /// No room for one more copy; try again after the drain took some.
     #[error("too many copies wait to be drained")]
     HeldFull,
+    /// The volume has stopped ([`Capture::stop`]): nothing is written to it any more.
+    #[error("the volume has stopped")]
+    Stopped,
     /// The block's content could not be read, so that the draining set cannot be completed. The
     /// owner abandons it ([`Capture::abandon_old`]); afterwards the write can be tried again.
     #[error("content of block {} cannot be kept for the set being drained: {source}", block.0)]
@@ -122,6 +125,7 @@ pub struct Capture {
     held: Mutex<Held>,
     room: Condvar,
     spoiled: AtomicBool,
+    stopped: AtomicBool,
     dirty_above: AtomicU64,
     dirty_told: AtomicBool,
     notify: OnceLock<Notify>,
@@ -147,6 +151,7 @@ impl Capture {
             held: Mutex::default(),
             room: Condvar::default(),
             spoiled: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
             dirty_above: AtomicU64::new(u64::MAX),
             dirty_told: AtomicBool::new(false),
             notify: OnceLock::new(),
@@ -175,8 +180,8 @@ impl Capture {
     /// dropped.
     ///
     /// # Errors
-    /// [`CaptureError::Read`]; the write must not happen. Marks already made stay: too many marks
-    /// are allowed, too few never.
+    /// [`CaptureError::Read`] or [`CaptureError::Stopped`]; the write must not happen. Marks already
+    /// made stay: too many marks are allowed, too few never.
     pub fn before_write(
         &self,
         ticket: &WriteTicket<'_>,
@@ -210,6 +215,9 @@ impl Capture {
         read_old: &mut ReadOld<'_>,
         wait: bool,
     ) -> Result<(), CaptureError> {
+        if self.is_stopped() {
+            return Err(CaptureError::Stopped);
+        }
         // Uncontended: only a cut or a resize writes here, and they wait for our ticket.
         let tables = self.stripes[ticket.stripe].tables.read();
         if tables.new.set_range(first, count).0 != 0 {
@@ -244,6 +252,9 @@ impl Capture {
             while held.bytes > 0 && held.bytes + size > self.limits.held_bytes {
                 if !old.test(block) {
                     return Ok(());
+                }
+                if self.is_stopped() {
+                    return Err(CaptureError::Stopped);
                 }
                 self.tell(Notice::HeldFull);
                 if !wait {
@@ -426,6 +437,22 @@ impl Capture {
     #[must_use]
     pub fn spoiled(&self) -> bool {
         self.spoiled.load(Ordering::Acquire)
+    }
+
+    /// The owner does nothing more, for good: whoever waits for it is let go with
+    /// [`CaptureError::Stopped`], and so is everybody who comes later.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        self.open_gate();
+        // Under the lock, or a writer that has just looked would sleep on.
+        drop(self.held.lock());
+        self.room.notify_all();
+    }
+
+    /// Whether [`stop`](Self::stop) was called.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::SeqCst)
     }
 
     /// Gives the draining set up: whatever it still needs, and what was `already_drained` for it,

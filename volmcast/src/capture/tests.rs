@@ -135,6 +135,32 @@ fn old_content_that_cannot_be_read_spoils_the_set_and_nothing_else() {
 }
 
 #[test]
+fn who_waits_for_an_owner_that_has_stopped_is_let_go() {
+    let c = Arc::new(capture(1));
+    c.mark_range(b(0), BlockCount(3));
+    assert_eq!(cut(&c), 3);
+    write(&c, &mut [0; 100], 0, 1).expect("room for one copy");
+    let writer = |n: u64| {
+        let c = c.clone();
+        std::thread::spawn(move || {
+            let ticket = c.enter();
+            c.before_write(&ticket, b(n), ONE, &mut |_, _| Ok(()))
+        })
+    };
+    // For room; behind the gate; afterwards.
+    let room = writer(1);
+    std::thread::sleep(Duration::from_millis(20));
+    c.close_gate();
+    let gate = writer(50);
+    std::thread::sleep(Duration::from_millis(20));
+    assert!(!room.is_finished() && !gate.is_finished());
+    c.stop();
+    for w in [room, gate, writer(60)] {
+        assert_eq!(w.join().expect("joined"), Err(CaptureError::Stopped));
+    }
+}
+
+#[test]
 fn growth_keeps_the_marks() {
     let c = capture(2);
     c.mark_range(b(1), ONE);

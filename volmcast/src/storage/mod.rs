@@ -9,6 +9,7 @@
 mod buffers;
 mod direct;
 mod identity;
+mod syncs;
 
 use std::fs::{File, OpenOptions};
 use std::io::{Error, ErrorKind, IoSlice};
@@ -22,6 +23,7 @@ use crate::io::{FileId, Io, IoError, Op, Outcome};
 use crate::save::Ring;
 use buffers::READS;
 use direct::Direct;
+use syncs::Syncs;
 
 pub use identity::{Fenced, Identity, IdentityError, Standing};
 
@@ -71,6 +73,14 @@ pub trait Storage {
     /// Carries a request out.
     fn perform(&self, io: &Io) -> Outcome;
 
+    /// Has reads show what the disk holds: syncs a file and drops what the system keeps of it in
+    /// memory, which after a sync that failed in an earlier life may be content that the disk never
+    /// got and that no later sync writes.
+    ///
+    /// # Errors
+    /// [`IoError`].
+    fn settle(&self, id: FileId) -> Result<(), IoError>;
+
     /// Reads a range, with zeroes beyond the end of the file.
     ///
     /// # Errors
@@ -102,6 +112,8 @@ pub struct Files {
     direct: Option<Direct>,
     /// The base is a block device: holes cannot be found by seeking.
     device: bool,
+    /// In the order of [`FileId`].
+    syncs: [Syncs; 6],
 }
 
 /// How large the areas of a volume are, in bytes.
@@ -204,6 +216,7 @@ impl Files {
             snapshots: open(&folder.join("snapshots"))?,
             changes: open_or_make(&folder.join("changes"))?,
             folder: folder.to_owned(),
+            syncs: Default::default(),
         })
     }
 
@@ -224,6 +237,23 @@ impl Files {
             FileId::Snapshots => &self.snapshots,
             FileId::Changes => &self.changes,
         }
+    }
+
+    /// Makes durable what was written to a file before the call. Whoever syncs a file of a volume
+    /// does it here: one that failed is remembered, and fails for everybody from then on.
+    ///
+    /// # Errors
+    /// The system's, of this sync or of any before it.
+    pub fn sync(&self, id: FileId) -> Result<(), Error> {
+        let syncs = match id {
+            FileId::Base => &self.syncs[0],
+            FileId::Save => &self.syncs[1],
+            FileId::Mailbox => &self.syncs[2],
+            FileId::Activity => &self.syncs[3],
+            FileId::Snapshots => &self.syncs[4],
+            FileId::Changes => &self.syncs[5],
+        };
+        syncs.sync(self.file(id))
     }
 
     /// Size of the save area as it is on disk.
@@ -282,7 +312,7 @@ impl Files {
                 Ok(Outcome::Done)
             }
             Op::Sync => {
-                f.sync_data()?;
+                self.sync(id)?;
                 Ok(Outcome::Done)
             }
         }
@@ -328,6 +358,17 @@ impl Storage for Files {
             Ok(o) => o,
             Err(e) => Outcome::Failed(io_error(&e)),
         }
+    }
+
+    fn settle(&self, id: FileId) -> Result<(), IoError> {
+        let f = self.file(id);
+        // An error of an earlier life may not have been told to anybody yet: it is told once, and
+        // is answered by what follows.
+        let _ = f.sync_data();
+        f.sync_data().map_err(|e| io_error(&e))?;
+        // Advice: without it, what was promised holds unless a sync had failed before.
+        let _ = rustix::fs::fadvise(f, 0, None, rustix::fs::Advice::DontNeed);
+        Ok(())
     }
 
     fn read_into(&self, id: FileId, offset: u64, buf: &mut [u8]) -> Result<(), IoError> {

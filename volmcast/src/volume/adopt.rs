@@ -6,15 +6,39 @@
 //! set that follows the head is taken as finished. That is right for a slot that was torn by a
 //! crash as well: a set's header is appended only after the volume was synced since the cut, and
 //! the next commit syncs the save volume before it names the set.
+//!
+//! A replica does the same, for another reason: what the newer slot had shown may be in its base, so
+//! that the older state can no longer be read there. What the records say is the newest state of
+//! which the base may hold anything; the replica is hidden until it has come to it again.
 
 use rcp::proto::delta::{Chunk, ChunkListSum, SetFlags, SetHeader, StepId};
+use rcp::proto::ids::SetNumber;
 
-use super::Volume;
 use super::recover::ReadFile;
+use super::{Role, Volume};
 use crate::io::FileId;
 use crate::save::record::HEADER_LEN;
 use crate::save::{RecordHeader, RecordKind, RecordMeta};
 use crate::units::{BlockCount, LogPos};
+
+/// What the records behind a head say.
+pub(super) struct Beyond {
+    /// Where they end.
+    pub(super) end: LogPos,
+    /// Newest set whose header is among them.
+    pub(super) whole: SetNumber,
+    /// Newest set of which there is anything.
+    pub(super) any: SetNumber,
+    /// The newest header of our own line.
+    pub(super) newest: Option<SetHeader>,
+}
+
+impl Beyond {
+    /// Nothing.
+    pub(super) fn at(head: LogPos) -> Self {
+        Self { end: head, whole: SetNumber::ZERO, any: SetNumber::ZERO, newest: None }
+    }
+}
 
 /// A record that was read and holds what it says.
 enum Content {
@@ -24,9 +48,69 @@ enum Content {
 }
 
 impl Volume {
+    /// What the records say that follow each other from `head` on, damaged or not in their bodies.
+    pub(super) fn look_beyond(&self, head: LogPos, read: ReadFile<'_>) -> Beyond {
+        let ring = self.log.ring();
+        let mut b = Beyond::at(head);
+        while b.end.since(self.durable.log_tail) <= ring.capacity() {
+            let Ok(bytes) = read(FileId::Save, ring.offset(b.end), HEADER_LEN) else { break };
+            let Ok(h) = RecordHeader::decode(&bytes, self.cfg.volume, b.end) else { break };
+            match h.kind {
+                RecordKind::Pad => {
+                    b.end = b.end.plus(ring.until_wrap(b.end));
+                    continue;
+                }
+                RecordKind::SetEnd => {
+                    b.whole = b.whole.max(h.to);
+                    let at = ring.offset(b.end) + HEADER_LEN as u64;
+                    let body = read(FileId::Save, at, h.body_len as usize).ok();
+                    let header = body.and_then(|body| SetHeader::parse(&body).ok());
+                    let ours = |h: &SetHeader| Some(h.step.generation) == self.want.generation();
+                    b.newest = header.filter(ours).or(b.newest);
+                }
+                RecordKind::Chunk => {}
+            }
+            b.any = b.any.max(h.to);
+            let (pos, kind, to, chunk) = (b.end, h.kind, h.to, h.chunk);
+            b.end = RecordMeta { pos, kind, body_len: h.body_len, to, chunk, cached: None }.end();
+        }
+        b
+    }
+
+    /// At a primary whose log does not fit the old slot: the numbers of the sets that follow its head
+    /// are used up, and what they changed is in the content. Their data is given up with the log.
+    pub(super) fn adopt_numbers(&mut self, newest: &SetHeader) {
+        let primary = matches!(self.cfg.role, Role::Primary { .. });
+        if primary && newest.step.to > self.want.visible {
+            self.want.visible = newest.step.to;
+            self.want.merged = newest.step.to;
+            self.want.blocks = BlockCount(newest.volume_blocks);
+        }
+        if primary {
+            // Of some of them nobody knows which blocks they changed.
+            self.changes_reset(self.want.visible);
+        }
+    }
+
+    /// Blocks of the chunks that were entered of the open set; `None` if one cannot be read.
+    fn blocks_of_open(&self, read: ReadFile<'_>) -> Option<Vec<(u64, u64)>> {
+        let Some(step) = self.log.open_step() else { return Some(Vec::new()) };
+        let mut blocks = Vec::new();
+        for r in self.log.records_from(step.first).filter(|r| r.kind == RecordKind::Chunk) {
+            let at = self.log.ring().offset(r.pos) + HEADER_LEN as u64;
+            let body = read(FileId::Save, at, r.body_len as usize).ok()?;
+            let chunk = Chunk::parse(body).ok()?;
+            blocks.extend(chunk.extents().map(|e| (e.block, u64::from(e.count))));
+        }
+        Some(blocks)
+    }
+
     /// Enters the whole sets from `head` on; the number of them.
     pub(super) fn adopt_sets(&mut self, head: LogPos, read: ReadFile<'_>) -> u64 {
         let mut adopted = 0;
+        let primary = matches!(self.cfg.role, Role::Primary { .. });
+        // The slot that is damaged had noted these.
+        let mut earlier = Some(self.blocks_of_open(read)).filter(|_| primary);
         let mut pos = head;
         // Of the set that is being read: its records, its step, its checksum.
         let mut records: Vec<(RecordMeta, Content)> = Vec::new();
@@ -73,9 +157,20 @@ impl Volume {
                     if !whole {
                         break;
                     }
-                    self.want.visible = header.step.to;
-                    self.want.merged = header.step.to;
-                    self.want.blocks = BlockCount(header.volume_blocks);
+                    if primary {
+                        self.want.visible = header.step.to;
+                        self.want.merged = header.step.to;
+                        self.want.blocks = BlockCount(header.volume_blocks);
+                    }
+                    match earlier.take() {
+                        None => {}
+                        Some(None) => self.changes_reset(header.step.to),
+                        Some(Some(blocks)) => {
+                            for (first, count) in blocks {
+                                self.changes.note(header.step.to, first, count);
+                            }
+                        }
+                    }
                     adopted += 1;
                 }
             }
@@ -92,6 +187,7 @@ impl Volume {
 
     fn adopt(&mut self, meta: RecordMeta, content: Content) {
         let (pos, end) = (meta.pos, meta.end());
+        let primary = matches!(self.cfg.role, Role::Primary { .. });
         match content {
             Content::Pad => {
                 let after = pos.plus(self.log.ring().until_wrap(pos));
@@ -99,13 +195,14 @@ impl Volume {
             }
             Content::Chunk(c) => {
                 self.log.enter_scanned(meta);
-                self.scanned_header(pos, end, c.header());
-                for e in c.extents() {
+                self.scanned_chunk(pos, end, &c);
+                // A replica notes what it merges.
+                for e in c.extents().filter(|_| primary) {
                     self.changes.note(c.step().to, e.block, u64::from(e.count));
                 }
             }
             Content::End(header) => {
-                if header.flags.contains(SetFlags::BITMAP_ONLY) {
+                if primary && header.flags.contains(SetFlags::BITMAP_ONLY) {
                     // Its blocks were known to the slot that is damaged.
                     self.changes_reset(header.step.to);
                 }

@@ -162,12 +162,13 @@ impl Volume {
         base
     }
 
-    /// The write of a commit ended; the mark that its slot must have instead, if it found no room.
-    pub(super) fn changes_written(&mut self, full: bool) -> Option<ChangesMark> {
-        if !full {
-            self.changes.no_space = false;
-            return None;
-        }
+    /// What a commit wrote is durable.
+    pub(super) fn changes_written(&mut self) {
+        self.changes.no_space = false;
+    }
+
+    /// What a commit wrote found no room; the mark that its slot must have instead.
+    pub(super) fn changes_without_room(&mut self) -> ChangesMark {
         let base = self.changes_begin_anew();
         if !std::mem::replace(&mut self.changes.no_space, true) {
             let text = format!(
@@ -177,7 +178,7 @@ impl Volume {
             );
             self.desk.event(Event::Damage { text });
         }
-        Some(self.want.changes)
+        self.want.changes
     }
 
     /// What a commit writes of it, before its slot; `Err` if there is no room yet.
@@ -188,6 +189,12 @@ impl Volume {
         }
         let hidden = self.durable.seed.is_some() || m.seed.is_some();
         let c = &mut self.changes;
+        let durable = self.durable.changes;
+        if m.changes.epoch != durable.epoch && m.changes.bytes == 0 {
+            // It begins anew, perhaps for the second time since the last commit: never where the
+            // entries are that the durable slot names.
+            m.changes.offset = c.next_offset(&durable);
+        }
         let full = m.changes.bytes + c.place / 8 > c.place;
         if full && matches!(c.squeeze, Squeeze::Running(_) | Squeeze::Idle) {
             return Err(());

@@ -164,13 +164,14 @@ impl Volume {
 
     pub(super) fn commit_io_done(&mut self, part: CommitPart, outcome: &Outcome) {
         let full = *outcome == Outcome::Failed(IoError::NoSpace);
-        if part == CommitPart::WriteChanges && (full || *outcome == Outcome::Done) {
-            // A full disk costs a seed at most, and never the stream.
-            let mark = self.changes_written(full);
-            if let (Some(fl), Some(mark)) = (&mut self.commit.in_flight, mark) {
+        let changes = matches!(part, CommitPart::WriteChanges | CommitPart::SyncChanges);
+        if full && changes {
+            // A full disk costs a seed at most, and never the stream: the slot names no entries.
+            let mark = self.changes_without_room();
+            if let Some(fl) = &mut self.commit.in_flight {
                 fl.mailbox.changes = mark;
             }
-            self.desk.io(Purpose::Commit(CommitPart::SyncChanges), FileId::Changes, Op::Sync);
+            self.part_done();
             return;
         }
         if *outcome != Outcome::Done {
@@ -187,21 +188,28 @@ impl Volume {
             return;
         }
         match part {
-            CommitPart::WriteChanges => {}
-            CommitPart::SyncSave
-            | CommitPart::SyncBase
-            | CommitPart::SyncSnapshots
-            | CommitPart::SyncChanges => {
-                let Some(fl) = &mut self.commit.in_flight else { return };
-                fl.syncs -= 1;
-                if fl.syncs == 0 {
-                    self.write_slot();
-                }
+            CommitPart::WriteChanges => {
+                self.desk.io(Purpose::Commit(CommitPart::SyncChanges), FileId::Changes, Op::Sync);
+            }
+            CommitPart::SyncSave | CommitPart::SyncBase | CommitPart::SyncSnapshots => {
+                self.part_done();
+            }
+            CommitPart::SyncChanges => {
+                self.changes_written();
+                self.part_done();
             }
             CommitPart::WriteSlot => {
                 self.desk.io(Purpose::Commit(CommitPart::SyncSlot), FileId::Mailbox, Op::Sync);
             }
             CommitPart::SyncSlot => self.committed(),
+        }
+    }
+
+    fn part_done(&mut self) {
+        let Some(fl) = &mut self.commit.in_flight else { return };
+        fl.syncs -= 1;
+        if fl.syncs == 0 {
+            self.write_slot();
         }
     }
 
@@ -215,6 +223,10 @@ impl Volume {
             self.desk.event(Event::Room);
         }
         self.release_unlisted();
+        if self.durable.kept != before.kept {
+            self.desk.event(Event::Kept);
+        }
+        self.keep_answered();
         if self.durable.history != before.history {
             self.desk.event(Event::History);
         }

@@ -27,13 +27,15 @@ use crate::bitmap::BlockSet;
 use crate::capture::{Capture, Cause, CutError, Notice, Policy, Triggers};
 use crate::io::{FileId, Op, Outcome};
 use crate::save::RecordKind;
-use crate::snapshots::PinKind;
+use crate::snapshots::{PinId, PinKind};
 use crate::units::{BlockCount, BlockIndex};
 
 /// Gathered reads and encodings under way at once.
 const PIPELINE: usize = 3;
 /// How long to wait before cutting again after a set was given up.
 const RETRY: std::time::Duration = std::time::Duration::from_secs(1);
+/// How long not to look at the tables while nothing is under way for the draining set.
+const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(50);
 /// Longest run list of one gathered read.
 const MAX_RUNS: usize = 1024;
 
@@ -69,6 +71,8 @@ struct Set {
     sync: Sync,
     /// The data does not fit the save volume: only the number and the fact remain.
     without_data: bool,
+    /// Its state is to be kept.
+    pin: Option<PinId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +92,8 @@ pub(super) struct Drain {
     answer: Option<SetNumber>,
     /// Keep the state of the next cut.
     keep: bool,
+    /// The state that is kept without a cut, once that is durable, is the answer.
+    keep_answer: Option<SetNumber>,
     last_cut: Wall,
     /// Longest pause so far, for status.
     gate_closed_at: Option<Mono>,
@@ -96,7 +102,7 @@ pub(super) struct Drain {
     /// After a set was given up: no cut before this.
     retry_at: Option<Mono>,
     /// A line that is to be opened when the set under way is finished.
-    opening: Option<(Generation, Wall)>,
+    pub(super) opening: Option<(Generation, Wall)>,
     /// The activity log is being looked through: no cut meanwhile, because what a new set has
     /// already drained would look clean.
     forgetting: bool,
@@ -117,6 +123,11 @@ impl Drain {
         matches!(&self.phase, Phase::Draining(s) if s.id.attempt == attempt)
     }
 
+    /// No set is being made.
+    pub(super) fn is_idle(&self) -> bool {
+        matches!(self.phase, Phase::Idle)
+    }
+
     /// Number of the set being drained.
     pub(super) fn draining(&self) -> Option<SetNumber> {
         match &self.phase {
@@ -127,44 +138,6 @@ impl Drain {
 }
 
 impl Volume {
-    /// Opens a generation: this node is the volume's writer from its newest finished set on. A set
-    /// that is being made belongs to the line before; the new one begins when that is committed, and
-    /// no other set is begun before.
-    pub fn open_generation(&mut self, generation: Generation, at: Wall) {
-        self.drain.opening = Some((generation, at));
-        if matches!(self.cfg.role, Role::Primary { .. }) {
-            self.open_when_settled();
-        }
-        self.pump();
-    }
-
-    /// A line that was to be opened is not: false if it is already.
-    pub fn forget_opening(&mut self) -> bool {
-        self.drain.opening.take().is_some()
-    }
-
-    /// Every set that was begun is finished, and durable.
-    fn is_settled(&self) -> bool {
-        matches!(self.drain.phase, Phase::Idle)
-            && self.log.open_step().is_none()
-            && self.want.visible == self.durable.visible
-            && self.log.state() == self.durable.visible
-    }
-
-    fn open_when_settled(&mut self) {
-        if !self.is_settled() {
-            return;
-        }
-        let Some((generation, opened_at)) = self.drain.opening.take() else { return };
-        self.want.history.push(crate::mailbox::Branch {
-            generation,
-            forked_from: self.want.visible,
-            opened_by: self.cfg.node.clone(),
-            opened_at,
-        });
-        self.commit.request();
-    }
-
     /// Asks for a cut now (CAP-13); [`Event::CutDone`] answers. With `keep` the state stays
     /// readable at the primary until it is released.
     pub fn demand_cut(&mut self, keep: bool) {
@@ -387,6 +360,7 @@ impl Volume {
             blocks: 0,
             sync: Sync::Running,
             without_data: false,
+            pin,
         }));
         true
     }
@@ -410,6 +384,13 @@ impl Volume {
         capture.abandon_old(&set.drained);
         self.log.abandon_open_step();
         self.commit.request();
+        if let Some(pin) = set.pin {
+            // The number will be that of another content.
+            let _ = self.cfg.snapshots.release(pin, PinKind::Durable);
+            self.unlisted.remove(&pin);
+            self.cfg.snapshots.new_line();
+            self.drain.keep = true;
+        }
         if self.drain.answer.take().is_some() {
             self.drain.demanded = true;
         }
@@ -427,6 +408,9 @@ impl Volume {
         // Kept once, it is given up at once.
         if std::mem::take(&mut self.drain.keep) && !self.kept().any(|s| s == state) {
             self.pin_durably(state);
+            if self.drain.demanded {
+                self.drain.keep_answer = Some(state);
+            }
         }
         capture.open_gate();
         self.drain.gate_closed_at = None;
@@ -434,7 +418,19 @@ impl Volume {
         if let Some(t) = &mut self.drain.triggers {
             t.rearm(self.desk.now);
         }
-        if std::mem::take(&mut self.drain.demanded) {
+        let waits = self.drain.keep_answer.is_some();
+        if std::mem::take(&mut self.drain.demanded) && !waits {
+            self.cut_answered(state, false);
+        }
+    }
+
+    /// A commit was done: a state that is to be kept may be, durably.
+    pub(super) fn keep_answered(&mut self) {
+        if let Some(state) = self
+            .drain
+            .keep_answer
+            .take_if(|s| self.durable.kept.iter().any(|k| k.set == *s && k.pin > 0))
+        {
             self.cut_answered(state, false);
         }
     }
@@ -498,6 +494,12 @@ impl Volume {
             self.desk.io(purpose, FileId::Base, Op::Gather { ranges });
         }
         self.finish_set(capture);
+        if let Phase::Draining(set) = &self.drain.phase
+            && set.reads + set.encodes == 0
+        {
+            // Only a notice of the tables would set it going again, and notices can be lost.
+            self.drain.deadline = Some(self.desk.now.after(LOOK_AGAIN));
+        }
     }
 
     pub(super) fn drain_read_done(&mut self, runs: &[(BlockIndex, BlockCount)], outcome: Outcome) {

@@ -8,7 +8,7 @@
 use rcp::proto::ids::SetNumber;
 
 use super::{Role, Volume};
-use crate::mailbox::KeptState;
+use crate::mailbox::{KeptState, MAX_ENTRIES};
 use crate::snapshots::{PinId, PinKind};
 
 /// Why a state cannot be kept.
@@ -22,6 +22,23 @@ pub enum KeepError {
     /// Nothing to keep here.
     #[error("this node only forwards; it keeps no replica")]
     Relay,
+    /// The content does not have it in full, and will have parts of later ones when it comes.
+    #[error(
+        "state {asked} cannot be kept: the replica is hidden until it has reached state {until}; \
+         keep that one or a later one"
+    )]
+    Hidden {
+        /// What was asked for.
+        asked: SetNumber,
+        /// From which one on it can be.
+        until: SetNumber,
+    },
+    /// A volume keeps so many at most.
+    #[error(
+        "{MAX_ENTRIES} states are kept, which is the most: release one first (`rcpctl delta \
+         release VOLUME STATE`)"
+    )]
+    Many,
     /// It has passed.
     #[error("state {asked} has passed: the visible state is {visible}{}", near(.kept))]
     Passed {
@@ -66,13 +83,30 @@ impl Volume {
         if self.kept().any(|s| s == set) {
             return Ok(());
         }
+        self.may_keep()?;
+        // Hidden, the base holds parts of states up to the one it is hidden until, and a seed or
+        // catch-up that is wanted overwrites it as soon as its mark is durable.
         let visible = self.durable.visible;
-        if set < visible || (set == visible && self.durable.seed.is_some()) {
+        let seeded = self.want.seed.or(self.durable.seed);
+        let hidden = self.want.hidden_until.max(self.durable.hidden_until);
+        if let Some(mark) = seeded {
+            let until = hidden
+                .max(visible)
+                .max(self.want.visible)
+                .max(mark.from)
+                .max(mark.need.unwrap_or_default());
+            if set <= until {
+                return Err(KeepError::Hidden { asked: set, until: until.next() });
+            }
+        } else if set < hidden && hidden > visible.min(self.want.visible) {
+            return Err(KeepError::Hidden { asked: set, until: hidden });
+        }
+        if set < visible {
             let kept = self.kept().collect();
             return Err(KeepError::Passed { asked: set, visible, kept });
         }
-        // Merging of anything later begins only after the next publication: the base is at rest.
-        if set == visible && self.want.merged == set && self.want.visible == set {
+        // Anything later is merged only when it is visible, durably: the base is at rest.
+        if set == visible && self.want.merged == set {
             self.pin_durably(set);
         } else {
             self.keeps_waiting.insert(set);
@@ -80,6 +114,20 @@ impl Volume {
         }
         self.pump();
         Ok(())
+    }
+
+    /// Whether one more state can be kept: the mailbox has room for so many.
+    ///
+    /// # Errors
+    /// [`KeepError::Many`].
+    pub fn may_keep(&self) -> Result<(), KeepError> {
+        if self.listed().count() >= MAX_ENTRIES { Err(KeepError::Many) } else { Ok(()) }
+    }
+
+    /// What the mailbox lists, durably, of what is kept: also a state that is still to come.
+    #[must_use]
+    pub fn is_listed_durably(&self, set: SetNumber) -> bool {
+        self.durable.kept.iter().any(|k| k.set == set)
     }
 
     /// Gives a kept state up; false if it is not kept.
@@ -92,6 +140,7 @@ impl Volume {
             }
         }
         if found {
+            self.list_kept();
             self.commit.request();
             self.pump();
         }
@@ -132,8 +181,16 @@ impl Volume {
         }
     }
 
+    /// Readers may open what the mailbox lists and nobody gave up.
+    pub(super) fn list_kept(&self) {
+        let releasing = &self.releasing;
+        let listed = self.durable.kept.iter().map(|k| PinId(k.pin));
+        self.board.list_kept(listed.filter(|p| p.0 > 0 && !releasing.contains(p)));
+    }
+
     /// The mailbox no longer lists what was given up.
     pub(super) fn release_unlisted(&mut self) {
+        self.list_kept();
         let listed: Vec<_> = self.durable.kept.iter().map(|k| PinId(k.pin)).collect();
         let releasing = &self.releasing;
         // One that was broken meanwhile will never be listed.

@@ -43,6 +43,9 @@ struct Job {
     reading: Vec<BlockIndex>,
     /// Images written but not entered in the index yet.
     written: Vec<(Reservation, u32)>,
+    /// What is being written to the snapshot area, and whether the disk had no room for it.
+    image_write: Option<Op>,
+    full: bool,
     /// A durable pin that there is no room for is being marked as broken.
     breach: Option<PinId>,
     stage: Stage,
@@ -129,6 +132,7 @@ impl Volume {
         if self.merge.retry_at.take().is_some() {
             self.stalled = None;
         }
+        self.save_images_again();
         if self.merge.restarted {
             if self.base_being_written() || !self.merge.saving.is_empty() {
                 return;
@@ -184,6 +188,8 @@ impl Volume {
                     images: Vec::new(),
                     reading: Vec::new(),
                     written: Vec::new(),
+                    image_write: None,
+                    full: false,
                     breach: None,
                     stage: Stage::Body,
                 },
@@ -195,6 +201,19 @@ impl Volume {
                 let op = Op::Read { offset, len: crate::save::record::HEADER_LEN + len };
                 let purpose = Purpose::Merge { job, step: MergeStep::Body };
                 self.desk.io(purpose, FileId::Save, op);
+            }
+        }
+    }
+
+    /// Those before images that found no room are written again.
+    fn save_images_again(&mut self) {
+        let Merge { jobs, saving, .. } = &mut self.merge;
+        let jobs = jobs.iter_mut().chain(saving.iter_mut()).filter(|(_, j)| j.full);
+        for (id, job) in jobs {
+            job.full = false;
+            if let Some(op) = job.image_write.clone() {
+                let purpose = Purpose::Merge { job: *id, step: MergeStep::SaveImage };
+                self.desk.io(purpose, FileId::Snapshots, op);
             }
         }
     }
@@ -226,6 +245,7 @@ impl Volume {
             (MergeStep::Body, Outcome::Read(b)) => self.merge_body(id, &b),
             (MergeStep::BeforeImages, Outcome::Read(b)) => self.merge_images_read(id, &b),
             (MergeStep::Base, Outcome::Failed(IoError::NoSpace)) => self.merge_full(),
+            (MergeStep::SaveImage, Outcome::Failed(IoError::NoSpace)) => self.images_full(id),
             (MergeStep::SaveImage | MergeStep::SyncImages | MergeStep::Base, Outcome::Done) => {
                 self.merge_part_done(id);
             }
@@ -335,6 +355,7 @@ impl Volume {
         job.pending = 1;
         let purpose = Purpose::Merge { job: id, step: MergeStep::SaveImage };
         let op = Op::Scatter { writes, zeroes: Vec::new() };
+        job.image_write = Some(op.clone());
         self.desk.io(purpose, FileId::Snapshots, op);
     }
 
@@ -359,6 +380,7 @@ impl Volume {
                 self.desk.io(purpose, FileId::Snapshots, Op::Sync);
             }
             Stage::Images | Stage::SyncImages => {
+                job.image_write = None;
                 for (r, crc) in std::mem::take(&mut job.written) {
                     self.cfg.snapshots.commit_copy(&r, crc);
                 }
@@ -401,6 +423,20 @@ impl Volume {
         job.pending = 1;
         let purpose = Purpose::Merge { job: id, step: MergeStep::Base };
         self.desk.io(purpose, FileId::Base, Op::Scatter { writes, zeroes });
+    }
+
+    /// The file system has no room for the content that states which are held or kept need: nothing
+    /// is written over it before there is.
+    fn images_full(&mut self, id: u64) {
+        let Merge { jobs, saving, .. } = &mut self.merge;
+        let Some(job) = jobs.get_mut(&id).or_else(|| saving.get_mut(&id)) else { return };
+        job.full = true;
+        self.merge.retry_at = Some(self.desk.now.after(FULL_RETRY));
+        self.stalled = Some(
+            "playback stopped: no space left to keep what readers and kept states need; free space \
+             on its file system, or end those readers, and it goes on by itself"
+                .to_owned(),
+        );
     }
 
     /// The disk below the replica is full: keep everything, say so, try again.

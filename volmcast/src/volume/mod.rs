@@ -24,6 +24,7 @@ mod drain;
 mod growth;
 mod intake;
 mod keep;
+mod lines;
 mod merge;
 mod playback;
 mod promote;
@@ -215,6 +216,8 @@ pub enum Event {
     },
     /// What an operator set is durable.
     Settings,
+    /// Which states are kept has changed, durably.
+    Kept,
     /// Room was freed: more credit may be granted.
     Room,
     /// A consumer was detached because the save volume was full; it will need another way back.
@@ -271,9 +274,9 @@ pub struct Volume {
     history_table: status::SetTable,
     /// States to be kept once the base reaches them.
     keeps_waiting: BTreeSet<SetNumber>,
-    /// Pins to be released once the mailbox no longer lists them.
     /// Durable pins that the mailbox does not list yet.
     unlisted: BTreeSet<PinId>,
+    /// Pins to be released once the mailbox no longer lists them.
     releasing: Vec<PinId>,
     failed: Option<String>,
     /// The volume works, but not all of it: why, in words.
@@ -505,6 +508,10 @@ impl Volume {
         if self.failed.is_none() {
             self.desk.event(Event::Failed { text: text.clone() });
             self.failed = Some(text);
+            if let Some(capture) = self.capture() {
+                // Nobody cuts or drains any more: writers must not wait for it.
+                capture.stop();
+            }
             self.publish_view();
         }
     }

@@ -134,6 +134,10 @@ impl Volume {
         if self.seed_in.is_some() || self.durable.seed.is_some() || off {
             return;
         }
+        if self.want.hidden_until != self.durable.hidden_until {
+            // Hidden durably first: nobody reads the older state in between.
+            return;
+        }
         let head = self.durable.log_head;
         let shown = self.want.visible;
         let ready = self
@@ -154,7 +158,8 @@ impl Volume {
         let since = *self.playback.gathering_since.get_or_insert(self.desk.now);
         let due = since.after(policy.timeout);
         let tight = self.log.free() < self.log.ring().capacity() / 3;
-        if self.desk.now >= due || bytes >= policy.hwm || tight || ending.is_some() {
+        let hidden = self.want.hidden_until > shown;
+        if self.desk.now >= due || bytes >= policy.hwm || tight || hidden || ending.is_some() {
             // The state may be larger than the one before it.
             let size = self.playback.size_of(newest).unwrap_or(self.want.blocks);
             if !self.base_covers(size) {

@@ -133,26 +133,6 @@ impl Volume {
         (blocks.filter(|_| known), dirty)
     }
 
-    /// Takes over the history a sender told.
-    pub fn adopt_history(&mut self, history: Vec<Branch>) {
-        if self.want.history != history {
-            let line = |h: &[Branch]| h.last().map(|b| b.generation);
-            if line(&self.want.history) != line(&history) {
-                // What came of the old writer's open set will never be whole.
-                let open = self.log.open_step().map(|s| s.id);
-                let of = open.and_then(|s| crate::history::line_of(&history, s.to));
-                if open.is_some_and(|s| of != Some(s.generation)) {
-                    self.log.abandon_open_step();
-                    self.intake.building = None;
-                    self.intake.partial = false;
-                }
-            }
-            self.want.history = history;
-            self.commit.request();
-            self.pump();
-        }
-    }
-
     /// A replica received sets of a line that ended before them and shows none of them: they are
     /// dropped, and it stands at `fork` or before. False if it shows one.
     pub fn rewind_unshown(&mut self, fork: SetNumber) -> bool {

@@ -13,6 +13,7 @@ use rcp::proto::delta::{Chunk, ChunkHeader, DeltaError, SetHeader, StepId};
 use rcp::proto::ids::{ChunkNumber, SetNumber};
 use rcp::proto::limits::CHUNK_HEADER_LEN;
 
+use super::adopt::Beyond;
 use super::changes::Changes;
 use super::commit::Committer;
 use super::consumers::Consumers;
@@ -96,16 +97,26 @@ impl Volume {
             .map_err(|source| RecoverError::Mailbox { volume: cfg.volume, source })?;
         let (tail, head) = (m.log_tail, m.log_head);
         let mut v = Self::assemble(cfg, m, now, wall)?;
+        let old = Mailbox::one_damaged(&slots);
+        // What the damaged slot may have said is in the records behind the head.
+        let beyond = if old { v.look_beyond(head, read) } else { Beyond::at(head) };
         match v.scan(tail, head, read) {
             Err(text) => {
                 // Positions go on behind everything that was ever written.
-                v.log.skip_to(head);
+                v.log.skip_to(beyond.end);
+                if let Some(newest) = &beyond.newest {
+                    v.adopt_numbers(newest);
+                }
                 v.log_damaged(tail, &text);
+                if old {
+                    v.seed_of_unknown_content();
+                }
             }
-            Ok(()) if Mailbox::one_damaged(&slots) => v.old_slot(head, read),
+            Ok(()) if old => v.old_slot(head, beyond.whole, read),
             Ok(()) => {}
         }
-        v.settle();
+        v.list_kept();
+        v.settle(beyond.any);
         Ok(v)
     }
 
@@ -201,11 +212,7 @@ impl Volume {
                 let chunk = Chunk::parse(b).map_err(|e| damaged_chunk(&h, &e))?;
                 self.drop_older_attempt(chunk.step());
                 self.log.enter_scanned(meta);
-                self.scanned_header(pos, end, chunk.header());
-                self.intake
-                    .building
-                    .get_or_insert_with(|| Layer::new(chunk.step(), pos))
-                    .push(pos, &chunk);
+                self.scanned_chunk(pos, end, &chunk);
             } else {
                 let b = read(FileId::Save, body_at, CHUNK_HEADER_LEN).map_err(|e| e.to_string())?;
                 let header = ChunkHeader::parse(&b).map_err(|e| damaged_chunk(&h, &e))?;
@@ -219,9 +226,9 @@ impl Volume {
     }
 
     /// One mailbox slot is damaged: what this one says may be out of date.
-    fn old_slot(&mut self, head: LogPos, read: ReadFile<'_>) {
+    fn old_slot(&mut self, head: LogPos, whole: SetNumber, read: ReadFile<'_>) {
         let mut text = "one of the two mailbox slots is damaged; the other one is used".to_owned();
-        if matches!(self.cfg.role, Role::Primary { .. }) {
+        if !matches!(self.cfg.role, Role::Relay) {
             let sets = self.adopt_sets(head, read);
             if sets > 0 {
                 text.push_str(&format!(", with {sets} sets that the save volume holds beyond it"));
@@ -229,6 +236,28 @@ impl Volume {
         }
         self.desk.event(Event::Damage { text });
         self.commit.request();
+        // The newer slot may have shown every set that was whole, so that their blocks may be in the
+        // base of a replica: it is read again when it has them all.
+        let whole = whole.max(self.log.state());
+        let replica = matches!(self.cfg.role, Role::Replica { .. });
+        if replica && whole > self.want.visible.max(self.want.hidden_until) {
+            self.want.hidden_until = whole;
+            // Those were perhaps kept already, and passed.
+            self.keeps_waiting.retain(|s| *s >= whole);
+        }
+    }
+
+    /// One mailbox slot is damaged, and the log does not fit the other one: which sets were merged,
+    /// nobody knows.
+    fn seed_of_unknown_content(&mut self) {
+        if matches!(self.cfg.role, Role::Replica { .. }) {
+            let keep = self.want.merged;
+            self.hide(keep);
+            self.want.seed = None;
+            self.seed_anew(keep);
+            self.changes_reset(keep);
+            self.publish_view();
+        }
     }
 
     /// Readers will need the blocks of this step: its chunks are opened, not only listed.
@@ -246,6 +275,15 @@ impl Volume {
         let last = self.log.steps().next_back().map(|s| s.id);
         if last.is_some_and(|s| s.to > next.base && s.generation != next.generation) {
             self.drop_steps_after(next.base);
+        }
+    }
+
+    /// Enters a chunk of which readers will need the blocks.
+    pub(super) fn scanned_chunk(&mut self, pos: LogPos, end: LogPos, chunk: &Chunk) {
+        self.scanned_header(pos, end, chunk.header());
+        if self.indexes(chunk.step().to) {
+            let layer = &mut self.intake.building;
+            layer.get_or_insert_with(|| Layer::new(chunk.step(), pos)).push(pos, chunk);
         }
     }
 
@@ -269,8 +307,8 @@ impl Volume {
         }
     }
 
-    /// Brings the value to where it can go on.
-    fn settle(&mut self) {
+    /// Brings the value to where it can go on. The base may hold parts of sets up to `beyond`.
+    fn settle(&mut self, beyond: SetNumber) {
         let history = &self.durable.history;
         let foreign = |s: &&crate::save::Step| {
             line_of(history, s.id.to).is_some_and(|g| g != s.id.generation)
@@ -305,8 +343,9 @@ impl Volume {
                     // It begins anew: the log was damaged.
                     Some(_) if self.seed_in.is_some() => {}
                     Some(mark) => {
-                        let floor = self.log.open_step().map_or(self.log.state(), |s| s.id.to);
-                        self.seed_in = Some(SeedIn::resumed(mark, floor));
+                        let held = self.log.open_step().map_or(self.log.state(), |s| s.id.to);
+                        let sequence = self.durable.sequence;
+                        self.seed_in = Some(SeedIn::resumed(mark, held.max(beyond), sequence));
                     }
                 }
             }
@@ -340,7 +379,10 @@ impl Volume {
                     self.want.hidden_until = shown;
                     self.want.visible = keep;
                 }
-                if self.want.seed.is_some() {
+                if let Some(mark) = &mut self.want.seed {
+                    // Which sets were folded in, only the log could say: a catch-up that began anew
+                    // could end too early, with parts of later ones in the content.
+                    mark.over = None;
                     self.seed_anew(keep);
                     format!(
                         "the save volume was damaged while the replica was being seeded ({what}, \

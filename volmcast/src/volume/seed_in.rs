@@ -79,12 +79,17 @@ pub(super) struct SeedIn {
 }
 
 impl SeedIn {
-    /// Goes on where the mailbox says.
-    pub(super) fn resumed(mark: SeedMark, floor: SetNumber) -> Self {
+    /// Goes on where the mailbox says, in its commit `sequence`.
+    pub(super) fn resumed(mark: SeedMark, floor: SetNumber, sequence: u64) -> Self {
         let fresh = mark.next_block == 0 && mark.need.is_none();
         let phase = if fresh { Phase::Marking } else { Phase::Open };
         let need = mark.need.map(|n| n.max(floor));
-        Self { floor, others: mark.view, ..Self::new(phase, mark.next_block, need) }
+        Self {
+            floor,
+            others: mark.view,
+            marked_by: sequence,
+            ..Self::new(phase, mark.next_block, need)
+        }
     }
 
     fn new(phase: Phase, next_block: u64, need: Option<SetNumber>) -> Self {
@@ -146,7 +151,7 @@ impl Volume {
     }
 
     /// The content is about to be overwritten: readers and kept states end here.
-    fn hide(&mut self, from: SetNumber) {
+    pub(super) fn hide(&mut self, from: SetNumber) {
         self.board.forsake_kept();
         self.give_up_kept();
         self.intake.building = None;
@@ -183,7 +188,13 @@ impl Volume {
         };
         self.want.blocks = self.want.blocks.max(volume);
         // Parts of what was shown once may be in the content.
-        let shown = self.want.visible.max(self.durable.visible).max(self.log.state());
+        let mut shown = self.want.visible.max(self.durable.visible).max(self.log.state());
+        if let Some(open) = self.log.open_step()
+            && self.want.seed.or(self.durable.seed).is_some()
+        {
+            // While hidden, sets are folded in as they come.
+            shown = shown.max(open.id.to);
+        }
         self.want.hidden_until = self.want.hidden_until.max(shown);
         self.join_at(from, "detached: its parent is itself being caught up");
         self.hide(from);
@@ -272,7 +283,7 @@ impl Volume {
         if let Some(mark) = self.durable.seed.filter(|_| self.seed_marked()) {
             let was = self.seed_in.take();
             let floor = was.as_ref().map_or(SetNumber::ZERO, |s| s.floor);
-            let resumed = SeedIn::resumed(mark, floor);
+            let resumed = SeedIn::resumed(mark, floor, self.durable.sequence);
             self.seed_in = Some(match was {
                 None => resumed,
                 Some(SeedIn { touched, came, planned, others, .. }) => {
@@ -291,7 +302,9 @@ impl Volume {
         // Also before it is durable: the log was emptied already.
         let mark = self.durable.seed.filter(|_| self.seed_marked()).or(self.want.seed)?;
         let folded = self.log.open_step().map_or(self.log.state(), |s| s.id.to);
-        Some((mark.next_block, folded))
+        // What is kept of the content may hold parts of what was shown or folded in before.
+        let kept = if mark.over.is_some() { self.want.hidden_until } else { SetNumber::ZERO };
+        Some((mark.next_block, folded.max(kept)))
     }
 
     /// Total bytes of extents the sender may have sent in this session.
@@ -365,6 +378,12 @@ impl Volume {
         }
         s.retry_at = None;
         if s.phase == Phase::Marking && marked && self.merge.is_idle() {
+            if self.durable.sequence <= s.marked_by {
+                // In both slots, before the content is touched: should one of them be damaged later,
+                // the other one must not show what is no longer there.
+                self.commit.request();
+                return;
+            }
             if self.durable.seed.is_some_and(|m| m.over.is_some()) {
                 s.phase = Phase::Open;
                 self.desk.event(Event::SeedSaved { next_block: 0 });

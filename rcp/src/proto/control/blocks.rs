@@ -18,28 +18,16 @@ use super::super::clock::{Mono, Wall};
 use super::super::frame::{ControlBlock, ControlResult};
 use super::super::ids::{GroupName, NodeName};
 use super::journal::{BlockId, Journal, Known, MAX_RESULT};
+use super::report::{Below, Report};
 
 /// A block from above that nobody asked about for this long is dropped.
 const KEEP: Duration = Duration::from_secs(3600);
-/// Results of one block that are kept.
-const MAX_MEMBERS: usize = 16_384;
+/// Members of one block whose results are kept.
+const MAX_MEMBERS: usize = 4096;
+/// Bytes of their results that are kept, so that 256 blocks stay below 64 MiB whatever a child says.
+const MAX_TEXT: usize = 256 << 10;
 /// Hops after which a block is in a loop.
 const MAX_HOPS: u8 = 64;
-
-/// What a result that is not the last word of its node begins with (`PROTOCOL.md`, section 8).
-const PROVISIONAL: [&str; 2] = ["waits for ", "not connected"];
-
-/// Whether a result is of somebody who has not executed the block *yet*.
-#[must_use]
-pub fn provisional(ok: bool, text: &[u8]) -> bool {
-    !ok && PROVISIONAL.iter().any(|p| text.starts_with(p.as_bytes()))
-}
-
-/// What is said of a child that is away.
-#[must_use]
-pub fn not_connected(why: Option<&str>) -> String {
-    format!("not connected, nor are those below it: {}", why.unwrap_or("never was"))
-}
 
 /// Who wants a block executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,75 +137,6 @@ pub enum Effect<A, C> {
     Note(String),
 }
 
-/// How a child is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Below {
-    /// Connected.
-    Up,
-    /// Away, and why.
-    Away(String),
-    /// It has no route any more.
-    Gone,
-}
-
-/// What one member says, or what is said of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
-    /// Which.
-    pub node: NodeName,
-    /// Whether it executed the block.
-    pub ok: bool,
-    /// Its result, the error, or why it is missing.
-    pub text: Bytes,
-    /// It has not answered: the text says why.
-    pub missing: bool,
-}
-
-/// What is known of a block.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Report {
-    /// Of which block.
-    pub id: BlockId,
-    /// In which group.
-    pub group: GroupName,
-    results: BTreeMap<NodeName, (bool, Bytes)>,
-    waiting: BTreeSet<NodeName>,
-}
-
-impl Report {
-    /// Results so far, and who is missing and why.
-    #[must_use]
-    pub fn members(&self, below: impl Fn(&NodeName) -> Below) -> Vec<Member> {
-        let one = |(node, (ok, text)): (&NodeName, &(bool, Bytes))| Member {
-            node: node.clone(),
-            ok: *ok,
-            text: text.clone(),
-            missing: provisional(*ok, text),
-        };
-        let mut out: Vec<_> = self.results.iter().map(one).collect();
-        for child in &self.waiting {
-            let how = below(child);
-            let down = how != Below::Up;
-            let why = match how {
-                Below::Up => "it, or a node below it, has not finished".to_owned(),
-                Below::Away(why) => why,
-                Below::Gone => "its route was deleted".to_owned(),
-            };
-            match out.iter_mut().find(|m| m.node == *child) {
-                Some(m) if down && !m.ok => (m.text, m.missing) = (Bytes::from(why), true),
-                Some(_) => {}
-                None => out.push(Member {
-                    node: child.clone(),
-                    ok: false,
-                    text: Bytes::from(why),
-                    missing: true,
-                }),
-            }
-        }
-        out
-    }
-}
-
 /// What became of a block that came from above or was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
@@ -237,8 +156,12 @@ struct Pending<A, C> {
     origin: Origin<A, C>,
     own: Own,
     once: bool,
-    /// Children whose subtree is not done.
+    /// Children that were passed it.
+    children: BTreeSet<NodeName>,
+    /// Those whose subtree is not done.
     waiting: BTreeSet<NodeName>,
+    /// Bytes of results.
+    text: usize,
     results: BTreeMap<NodeName, (bool, Bytes)>,
     /// The result here, until it is on record.
     held: Option<(bool, Bytes)>,
@@ -414,7 +337,9 @@ impl<A: Copy, C: Copy> Blocks<A, C> {
             origin,
             own,
             once: part == Part::Once,
+            children: children.clone(),
             waiting: children.clone(),
+            text: 0,
             results: BTreeMap::new(),
             held: None,
             since: now,
@@ -464,7 +389,7 @@ impl<A: Copy, C: Copy> Blocks<A, C> {
         p.own = Own::Beginning;
         let block = p.block.clone();
         match self.journal.begin(&block, wall) {
-            Ok(bytes) => self.record(id, bytes, wall),
+            Ok(bytes) => self.record(id, bytes),
             Err(e) => {
                 let text = format!("not executed: {e}");
                 self.own_result(id, false, Bytes::from(text), now);
@@ -479,9 +404,9 @@ impl<A: Copy, C: Copy> Blocks<A, C> {
         self.effects.push_back(Effect::Run { group, block });
     }
 
-    fn record(&mut self, id: BlockId, bytes: Vec<u8>, wall: Wall) {
+    fn record(&mut self, id: BlockId, bytes: Vec<u8>) {
         let whole = self.journal.is_wasteful();
-        let bytes = if whole { self.journal.compact(wall) } else { bytes };
+        let bytes = if whole { self.journal.compact() } else { bytes };
         self.effects.push_back(Effect::Record { id, bytes, whole });
     }
 
@@ -517,7 +442,7 @@ impl<A: Copy, C: Copy> Blocks<A, C> {
         p.own = Own::Ending;
         p.held = Some((ok, body.slice(..body.len().min(MAX_RESULT))));
         let bytes = self.journal.done(&id, ok, &body, wall);
-        self.record(id, bytes, wall);
+        self.record(id, bytes);
     }
 
     /// The last word of this node about a block.
@@ -534,6 +459,12 @@ impl<A: Copy, C: Copy> Blocks<A, C> {
     /// Notes what a node says, and passes it on.
     fn result(&mut self, id: BlockId, node: NodeName, ok: bool, body: Bytes) {
         let Some(p) = self.pending.get_mut(&id) else { return };
+        let mut body = body.slice(..body.len().min(MAX_RESULT));
+        p.text -= p.results.get(&node).map_or(0, |(_, known)| known.len());
+        if p.text + body.len() > MAX_TEXT {
+            body = Bytes::from_static(b"(left out: there are too many long results)");
+        }
+        p.text += body.len();
         p.results.insert(node.clone(), (ok, body.clone()));
         if let Origin::Above { conn } = p.origin {
             let result = ControlResult { id, node, ok, body, done: false };
@@ -570,9 +501,13 @@ impl<A: Copy, C: Copy> Blocks<A, C> {
         }
     }
 
-    /// A child tells a result of its subtree.
-    pub fn from_below(&mut self, child: &NodeName, r: ControlResult, now: Mono) {
-        let Some(p) = self.pending.get_mut(&r.id) else { return };
+    /// A child of a group tells a result of its subtree: not of this node, nor of another child.
+    pub fn from_below(&mut self, group: &GroupName, child: &NodeName, r: ControlResult, now: Mono) {
+        let Some(p) = self.pending.get_mut(&r.id).filter(|p| p.group == *group) else { return };
+        let foreign = r.node == self.node || (r.node != *child && p.children.contains(&r.node));
+        if foreign || !p.children.contains(child) {
+            return;
+        }
         if r.done {
             p.waiting.remove(child);
         }

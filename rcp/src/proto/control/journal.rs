@@ -3,8 +3,8 @@
 //!
 //! A block is entered as *begun*, durably, before anything is done, and as *done*, durably, before
 //! its result is told. What was begun when a node died is never begun again: its result is that
-//! nobody knows how far it came. Entries are kept for [`KEEP`]; when [`MAX_ENTRIES`] younger ones are
-//! there, further blocks are refused rather than old ones forgotten.
+//! nobody knows how far it came. Entries are kept for [`KEEP`], and beyond it until [`MAX_ENTRIES`] are
+//! there; when so many younger ones are, further blocks are refused rather than old ones forgotten.
 //!
 //! The file (`blocks` in a node's data folder) is a sequence of records, each appended and synced alone:
 //!
@@ -161,8 +161,10 @@ impl Journal {
             }
             DONE => {
                 let (ok, text) = rest.split_first()?;
-                let e = self.entries.get_mut(id)?;
-                e.result = Some((*ok == 1, Bytes::copy_from_slice(text)));
+                // What it belongs to may have been forgotten while it ran.
+                if let Some(e) = self.entries.get_mut(id) {
+                    e.result = Some((*ok == 1, Bytes::copy_from_slice(text)));
+                }
             }
             _ => return None,
         }
@@ -170,10 +172,9 @@ impl Journal {
         Some(())
     }
 
-    /// Forgets what is old, and gives the whole file anew.
+    /// The whole file anew.
     #[must_use]
-    pub fn compact(&mut self, now: Wall) -> Vec<u8> {
-        self.forget(now);
+    pub fn compact(&mut self) -> Vec<u8> {
         let mut out = Vec::new();
         self.records = 0;
         for (id, e) in &self.entries {
@@ -187,9 +188,12 @@ impl Journal {
         out
     }
 
+    /// Makes room. A clock that was set may make an entry look old, so none is forgotten sooner than
+    /// that, and none that runs.
     fn forget(&mut self, now: Wall) {
         let keep = u64::try_from(KEEP.as_micros()).unwrap_or(u64::MAX);
-        self.entries.retain(|_, e| now.0.saturating_sub(e.at.0) < keep);
+        let old = |e: &Entry| now.0.saturating_sub(e.at.0) >= keep;
+        self.entries.retain(|_, e| e.result.is_none() || !old(e));
     }
 
     /// Whether most of the file is about blocks that are forgotten.
@@ -275,7 +279,7 @@ mod tests {
         );
         assert_eq!(known(&after, 3), Known::No);
         assert_eq!(after.known(&block(1, b"other")), Known::Another);
-        let again = Journal::decode(&after.clone().compact(now)).expect("good");
+        let again = Journal::decode(&after.clone().compact()).expect("good");
         assert_eq!(again.entries, after.entries);
     }
 
@@ -306,11 +310,19 @@ mod tests {
             let mut b = block(0, b"x");
             b.id[..8].copy_from_slice(&(n as u64).to_le_bytes());
             j.begin(&b, Wall(day)).expect("room");
+            if n > 0 {
+                let _ = j.done(&b.id, true, &Bytes::new(), Wall(day));
+            }
         }
+        // A clock that jumps makes nothing forgotten that there is room for, nor what runs.
+        let after = Journal::decode(&j.clone().compact()).expect("good");
+        assert_eq!(after.entries.len(), MAX_ENTRIES);
         assert_eq!(j.begin(&block(9, b"x"), Wall(8 * day)), Err(Full));
         assert!(j.begin(&block(9, b"x"), Wall(9 * day)).is_ok());
-        assert_eq!(j.entries.len(), 1);
-        assert!(j.compact(Wall(9 * day)).len() < 100);
+        assert_eq!(j.entries.len(), 2, "the new one, and the one that runs");
+        // The result of one that was forgotten stands alone, and does no harm.
+        let alone = j.done(&[7; 16], true, &Bytes::new(), Wall(9 * day));
+        assert!(Journal::decode(&alone).is_ok());
     }
 
     proptest::proptest! {

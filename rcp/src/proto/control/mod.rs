@@ -7,9 +7,8 @@
 mod blocks;
 mod journal;
 pub mod pipe;
+mod report;
 
-pub use blocks::{
-    Below, Blocks, Effect, Member, Order, Origin, Own, Part, Report, Taken, not_connected,
-    provisional,
-};
+pub use blocks::{Blocks, Effect, Order, Origin, Own, Part, Taken};
 pub use journal::{BlockId, Damaged, Full, Journal, KEEP, Known, MAX_ENTRIES, MAX_RESULT};
+pub use report::{Below, Member, Report, not_connected, provisional};
