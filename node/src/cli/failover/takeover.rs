@@ -90,10 +90,8 @@ pub(super) async fn hand_over(
                 h.to, h.to
             )));
         }
-        return match finish(new, plan, h.set).await {
-            Ok(p) => Ok((p, 0)),
-            Err(e) => Err(Failed::new(format!("{e}; {}", handed_over(name, to, volume)))),
-        };
+        let failed = |e| Failed::new(format!("{e}; {}", handed_over(name, to, volume)));
+        return finish(new, plan, h.set).await.map(|p| (p, 0)).map_err(failed);
     }
     if let Some(why) = began.as_ref().and_then(|v| v.fenced.clone()) {
         return Err(Failed::new(format!("{name}: {why}. Nothing was changed")));
