@@ -146,6 +146,8 @@ pub enum Confirm {
     /// One of its children.
     #[default]
     OneChild,
+    /// One of its children, also where the volume is new: the node may have lost its disk.
+    Always,
     /// So many of them, or all it has.
     Children(u32),
     /// Nobody.
@@ -451,6 +453,7 @@ impl std::fmt::Display for Confirm {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::OneChild => f.write_str("one_child"),
+            Self::Always => f.write_str("always"),
             Self::Children(n) => n.fmt(f),
             Self::None => f.write_str("none"),
         }

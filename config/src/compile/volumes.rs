@@ -230,13 +230,14 @@ pub(super) fn policy(raw: &RawPolicy, group: &str, report: &mut Report) -> Polic
 fn confirm(text: &Text, field: Field<'_>, report: &mut Report) -> Option<Confirm> {
     match (text.value.as_str(), text.value.parse()) {
         ("one_child" | "1", _) => Some(Confirm::OneChild),
+        ("always", _) => Some(Confirm::Always),
         ("none", _) => Some(Confirm::None),
         (_, Ok(n)) if n > 0 => Some(Confirm::Children(n)),
         (other, _) => {
             report.add(|| {
                 Problem::new(&text.span, format!("{field} cannot be {}", shown(other))).hint(
-                    "write `one_child`, a number of children, or `none`: how many must say that \
-                     there is no newer writer before a primary that comes back lets writers in",
+                    "write `one_child`, `always`, a number of children, or `none`: how many must say \
+                     that there is no newer writer before a primary that comes back lets writers in",
                 )
             });
             None

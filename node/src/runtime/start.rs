@@ -340,7 +340,7 @@ fn enter_groups(mover: &mut Mover, groups: &[&PlannedGroup], node: &NodeName) {
             planned: g.children(node).to_vec(),
             members: g.members().into_iter().chain(&g.feeders).cloned().collect(),
             confirm: match g.policy.confirm {
-                config::Confirm::OneChild => Confirm::OneChild,
+                config::Confirm::OneChild | config::Confirm::Always => Confirm::OneChild,
                 config::Confirm::Children(n) => Confirm::Children(n),
                 config::Confirm::None => Confirm::None,
             },
@@ -474,7 +474,7 @@ fn open_volumes(
                 base,
                 // It may have been the primary before, and have lost its disk.
                 standing: volmcast::storage::Standing {
-                    unproven: true,
+                    unproven: g.policy.confirm == config::Confirm::Always,
                     ..volmcast::storage::Standing::default()
                 },
             };

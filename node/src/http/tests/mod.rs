@@ -380,7 +380,7 @@ async fn every_change_reaches_the_node() {
         (
             paths::WRITER,
             r#"{"change":"promote","volume":"db"}"#,
-            "Promote { volume: \"db\", now: false, at: None }",
+            "Promote { volume: \"db\", now: false, at: None, above: 0 }",
         ),
         (paths::SHUTDOWN, "", "shutdown"),
     ] {

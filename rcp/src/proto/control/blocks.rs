@@ -512,7 +512,8 @@ impl<A: Copy, C: Copy> Blocks<A, C> {
             p.waiting.remove(child);
         }
         // A tree has few enough members; whoever makes some up does not fill our memory.
-        let room = p.results.len() < MAX_MEMBERS || p.results.contains_key(&r.node);
+        let known = p.results.contains_key(&r.node) || p.children.contains(&r.node);
+        let room = p.results.len() < MAX_MEMBERS || known;
         let id = r.id;
         if !r.body.is_empty() && room {
             self.result(id, r.node, r.ok, r.body);
