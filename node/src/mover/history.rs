@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use rcp::proto::frame::{Branch, Frame, GoodbyeCode, Offer, StreamId, stream_error};
+use rcp::proto::frame::{Branch, Frame, GoodbyeCode, Hello, Offer, StreamId, stream_error};
 use rcp::proto::ids::{Generation, GroupName, NodeName, SetNumber, StateId, VolumeId};
 use volmcast::history::{Relation, plausible, relate};
 use volmcast::storage::{Fenced, Standing};
@@ -172,6 +172,25 @@ impl Mover {
     pub(super) fn lets_go(&self, group: &GroupName) -> bool {
         let mut here = self.volumes.values().filter(|h| h.group == *group).peekable();
         here.peek().is_some() && here.all(|h| is_primary(h) && h.writer.is_fenced())
+    }
+
+    /// Why a node that is itself fed may not feed this one: here is the writer, and that node is below
+    /// it. (What it said of the way to it may be older than its feeder.) Another writer, or a node
+    /// below another, may try: the one may be newer, the other is told that this one is.
+    pub(super) fn not_above_a_writer(&self, group: &GroupName, hello: &Hello) -> Option<String> {
+        let mut here = self.volumes.values().filter(|h| h.group == *group);
+        let confirming = here.any(|h| h.writer.confirming.is_some());
+        if hello.path.len() < 2 || !self.writes_in(group) || confirming {
+            return None;
+        }
+        let groups = self.table.display(Some(group)).unwrap_or_default();
+        let mut hops = groups.into_iter().flat_map(|g| g.lines).flat_map(|(_, hops)| hops);
+        hops.any(|h| h == hello.node).then(|| {
+            format!(
+                "{} is the writer of group {group}, and {} is below it: nobody feeds a writer",
+                self.cfg.node, hello.node
+            )
+        })
     }
 
     /// What the volume's identity says of an unfinished or forbidden role, at the start.

@@ -378,6 +378,8 @@ impl Mover {
         if !self.trusts(id, &hello.node) {
             return;
         }
+        let named = self.conns.get(&id).map(|c| c.group.clone());
+        let refused = named.and_then(|g| self.not_above_a_writer(&g, hello));
         let Some(c) = self.conns.get_mut(&id) else { return };
         let group_name = c.group.clone();
         let Some(group) = self.groups.get_mut(&group_name) else {
@@ -400,6 +402,10 @@ impl Mover {
                 );
                 c.session.refuse(RefuseCode::Peer, &text);
             }
+            return;
+        }
+        if let Some(text) = refused {
+            c.session.refuse(RefuseCode::Loop, &text);
             return;
         }
         // Also to a writer: who offers it an older history is told of the newer one.

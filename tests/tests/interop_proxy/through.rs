@@ -25,6 +25,10 @@ fn flow(tree: &Tree, c: &mut nbd::Client, random: &mut Random) -> u64 {
         assert_eq!(link.state, "connected", "{link:?}");
         tree.volume("l1", "vol").map_or(0, |v| v.current_set)
     };
+    wait_for("the first session through the proxy", LONG, || {
+        let link = tree.status("p").unwrap().groups[0].children[0].clone();
+        if link.state == "connected" { Ok(()) } else { Err(format!("{link:?}")) }
+    });
     let (clock, mut written, mut last) = (Clock::default(), 0, 0);
     while clock.passed() < flow_time() {
         for _ in 0..4 {

@@ -24,7 +24,7 @@ use super::report::{Below, Report};
 const KEEP: Duration = Duration::from_secs(3600);
 /// Members of one block whose results are kept.
 const MAX_MEMBERS: usize = 4096;
-/// Bytes of their results that are kept, so that 256 blocks stay below 64 MiB whatever a child says.
+/// Bytes of results from below the children that are kept, so that 256 blocks stay below 64 MiB whatever a child says.
 const MAX_TEXT: usize = 256 << 10;
 /// Hops after which a block is in a loop.
 const MAX_HOPS: u8 = 64;
@@ -460,11 +460,14 @@ impl<A: Copy, C: Copy> Blocks<A, C> {
     fn result(&mut self, id: BlockId, node: NodeName, ok: bool, body: Bytes) {
         let Some(p) = self.pending.get_mut(&id) else { return };
         let mut body = body.slice(..body.len().min(MAX_RESULT));
-        p.text -= p.results.get(&node).map_or(0, |(_, known)| known.len());
-        if p.text + body.len() > MAX_TEXT {
-            body = Bytes::from_static(b"(left out: there are too many long results)");
+        // A child with a talkative subtree leaves room for this node and the other children.
+        if node != self.node && !p.children.contains(&node) {
+            p.text -= p.results.get(&node).map_or(0, |(_, known)| known.len());
+            if p.text + body.len() > MAX_TEXT {
+                body = Bytes::from_static(b"(left out: there are too many long results)");
+            }
+            p.text += body.len();
         }
-        p.text += body.len();
         p.results.insert(node.clone(), (ok, body.clone()));
         if let Origin::Above { conn } = p.origin {
             let result = ControlResult { id, node, ok, body, done: false };
