@@ -263,10 +263,7 @@ impl Mover {
         };
         match h.volume.config().role {
             Role::Relay => return Err(only_forwards(&node, name)),
-            Role::Primary { .. } => {
-                self.promote_writer(ask, id, p, own, above);
-                return Ok(());
-            }
+            Role::Primary { .. } => return self.promote_writer(ask, id, p, own, above),
             Role::Replica { .. } => {}
         }
         if let Some(why) = h.volume.refusal() {
@@ -303,8 +300,8 @@ impl Mover {
         mut p: Promoting,
         own: Generation,
         above: u32,
-    ) {
-        let Some(h) = self.volumes.get_mut(&id) else { return };
+    ) -> Result<(), ApiError> {
+        let Some(h) = self.volumes.get_mut(&id) else { return Ok(()) };
         let set = h.volume.durable().visible;
         // An operator may know of a newer line that nobody has told this node of.
         if !h.writer.is_fenced() && h.writer.split.is_none() && above <= own.counter {
@@ -312,13 +309,22 @@ impl Mover {
             let done = Promoted { generation, set, newest_known_set: set, fresh: false };
             let reply = Reply::Writer(WriterAnswer::Promoted(done));
             self.effect(Effect::Reply { ask, reply });
-            return;
+            return Ok(());
+        }
+        if p.at.is_some() {
+            // Its sets are its own, whatever their numbers.
+            return Err(conflict(format!(
+                "volume {} at {} is a writer's, and not a replica of who hands it over: nothing was \
+                 changed; `rcpctl resync` makes it a replica",
+                h.label, self.cfg.node
+            )));
         }
         let generation = Generation { counter: p.counter, id: p.id };
         p.stage = Stage::Opening(generation);
         h.change = Change::Promoting(p);
         // A set under way is finished on the old line first.
         self.open_line(id, generation);
+        Ok(())
     }
 
     fn open_line(&mut self, id: VolumeId, generation: Generation) {

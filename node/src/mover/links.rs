@@ -4,7 +4,7 @@
 //! first was heard lately and did not say goodbye for good; a node that finds itself on the path
 //! from the primary refuses, so that no loop can close.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use forwarder::backoff::Backoff;
 use forwarder::feeder;
@@ -35,6 +35,8 @@ pub struct GroupPlan {
     pub planned: Vec<NodeName>,
     /// Members of the group, and who else may feed this node.
     pub members: Vec<NodeName>,
+    /// Members that keep no replica: what comes through them is the word of the node above.
+    pub relays: BTreeSet<NodeName>,
     /// What a primary that comes back needs before it lets writers in.
     pub confirm: Confirm,
     /// How hops are crossed that say nothing of their own.
@@ -104,6 +106,12 @@ pub(super) struct Link {
 }
 
 impl Group {
+    /// What comes from the feeder is the writer's own, perhaps passed on by nodes without content.
+    pub(super) fn is_fed_by_writer(&self) -> bool {
+        let path = self.feeder.as_ref().map(|f| f.path.as_slice()).unwrap_or_default();
+        path.split_first().is_some_and(|(_, way)| way.iter().all(|n| self.plan.relays.contains(n)))
+    }
+
     fn new(node: &NodeName, name: &GroupName) -> Self {
         Self {
             plan: GroupPlan::default(),

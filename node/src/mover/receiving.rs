@@ -80,8 +80,7 @@ impl Mover {
                 if let Some(id) = self.running(conn, stream) {
                     if let Some(h) = self.volumes.get_mut(&id) {
                         let g = self.groups.get(&h.group);
-                        let feeder = g.and_then(|g| g.feeder.as_ref());
-                        let by_writer = feeder.is_some_and(|f| f.path.len() == 1);
+                        let by_writer = g.is_some_and(super::links::Group::is_fed_by_writer);
                         h.volume.receive_seed_end(need, by_writer);
                     }
                     self.settle(id);

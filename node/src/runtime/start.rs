@@ -277,8 +277,8 @@ pub async fn start(
         primary_of: primary_of(&groups, &node.name),
     });
     let api: Arc<dyn NodeApi> = handle.clone();
-    let metrics = Metrics::install()
-        .map_err(|e| StartError::Refused(format!("metrics cannot be set up: {e}")))?;
+    let refused = |e| StartError::Refused(format!("metrics cannot be set up: {e}"));
+    let metrics = Metrics::install().map_err(refused)?;
     show_counters(&server, &metrics);
     task(upkeep(metrics.clone(), stop.clone()));
     let guard = certificates::guard(topology, node, base, audit);
@@ -339,6 +339,7 @@ fn enter_groups(mover: &mut Mover, groups: &[&PlannedGroup], node: &NodeName) {
             replica: g.role(node).is_some_and(config::Role::has_replica),
             planned: g.children(node).to_vec(),
             members: g.members().into_iter().chain(&g.feeders).cloned().collect(),
+            relays: g.forward_only.clone(),
             confirm: match g.policy.confirm {
                 config::Confirm::OneChild | config::Confirm::Always => Confirm::OneChild,
                 config::Confirm::Children(n) => Confirm::Children(n),

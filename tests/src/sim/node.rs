@@ -243,6 +243,8 @@ impl SimNode {
         instance[..8].copy_from_slice(&random.to_le_bytes());
         let table = Table::decode(&self.routes).map_err(|e| format!("stored routes: {e}"))?;
         let all: Vec<_> = (0..opt.places.len()).map(name).collect();
+        let relay = |i: &usize| opt.places.get(*i).is_some_and(|p| p.kind == Kind::Relay);
+        let relays = (0..opt.places.len()).filter(relay).map(name).collect();
         let cfg = MoverConfig {
             node: name(self.index),
             instance,
@@ -269,6 +271,7 @@ impl SimNode {
             replica: place.kind == Kind::Replica || opt.turns && place.kind == Kind::Primary,
             planned: Vec::new(),
             members: all,
+            relays,
             confirm: if opt.turns {
                 node::mover::Confirm::OneChild
             } else {

@@ -84,10 +84,7 @@ impl World {
                 let limit_ms = self.rng.range(50, 3_000);
                 let swap = Swap { from, to: n, asked: None, set: None, handed: false, looks: 0 };
                 self.swaps.insert(id, swap);
-                let asked = self.change(from, WriterChange::Hold { volume: volume(), limit_ms });
-                if let Some(s) = self.swaps.get_mut(&id).filter(|s| s.set.is_none()) {
-                    s.asked = asked;
-                }
+                self.step(id, from, WriterChange::Hold { volume: volume(), limit_ms });
             }
             55..75 => {
                 let fenced: Vec<_> = (0..self.nodes.len())
@@ -176,24 +173,27 @@ impl World {
         let (from, to, Some(set)) = (s.from, s.to, s.set) else { return };
         s.looks += 1;
         let (handed, late) = (s.handed, s.looks > 40);
-        let asked = if handed {
+        if handed {
             let (now, at, above) = (false, Some(set), 0);
-            self.change(to, WriterChange::Promote { volume: volume(), now, at, above })
+            self.step(swap, to, WriterChange::Promote { volume: volume(), now, at, above });
         } else if self.info(to).is_some_and(|v| v.saved_set >= set) {
             let to = name(to).to_string();
-            self.change(from, WriterChange::HandOver { volume: volume(), to, set })
+            self.step(swap, from, WriterChange::HandOver { volume: volume(), to, set });
         } else if late {
             self.swaps.remove(&swap);
-            return self.take_back(from, to);
+            self.take_back(from, to);
         } else {
             self.after(10_000, 50_000, Event::Operator { swap });
-            return;
-        };
-        let answered = |s: &Swap| s.handed != handed;
-        match (asked, self.swaps.get_mut(&swap)) {
-            (Some(_), Some(s)) if !answered(s) => s.asked = asked,
-            (None, Some(_)) => drop(self.swaps.remove(&swap)),
-            _ => {}
+        }
+    }
+
+    /// Asks for a step of a swap; the answer may come at once.
+    fn step(&mut self, swap: u64, n: usize, change: WriterChange) {
+        if let Some(s) = self.swaps.get_mut(&swap) {
+            s.asked = Some(AskId(self.next_id + 1));
+        }
+        if self.change(n, change).is_none() {
+            self.swaps.remove(&swap);
         }
     }
 

@@ -68,17 +68,12 @@ struct Set {
     encoded: BTreeMap<u32, Chunk>,
     appended: u32,
     blocks: u64,
-    sync: Sync,
+    /// The base was synced since the cut.
+    synced: bool,
     /// The data does not fit the save volume: only the number and the fact remain.
     without_data: bool,
     /// Its state is to be kept.
     pin: Option<PinId>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sync {
-    Running,
-    Done,
 }
 
 /// The primary's set maker.
@@ -358,7 +353,7 @@ impl Volume {
             encoded: BTreeMap::new(),
             appended: 0,
             blocks: 0,
-            sync: Sync::Running,
+            synced: false,
             without_data: false,
             pin,
         }));
@@ -606,7 +601,7 @@ impl Volume {
             return;
         }
         if let Phase::Draining(set) = &mut self.drain.phase {
-            set.sync = Sync::Done;
+            set.synced = true;
         }
     }
 
@@ -619,7 +614,7 @@ impl Volume {
             self.encode_pieces();
             return;
         }
-        if set.sync != Sync::Done {
+        if !set.synced {
             return;
         }
         let (id, count, without_data) = (set.id, set.appended, set.without_data);
