@@ -1,12 +1,11 @@
 //! The library without volumes: the example `lines`, as processes on loopback (FIG. 14, 15).
 
 use std::io::Write;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use tests::rig::{example, program, said, wait_for};
+use tests::rig::{example, free_port, program, said, wait_for};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -65,10 +64,9 @@ impl Drop for Member {
     }
 }
 
-/// A port that is free now.
+/// An address that nobody listens on.
 fn free() -> String {
-    let l = TcpListener::bind("127.0.0.1:0").unwrap();
-    l.local_addr().unwrap().to_string()
+    format!("127.0.0.1:{}", free_port())
 }
 
 fn words(w: &[&str]) -> Vec<String> {
