@@ -344,6 +344,26 @@ fn a_kept_state_is_answered_for_when_it_is_durable() {
 }
 
 #[test]
+fn a_set_under_way_answers_no_demand_that_came_after_its_cut() {
+    let dir = tempfile::tempdir().expect("temp");
+    let mut o = primary(&dir.path().join("v"));
+    writable(&o).write(0, &[1; 4096]).expect("written");
+    let first = o.volume.demand_cut(false);
+    assert_eq!(o.volume.draining(), Some(SetNumber(1)));
+    writable(&o).write(4096, &[2; 4096]).expect("written");
+    let second = o.volume.demand_cut(true);
+    let answers: Vec<_> = drive_but(&mut o, &|_| false)
+        .into_iter()
+        .filter_map(|e| match e {
+            Event::CutDone { demand, state, fresh } => Some((demand, state, fresh)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(answers, [(first, SetNumber(1), true), (second, SetNumber(2), true)]);
+    assert!(o.volume.is_listed_durably(SetNumber(2)) && !o.volume.is_listed_durably(SetNumber(1)));
+}
+
+#[test]
 fn more_kept_states_than_the_mailbox_holds_are_refused() {
     let dir = tempfile::tempdir().expect("temp");
     let mut o = replica(&dir.path().join("r"));

@@ -5,9 +5,9 @@ use std::time::Duration;
 use rcp::proto::frame::GoodbyeCode;
 use rcp::proto::ids::{Label, NodeName, SetNumber, VolumeId};
 use rcp::proto::transport::Hop;
-use volmcast::volume::Role;
+use volmcast::volume::{Demand, Role};
 
-use super::{AskId, Effect, Mover};
+use super::{AskId, Effect, Held, Mover};
 use crate::api::{
     ApiError, ApiErrorKind, CutInfo, MemberResult, PolicyChange, RouteTable, WriterAnswer,
     WriterChange,
@@ -127,6 +127,14 @@ pub enum Reply {
     Refused(ApiError),
 }
 
+impl Held {
+    /// Everything written before this is in the state that the answer names.
+    pub(super) fn demand_cut(&mut self, ask: AskId, keep: bool) {
+        let demand = self.volume.demand_cut(keep);
+        self.cut_asks.push((demand, ask));
+    }
+}
+
 impl Mover {
     /// Takes a question; the answer comes as [`Effect::Reply`].
     pub fn ask(&mut self, ask: AskId, question: Ask) {
@@ -227,21 +235,33 @@ impl Mover {
                     ApiError::new(ApiErrorKind::Conflict, format!("volume {name}: {e}"))
                 })?;
             }
-            h.cut_asks.push(ask);
         }
-        self.with_volume(id, |v| v.demand_cut(keep));
+        if let Some(h) = self.held(id) {
+            h.demand_cut(ask, keep);
+        }
+        self.settle(id);
         Ok(())
     }
 
-    pub(super) fn cut_done(&mut self, id: VolumeId, state: SetNumber, fresh: bool) {
+    pub(super) fn cut_done(&mut self, id: VolumeId, demand: Demand, state: SetNumber, fresh: bool) {
         let Some(h) = self.volumes.get_mut(&id) else { return };
-        let asks = std::mem::take(&mut h.cut_asks);
+        let answered = h.cut_asks.extract_if(.., |(d, _)| *d <= demand);
+        let asks: Vec<_> = answered.map(|(_, ask)| ask).collect();
         let state_id = h.volume.state_id(state).map(|s| s.to_string()).unwrap_or_default();
         for ask in asks {
             let info = CutInfo { set: state.0, state_id: state_id.clone(), fresh };
             self.effect(Effect::Reply { ask, reply: Reply::Cut(info) });
         }
         self.effect(Effect::Exports { volume: id });
+    }
+
+    /// No cut will be made here any more.
+    pub(super) fn cuts_failed(&mut self, id: VolumeId, why: &str) {
+        let Some(h) = self.volumes.get_mut(&id) else { return };
+        for (_, ask) in std::mem::take(&mut h.cut_asks) {
+            let e = ApiError::new(ApiErrorKind::Unavailable, why);
+            self.effect(Effect::Reply { ask, reply: Reply::Refused(e) });
+        }
     }
 
     /// Answered when a restart would find it so.

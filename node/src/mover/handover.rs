@@ -78,8 +78,9 @@ impl Mover {
         let Some(h) = self.held(id) else { return };
         match &mut h.change {
             Change::Holding(hold) if hold.number == number => {
-                h.cut_asks.extend(hold.ask.take());
-                h.volume.demand_cut(false);
+                if let Some(ask) = hold.ask.take() {
+                    h.demand_cut(ask, false);
+                }
                 self.settle(id);
             }
             Change::SteppingDown(s) if s.number == number => self.step_down(id),
@@ -307,6 +308,7 @@ impl Mover {
         }
         let what = if discards { "; what the new writer does not have is given up" } else { "" };
         self.note(Level::Warn, format!("volume {label}: this node is a replica now{what}"));
+        self.cuts_failed(id, &format!("volume {label}: this node is a replica now"));
         self.effect(Effect::Exports { volume: id });
         self.effect(Effect::Reply { ask, reply: Reply::Done });
         self.settle(id);

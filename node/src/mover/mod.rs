@@ -35,6 +35,7 @@ mod sending;
 mod settings;
 mod status;
 mod trust;
+mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -45,11 +46,10 @@ use rcp::proto::control::Journal;
 use rcp::proto::frame::{DecodedFrame, Frame};
 use rcp::proto::ids::{Generation, GroupName, Label, NodeName, StateId, VolumeId};
 use rcp::proto::transport::Hop;
-use volmcast::capture::Notice;
-use volmcast::io::{Io, Outcome, Tag};
+use volmcast::io::{Io, Tag};
 use volmcast::storage::Standing;
 use volmcast::units::{BlockCount, BlockSize};
-use volmcast::volume::{Volume, Work, WorkDone};
+use volmcast::volume::{Demand, Volume, Work};
 
 use forwarder::aggregate::Aggregate;
 use forwarder::table::Table;
@@ -324,7 +324,7 @@ struct Held {
     /// Waiting for what was set to be durable.
     setting: Vec<AskId>,
     /// Waiting for a demanded cut.
-    cut_asks: Vec<AskId>,
+    cut_asks: Vec<(Demand, AskId)>,
     /// Seeds that pass through.
     relaying: relaying::Relaying,
     /// Why children were detached, for status.
@@ -567,42 +567,6 @@ impl Mover {
         self.wall = wall;
     }
 
-    /// A request on a volume's file completed.
-    pub fn io_done(&mut self, now: Mono, wall: Wall, volume: VolumeId, tag: Tag, outcome: Outcome) {
-        self.time(now, wall);
-        if let Some(h) = self.held(volume) {
-            h.volume.io_done(now, tag, outcome);
-        }
-        self.settle(volume);
-    }
-
-    /// A computation for a volume finished.
-    pub fn work_done(&mut self, now: Mono, wall: Wall, volume: VolumeId, tag: Tag, done: WorkDone) {
-        self.time(now, wall);
-        if let Some(h) = self.held(volume) {
-            h.volume.work_done(now, tag, done);
-        }
-        self.settle(volume);
-    }
-
-    /// A primary's capture tables noticed something.
-    pub fn notice(&mut self, now: Mono, wall: Wall, volume: VolumeId, notice: Notice) {
-        self.time(now, wall);
-        if let Some(h) = self.held(volume) {
-            h.volume.notice(now, wall, notice);
-        }
-        self.settle(volume);
-    }
-
-    /// After [`Effect::SetFinished`]: the activity log has been looked through.
-    pub fn forgotten(&mut self, now: Mono, wall: Wall, volume: VolumeId) {
-        self.time(now, wall);
-        if let Some(h) = self.held(volume) {
-            h.volume.extents_forgotten();
-        }
-        self.settle(volume);
-    }
-
     /// Opens a generation at a volume that has no history yet: this node is its first writer.
     pub fn open_generation(&mut self, volume: VolumeId) {
         let (wall, id) = (self.wall, self.random_id());
@@ -618,75 +582,6 @@ impl Mover {
     pub fn frame(&mut self, now: Mono, wall: Wall, conn: ConnId, frame: DecodedFrame) {
         self.time(now, wall);
         self.conn_frame(conn, frame);
-    }
-
-    /// Carries on what a volume has to say: its requests, computations and events, and the streams
-    /// that wait for it.
-    fn settle(&mut self, id: VolumeId) {
-        loop {
-            let Some(h) = self.volumes.get_mut(&id) else { return };
-            while let Some(io) = h.volume.poll_io() {
-                self.effects.push_back(Effect::Io { volume: id, io });
-            }
-            while let Some((tag, work)) = h.volume.poll_work() {
-                self.effects.push_back(Effect::Work { volume: id, tag, work });
-            }
-            let Some(event) = h.volume.poll_event() else { return };
-            self.volume_event(id, event);
-        }
-    }
-
-    fn volume_event(&mut self, id: VolumeId, event: volmcast::volume::Event) {
-        use volmcast::volume::Event as E;
-        match event {
-            E::Saved { state, next } => self.saved_event(id, state, next),
-            E::SetReady { set, .. } => {
-                if let Some(h) = self.volumes.get_mut(&id) {
-                    h.newest = h.newest.max(set);
-                }
-                self.effect(Effect::SetFinished { volume: id });
-                self.effect(Effect::Exports { volume: id });
-            }
-            E::CutDone { state, fresh } => self.cut_done(id, state, fresh),
-            E::Visible { .. } => {
-                self.effect(Effect::Exports { volume: id });
-                self.report_volume(id);
-                self.tick_controls();
-            }
-            E::History => {
-                self.offer_again(id);
-                self.offer_to_children(id);
-                self.effect(Effect::Exports { volume: id });
-            }
-            E::Resized { blocks } => self.resized(id, blocks),
-            E::Settings => self.settings_stored(id),
-            E::Kept => self.keeps_stored(id),
-            E::Sendable => self.pump_children(id),
-            E::SeedChunk { child, next_block, view, chunk } => {
-                self.seed_chunk(id, &child, next_block, view, &chunk);
-            }
-            E::Planned { child, answer } => self.child_planned(id, &child, answer),
-            E::SeedEnd { child, need } => self.seed_end(id, &child, need),
-            E::SeedSaved { next_block } => self.seed_saved(id, next_block),
-            E::Room => self.room_event(id),
-            E::Detached { child, reason } => self.detached(id, &child, reason),
-            E::NeedsSeed { reason } => self.needs_seed(id, &reason),
-            E::Damage { text } => {
-                let label = self.label_of(id);
-                self.note(Level::Error, format!("volume {label}: {text}"));
-                self.effect(Effect::Exports { volume: id });
-                self.reattach(id, "the save volume was damaged");
-            }
-            E::Failed { text } => {
-                let label = self.label_of(id);
-                self.note(Level::Error, format!("volume {label} has stopped: {text}"));
-                self.effect(Effect::Exports { volume: id });
-                self.growth_failed(id, &text);
-                self.settings_failed(id, &text);
-                self.keeps_failed(id, &text);
-                self.change_failed(id, &text);
-            }
-        }
     }
 
     fn label_of(&self, id: VolumeId) -> String {

@@ -19,6 +19,7 @@ use rcp::proto::clock::{Mono, Wall};
 use rcp::proto::delta::{Chunk, ChunkFlags, DeltaError, SetFlags, SetHeader, StepId};
 use rcp::proto::ids::{Attempt, ChunkNumber, Generation, SetNumber};
 
+use super::demands::Demand;
 use super::desk::{Purpose, Work};
 use super::draft::draft;
 use super::switch::Switch;
@@ -81,14 +82,6 @@ struct Set {
 pub(super) struct Drain {
     triggers: Option<Triggers>,
     phase: Phase,
-    /// Somebody waits for the answer to a demanded cut.
-    demanded: bool,
-    /// The set whose completion is that answer.
-    answer: Option<SetNumber>,
-    /// Keep the state of the next cut.
-    keep: bool,
-    /// The state that is kept without a cut, once that is durable, is the answer.
-    keep_answer: Option<SetNumber>,
     last_cut: Wall,
     /// Longest pause so far, for status.
     gate_closed_at: Option<Mono>,
@@ -133,15 +126,15 @@ impl Drain {
 }
 
 impl Volume {
-    /// Asks for a cut now (CAP-13); [`Event::CutDone`] answers. With `keep` the state stays
-    /// readable at the primary until it is released.
-    pub fn demand_cut(&mut self, keep: bool) {
-        self.drain.demanded = true;
-        self.drain.keep |= keep;
+    /// Asks for a cut now (CAP-13): an [`Event::CutDone`] with this demand or a later one answers.
+    /// With `keep` the state stays readable at the primary until it is released.
+    pub fn demand_cut(&mut self, keep: bool) -> Demand {
+        let demand = self.demands.add(keep);
         if let Some(t) = &mut self.drain.triggers {
             t.demand();
         }
         self.pump();
+        demand
     }
 
     /// Changes when sets are made (CAP-13).
@@ -253,7 +246,7 @@ impl Volume {
             self.drain.deadline = Some(at);
             return false;
         }
-        if self.drain.retry_at.take().is_some() && self.drain.demanded {
+        if self.drain.retry_at.take().is_some() && self.demands.are_open() {
             t.demand();
         }
         let settled = self.want.visible == self.durable.visible && self.log.open_step().is_none();
@@ -267,13 +260,13 @@ impl Volume {
                 self.drain.deadline = Some(t.deadline()).filter(|_| runs);
                 false
             }
-            Some(_) if dirty == 0 && !self.drain.keep && !self.growth.is_due() => {
+            Some(_) if dirty == 0 && !self.demands.keep_next() && !self.growth.is_due() => {
                 // No change, no set: the present state is current as of now.
                 t.rearm(self.desk.now);
                 self.drain.deadline = Some(t.deadline());
-                if std::mem::take(&mut self.drain.demanded) {
-                    let state = self.durable.visible;
-                    self.cut_answered(state, false);
+                let state = self.durable.visible;
+                if let Some(demand) = self.demands.unchanged(state) {
+                    self.cut_answered(demand, state, false);
                 }
                 false
             }
@@ -303,7 +296,7 @@ impl Volume {
             return false;
         }
         let set = self.want.visible.next();
-        let pin = self.drain.keep.then(|| self.pin_durably(set));
+        let pin = self.demands.keep_next().then(|| self.pin_durably(set));
         let info = match capture.cut() {
             Ok(info) => info,
             Err(e) => {
@@ -314,10 +307,7 @@ impl Volume {
                 return false;
             }
         };
-        self.drain.keep = false;
-        if std::mem::take(&mut self.drain.demanded) {
-            self.drain.answer = Some(set);
-        }
+        self.demands.cut(set);
         if let Some(at) = self.drain.gate_closed_at.take() {
             self.drain.longest_pause = self.drain.longest_pause.max(self.desk.now.since(at));
         }
@@ -384,11 +374,8 @@ impl Volume {
             let _ = self.cfg.snapshots.release(pin, PinKind::Durable);
             self.unlisted.remove(&pin);
             self.cfg.snapshots.new_line();
-            self.drain.keep = true;
         }
-        if self.drain.answer.take().is_some() {
-            self.drain.demanded = true;
-        }
+        self.demands.given_up(set.pin.is_some());
         self.drain.retry_at = Some(self.desk.now.after(RETRY));
         self.stalled = Some(format!(
             "set {} was given up: the volume's content could not be read while a client \
@@ -401,32 +388,28 @@ impl Volume {
     fn nothing_to_cut(&mut self, capture: &Capture) {
         let state = self.durable.visible;
         // Kept once, it is given up at once.
-        if std::mem::take(&mut self.drain.keep) && !self.kept().any(|s| s == state) {
+        if self.demands.keep_next() && !self.kept().any(|s| s == state) {
             self.pin_durably(state);
-            if self.drain.demanded {
-                self.drain.keep_answer = Some(state);
-            }
         }
+        let answered = self.demands.unchanged(state);
         capture.open_gate();
         self.drain.gate_closed_at = None;
         self.drain.phase = Phase::Idle;
         if let Some(t) = &mut self.drain.triggers {
             t.rearm(self.desk.now);
         }
-        let waits = self.drain.keep_answer.is_some();
-        if std::mem::take(&mut self.drain.demanded) && !waits {
-            self.cut_answered(state, false);
+        if let Some(demand) = answered {
+            self.cut_answered(demand, state, false);
         }
+        self.keep_answered();
     }
 
-    /// A commit was done: a state that is to be kept may be, durably.
+    /// A state that is to be kept may be, durably.
     pub(super) fn keep_answered(&mut self) {
-        if let Some(state) = self
-            .drain
-            .keep_answer
-            .take_if(|s| self.durable.kept.iter().any(|k| k.set == *s && k.pin > 0))
-        {
-            self.cut_answered(state, false);
+        let listed = &self.durable.kept;
+        let durably = |state| listed.iter().any(|k| k.set == state && k.pin > 0);
+        if let Some((demand, state)) = self.demands.kept(durably) {
+            self.cut_answered(demand, state, false);
         }
     }
 
@@ -686,13 +669,13 @@ impl Volume {
             });
         }
         self.desk.event(Event::Sendable);
-        if self.drain.answer.take_if(|set| *set <= after).is_some() {
-            self.cut_answered(after, true);
+        if let Some(demand) = self.demands.committed(after) {
+            self.cut_answered(demand, after, true);
         }
     }
 
-    fn cut_answered(&mut self, state: SetNumber, fresh: bool) {
-        self.desk.event(Event::CutDone { state, fresh });
+    fn cut_answered(&mut self, demand: Demand, state: SetNumber, fresh: bool) {
+        self.desk.event(Event::CutDone { demand, state, fresh });
         self.seed_outs_cut(state, fresh);
     }
 }

@@ -18,6 +18,7 @@ mod adopt;
 mod changes;
 mod commit;
 mod consumers;
+mod demands;
 mod desk;
 mod draft;
 mod drain;
@@ -53,6 +54,7 @@ use crate::view::PinBoard;
 
 pub use changes::MIN_CHANGES;
 pub use consumers::{Attached, Outgoing, Seeding};
+pub use demands::Demand;
 pub use desk::{Work, WorkDone};
 pub use intake::IntakeError;
 pub use keep::KeepError;
@@ -64,6 +66,7 @@ pub use status::{Played, SetRow, VolumeStatus};
 use changes::Changes;
 use commit::Committer;
 use consumers::Consumers;
+use demands::Demands;
 use desk::{Desk, Purpose};
 use drain::Drain;
 use growth::Growth;
@@ -165,6 +168,8 @@ pub enum Event {
     },
     /// The cut that was demanded led to this state; `fresh` is false when nothing had changed.
     CutDone {
+        /// Answered are this demand and those before it.
+        demand: Demand,
         /// Newest state.
         state: SetNumber,
         /// A new set was made.
@@ -261,6 +266,7 @@ pub struct Volume {
     playback: Playback,
     merge: Merge,
     drain: Drain,
+    demands: Demands,
     growth: Growth,
     switch: Switch,
     seed_in: Option<SeedIn>,

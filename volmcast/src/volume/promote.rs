@@ -65,6 +65,7 @@ impl Volume {
         capture.tell_dirty_above(policy.hwm);
         let newest = self.cut_time(at).unwrap_or(Wall(0)).max(self.desk.wall);
         self.drain = Drain::new(policy, self.desk.now, newest);
+        self.demands.forget();
         self.growth = Growth::new(self.want.blocks);
         self.intake = Intake::default();
         self.playback.ending = None;
@@ -101,6 +102,7 @@ impl Volume {
         self.playback.forget_policy();
         self.cfg.role = Role::Replica { policy };
         self.drain = Drain::default();
+        self.demands.forget();
         self.intake = Intake::default();
         self.drop_steps_after(at);
         self.playback.clear();

@@ -17,6 +17,7 @@ use super::adopt::Beyond;
 use super::changes::Changes;
 use super::commit::Committer;
 use super::consumers::Consumers;
+use super::demands::Demands;
 use super::desk::Desk;
 use super::drain::Drain;
 use super::growth::Growth;
@@ -148,6 +149,7 @@ impl Volume {
             commit: Committer::default(),
             consumers,
             intake: Intake::default(),
+            demands: Demands::default(),
             playback: Playback::default(),
             merge,
             drain,
