@@ -8,6 +8,7 @@ use rcp::proto::frame::{
     stream_error,
 };
 use rcp::proto::ids::{ChunkNumber, SetNumber, VolumeId};
+use rcp::proto::limits::MAX_DOUBTS;
 use volmcast::history::line_of;
 use volmcast::units::{BlockCount, BlockSize};
 use volmcast::volume::Role;
@@ -70,6 +71,7 @@ impl Mover {
         match frame {
             Frame::Offer(o) => self.offered(conn, o),
             Frame::Start(s) => self.start(conn, s),
+            Frame::Doubt { stream, runs } => self.child_doubts(conn, stream, &runs),
             Frame::Attach(a) => self.child_attached(conn, &a),
             Frame::Saved { stream, state, next_chunk, .. } => {
                 self.child_saved(conn, stream, state, next_chunk);
@@ -228,6 +230,14 @@ impl Mover {
         let seed_at = seed.or(passing.map(|p| (p.block, p.folded)));
         // What is here is of use, unless it was found not to be.
         let mine = h.volume.catch_up_base().filter(|_| seed.is_some() || !inbound.wants_seed);
+        let own = h.volume.doubted();
+        // Damaged blocks come by a catch-up, wherever the stream stands.
+        let heal = !own.is_empty() && mine.is_some();
+        let doubts: Vec<(u64, u64)> = match passing {
+            Some(_) => h.relaying.doubts.clone(),
+            None if heal => own.iter().map(|(b, n)| (b.0, n.0)).collect(),
+            None => Vec::new(),
+        };
         let attach = Attach {
             stream: inbound.stream,
             state,
@@ -239,12 +249,15 @@ impl Mover {
                 next_chunk,
             }),
             credit,
-            wants_seed: inbound.wants_seed || seed.is_some(),
+            wants_seed: inbound.wants_seed || seed.is_some() || heal,
             seed_from_block: seed_at.map_or(0, |(b, _)| b),
             folded: seed_at.map_or(SetNumber::ZERO, |(_, f)| f),
             over: mine.or(below),
         };
-        let conn = inbound.conn;
+        let (conn, stream) = (inbound.conn, inbound.stream);
+        for runs in doubts.chunks(MAX_DOUBTS) {
+            self.send(conn, Frame::Doubt { stream, runs: runs.to_vec() });
+        }
         self.send(conn, Frame::Attach(attach));
         self.settle(id);
     }

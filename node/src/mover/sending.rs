@@ -44,7 +44,12 @@ pub(super) struct Outbound {
     pub(super) saved: SetNumber,
     /// An operator wants the child to be seeded.
     force_seed: bool,
+    /// Blocks that the child wants again with its next attachment.
+    doubts: Vec<(u64, u64)>,
 }
+
+/// Runs of blocks in doubt that are taken from one child.
+const MOST_DOUBTS: usize = 1 << 16;
 
 impl Mover {
     /// The child's next attachment is answered by a seed.
@@ -129,6 +134,7 @@ impl Mover {
                 reason: None,
                 saved: SetNumber::ZERO,
                 force_seed: false,
+                doubts: Vec::new(),
             },
         );
         self.send_offer(conn, stream, id);
@@ -183,6 +189,9 @@ impl Mover {
             return;
         }
         let forced = std::mem::take(&mut out.force_seed);
+        let doubts = std::mem::take(&mut out.doubts);
+        h.volume.consumer_doubts(&child, &doubts);
+        h.relaying.doubts = doubts;
         let (answer, seeding) = take_on(&mut h.volume, &child, a, forced);
         let relayed = to_be_relayed(&answer, a, seeding);
         let (mode, from, reason) = match answer {
@@ -239,6 +248,16 @@ impl Mover {
             self.relay_seed(id, &child, wanted);
         }
         self.pump_conn(conn);
+    }
+
+    /// A child names blocks that it wants again.
+    pub(super) fn child_doubts(&mut self, conn: ConnId, stream: StreamId, runs: &[(u64, u64)]) {
+        let out = self.conns.get_mut(&conn).and_then(|c| c.streams_out.get_mut(&stream));
+        if let Some(out) = out
+            && out.doubts.len() + runs.len() <= MOST_DOUBTS
+        {
+            out.doubts.extend_from_slice(runs);
+        }
     }
 
     /// Something else comes before it was found out what a child lacks. Every attachment is

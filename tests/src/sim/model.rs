@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use rcp::proto::ids::SetNumber;
+use volmcast::digest::{BlockHash, Sum};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// The content of a volume at its cuts.
@@ -23,6 +24,8 @@ struct Cut {
     blocks: u64,
     /// Writes to the base that had completed.
     writes: u64,
+    /// The volume's digest, added up from nothing.
+    digest: Sum,
 }
 
 impl Model {
@@ -31,7 +34,10 @@ impl Model {
     pub fn new(block: usize, blocks: u64) -> Self {
         let zero = xxh3_64(&vec![0; block]);
         let hashes = vec![zero; usize::try_from(blocks).unwrap_or(0)];
-        let cuts = BTreeMap::from([(SetNumber::ZERO, Cut { hashes, blocks, writes: 0 })]);
+        let cuts = BTreeMap::from([(
+            SetNumber::ZERO,
+            Cut { hashes, blocks, writes: 0, digest: Sum::default() },
+        )]);
         Self { block, zero, cuts, newest_sent: SetNumber::ZERO }
     }
 
@@ -42,7 +48,27 @@ impl Model {
     /// The primary made a cut; a set number may be cut again after a crash.
     pub fn cut(&mut self, set: SetNumber, content: &[u8], writes: u64, blocks: u64) {
         let hashes = self.hashes(content);
-        self.cuts.insert(set, Cut { hashes, blocks, writes });
+        let digest = Sum::of(&self.table(content));
+        self.cuts.insert(set, Cut { hashes, blocks, writes, digest });
+    }
+
+    /// The hashes of all blocks of some content, from its first block on.
+    #[must_use]
+    pub fn table(&self, content: &[u8]) -> Vec<BlockHash> {
+        (0..).zip(content.chunks(self.block)).map(|(b, c)| BlockHash::of(b, c)).collect()
+    }
+
+    /// Checks a digest that a node gives for a state.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn check_digest(&self, set: SetNumber, digest: Sum) -> Result<(), String> {
+        match self.cuts.get(&set) {
+            Some(c) if c.digest != digest => {
+                Err(format!("the digest of state {set} is {}, not {digest}", c.digest))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Writes to the base that state `set` includes.

@@ -19,7 +19,7 @@ use volmcast::capture::{Capture, Notice};
 use volmcast::save::Budget;
 use volmcast::storage::Identity;
 use volmcast::units::BlockCount;
-use volmcast::volume::{CutPolicy, PlaybackPolicy, Volume};
+use volmcast::volume::{CutPolicy, PlaybackPolicy, ScrubPolicy, Volume};
 
 use super::disk::{Disk, SharedDisk};
 use super::options::{Kind, Options};
@@ -75,6 +75,10 @@ pub struct SimNode {
     pub io_errors: u64,
     /// A request of this life failed: the volume may have stopped.
     pub failing: bool,
+    /// The digest that it knew when it was looked at last.
+    pub digest: Option<(SetNumber, volmcast::digest::Sum)>,
+    /// Bits of its content, or of the table of hashes, were flipped.
+    pub spoilt: Option<volmcast::io::FileId>,
     /// Bits of its save area were flipped.
     pub rotten: bool,
     /// The set being made when it was looked at last.
@@ -142,6 +146,8 @@ impl SimNode {
             slow_until: 0,
             io_errors: 0,
             failing: false,
+            digest: None,
+            spoilt: None,
             rotten: false,
             draining: None,
             shown: SetNumber::ZERO,
@@ -174,6 +180,7 @@ impl SimNode {
                 held: opt.held,
                 extent: opt.extent,
                 changes: opt.changes,
+                scrub: ScrubPolicy { rate: 4 << 20, every: Duration::from_secs(3) },
             },
             save: opt.save,
             snapshots: opt.snapshot_slots * (bs + 32),

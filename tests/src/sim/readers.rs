@@ -97,6 +97,9 @@ impl World {
             Err(ReadFailure::Pin(_) | ReadFailure::Lost) => {
                 self.counters.hit("reader lost its state");
             }
+            Err(ReadFailure::Rotten { .. }) if self.nodes[n].spoilt.is_some() => {
+                self.counters.hit("damaged block not handed out");
+            }
             Err(ReadFailure::Damaged(_)) if self.nodes[n].rotten => {
                 self.counters.hit("damage found by a reader");
             }
@@ -141,6 +144,10 @@ impl World {
             }
             Err(ReadFailure::Pin(_) | ReadFailure::Lost) => {
                 self.counters.hit("reader lost its state");
+                return;
+            }
+            Err(ReadFailure::Rotten { .. }) if self.nodes[n].spoilt.is_some() => {
+                self.counters.hit("damaged block not handed out");
                 return;
             }
             Err(ReadFailure::Damaged(_)) if self.nodes[n].rotten => {

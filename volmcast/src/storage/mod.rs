@@ -98,6 +98,7 @@ pub struct Files {
     activity: File,
     snapshots: File,
     changes: File,
+    hashes: File,
     /// Another way into the save volume, for large records.
     direct: Option<Direct>,
     /// The base is a block device: holes cannot be found by seeking.
@@ -144,6 +145,7 @@ impl Files {
             ("activity", 0, false),
             ("snapshots", sizes.snapshots, false),
             ("changes", 0, false),
+            ("hashes", 0, false),
         ] {
             let path = folder.join(name);
             let f = OpenOptions::new()
@@ -203,6 +205,7 @@ impl Files {
             activity: open(&folder.join("activity"))?,
             snapshots: open(&folder.join("snapshots"))?,
             changes: open_or_make(&folder.join("changes"))?,
+            hashes: open_or_make(&folder.join("hashes"))?,
             folder: folder.to_owned(),
         })
     }
@@ -223,6 +226,7 @@ impl Files {
             FileId::Activity => &self.activity,
             FileId::Snapshots => &self.snapshots,
             FileId::Changes => &self.changes,
+            FileId::Hashes => &self.hashes,
         }
     }
 

@@ -8,6 +8,7 @@ use rcp::proto::delta::{Chunk, SetFlags, SetHeader, StepId};
 use rcp::proto::ids::{ChunkNumber, SetNumber};
 
 use super::{Event, Role, Volume};
+use crate::digest::Sum;
 use crate::history::line_of;
 use crate::save::RecordKind;
 use crate::units::BlockCount;
@@ -151,6 +152,7 @@ impl Volume {
         if matches!(self.cfg.role, Role::Replica { .. }) {
             let layer = self.intake.building.get_or_insert_with(|| Layer::new(id, pos));
             layer.push(pos, chunk);
+            self.hash_chunk_at(pos, chunk.bytes().clone());
         }
         self.desk.event(Event::Sendable);
         self.pump();
@@ -200,6 +202,7 @@ impl Volume {
         self.log.enter_end(pos, end, *header);
         let blocks = BlockCount(header.volume_blocks);
         self.history_table.arrived(header);
+        self.digest.tell(id.to, header.digest_sum().map(Sum));
         if matches!(self.cfg.role, Role::Replica { .. }) {
             let mut layer = self.intake.building.take().unwrap_or_else(|| Layer::new(id, pos));
             layer.seal(header.cut_time, blocks);
