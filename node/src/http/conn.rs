@@ -19,7 +19,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::limits::{Deadlines, H2_ALIVE, MAX_H2_STREAMS, MAX_HEADER_BYTES, MAX_HEADERS};
@@ -162,8 +162,8 @@ fn ended(end: End) -> End {
 struct AtWork {
     now: AtomicU64,
     ever: AtomicU64,
-    /// Answers under way, and when each got on last.
-    answers: Mutex<BTreeMap<u64, Instant>>,
+    /// Answers under way, and how many pieces of each were asked for.
+    answers: Mutex<BTreeMap<u64, u64>>,
 }
 
 /// One request under way.
@@ -175,7 +175,7 @@ struct Working {
 impl Working {
     /// A piece of the answer was asked for: what came before it was taken.
     fn answering(&mut self) {
-        self.of.answers.lock().insert(self.id, Instant::now());
+        *self.of.answers.lock().entry(self.id).or_default() += 1;
     }
 }
 
@@ -208,15 +208,16 @@ impl AtWork {
         }
     }
 
-    /// Ends once an answer did not get on for this long.
+    /// Ends once an answer did not get on for at least this long, and less than twice as long.
     async fn stalled_for(&self, limit: Duration) {
+        let mut before = BTreeMap::new();
         loop {
-            let oldest = self.answers.lock().values().min().copied();
-            let until = oldest.unwrap_or_else(Instant::now) + limit;
-            if oldest.is_some() && until <= Instant::now() {
+            let now = self.answers.lock().clone();
+            if now.iter().any(|(id, pieces)| before.get(id) == Some(pieces)) {
                 return;
             }
-            tokio::time::sleep_until(until).await;
+            before = now;
+            tokio::time::sleep(limit).await;
         }
     }
 }
