@@ -55,7 +55,7 @@ enum Command {
     /// Create, import, list and change volumes
     #[command(subcommand)]
     Volume(VolumeCommand),
-    /// Check and draw topology files
+    /// Check and draw topology files, and tell running nodes of a changed one
     #[command(subcommand)]
     Topology(TopologyCommand),
     /// Make and renew the certificates that nodes trust one another by
@@ -87,7 +87,7 @@ async fn run(command: Command) -> Result<(), Failed> {
         Command::Confirm(args) => failover::confirm(args, &around).await,
         Command::History(args) => failover::history(args, &around).await,
         Command::Volume(command) => volumes::run(command, &around).await,
-        Command::Topology(command) => topology::run(command),
+        Command::Topology(command) => topology::run(command, &around).await,
         Command::Pki(command) => pki::run(command),
         Command::Token(command) => token::run(command),
         Command::Up(args) => up::run(args).await,

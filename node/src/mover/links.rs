@@ -31,6 +31,8 @@ pub struct GroupPlan {
     pub primary: bool,
     /// It keeps replicas of what it is fed.
     pub replica: bool,
+    /// The primary according to the topology file, to tell a failover from drift.
+    pub writer: Option<NodeName>,
     /// Next hops according to the topology file, to show drift.
     pub planned: Vec<NodeName>,
     /// Members of the group, and who else may feed this node.

@@ -14,6 +14,7 @@
 //! | `controls` | commands down the tree and their results |
 //! | `asking` | what operators and programs ask for |
 //! | `growing` | a volume becomes larger |
+//! | `learning` | a changed topology |
 //! | `history` | whose line is followed: fences, splits, confirmation |
 //! | `failover` | who the writer is: promotion, handing over, stepping down |
 //! | `settings` | replication on and off, triggers, persistency |
@@ -26,6 +27,7 @@ mod failover;
 mod growing;
 mod handover;
 mod history;
+mod learning;
 mod links;
 mod pacing;
 mod receiving;
@@ -58,6 +60,7 @@ pub use asking::{Ask, Reply};
 pub use controls::{HASH, Order};
 pub use failover::{Gate, NotMade};
 pub use history::Confirm;
+pub use learning::Learned;
 pub use links::{Accepted, GroupPlan};
 pub use trust::{Proof, TurnedAway};
 
@@ -330,6 +333,8 @@ struct Held {
     /// Why children were detached, for status.
     detached: BTreeMap<NodeName, String>,
     fill: status::Fill,
+    /// It stands still, and the log says so.
+    stalls: bool,
     /// What the children report of the nodes below.
     below: Aggregate,
     /// Who the writer is, as far as this node knows.
@@ -459,6 +464,7 @@ impl Mover {
                 relaying: relaying::Relaying::default(),
                 detached: BTreeMap::new(),
                 fill: status::Fill::default(),
+                stalls: false,
                 below: Aggregate::with_defaults(self.cfg.node.clone()),
                 writer: history::Writer::default(),
                 change: failover::Change::default(),

@@ -2,11 +2,36 @@
 
 use std::time::Duration;
 
+use config::limits;
+use config::units::{format_duration, format_size};
 use rcp::proto::ids::VolumeId;
 use volmcast::volume::{CutPolicy, PlaybackPolicy, Role};
 
 use super::{AskId, Effect, Mover, Reply};
 use crate::api::{ApiError, ApiErrorKind, PolicyChange};
+
+/// The same limits as in a topology.
+fn within_limits(hwm: Option<u64>, timeout: Option<Duration>, replica: bool) -> Result<(), String> {
+    let sizes = limits::MIN_HWM..=limits::MAX_HWM;
+    if let Some(n) = hwm.filter(|n| !sizes.contains(n)) {
+        return Err(format!(
+            "a high-water mark of {} is not possible: from {} to {}",
+            format_size(n),
+            format_size(limits::MIN_HWM),
+            format_size(limits::MAX_HWM)
+        ));
+    }
+    let least = if replica { Duration::ZERO } else { limits::MIN_TIMEOUT };
+    if let Some(t) = timeout.filter(|t| !(least..=limits::MAX_TIMEOUT).contains(t)) {
+        return Err(format!(
+            "a timeout of {} is not possible: from {} to {}",
+            format_duration(t),
+            format_duration(least),
+            format_duration(limits::MAX_TIMEOUT)
+        ));
+    }
+    Ok(())
+}
 
 impl Mover {
     /// Stops replication of a volume here, or lets it go on; answered when a restart would find it
@@ -85,6 +110,12 @@ impl Mover {
             Some(_) => self.switchable(name)?,
         };
         let timeout = change.timeout_ms.map(Duration::from_millis);
+        let replica = self
+            .volumes
+            .get(&id)
+            .is_some_and(|h| matches!(h.volume.config().role, Role::Replica { .. }));
+        within_limits(change.hwm, timeout, replica)
+            .map_err(|text| ApiError::new(ApiErrorKind::BadRequest, text))?;
         self.with_volume(id, |v| {
             match v.config().role {
                 Role::Primary { .. } => {
@@ -109,5 +140,29 @@ impl Mover {
         });
         self.set(ask, id);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_topology_refuses_is_refused_here() {
+        let ms = |n| Some(Duration::from_millis(n));
+        for (hwm, timeout, replica, good) in [
+            (Some(64 << 10), ms(100), false, true),
+            (Some(1), None, false, false),
+            (Some(u64::MAX), None, true, false),
+            (None, ms(1), false, false),
+            // A replica may show what comes at once.
+            (None, ms(0), true, true),
+            (None, ms(9999 * 86_400_000), true, false),
+        ] {
+            let found = within_limits(hwm, timeout, replica);
+            assert_eq!(found.is_ok(), good, "{hwm:?} {timeout:?}: {found:?}");
+        }
+        let text = within_limits(None, ms(1), false).expect_err("too short");
+        assert_eq!(text, "a timeout of 1ms is not possible: from 100ms to 365d");
     }
 }

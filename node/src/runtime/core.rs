@@ -567,7 +567,7 @@ impl Core {
         let folder = self.folder.join("volumes").join(id.to_string());
         if self.volumes.remove(&id).is_none() {
             // One that could not be opened. At once: it may be offered again the next moment.
-            let gone = Identity::remove(&folder).and_then(|()| std::fs::remove_dir_all(&folder));
+            let gone = Identity::remove(&folder).and_then(|()| Identity::erase(&folder));
             if let Err(e) = gone {
                 tracing::error!("{} could not be removed: {e}", folder.display());
             }
@@ -576,7 +576,7 @@ impl Core {
         tokio::task::spawn_blocking(move || {
             // The name goes first: what a crash leaves is then removed at the next start. Connections
             // may still hold the files.
-            let gone = Identity::remove(&folder).and_then(|()| std::fs::remove_dir_all(&folder));
+            let gone = Identity::remove(&folder).and_then(|()| Identity::erase(&folder));
             if let Err(e) = gone {
                 tracing::error!("{} could not be removed: {e}", folder.display());
             }

@@ -269,6 +269,7 @@ impl SimNode {
         let plan = GroupPlan {
             primary: place.kind == Kind::Primary,
             replica: place.kind == Kind::Replica || opt.turns && place.kind == Kind::Primary,
+            writer: None,
             planned: Vec::new(),
             members: all,
             relays,

@@ -37,7 +37,8 @@ pub fn render(asked: &[Asked], view: &View<'_>) -> Result<String, Failed> {
     if !nodes.is_empty() {
         parts.push(node_lines(&nodes));
     }
-    parts.extend(trees::draw(&nodes, &wanted));
+    let silent = asked.iter().filter(|a| a.answer.is_err()).map(|a| a.called.as_str()).collect();
+    parts.extend(trees::draw(&nodes, &silent, &wanted));
     let held = volumes::held(&nodes, &wanted);
     if !held.is_empty() {
         parts.push(volumes::overview(&held));

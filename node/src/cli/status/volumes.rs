@@ -13,6 +13,9 @@ pub(super) struct Held<'a> {
     pub(super) volume: &'a VolumeInfo,
 }
 
+/// A replica that shows the newest set and was heard of within this, in seconds, is level.
+const LEVEL: f64 = 5.0;
+
 /// All wanted ones: by label, in the order of the nodes.
 pub(super) fn held<'a>(nodes: &[&'a NodeStatus], wanted: &dyn Fn(&str) -> bool) -> Vec<Held<'a>> {
     let mut all: Vec<Held<'a>> = nodes
@@ -219,7 +222,11 @@ fn subtree(below: &SubtreeStatus) -> Vec<String> {
         plural(below.nodes.into(), "replica"),
         below.saved_min
     )];
-    for (node, set, lag, words) in &below.worst {
+    // A leaf that is level, and has nothing to say, is not behind.
+    let behind = |(_, set, lag, words): &&(String, u64, f64, String)| {
+        *set < to || *lag >= LEVEL || !words.is_empty()
+    };
+    for (node, set, lag, words) in below.worst.iter().filter(behind) {
         let words = if words.is_empty() { String::new() } else { format!(": {words}") };
         lines.push(format!("furthest behind: {node} at {set}, {}{words}", span(*lag)));
     }

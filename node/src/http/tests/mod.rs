@@ -382,12 +382,17 @@ async fn every_change_reaches_the_node() {
             r#"{"change":"promote","volume":"db"}"#,
             "Promote { volume: \"db\", now: false, at: None, above: 0 }",
         ),
+        (paths::TOPOLOGY, r#"{"text":"version: 1"}"#, "topology version: 1"),
         (paths::SHUTDOWN, "", "shutdown"),
     ] {
         let r = ask(&site.control, "POST", path, &[], body).await;
         assert_eq!(r.status, StatusCode::OK, "{path}: {}", r.text());
         assert_eq!(node.asked.lock().pop().as_deref(), Some(asked));
     }
+    // What was sent is on record, but for the bytes of a block or file.
+    let record = site.file("audit.log");
+    assert!(record.contains(r#""request":{"keep":true,"volume":"db"}"#), "{record}");
+    assert!(record.contains(r#""request":{"text":"10 bytes"}"#), "{record}");
     let spec = r#"{"label":"v","group":"g1","size":4096,"block_size":null,"backing":null,"save":null,"import":false}"#;
     let r = ask(&site.control, "POST", paths::VOLUME_CREATE, &[], spec).await;
     assert!(r.text().contains("\"label\":\"v\""), "{}", r.text());
