@@ -19,6 +19,7 @@ mod handle;
 mod lobby;
 mod port;
 mod start;
+mod tables;
 mod writer;
 
 pub use handle::NodeHandle;

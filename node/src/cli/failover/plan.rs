@@ -109,7 +109,7 @@ pub(super) fn loss(held: &[Held<'_>], from: u64, newest: u64) -> Loss {
 /// The nodes that hold the volume.
 pub(super) fn holders<'a>(volume: &str, nodes: &'a [NodeStatus]) -> Vec<Held<'a>> {
     let of = |n: &'a NodeStatus| {
-        n.volumes.iter().filter(move |v| v.label == volume || v.id == volume).map(move |v| (n, v))
+        n.volumes.iter().filter(move |v| v.is_called(volume)).map(move |v| (n, v))
     };
     nodes.iter().flat_map(of).collect()
 }
@@ -124,7 +124,7 @@ pub(super) fn plan(volume: &str, nodes: &[NodeStatus]) -> Result<Plan, String> {
             if names.is_empty() { "none".to_owned() } else { names.join(", ") }
         ));
     };
-    let (label, group) = (first.label.clone(), first.group.clone());
+    let (label, group) = (first.in_group().to_owned(), first.group.clone());
     let mut warnings = Vec::new();
     let histories = held.iter().flat_map(|(_, v)| [&v.history, &v.rival]);
     let newest =
@@ -265,7 +265,7 @@ fn unseen(label: &str, group: &str, nodes: &[NodeStatus], held: &[Held<'_>]) -> 
             out.entry(name).or_default();
         }
     }
-    for (_, v) in held.iter().filter(|(_, v)| v.label == label) {
+    for (_, v) in held.iter().filter(|(_, v)| v.is_called(label)) {
         for c in v.children.iter().filter(|c| c.saved_set > 0) {
             let known = out.entry(c.node.clone()).or_default();
             *known = (*known).max(Some(c.saved_set));
