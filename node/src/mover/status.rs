@@ -173,7 +173,7 @@ impl Mover {
             node: f.node.to_string(),
             addr: self.cfg.addresses.get(&f.node).cloned().unwrap_or_default(),
             state: if f.conn.is_some() { "connected" } else { "waiting" }.to_owned(),
-            reason: f.reason.clone(),
+            reason: g.up.reason.clone().filter(|_| f.conn.is_none()).or(f.reason.clone()),
             since_us: f.since.0,
             bytes: f.bytes,
             sessions: f.sessions,

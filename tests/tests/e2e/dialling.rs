@@ -100,7 +100,8 @@ fn members_that_cannot_be_dialled_dial_their_parents_by_name_and_by_ipv6() {
 fn a_member_dials_its_parent_with_certificates() {
     for transport in ["tls", "quic"] {
         let plan = Plan::new(&[("p", &["f1"]), ("f1", &["l1"])]).volume("vol", 16).by(transport);
-        let tree = Tree::start(by_child(by_child(plan, "p", "f1"), "f1", "l1"));
+        let plan = plan.hop("p", "f1", |h| h.dial = Some("child".to_owned()));
+        let tree = Tree::start(by_child(plan, "f1", "l1"));
         tree.expect(" WARN ");
         for byte in 1..4 {
             let set = write(&tree, byte);
