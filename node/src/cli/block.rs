@@ -12,6 +12,7 @@ use super::commands::Common;
 use super::output::{Failed, print, print_json};
 use super::target::{Purpose, Surroundings};
 use crate::api::MemberResult;
+use crate::clock;
 use crate::hex;
 use crate::http::{paths, requests};
 
@@ -49,6 +50,14 @@ pub(super) enum BlockCommand {
     },
 }
 
+/// An id that says when it was made, so that of two blocks the later one can be told.
+fn new_id() -> uuid::Uuid {
+    let random = uuid::Uuid::new_v4();
+    let mut rest = [0; 10];
+    rest.copy_from_slice(&random.as_bytes()[6..]);
+    uuid::Builder::from_unix_timestamp_millis(clock::wall().0 / 1000, &rest).into_uuid()
+}
+
 fn extent(text: &str) -> Result<(u64, u64), String> {
     let (offset, length) = text.split_once('+').ok_or("write OFFSET+LENGTH, as in 1GiB+64KiB")?;
     let bytes = |t: &str| if t == "0" { Ok(0) } else { parse_size(t).map_err(|e| e.to_string()) };
@@ -84,7 +93,7 @@ pub(super) async fn ask(
     data: &[u8],
     wait_s: u64,
 ) -> Result<Vec<MemberResult>, ClientError> {
-    let id = uuid::Uuid::new_v4().to_string();
+    let id = new_id().to_string();
     let (group, data) = (group.to_owned(), hex::encode(data));
     let body = requests::Block { group, id, kind, after, data, wait_s };
     client.post(paths::BLOCK_SEND, &body).await
@@ -100,7 +109,7 @@ pub(super) async fn run(command: BlockCommand, around: &Surroundings) -> Result<
         }
     };
     let client = common.target.one(Purpose::Group(&group), around)?.client();
-    let id = id.unwrap_or_else(uuid::Uuid::new_v4);
+    let id = id.unwrap_or_else(new_id);
     let body = requests::Block {
         group,
         id: id.to_string(),

@@ -19,11 +19,34 @@ use super::output::{Failed, print, print_json, tell};
 use super::status::{self, Asked, tame};
 use super::target::{Purpose, Surroundings, Target};
 use super::volumes::absolute;
-use crate::api::{LinkStatus, NodeStatus, VolumeInfo, VolumeSpec};
+use crate::api::{LinkStatus, NodeStatus, RouteTable, RouteWay, VolumeInfo, VolumeSpec};
 use crate::http::{paths, requests};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum GroupCommand {
+    /// Feed a node that its topology names as a member: probed, stored, live
+    Add {
+        /// The group
+        group: String,
+        /// The node
+        #[arg(value_name = "NODE")]
+        member: String,
+        /// Who feeds it [default: the primary]
+        #[arg(long, value_name = "NODE")]
+        below: Option<String>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Feed a member no longer; what is below it goes with it, and its replicas stay as they are
+    Remove {
+        /// The group
+        group: String,
+        /// The node
+        #[arg(value_name = "NODE")]
+        member: String,
+        #[command(flatten)]
+        common: Common,
+    },
     /// Groups with their members, routes and volumes, and who is missing
     List {
         /// Only this group
@@ -323,7 +346,15 @@ fn draw_volmcast(v: &VolmcastView) -> String {
 }
 
 pub(super) async fn group(command: GroupCommand, around: &Surroundings) -> Result<(), Failed> {
-    let GroupCommand::List { group, json, target } = command;
+    let (group, json, target) = match command {
+        GroupCommand::Add { group, member, below, common } => {
+            return change(&group, &member, Some(below), &common, around).await;
+        }
+        GroupCommand::Remove { group, member, common } => {
+            return change(&group, &member, None, &common, around).await;
+        }
+        GroupCommand::List { group, json, target } => (group, json, target),
+    };
     let (here, _) = status::present(&target, around)?;
     let asked = status::ask(&here).await;
     let mut all = groups(&asked);
@@ -338,6 +369,60 @@ pub(super) async fn group(command: GroupCommand, around: &Surroundings) -> Resul
     match group {
         Some(name) if all.is_empty() => Err(Failed::new(format!("no node is in a group `{name}`"))),
         _ => Ok(()),
+    }
+}
+
+/// Adds a member below a node, or takes one away: a route of the node that feeds it.
+async fn change(
+    group: &str,
+    node: &str,
+    below: Option<Option<String>>,
+    common: &Common,
+    around: &Surroundings,
+) -> Result<(), Failed> {
+    let (here, _) = status::present(&common.target, around)?;
+    let asked = status::ask(&here).await;
+    let all = groups(&asked);
+    let g = all.iter().find(|g| g.group == group).ok_or_else(|| {
+        let known: Vec<_> = all.iter().map(|g| g.group.as_str()).collect();
+        Failed::new(format!("no node is in a group `{group}`; there are: {}", known.join(", ")))
+    })?;
+    let at = feeder(g, node, below.as_ref().map(Option::as_deref)).map_err(Failed::new)?;
+    let named = |a: &&Asked| a.answer.as_ref().is_ok_and(|s| s.node == at);
+    let place = asked.iter().position(|a| named(&a)).and_then(|i| here.get(i));
+    let client = place.map(super::target::Endpoint::client).ok_or_else(|| {
+        Failed::new(format!("{at}, which feeds or is to feed {node}, did not answer"))
+    })?;
+    let (add, sentence) = (below.is_some(), format!("{group}: {node} is fed by {at}"));
+    let (group, node) = (group.to_owned(), node.to_owned());
+    if add {
+        let body = requests::RouteAdd { group, next_hop: node, by: RouteWay::default() };
+        let table: RouteTable = client.post(paths::ROUTE_ADD, &body).await?;
+        return tell(common.json, &table, &sentence);
+    }
+    let sentence = format!("{sentence} no longer");
+    let body = requests::RouteDelete { group: Some(group), next_hop: Some(node) };
+    let table: RouteTable = client.post(paths::ROUTE_DELETE, &body).await?;
+    tell(common.json, &table, &sentence)
+}
+
+/// At which node a route is to be added, below a node if one is named, or to be taken away.
+fn feeder(g: &GroupView, node: &str, below: Option<Option<&str>>) -> Result<String, String> {
+    let group = &g.group;
+    let fed_by = g.members.iter().find(|m| m.next_hops.iter().any(|h| h == node));
+    if g.primary.as_deref() == Some(node) {
+        return Err(format!("{node} is the primary of {group}: `rcpctl failover` makes another"));
+    }
+    match (below, fed_by) {
+        (None, Some(m)) => Ok(m.node.clone()),
+        (None, None) => Err(format!("nobody that answered feeds {node} in {group}")),
+        (Some(_), Some(m)) => {
+            Err(format!("{node} is fed by {} in {group} already: remove it there first", m.node))
+        }
+        (Some(Some(below)), None) => Ok(below.to_owned()),
+        (Some(None), None) => g.primary.clone().ok_or_else(|| {
+            format!("the primary of {group} did not answer: say who feeds {node} (--below)")
+        }),
     }
 }
 
@@ -545,6 +630,18 @@ mod tests {
         assert_eq!(f1.next_hops, ["l1", "l2"]);
         let missing: Vec<_> = g.missing.iter().map(|m| (m.node.as_str(), m.why.as_str())).collect();
         assert_eq!(missing, [("f1", "nobody listens"), ("l3", "connection refused")]);
+        let at = |node: &str, below: Option<Option<&str>>| feeder(g, node, below);
+        assert_eq!(at("l1", None), Ok("f1".to_owned()));
+        assert_eq!(at("l4", Some(None)), Ok("p".to_owned()));
+        assert_eq!(at("l4", Some(Some("f1"))), Ok("f1".to_owned()));
+        for (node, below, word) in [
+            ("p", None, "is the primary"),
+            ("l4", None, "nobody that answered feeds l4"),
+            ("l1", Some(None), "is fed by f1 in g1 already"),
+        ] {
+            let e = at(node, below).expect_err(node);
+            assert!(e.contains(word), "{e}");
+        }
         let text = draw_group(g);
         assert!(text.starts_with("GROUP g1, primary p, volumes: vol1\n"), "{text}");
         assert!(text.ends_with("missing: l3: connection refused\n"), "{text}");

@@ -19,7 +19,8 @@ use crate::api::{ApiError, ApiErrorKind};
 
 /// What a new volume is to be called at single members (VMC-03): `SOURCE NODE=LABEL …`.
 pub(super) const DESTINATION: &str = "volume-destination";
-/// Replicas show new states again: `VOLUME`, and on the wire when that was said.
+/// Replicas show new states again: `VOLUME`. A block that comes after one that was sent later, by the
+/// time in its id, is not carried out.
 pub(super) const PLAYBACK_START: &str = "volume-playback-start";
 /// Replicas only save what comes.
 pub(super) const PLAYBACK_STOP: &str = "volume-playback-stop";
@@ -201,9 +202,7 @@ impl Mover {
         };
         let body = match own {
             Own::Hash => return Err(bad(format!("{kind} cannot be sent"))),
-            Own::PlaybackStart | Own::PlaybackStop => {
-                format!("{} {}", self.of_group(group, one()?)?, self.wall.0)
-            }
+            Own::PlaybackStart | Own::PlaybackStop => self.of_group(group, one()?)?.to_string(),
             Own::Replicate => Label::new(one()?).map_err(|e| bad(e.to_string()))?.to_string(),
             Own::CopyExtent => {
                 let e = Extent::read(&order.body).map_err(bad)?;
@@ -282,23 +281,20 @@ impl Mover {
         block: &ControlBlock,
         on: bool,
     ) -> Result<Option<String>, String> {
-        let said = words(&block.body)?;
-        let (volume, at) = match said.as_slice() {
-            [volume, at] => (volume.parse().ok(), at.parse().ok()),
-            _ => (None, None),
-        };
-        let (Some(volume), Some(at)): (Option<VolumeId>, Option<u64>) = (volume, at) else {
-            return Err("it does not name a volume and a time".to_owned());
-        };
+        let volume = words(&block.body)?.first().and_then(|v| v.parse().ok());
+        let volume: VolumeId = volume.ok_or("it does not name a volume")?;
         let Some(h) = self.volumes.get_mut(&volume).filter(|h| h.group == *group) else {
             return Err(format!("volume {volume} is not here yet"));
         };
-        if at < h.playback_order {
-            return Err(
-                "a later command to start or stop playback was carried out before".to_owned()
-            );
+        if let Some(at) = sent_at(&block.id) {
+            if at < h.playback_order {
+                return Err(
+                    "a command to start or stop playback that was sent later was carried out before"
+                        .to_owned(),
+                );
+            }
+            h.playback_order = at;
         }
-        h.playback_order = at;
         let id = self.switchable(&volume.to_string()).map_err(|e| e.text)?;
         self.switch(id, on, Waiter::Block(block.id));
         Ok(None)
@@ -356,6 +352,12 @@ impl Mover {
     }
 }
 
+/// When a block was sent, by its sender's clock, in milliseconds: ids of version 7 say so (RFC 9562).
+fn sent_at(id: &[u8; 16]) -> Option<u64> {
+    let time = id[..6].iter().fold(0, |t, b| t << 8 | u64::from(*b));
+    (id[6] >> 4 == 7).then_some(time)
+}
+
 /// `SOURCE NODE=LABEL …`.
 fn destinations(body: &[u8]) -> Result<(Label, BTreeMap<NodeName, Label>), String> {
     let said = words(body)?;
@@ -411,6 +413,15 @@ mod tests {
         }
         let e = check_notification(&order(RENAME, false, "/a\t/b")).expect_err("overtakes");
         assert!(e.contains("--after"), "{e}");
+    }
+
+    #[test]
+    fn an_id_of_version_7_says_when_it_was_made() {
+        // The example of RFC 9562, A.6.
+        let id: u128 = 0x017F_22E2_79B0_7CC3_98C4_DC0C_0C07_398F;
+        assert_eq!(sent_at(&id.to_be_bytes()), Some(1_645_557_742_000));
+        let four: u128 = 0x919108f7_52d1_4320_9bac_f847db4148a8;
+        assert_eq!(sent_at(&four.to_be_bytes()), None);
     }
 
     #[test]

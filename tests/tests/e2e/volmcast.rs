@@ -127,6 +127,15 @@ fn volmcasts_and_groups_are_listed_opened_and_closed() {
     });
     tree.up("l3");
 
+    // A member goes, with its replica left as it is, and comes back below another.
+    ctl(&tree, &["group", "remove", "g1", "l3"]).expect("removed");
+    let e = ctl(&tree, &["group", "remove", "g1", "l3"]).unwrap_err();
+    assert!(e.contains("nobody that answered feeds l3"), "{e}");
+    assert_eq!(reads(&tree, "l3", "vol", 0), Ok(1));
+    ctl(&tree, &["group", "add", "g1", "l3", "--below", "f1"]).expect("added");
+    let e = ctl(&tree, &["group", "add", "g1", "l3"]).unwrap_err();
+    assert!(e.contains("l3 is fed by f1 in g1 already"), "{e}");
+
     // Closed: no sets, what is written is marked; opened, it goes out.
     ctl(&tree, &["volmcast", "close", "vol"]).expect("closed");
     assert_eq!(json(&tree, &["volmcast", "list", "--json"])[0]["open"], false);
@@ -135,6 +144,7 @@ fn volmcasts_and_groups_are_listed_opened_and_closed() {
     ctl(&tree, &["volmcast", "open", "vol"]).expect("open");
     let set = tree.cut("vol", false).set;
     tree.reaches("l1", "at-l1", set, LONG);
+    tree.reaches("l3", "vol", set, LONG);
     assert_eq!(reads(&tree, "l1", "at-l1", 0), Ok(2));
 }
 
