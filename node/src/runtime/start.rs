@@ -68,6 +68,10 @@ pub(super) fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Star
     move |source| StartError::Io { what, source }
 }
 
+fn no_metrics(e: impl std::fmt::Display) -> StartError {
+    StartError::Refused(format!("metrics cannot be set up: {e}"))
+}
+
 pub(super) fn refused(e: StorageError) -> StartError {
     StartError::Refused(e.to_string())
 }
@@ -241,8 +245,7 @@ pub async fn start(
         primary_of: primary_of(&groups, &node.name),
     });
     let api: Arc<dyn NodeApi> = handle.clone();
-    let refused = |e| StartError::Refused(format!("metrics cannot be set up: {e}"));
-    let metrics = Metrics::install().map_err(refused)?;
+    let metrics = Metrics::install().map_err(no_metrics)?;
     show_counters(&server, &metrics);
     task(upkeep(metrics.clone(), stop.clone()));
     let guard = certificates::guard(topology, node, base, audit);

@@ -280,3 +280,24 @@ fn a_member_is_told_to_send_what_it_manages_and_what_a_file_system_has_changed()
         assert!(noted(&tree, "fs-invalidate", m).starts_with("/a\n/b\n"), "{m}");
     }
 }
+
+#[test]
+fn a_member_with_its_own_label_takes_over_and_the_others_keep_theirs() {
+    let mut plan = Plan::new(&[("p", &["l1", "l2"])]).volume("vol", 16);
+    let vol = plan.group().volumes.get_mut("vol").unwrap();
+    vol.labels = [("l1", "at-l1")].map(|(n, l)| (n.into(), l.into())).into();
+    let tree = Tree::start(plan);
+    tree.expect(" WARN ");
+    tree.expect("refused");
+    let set = write(&tree, "vol", 0, 1);
+    tree.reaches("l1", "at-l1", set, LONG);
+    tree.reaches("l2", "vol", set, LONG);
+    tree.kill("p");
+    ctl(&tree, &["failover", "vol", "--to", "l1", "--adopt"]).expect("l1 takes over");
+    tree.open("l1", "at-l1").unwrap().write(0, &[2; 4096], true).unwrap();
+    let body = node::http::requests::Cut { volume: "vol".to_owned(), keep: false };
+    let cut: node::api::CutInfo = tree.post("l1", node::http::paths::CUT, &body).unwrap();
+    tree.reaches("l2", "vol", cut.set, LONG);
+    assert_eq!(reads(&tree, "l2", "vol", 0), Ok(2));
+    assert_eq!(tree.volume("l1", "at-l1").unwrap().in_group(), "vol");
+}
