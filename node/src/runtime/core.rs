@@ -18,6 +18,7 @@ use volmcast::volume::WorkDone;
 use super::blocks::{self, Handlers};
 use super::conns::{self, Destination, Incoming, Outgoing, Wire};
 use super::disk;
+use super::places::Place;
 use crate::api::{ApiError, ApiErrorKind, NodeStatus, RouteTable, SecurityStatus, VolumeInfo};
 use crate::clock;
 use crate::mover::{
@@ -34,6 +35,8 @@ pub(super) enum Input {
         wire: Wire,
         peer: String,
         proven: Option<Proven>,
+        /// Taken until the peer has introduced itself.
+        place: Place,
     },
     /// A connection that was dialled has proven who it is to.
     Proven {
@@ -228,9 +231,10 @@ impl Core {
     fn input(&mut self, input: Input) {
         let (now, wall) = (clock::mono(), clock::wall());
         match input {
-            Input::Accepted { accepted, wire, peer, proven } => {
+            Input::Accepted { accepted, wire, peer, proven, place } => {
                 let conn = self.mover.accepted(now, wall, accepted);
-                let out = conns::spawn(conn, wire, peer, proven, self.sender.clone());
+                let out =
+                    conns::spawn(conn, wire, (peer, proven), self.sender.clone(), Some(place));
                 self.conns.insert(conn, out);
             }
             Input::Proven { conn, proven } => {

@@ -17,6 +17,7 @@ mod disk;
 mod door;
 mod handle;
 mod lobby;
+mod places;
 mod port;
 mod start;
 mod tables;
