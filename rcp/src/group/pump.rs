@@ -60,8 +60,7 @@ where
                     Heard::Up(peer)
                 }
                 Event::Frame(Frame::Probe { .. }) => {
-                    let text = "an application's endpoint takes no volumes".to_owned();
-                    let _ = session.send(Frame::ProbeReply { ok: false, text });
+                    let _ = session.send(no_volumes());
                     continue;
                 }
                 Event::Frame(frame) => Heard::Frame(frame),
@@ -115,6 +114,11 @@ where
             }
         }
     }
+}
+
+fn no_volumes() -> Frame {
+    let text = "an application's endpoint takes no volumes".to_owned();
+    Frame::ProbeReply { ok: false, text }
 }
 
 async fn sleep_until(at: Option<tokio::time::Instant>) {
