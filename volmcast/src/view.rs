@@ -155,8 +155,9 @@ pub struct ViewState {
     pub blocks: BlockCount,
     /// Why reads are refused, if they are.
     pub refused: Option<String>,
-    /// What is read from the base can be held against the table of hashes.
-    pub hashed: bool,
+    /// What is read from the base can be held against the table of hashes, and which table that is:
+    /// another number, another table.
+    pub hashed: Option<u64>,
     /// Visible steps that the base may not hold yet, oldest first.
     pub layers: Vec<Arc<Layer>>,
 }

@@ -69,6 +69,8 @@ pub(super) struct Digest {
     seen: VecDeque<(SetNumber, Sum)>,
     pub(super) pass: Option<Pass>,
     last_run: u64,
+    /// How many tables were given up in this life.
+    pub(super) edition: u64,
     /// Hashes of the chunks of steps that are not merged, by position (replica).
     pub(super) chunks: BTreeMap<LogPos, Vec<BlockHash>>,
     pub(super) check: Option<Check>,
@@ -264,6 +266,25 @@ impl Volume {
                     // From the first step on: they do not look again before they write.
                     | Purpose::SeedOpen
                     | Purpose::Fold { .. }
+                    | Purpose::ExtendTable
+            )
+        })
+    }
+
+    /// A request is under way that may write the table anywhere: a pass's, one of a writer's table
+    /// that outlived a change of role, or the table becomes longer. Merging and seeding wait for it.
+    pub(super) fn table_is_taken(&self) -> bool {
+        self.pass_is_busy()
+            || self.desk.any(|p| matches!(p, Purpose::Fold { .. } | Purpose::ExtendTable))
+    }
+
+    /// The table is being made empty, to its end and behind it.
+    pub(super) fn table_being_reset(&self) -> bool {
+        self.desk.any(|p| {
+            matches!(
+                p,
+                Purpose::Table { step: TableStep::Reset, .. }
+                    | Purpose::SeedIn(SeedStep::ClearHashes)
             )
         })
     }
@@ -332,6 +353,7 @@ impl Volume {
     pub(super) fn digest_lost(&mut self) {
         self.want.digest.table = TableMark::Absent;
         self.want.digest.hashed = SetNumber::ZERO;
+        self.digest.edition += 1;
         self.digest.pass = None;
         self.digest.fold = Fold::default();
         self.digest_layers_gone();

@@ -146,7 +146,7 @@ impl Volume {
             return;
         }
         loop {
-            if self.digest.fold.busy.is_some() || self.pass_is_busy() {
+            if self.digest.fold.busy.is_some() || self.table_is_taken() {
                 return;
             }
             let Some((next, applied)) = self.digest.fold.at else {

@@ -478,7 +478,7 @@ impl Volume {
         job.stage = Stage::Base;
         // Under a seed chunks come before the header that says how large the volume is.
         let end = job.chunk.iter().flat_map(|(c, _)| c.extents()).map(|e| e.end()).max();
-        if !self.base_covers(BlockCount(end.unwrap_or(0))) || self.pass_is_busy() {
+        if !self.base_covers(BlockCount(end.unwrap_or(0))) || self.table_is_taken() {
             return;
         }
         let Some(job) = self.merge.jobs.get(&id).filter(|j| j.pending == 0) else { return };

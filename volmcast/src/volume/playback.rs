@@ -307,7 +307,7 @@ impl Volume {
             cut_time: self.playback.cut_time,
             blocks: self.durable.blocks,
             refused: self.refusal(),
-            hashed: self.is_hashed(),
+            hashed: self.is_hashed().then_some(self.digest.edition),
             layers,
         });
         let old = self.board.publish(view);
