@@ -137,11 +137,17 @@ impl Volume {
     /// Asks for a cut now (CAP-13): an [`Event::CutDone`] with this demand or a later one answers.
     /// With `keep` the state stays readable at the primary until it is released.
     pub fn demand_cut(&mut self, keep: bool) -> Demand {
+        let demand = self.add_demand(keep);
+        self.pump();
+        demand
+    }
+
+    /// As [`demand_cut`](Self::demand_cut), for whoever pumps afterwards.
+    pub(super) fn add_demand(&mut self, keep: bool) -> Demand {
         let demand = self.demands.add(keep);
         if let Some(t) = &mut self.drain.triggers {
             t.demand();
         }
-        self.pump();
         demand
     }
 
@@ -666,7 +672,7 @@ impl Volume {
 
     fn cut_answered(&mut self, demand: Demand, state: SetNumber, fresh: bool) {
         self.desk.event(Event::CutDone { demand, state, fresh });
-        self.pass_cut(state, fresh);
+        self.pass_cut(demand, state, fresh);
         self.seed_outs_cut(state, fresh);
     }
 }
