@@ -248,7 +248,8 @@ impl Volume {
     /// Decides whether a cut is due. True if the phase changed.
     fn idle_step(&mut self, capture: &Capture) -> bool {
         self.open_when_settled();
-        if self.drain.opening.is_some() {
+        if self.drain.opening.is_some() || self.want.generation().is_none() {
+            // A set is of a line: it waits until there is one.
             return false;
         }
         // A set that is finished but not committed yet still counts as being drained.
