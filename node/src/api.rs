@@ -163,8 +163,11 @@ pub struct LinkStatus {
 /// One volume on this node.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct VolumeInfo {
-    /// Its label.
+    /// Its label on this node.
     pub label: String,
+    /// Its label at the source, which its group knows it by, where that is another one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub source: String,
     /// Its UUID.
     pub id: String,
     /// Its group.
@@ -252,6 +255,20 @@ pub struct VolumeInfo {
     /// This node is about to be the writer, or it is not known yet whether it is.
     #[serde(default)]
     pub promoting: bool,
+}
+
+impl VolumeInfo {
+    /// What its group calls it.
+    #[must_use]
+    pub fn in_group(&self) -> &str {
+        if self.source.is_empty() { &self.label } else { &self.source }
+    }
+
+    /// Whether an operator may mean it by this name: its label here, the group's, or its UUID.
+    #[must_use]
+    pub fn is_called(&self, name: &str) -> bool {
+        self.label == name || self.source == name || self.id == name
+    }
 }
 
 /// How far a child is with one volume.

@@ -126,6 +126,7 @@ fn replica(folder: &Path) -> Opened {
     let identity = Identity {
         volume: VOLUME,
         label: Label::new("vol").expect("valid"),
+        source: None,
         group: GroupName::new("g1").expect("valid"),
         node: me(),
         role: "replica".to_owned(),

@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use super::block::{self, BlockCommand};
 use super::commands::{self, Delta, DownArgs, Replicate};
 use super::failover::{self, ConfirmArgs, FailoverArgs, HistoryArgs, ResyncArgs};
+use super::groups::{self, GroupCommand, VolmcastCommand};
 use super::output::{Failed, finish};
 use super::pki::{self, PkiCommand};
 use super::status::{self, StatusArgs};
@@ -38,6 +39,12 @@ enum Command {
     /// Cut delta sets, keep and release states
     #[command(subcommand)]
     Delta(Delta),
+    /// List groups, their members and who is missing
+    #[command(subcommand)]
+    Group(GroupCommand),
+    /// Make, list, open and close volume multicasts: a source volume, and a copy at every member
+    #[command(subcommand)]
+    Volmcast(VolmcastCommand),
     /// Have every member of a group execute a command
     #[command(subcommand)]
     Block(BlockCommand),
@@ -80,6 +87,8 @@ async fn run(command: Command) -> Result<(), Failed> {
     match command {
         Command::Status(args) => status::run(args, &around).await,
         Command::Delta(command) => commands::delta(command, &around).await,
+        Command::Group(command) => groups::group(command, &around).await,
+        Command::Volmcast(command) => groups::volmcast(command, &around).await,
         Command::Block(command) => block::run(command, &around).await,
         Command::Replicate(command) => commands::replicate(command, &around).await,
         Command::Failover(args) => failover::failover(args, &around).await,

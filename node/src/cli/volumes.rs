@@ -310,7 +310,7 @@ fn could_take(node: &NodeStatus, label: &str, group: &str) -> Result<(), Failed>
     }
 }
 
-fn absolute(path: &Path) -> Result<String, Failed> {
+pub(super) fn absolute(path: &Path) -> Result<String, Failed> {
     let full = std::path::absolute(path)
         .map_err(|e| Failed::new(format!("cannot find {}: {e}", path.display())))?;
     full.into_os_string().into_string().map_err(|bad| {

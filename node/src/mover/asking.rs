@@ -385,11 +385,15 @@ impl Mover {
         let id = self.volume_named(name)?;
         let label = Label::new(label)
             .map_err(|e| ApiError::new(ApiErrorKind::BadRequest, e.to_string()))?;
-        if self.find(label.as_str()).is_some_and(|other| other != id) {
+        if self.labels().any(|(l, other)| *l == label && other != id) {
             let text = format!("{} already has a volume {label}", self.cfg.node);
             return Err(ApiError::new(ApiErrorKind::Conflict, text));
         }
         if let Some(h) = self.volumes.get_mut(&id) {
+            // The source's own name is the group's, until it has another.
+            if h.label == h.source && matches!(h.volume.config().role, Role::Primary { .. }) {
+                h.source = label.clone();
+            }
             h.label = label;
         }
         self.effect(Effect::Exports { volume: id });

@@ -33,6 +33,15 @@ fn within_limits(hwm: Option<u64>, timeout: Option<Duration>, replica: bool) -> 
     Ok(())
 }
 
+/// Who waits until what was set is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waiter {
+    /// Somebody here.
+    Ask(AskId),
+    /// A control block.
+    Block([u8; 16]),
+}
+
 impl Mover {
     /// Stops replication of a volume here, or lets it go on; answered when a restart would find it
     /// so (CAP-15).
@@ -41,16 +50,21 @@ impl Mover {
     /// In words, with the remedy.
     pub(super) fn replicate(&mut self, ask: AskId, name: &str, on: bool) -> Result<(), ApiError> {
         let id = self.switchable(name)?;
+        self.switch(id, on, Waiter::Ask(ask));
+        Ok(())
+    }
+
+    /// Stops replication of a volume, or lets it go on, for somebody who waits for that.
+    pub(super) fn switch(&mut self, id: VolumeId, on: bool, waiter: Waiter) {
         self.with_volume(id, |v| v.set_replicating(on));
         if on {
             self.attach_after_stop(id);
         }
-        self.set(ask, id);
-        Ok(())
+        self.set(waiter, id);
     }
 
     /// A volume here whose replication can be stopped.
-    fn switchable(&self, name: &str) -> Result<VolumeId, ApiError> {
+    pub(super) fn switchable(&self, name: &str) -> Result<VolumeId, ApiError> {
         let id = self.volume_named(name)?;
         let Some(h) = self.volumes.get(&id) else { return Ok(id) };
         if let Some(why) = h.volume.failure() {
@@ -68,9 +82,9 @@ impl Mover {
     }
 
     /// Answers once what was set is durable.
-    fn set(&mut self, ask: AskId, id: VolumeId) {
+    fn set(&mut self, waiter: Waiter, id: VolumeId) {
         if let Some(h) = self.volumes.get_mut(&id) {
-            h.setting.push(ask);
+            h.setting.push(waiter);
         }
         self.settings_stored(id);
     }
@@ -81,17 +95,29 @@ impl Mover {
         if !h.volume.settings_durable() {
             return;
         }
-        for ask in std::mem::take(&mut h.setting) {
-            self.effect(Effect::Reply { ask, reply: Reply::Done });
+        let on = h.volume.is_replicating();
+        for waiter in std::mem::take(&mut h.setting) {
+            match waiter {
+                Waiter::Ask(ask) => self.effect(Effect::Reply { ask, reply: Reply::Done }),
+                Waiter::Block(id) => {
+                    let text = if on { "started" } else { "stopped" };
+                    self.own_done(id, Ok(text.to_owned()));
+                }
+            }
         }
     }
 
     /// The volume stopped: nobody waits for its settings any more.
     pub(super) fn settings_failed(&mut self, id: VolumeId, why: &str) {
         let Some(h) = self.volumes.get_mut(&id) else { return };
-        for ask in std::mem::take(&mut h.setting) {
-            let e = ApiError::new(ApiErrorKind::Unavailable, why);
-            self.effect(Effect::Reply { ask, reply: Reply::Refused(e) });
+        for waiter in std::mem::take(&mut h.setting) {
+            match waiter {
+                Waiter::Ask(ask) => {
+                    let e = ApiError::new(ApiErrorKind::Unavailable, why);
+                    self.effect(Effect::Reply { ask, reply: Reply::Refused(e) });
+                }
+                Waiter::Block(id) => self.own_done(id, Err(why.to_owned())),
+            }
         }
     }
 
@@ -138,7 +164,7 @@ impl Mover {
                 v.set_persistent(on);
             }
         });
-        self.set(ask, id);
+        self.set(Waiter::Ask(ask), id);
         Ok(())
     }
 }

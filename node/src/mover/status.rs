@@ -198,12 +198,23 @@ impl Mover {
             node: f.node.to_string(),
             addr: self.cfg.addresses.get(&f.node).cloned().unwrap_or_default(),
             state: if f.conn.is_some() { "connected" } else { "waiting" }.to_owned(),
-            reason: f.reason.clone(),
+            reason: g.up.reason.clone().filter(|_| f.conn.is_none()).or(f.reason.clone()),
             since_us: f.since.0,
             bytes: f.bytes,
             sessions: f.sessions,
             version: self.version_of(f.conn),
             ..LinkStatus::default()
+        });
+        let parent = parent.or_else(|| {
+            let (node, hop) = g.plan.dial_up.as_ref()?;
+            Some(LinkStatus {
+                node: node.to_string(),
+                addr: self.cfg.addresses.get(node).cloned().unwrap_or_default(),
+                state: "waiting".to_owned(),
+                reason: g.up.reason.clone(),
+                transport: way_in_words(hop),
+                ..LinkStatus::default()
+            })
         });
         let children = g
             .links
@@ -318,6 +329,7 @@ impl Mover {
         });
         let mut info = VolumeInfo {
             label: h.label.to_string(),
+            source: if h.source == h.label { String::new() } else { h.source.to_string() },
             id: id.to_string(),
             group: h.group.to_string(),
             role: s.role.to_owned(),

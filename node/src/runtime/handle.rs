@@ -18,7 +18,7 @@ use crate::api::{
     RouteTable, RouteWay, StateReader, TopologyTaken, VolumeInfo, VolumeSpec, WriterAnswer,
     WriterChange,
 };
-use crate::mover::{Ask, Order, Reply};
+use crate::mover::{Ask, COPY_EXTENT, Extent, Order, Reply};
 use crate::nbd::OpenErrorKind;
 use crate::volumes::Names;
 use crate::volumes::open::OpenPlan;
@@ -129,6 +129,7 @@ impl NodeHandle {
         let identity = Identity {
             volume: VolumeId(*uuid::Uuid::new_v4().as_bytes()),
             label,
+            source: None,
             group,
             node: plan.open.node.clone(),
             role: "primary".to_owned(),
@@ -141,6 +142,24 @@ impl NodeHandle {
         };
         let open = OpenPlan { import: spec.import, ..plan.open.clone() };
         Ok((identity, open))
+    }
+
+    /// Has the next set carry an extent again, and the order wait for it (CB-01).
+    async fn copy_extent(&self, order: &mut Order) -> Result<(), ApiError> {
+        let bad = |text: String| ApiError::new(ApiErrorKind::BadRequest, text);
+        let e = Extent::read(&order.body).map_err(bad)?;
+        let primary = self.names.get(&e.volume).and_then(|v| v.primary).ok_or_else(|| {
+            bad(format!(
+                "{} is not the label of a volume that is written here: extents are copied from the \
+                 primary",
+                e.volume
+            ))
+        })?;
+        let (offset, length) = (e.offset, e.length);
+        super::disk::touch(primary, offset, length).await.map_err(bad)?;
+        let cut = self.cut(&e.volume, false).await?;
+        order.after = Some((e.volume, Some(cut.set)));
+        Ok(())
     }
 
     /// Where its data lies.
@@ -265,8 +284,11 @@ impl NodeApi for NodeHandle {
         })
     }
 
-    fn block_send(&self, order: Order) -> Answer<'_, Vec<MemberResult>> {
+    fn block_send(&self, mut order: Order) -> Answer<'_, Vec<MemberResult>> {
         Box::pin(async move {
+            if order.kind == COPY_EXTENT {
+                self.copy_extent(&mut order).await?;
+            }
             match self.ask(Ask::Block(order)).await? {
                 Reply::Members(m) => Ok(m),
                 _ => Err(ApiError::new(ApiErrorKind::Internal, "an answer of the wrong kind")),

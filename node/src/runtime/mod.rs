@@ -22,6 +22,7 @@ mod places;
 mod port;
 mod start;
 mod stored;
+mod tables;
 mod writer;
 
 pub use handle::NodeHandle;

@@ -15,6 +15,7 @@ use rcp::net::quic::Listener;
 use rcp::proto::control::Journal;
 use rcp::proto::delta::Compression;
 use rcp::proto::ids::{GroupName, NodeName};
+use rcp::proto::transport::Hop;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -29,11 +30,12 @@ use super::door;
 use super::handle::NodeHandle;
 use super::port::{Entry, Port};
 use super::stored;
+use super::tables::load_tables;
 use crate::access::{Audit, Caller};
 use crate::api::NodeApi;
 use crate::http::{self, Deadlines};
 use crate::metrics::Metrics;
-use crate::mover::{Confirm, GroupPlan, Mover, MoverConfig};
+use crate::mover::{Confirm, Destinations, GroupPlan, Mover, MoverConfig};
 use crate::nbd;
 use crate::volumes::Names;
 use crate::volumes::door::Door;
@@ -78,7 +80,7 @@ fn remedy(error: &std::io::Error) -> &'static str {
     }
 }
 
-fn refused(e: StorageError) -> StartError {
+pub(super) fn refused(e: StorageError) -> StartError {
     StartError::Refused(e.to_string())
 }
 
@@ -141,44 +143,6 @@ fn open_folder(folder: &Path, node: &NodeName) -> Result<File, StartError> {
     Ok(lock)
 }
 
-fn routes_path(folder: &Path) -> PathBuf {
-    folder.join("routes")
-}
-
-/// Stores the routing table so that a crash leaves the old or the new one.
-pub(super) fn store_routes(folder: &Path, bytes: &[u8]) -> Result<(), StorageError> {
-    replace_file(&routes_path(folder), bytes)
-}
-
-/// The stored routing table; at the first start, the topology's lines.
-fn load_routes(folder: &Path, node: &NodeName, topology: &Topology) -> Result<Table, StartError> {
-    let path = routes_path(folder);
-    match std::fs::read(&path) {
-        Ok(bytes) => Table::decode(&bytes).map_err(|e| {
-            StartError::Refused(format!(
-                "{}: {e}; remove the file to begin with the routes of the topology again",
-                path.display()
-            ))
-        }),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            let planned: BTreeMap<_, _> = topology
-                .groups()
-                .map(|g| (g.name.clone(), g.children(node).to_vec()))
-                .filter(|(_, hops)| !hops.is_empty())
-                .collect();
-            let by = |group: &GroupName, hop: &NodeName| {
-                let key = (node.clone(), hop.clone());
-                topology.group(group).and_then(|g| g.hops.get(&key)).cloned().unwrap_or_default()
-            };
-            let table = Table::from_plan_by(node.clone(), &planned, &by)
-                .map_err(|e| StartError::Refused(e.to_string()))?;
-            store_routes(folder, &table.encode()).map_err(refused)?;
-            Ok(table)
-        }
-        Err(e) => Err(io(path.display().to_string())(e)),
-    }
-}
-
 fn replica_plans(
     groups: &[&PlannedGroup],
     node: &NodePlan,
@@ -231,12 +195,12 @@ pub async fn start(
 ) -> Result<Running, StartError> {
     let folder = data_folder(base, node);
     let lock = open_folder(&folder, &node.name)?;
-    let table = load_routes(&folder, &node.name, topology)?;
+    let tables = load_tables(&folder, &node.name, topology)?;
     let pki = load_pki(topology, node, base)?;
     let (sender, queue) = mpsc::channel(limits::CORE_QUEUE);
     let names = Arc::new(Names::default());
     let (journal, records) = blocks::open(&folder)?;
-    let mover = new_mover(topology, node, versions, table, journal);
+    let mover = new_mover(topology, node, versions, tables, journal);
     let groups: Vec<_> = topology.groups_of(&node.name).collect();
     let plans = replica_plans(&groups, node, &folder);
     let mut core = Core {
@@ -324,7 +288,7 @@ fn new_mover(
     topology: &Topology,
     node: &NodePlan,
     versions: (u16, u16),
-    table: Table,
+    (table, destinations): (Table, Destinations),
     journal: Journal,
 ) -> Mover {
     let cfg = MoverConfig {
@@ -339,6 +303,7 @@ fn new_mover(
         versions,
         handlers: node.handlers.keys().cloned().collect(),
         journal,
+        destinations,
     };
     Mover::new(cfg, clock::mono(), clock::wall())
 }
@@ -369,6 +334,16 @@ pub(super) fn group_plan(g: &PlannedGroup, node: &NodeName) -> GroupPlan {
             .iter()
             .filter(|((from, _), _)| from == node)
             .map(|((_, to), hop)| (to.clone(), hop.clone()))
+            .collect(),
+        dial_up: g
+            .parent(node)
+            .filter(|_| g.dialling.contains(node))
+            .map(|p| (p.clone(), Hop { limit: None, ..g.hop(p, node) })),
+        dialled_by: g.children(node).iter().filter(|c| g.dialling.contains(*c)).cloned().collect(),
+        labels: g
+            .volumes
+            .iter()
+            .filter_map(|v| Some((v.label.clone(), v.labels.get(node)?.clone())))
             .collect(),
     }
 }

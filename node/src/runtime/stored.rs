@@ -105,7 +105,7 @@ pub(super) fn open_volumes(
             );
             continue;
         };
-        have.push(identity.label.clone());
+        have.push(identity.in_group().clone());
         match open::open(&path, &plan.open, clock::mono(), clock::wall()) {
             Ok(o) => core.enter(o),
             // Other volumes go on.
@@ -171,7 +171,8 @@ fn new_primary(
     }
     let identity = Identity {
         volume: VolumeId(*uuid::Uuid::new_v4().as_bytes()),
-        label: v.label.clone(),
+        label: v.label_at(node).clone(),
+        source: v.labels.get(node).map(|_| v.label.clone()),
         group: g.name.clone(),
         node: node.clone(),
         role: "primary".to_owned(),
@@ -204,6 +205,7 @@ mod tests {
         Identity {
             volume: VolumeId(ID),
             label: Label::new("vol1").expect("valid"),
+            source: None,
             group: GroupName::new("g1").expect("valid"),
             node: node(),
             role: "primary".to_owned(),

@@ -61,8 +61,7 @@ where
                     Heard::Up(peer)
                 }
                 Event::Frame(Frame::Probe { .. }) => {
-                    let text = "an application's endpoint takes no volumes".to_owned();
-                    let _ = session.send(Frame::ProbeReply { ok: false, text });
+                    let _ = session.send(no_volumes());
                     continue;
                 }
                 Event::Frame(frame) => Heard::Frame(frame),
@@ -125,6 +124,11 @@ fn unread(session: &mut Session, e: &NetError) {
     } else {
         session.handle_broken(&text);
     }
+}
+
+fn no_volumes() -> Frame {
+    let text = "an application's endpoint takes no volumes".to_owned();
+    Frame::ProbeReply { ok: false, text }
 }
 
 async fn sleep_until(at: Option<tokio::time::Instant>) {

@@ -11,6 +11,7 @@
 //! blocks 65536
 //! save 67108864
 //! snapshots 1073741824
+//! source vol7                 (only where the group calls it otherwise)
 //! base /dev/vg0/vol1          (only when the base lies outside the folder)
 //! opens 6f1c….2-9a0b….41      (a primary that took over: its line, and the state it began at)
 //! fenced 6f1c….3-77fe….57 cel2-ser1 newer   (a primary that may not write: the line that took its
@@ -43,6 +44,8 @@ pub struct Identity {
     pub volume: VolumeId,
     /// Its label.
     pub label: Label,
+    /// What the group calls it, if that is something else (VMC-03).
+    pub source: Option<Label>,
     /// Its group.
     pub group: GroupName,
     /// The node whose data this is.
@@ -139,6 +142,9 @@ impl Identity {
             self.save,
             self.snapshots
         );
+        if let Some(s) = &self.source {
+            let _ = writeln!(t, "source {s}");
+        }
         if let Some(b) = &self.base {
             let _ = writeln!(t, "base {}", b.display());
         }
@@ -159,6 +165,12 @@ impl Identity {
         let crc = crc32c::crc32c(t.as_bytes());
         let _ = writeln!(t, "crc32c {crc:08x}");
         t
+    }
+
+    /// What the group calls the volume.
+    #[must_use]
+    pub fn in_group(&self) -> &Label {
+        self.source.as_ref().unwrap_or(&self.label)
     }
 
     /// Writes the file so that a crash leaves the old or the new one.
@@ -265,6 +277,10 @@ impl Identity {
         let id = Self {
             volume: field("volume")?.parse().map_err(|_| damaged("volume"))?,
             label: field("label")?.parse().map_err(|_| damaged("label"))?,
+            source: match field("source") {
+                Err(_) => None,
+                Ok(text) => Some(text.parse().map_err(|_| damaged("source"))?),
+            },
             group: field("group")?.parse().map_err(|_| damaged("group"))?,
             node: field("node")?.parse().map_err(|_| damaged("node"))?,
             role: field("role")?.to_owned(),
@@ -322,6 +338,7 @@ mod tests {
         let id = Identity {
             volume: VolumeId([3; 16]),
             label: Label::new("vol1").expect("valid"),
+            source: Some(Label::new("vol7").expect("valid")),
             group: GroupName::new("g1").expect("valid"),
             node: node.clone(),
             role: "primary".to_owned(),

@@ -29,7 +29,7 @@ pub(super) async fn adopt(
         .iter()
         .filter(|n| n.node != to)
         .flat_map(|n| &n.volumes)
-        .filter(|v| v.group == plan.group && v.label != plan.volume)
+        .filter(|v| v.group == plan.group && !v.is_called(&plan.volume))
         .filter(|v| v.role == "primary" && v.fenced.is_none())
         .map(|v| v.label.as_str())
         .collect();

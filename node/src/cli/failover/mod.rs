@@ -127,7 +127,7 @@ async fn change(client: &Client, change: &WriterChange) -> Result<WriterAnswer, 
 
 async fn volume_at(client: &Client, volume: &str) -> Option<VolumeInfo> {
     let status = client.status().await.ok()?;
-    status.volumes.into_iter().find(|v| v.label == volume || v.id == volume)
+    status.volumes.into_iter().find(|v| v.is_called(volume))
 }
 
 pub(super) async fn failover(args: FailoverArgs, around: &Surroundings) -> Result<(), Failed> {
@@ -209,7 +209,7 @@ pub(super) async fn failover(args: FailoverArgs, around: &Surroundings) -> Resul
 /// The node that wrote until now, if it is another one.
 fn old_writer(plan: &Plan, nodes: &Nodes, to: &str) -> Option<String> {
     let primaries = nodes.all.iter().filter(|n| {
-        n.node != to && n.volumes.iter().any(|v| v.label == plan.volume && v.role == "primary")
+        n.node != to && n.volumes.iter().any(|v| v.is_called(&plan.volume) && v.role == "primary")
     });
     let up = primaries.map(|n| n.node.clone()).next();
     let by_history = || {
@@ -259,7 +259,7 @@ fn told(volume: &str, o: &Outcome) -> String {
 async fn take_back(args: &FailoverArgs, around: &Surroundings) -> Result<(), Failed> {
     let nodes = Nodes::ask(&args.target, around).await?;
     let here = |n: &&NodeStatus| {
-        let of = |v: &VolumeInfo| v.label == args.volume && v.handed_over.is_some();
+        let of = |v: &VolumeInfo| v.is_called(&args.volume) && v.handed_over.is_some();
         n.volumes.iter().any(of)
     };
     let Some(node) = nodes.all.iter().find(here) else {
@@ -268,7 +268,7 @@ async fn take_back(args: &FailoverArgs, around: &Surroundings) -> Result<(), Fai
             args.volume
         )));
     };
-    let volumes = || node.volumes.iter().filter(|v| v.label == args.volume);
+    let volumes = || node.volumes.iter().filter(|v| v.is_called(&args.volume));
     let to = volumes().find_map(|v| Some(v.handed_over.as_ref()?.to.clone())).unwrap_or_default();
     let there = match nodes.client(&to) {
         Some(c) => volume_at(c, &args.volume).await,

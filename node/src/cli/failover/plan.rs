@@ -134,7 +134,7 @@ pub(super) fn loss(held: &[Held<'_>], from: u64, newest: u64) -> Loss {
 
 /// The nodes that hold the volume.
 pub(super) fn holders<'a>(volume: &str, nodes: &'a [NodeStatus]) -> Vec<Held<'a>> {
-    let named = |v: &&VolumeInfo| v.label == volume || v.id == volume;
+    let named = |v: &&VolumeInfo| v.is_called(volume);
     let ids: BTreeSet<&str> =
         nodes.iter().flat_map(|n| &n.volumes).filter(named).map(|v| v.id.as_str()).collect();
     let held = nodes.iter().flat_map(|n| n.volumes.iter().map(move |v| (n, v)));
@@ -197,7 +197,7 @@ pub(super) fn plan(volume: &str, nodes: &[NodeStatus], round: &Round) -> Result<
             if names.is_empty() { "none".to_owned() } else { names.join(", ") }
         ));
     };
-    let (label, group) = (first.label.clone(), first.group.clone());
+    let (label, group) = (first.in_group().to_owned(), first.group.clone());
     let mut warnings = Vec::new();
     let histories = held.iter().flat_map(|(_, v)| [&v.history, &v.rival]);
     let newest =
@@ -371,7 +371,7 @@ fn unseen(
             out.entry(name).or_default();
         }
     }
-    for (_, v) in held.iter().filter(|(_, v)| v.label == label) {
+    for (_, v) in held.iter().filter(|(_, v)| v.is_called(label)) {
         for c in v.children.iter().filter(|c| c.saved_set > 0) {
             let known = out.entry(c.node.clone()).or_default();
             *known = (*known).max(Some(c.saved_set));

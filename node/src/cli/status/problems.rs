@@ -74,7 +74,7 @@ pub(super) fn find(
                 out.push((Rank::LinkDown, text));
             }
         }
-        for v in node.volumes.iter().filter(|v| wanted(&v.label)) {
+        for v in node.volumes.iter().filter(|v| wanted(&v.label) || wanted(v.in_group())) {
             of_volume(node, v, &mut out);
         }
     }

@@ -54,7 +54,7 @@ pub(super) fn draw(
             known.drift.extend(g.drift.iter().map(String::as_str));
         }
         for v in &node.volumes {
-            groups.entry(&v.group).or_default().volumes.insert(&v.label);
+            groups.entry(&v.group).or_default().volumes.extend([v.label.as_str(), v.in_group()]);
         }
     }
     // What a node knows of the tree below counts where the nodes themselves said nothing.

@@ -29,7 +29,10 @@ pub fn render(asked: &[Asked], view: &View<'_>) -> Result<String, Failed> {
     let wanted = |label: &str| view.volume.is_none_or(|v| v == label);
     if let Some(volume) = view.volume
         && !nodes.is_empty()
-        && !nodes.iter().flat_map(|n| &n.volumes).any(|v| v.label == volume)
+        && !nodes
+            .iter()
+            .flat_map(|n| &n.volumes)
+            .any(|v| v.label == volume || v.in_group() == volume)
     {
         return Err(Failed::new(not_there(volume, &nodes)));
     }

@@ -21,10 +21,10 @@ pub(super) fn held<'a>(nodes: &[&'a NodeStatus], wanted: &dyn Fn(&str) -> bool) 
     let mut all: Vec<Held<'a>> = nodes
         .iter()
         .flat_map(|node| node.volumes.iter().map(|volume| Held { node, volume }))
-        .filter(|h| wanted(&h.volume.label))
+        .filter(|h| wanted(&h.volume.label) || wanted(h.volume.in_group()))
         .collect();
     all.sort_by(|a, b| {
-        let key = |h: &Held<'a>| (h.volume.label.clone(), h.volume.role != "primary");
+        let key = |h: &Held<'a>| (h.volume.in_group().to_owned(), h.volume.role != "primary");
         key(a).cmp(&key(b))
     });
     all
@@ -64,7 +64,7 @@ fn row(h: &Held<'_>) -> Vec<String> {
         save.push_str(&format!(", full in {}", span(full_in)));
     }
     vec![
-        v.label.clone(),
+        called(v),
         h.node.node.clone(),
         v.role.clone(),
         v.state.clone(),
@@ -75,6 +75,11 @@ fn row(h: &Held<'_>) -> Vec<String> {
         save,
         children(&v.children),
     ]
+}
+
+/// `vol9 (vol1)`: its label here, and the group's where that is another.
+fn called(v: &VolumeInfo) -> String {
+    if v.source.is_empty() { v.label.clone() } else { format!("{} ({})", v.label, v.source) }
 }
 
 /// `2 streaming, 1 seeding 42 %`.
