@@ -9,10 +9,11 @@ use rcp::proto::ids::{
 use volmcast::activity::{ActivityLog, ExtentSize, Geometry};
 use volmcast::bitmap::BlockSet;
 use volmcast::bitmap::changes::{ENTRY_HEAD, Entry};
+use volmcast::digest::{self, HASH_LEN, HEAD_LEN, Sum, table_head, table_range};
 use volmcast::io::{Op, Outcome};
 use volmcast::mailbox::{
-    Branch, ChangesMark, ConsumerMark, KeptState, MAX_ENTRIES, Mailbox, SLOT_LEN, SeedMark,
-    Settings,
+    Branch, ChangesMark, ConsumerMark, DigestMark, KeptState, MAX_ENTRIES, Mailbox, SLOT_LEN,
+    SeedMark, Settings, TableMark,
 };
 use volmcast::save::record::{HEADER_LEN, MAX_BODY};
 use volmcast::save::ring::{ALIGN, MIN_CAPACITY};
@@ -95,6 +96,13 @@ fn mailbox_slot() {
             view: SetNumber(0x22),
         }),
         changes: ChangesMark { offset: 0x1e, bytes: 0x1f, epoch: 0x20, base: SetNumber(0x21) },
+        digest: DigestMark {
+            table: TableMark::Known(Sum(0x27)),
+            hashed: SetNumber(0x23),
+            differs: SetNumber(0x24),
+            scrub_next: 0x25,
+            scrubbed: Wall(0x26),
+        },
         history: vec![Branch {
             generation: Generation { counter: 2, id: [3; 16] },
             forked_from: SetNumber(4),
@@ -110,7 +118,7 @@ fn mailbox_slot() {
     let b = m.encode().expect("fits");
     let le = u64::to_le_bytes;
     let body_len = u32::try_from(b.len() - 32).expect("small").to_le_bytes();
-    let fixed: [(&str, &[u8]); 25] = [
+    let fixed: [(&str, &[u8]); 31] = [
         ("sequence", &le(0x11)),
         ("bytes of body", &body_len),
         ("checksum of the body", &crc(&[&b[32..]])),
@@ -136,6 +144,12 @@ fn mailbox_slot() {
         ("changes: bytes", &le(0x1f)),
         ("changes: epoch", &le(0x20)),
         ("changes: base", &le(0x21)),
+        ("digest: 0 there", &le(2)),
+        ("digest: the sum", &0x27u128.to_le_bytes()),
+        ("digest: state", &le(0x23)),
+        ("differs", &le(0x24)),
+        ("scrub: blocks", &le(0x25)),
+        ("scrub: when", &le(0x26)),
     ];
     let end = layout("### Slot", &b, &fixed);
     let one = 1u16.to_le_bytes();
@@ -147,6 +161,17 @@ fn mailbox_slot() {
     assert!(DOC.contains(&format!("at most {MAX_ENTRIES} entries")));
     assert_eq!(Mailbox::slot_offset(6), 0);
     assert_eq!(Mailbox::slot_offset(7), SLOT_LEN as u64);
+}
+
+#[test]
+fn table_of_hashes() {
+    let b = table_head(VOLUME, 12);
+    let fields: [(&str, &[u8]); 3] =
+        [("block size", &[12]), ("volume UUID", &VOLUME.0), ("checksum", &crc(&[&b[..24]]))];
+    assert_eq!(layout("### Head", &b, &fields), HEAD_LEN);
+    let at = digest::TABLE_AT;
+    assert!(DOC.contains(&format!("{at} + {HASH_LEN} × *b*")));
+    assert_eq!(table_range(3, 2), (at + 3 * HASH_LEN, 32));
 }
 
 #[test]

@@ -8,10 +8,12 @@ use rcp::proto::frame::{
     stream_error,
 };
 use rcp::proto::ids::{ChunkNumber, GroupName, SetNumber, VolumeId};
+use rcp::proto::limits::MAX_DOUBTS;
 use volmcast::history::{line_of, plausible};
 use volmcast::units::{BlockCount, BlockSize};
 use volmcast::volume::Role;
 
+use super::links::Conn;
 use super::{ConnId, Effect, Level, Mover, NewReplica};
 
 /// Labels of volumes that `rcpfiletest` makes begin with this.
@@ -94,6 +96,7 @@ impl Mover {
         match frame {
             Frame::Offer(o) => self.offered(conn, o),
             Frame::Start(s) => self.start(conn, s),
+            Frame::Doubt { stream, runs } => self.child_doubts(conn, stream, &runs),
             Frame::Attach(a) => self.child_attached(conn, &a),
             Frame::Saved { stream, state, next_chunk, .. } => {
                 self.child_saved(conn, stream, state, next_chunk);
@@ -278,11 +281,11 @@ impl Mover {
     /// Tells the parent where we are.
     pub(super) fn attach(&mut self, id: VolumeId) {
         let conn = self.volumes.get(&id).and_then(|h| h.inbound.as_ref()).map(|i| i.conn);
-        let lacks =
-            conn.and_then(|c| self.conns.get(&c)).and_then(super::links::Conn::without_catch_ups);
+        let lacks = conn.and_then(|c| self.conns.get(&c)).and_then(Conn::without_catch_ups);
         if let Some(why) = &lacks {
             self.relay_without_catch_up(id, why);
         }
+        let names = conn.and_then(|c| self.conns.get(&c)).is_some_and(Conn::has_digests);
         let Some(h) = self.volumes.get_mut(&id) else { return };
         let Some(inbound) = &mut h.inbound else { return };
         h.volume.intake_attached();
@@ -300,6 +303,15 @@ impl Mover {
         // What is here is of use, unless it was found not to be, or the parent has no use for it.
         let mine = h.volume.catch_up_base().filter(|_| seed.is_some() || !inbound.wants_seed);
         let mine = mine.filter(|_| lacks.is_none());
+        let own = h.volume.doubted();
+        // Damaged blocks come by a catch-up, wherever the stream stands.
+        let heal = names && !own.is_empty() && mine.is_some();
+        let doubts: Vec<(u64, u64)> = match passing {
+            Some(_) if names => h.relaying.doubts.clone(),
+            Some(_) => Vec::new(),
+            None if heal => own.iter().map(|(b, n)| (b.0, n.0)).collect(),
+            None => Vec::new(),
+        };
         let attach = Attach {
             stream: inbound.stream,
             state,
@@ -311,12 +323,15 @@ impl Mover {
                 next_chunk,
             }),
             credit,
-            wants_seed: inbound.wants_seed || seed.is_some(),
+            wants_seed: inbound.wants_seed || seed.is_some() || heal,
             seed_from_block: seed_at.map_or(0, |(b, _)| b),
             folded: seed_at.map_or(SetNumber::ZERO, |(_, f)| f),
             over: mine.or(below),
         };
-        let conn = inbound.conn;
+        let (conn, stream) = (inbound.conn, inbound.stream);
+        for runs in doubts.chunks(MAX_DOUBTS) {
+            self.send(conn, Frame::Doubt { stream, runs: runs.to_vec() });
+        }
         self.send(conn, Frame::Attach(attach));
         self.settle(id);
     }

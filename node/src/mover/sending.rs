@@ -11,7 +11,7 @@ use volmcast::save::RecordKind;
 use volmcast::volume::{Attached, Role, Seeding, Volume};
 
 use super::relaying::Wanted;
-use super::{ConnId, Level, Mover};
+use super::{ConnId, Held, Level, Mover};
 
 /// Where a stream to a child stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +52,8 @@ pub(super) struct Outbound {
     pub(super) seed_total: u64,
     pub(super) seed_granted: u64,
     pub(super) seed_sent: u64,
+    /// Blocks that the child wants again with its next attachment.
+    doubts: Vec<(u64, u64)>,
 }
 
 impl Outbound {
@@ -70,6 +72,19 @@ impl Outbound {
         if self.is_filled() { self.seed_granted.saturating_sub(self.seed_sent) } else { 0 }
     }
 }
+
+/// What a child wants beyond what it lacks: blocks that it named, or all of the content, which is
+/// what it gets for them from a node that cannot ask for them (`deaf`). True if it is seeded.
+fn take_doubts(h: &mut Held, out: &mut Outbound, child: &NodeName, deaf: bool) -> bool {
+    let doubts = std::mem::take(&mut out.doubts);
+    let forced = std::mem::take(&mut out.force_seed) || (deaf && !doubts.is_empty());
+    h.relaying.doubts = if forced { Vec::new() } else { doubts };
+    h.volume.consumer_doubts(child, &h.relaying.doubts);
+    forced
+}
+
+/// Runs of blocks in doubt that are taken from one child.
+const MOST_DOUBTS: usize = 1 << 16;
 
 impl Mover {
     /// The child's next attachment is answered by a seed.
@@ -159,6 +174,7 @@ impl Mover {
                 seed_total: 0,
                 seed_granted: 0,
                 seed_sent: 0,
+                doubts: Vec::new(),
             },
         );
         self.send_offer(conn, stream, id);
@@ -201,6 +217,7 @@ impl Mover {
         let (Some(out), Some(child)) = (c.streams_out.get_mut(&a.stream), peer) else { return };
         let id = out.volume;
         self.look_for_relaying(id, &child);
+        let deaf = self.parent_is_deaf(id);
         let Some(c) = self.conns.get_mut(&conn) else { return };
         let Some(out) = c.streams_out.get_mut(&a.stream) else { return };
         let Some(h) = self.volumes.get_mut(&id) else { return };
@@ -214,7 +231,7 @@ impl Mover {
             self.refuse_other_line(conn, a.stream, &child, &label, (g, a.state));
             return;
         }
-        let forced = std::mem::take(&mut out.force_seed);
+        let forced = take_doubts(h, out, &child, deaf);
         let (answer, seeding) = take_on(&mut h.volume, &child, a, forced);
         let relayed = to_be_relayed(&answer, a, seeding);
         let (mode, from, reason) = match answer {
@@ -272,6 +289,24 @@ impl Mover {
             self.relay_seed(id, &child, wanted);
         }
         self.pump_conn(conn);
+    }
+
+    /// This node has no content, and its parent is too old to be asked for blocks by their number:
+    /// all of the content is what a child can have.
+    fn parent_is_deaf(&self, id: VolumeId) -> bool {
+        let Some(h) = self.volumes.get(&id) else { return false };
+        let parent = h.inbound.as_ref().and_then(|i| self.conns.get(&i.conn));
+        matches!(h.volume.config().role, Role::Relay) && parent.is_some_and(|c| !c.has_digests())
+    }
+
+    /// A child names blocks that it wants again.
+    pub(super) fn child_doubts(&mut self, conn: ConnId, stream: StreamId, runs: &[(u64, u64)]) {
+        let out = self.conns.get_mut(&conn).and_then(|c| c.streams_out.get_mut(&stream));
+        if let Some(out) = out
+            && out.doubts.len() + runs.len() <= MOST_DOUBTS
+        {
+            out.doubts.extend_from_slice(runs);
+        }
     }
 
     /// Something else comes before it was found out what a child lacks. Every attachment is

@@ -182,8 +182,8 @@ fn replica_plan(
     }
 }
 
-/// Brings a node of a topology up. `versions` of RCP, oldest and newest, are spoken; `base` is the folder that relative paths of the topology start
-/// from.
+/// Brings a node of a topology up. `versions` of RCP, oldest and newest, are spoken; `base` is the
+/// folder that relative paths of the topology start from.
 ///
 /// # Errors
 /// [`StartError`]; nothing is left running.
@@ -254,11 +254,10 @@ pub async fn start(
         node: node.name.clone(),
         topology: topology.clone().into(),
     });
-    let api: Arc<dyn NodeApi> = handle.clone();
     let metrics = metrics_of(&server, &stop)?;
     let guard = certificates::guard(topology, node, base, audit);
     let port = Port::new(sender.clone(), pki.clone(), entry(topology, node), stop.clone());
-    let routers = http::routers_with(api, metrics, guard, Some(port.upgrades()));
+    let routers = http::routers_with(handle.clone(), metrics, guard, Some(port.upgrades()));
     task(accept_control(control, routers.clone(), stop.clone()));
     if let Some(pki) = pki {
         task(certificates::watch(pki, sender.clone(), judge, stop.clone()));

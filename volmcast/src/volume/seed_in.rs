@@ -15,9 +15,11 @@ use rcp::proto::clock::Mono;
 use rcp::proto::delta::{Chunk, DeltaError, ExtentKind};
 use rcp::proto::ids::SetNumber;
 
-use super::desk::{Purpose, SeedStep, Work};
+use super::desk::{OpenChunk, Purpose, SeedStep, Work};
+use super::digest::TableWrite;
 use super::{Event, Role, Volume};
 use crate::bitmap::BlockSet;
+use crate::digest::BlockHash;
 use crate::io::{FileId, IoError, Op, Outcome};
 use crate::mailbox::{Mailbox, SeedMark};
 use crate::units::{BlockCount, BlockIndex};
@@ -47,6 +49,14 @@ struct Extent {
     body: Bytes,
 }
 
+/// What an extent brings: content and hashes.
+#[derive(Debug, Default)]
+struct Ready {
+    writes: Vec<(u64, Bytes)>,
+    zeroes: Vec<(u64, u64)>,
+    table: TableWrite,
+}
+
 /// A seed under way.
 #[derive(Debug)]
 pub(super) struct SeedIn {
@@ -54,6 +64,10 @@ pub(super) struct SeedIn {
     queue: VecDeque<Extent>,
     /// An extent is being opened or written; it is kept, should the disk be full.
     busy: Option<Extent>,
+    /// What of it is to be written.
+    ready: Option<Ready>,
+    /// Requests that must complete before the next stage.
+    pending: usize,
     /// The disk was full: when to try again, and how long to wait after that.
     retry_at: Option<Mono>,
     wait: Duration,
@@ -102,6 +116,8 @@ impl SeedIn {
             phase,
             queue: VecDeque::new(),
             busy: None,
+            ready: None,
+            pending: 0,
             retry_at: None,
             wait: FULL_RETRY.0,
             touched: BlockSet::new(),
@@ -136,6 +152,7 @@ impl Volume {
         }
         self.hide(from);
         self.want.seed = None;
+        self.digest_seeded();
         self.seed_anew(from);
         self.changes_reset(from);
         self.publish_view();
@@ -187,6 +204,15 @@ impl Volume {
             return;
         };
         self.want.blocks = self.want.blocks.max(volume);
+        // A damaged table has another sum.
+        let whole = self.digest.doubts.is_empty()
+            && self.want.seed.is_none()
+            && self.durable.seed.is_none()
+            && self.want.merged == self.want.visible
+            && self.want.hidden_until == SetNumber::ZERO
+            && self.merge_is_idle()
+            && !self.base_being_written();
+        self.digest_caught_up(whole);
         // Parts of what was shown once may be in the content.
         let mut shown = self.want.visible.max(self.durable.visible).max(self.log.state());
         if let Some(open) = self.log.open_step()
@@ -357,6 +383,11 @@ impl Volume {
     }
 
     /// The base is being written by the seed: live sets wait their turn.
+    pub(super) fn seed_in_open(&self) -> bool {
+        self.seed_in.as_ref().is_some_and(|s| s.phase == Phase::Open)
+    }
+
+    /// The base is being written by the seed: live sets wait their turn.
     pub(super) fn seed_in_writing(&self) -> bool {
         self.seed_in.as_ref().is_some_and(|s| s.busy.is_some() || s.phase != Phase::Open)
             || self.seed_in_strays()
@@ -365,11 +396,17 @@ impl Volume {
     /// An extent of an attachment that has ended is still being opened or written.
     fn seed_in_strays(&self) -> bool {
         self.seed_in.as_ref().is_none_or(|s| s.busy.is_none())
-            && self.desk.any(|p| matches!(p, Purpose::SeedIn(SeedStep::Base) | Purpose::SeedOpen))
+            && self.desk.any(|p| {
+                matches!(
+                    p,
+                    Purpose::SeedIn(SeedStep::Base | SeedStep::OldHashes | SeedStep::Hashes)
+                        | Purpose::SeedOpen
+                )
+            })
     }
 
     pub(super) fn pump_seed_in(&mut self) {
-        let blocked = self.seed_in_strays() || self.base_being_written();
+        let blocked = self.seed_in_strays() || self.base_being_written() || self.pass_is_busy();
         let marked = self.seed_marked() && self.durable.seed.is_some();
         let (had, now) = (self.base_blocks(), self.desk.now);
         let Some(s) = &mut self.seed_in else { return };
@@ -392,12 +429,15 @@ impl Volume {
             s.phase = Phase::Clearing;
             // What sets had written goes as well; the extents include it.
             s.touched = BlockSet::new();
+            s.pending = 2;
             let len = self.cfg.block_size.offset(BlockIndex(had.0));
             self.desk.io(
                 Purpose::SeedIn(SeedStep::Clear),
                 FileId::Base,
                 Op::Zero { offset: 0, len },
             );
+            let op = self.table_reset();
+            self.desk.io(Purpose::SeedIn(SeedStep::ClearHashes), FileId::Hashes, op);
             return;
         }
         if s.phase != Phase::Open || s.busy.is_some() || !self.merge.is_idle() {
@@ -413,7 +453,7 @@ impl Volume {
             let body = extent.body.clone();
             s.busy = Some(extent);
             s.since_commit += body.len() as u64;
-            self.desk.work(Purpose::SeedOpen, Work::Open(body));
+            self.desk.work(Purpose::SeedOpen, Work::Open(body, true));
             return;
         }
         let Some(need) = s.need else { return };
@@ -429,10 +469,15 @@ impl Volume {
             .log
             .steps()
             .any(|s| s.first < at && s.end.as_ref().is_none_or(|(_, end)| *end > at));
-        if self.want.merged >= need && between_sets && self.want.seed.is_some() {
+        if self.want.merged >= need
+            && between_sets
+            && self.want.seed.is_some()
+            && self.digest_ready()
+        {
             self.want.seed = None;
             self.want.visible = self.want.merged;
             self.want.hidden_until = SetNumber::ZERO;
+            self.digest_settled(self.want.visible);
             self.commit.base_dirty = true;
             self.commit.request();
         }
@@ -450,10 +495,10 @@ impl Volume {
         false
     }
 
-    pub(super) fn seed_in_opened(&mut self, opened: Result<(Chunk, Bytes), DeltaError>) {
+    pub(super) fn seed_in_opened(&mut self, opened: Result<OpenChunk, DeltaError>) {
         let bs = self.cfg.block_size;
         let Some(s) = self.seed_in.as_mut().filter(|s| s.busy.is_some()) else { return };
-        let (chunk, payload) = match opened {
+        let OpenChunk { chunk, payload, hashes } = match opened {
             Ok(x) => x,
             Err(e) => {
                 let reason = format!("an extent of the seed is damaged: {e}");
@@ -462,9 +507,15 @@ impl Volume {
             }
         };
         let (mut writes, mut zeroes) = (Vec::new(), Vec::new());
+        let hashes = hashes.unwrap_or_default();
+        let mut rows: Vec<(u64, u64, Option<&[BlockHash]>)> = Vec::new();
+        let mut rest = &hashes[..];
         let catch_up = self.want.seed.filter(|m| m.over.is_some());
         for e in chunk.extents() {
             let count = u64::from(e.count);
+            let data = if e.kind == ExtentKind::Data { e.count as usize } else { 0 };
+            let (own, later) = rest.split_at(data.min(rest.len()));
+            rest = later;
             if let Some(mark) = catch_up {
                 s.came += count;
                 self.changes.note(mark.from, e.block, count);
@@ -475,9 +526,13 @@ impl Volume {
                     // what a set has written since is newer.
                     if catch_up.is_some() {
                         zeroes.push((bs.offset(BlockIndex(first)), count << bs.shift()));
+                        rows.push((first, count, None));
                     }
                     continue;
                 }
+                let at = usize::try_from(first - e.block).unwrap_or(usize::MAX).min(own.len());
+                let n = usize::try_from(count).unwrap_or(usize::MAX).min(own.len() - at);
+                rows.push((first, count, Some(&own[at..at + n])));
                 let from = e.range().start
                     + usize::try_from((first - e.block) << bs.shift()).unwrap_or(usize::MAX);
                 let len = usize::try_from(count << bs.shift()).unwrap_or(0);
@@ -486,13 +541,47 @@ impl Volume {
         }
         if writes.is_empty() && zeroes.is_empty() {
             self.seed_extent_written();
+            return;
+        }
+        let mut table = self.table_write(rows.iter().copied());
+        if table.old_is_long() {
+            self.pass_again();
+            table = self.table_write(rows.into_iter());
+        }
+        let old = table.old.clone();
+        let Some(s) = &mut self.seed_in else { return };
+        s.ready = Some(Ready { writes, zeroes, table });
+        if old.is_empty() {
+            self.seed_extent_write();
         } else {
-            let op = Op::Scatter { writes, zeroes };
-            self.desk.io(Purpose::SeedIn(SeedStep::Base), FileId::Base, op);
+            let op = Op::Gather { ranges: old };
+            self.desk.io(Purpose::SeedIn(SeedStep::OldHashes), FileId::Hashes, op);
+        }
+    }
+
+    /// Writes an extent and its hashes.
+    fn seed_extent_write(&mut self) {
+        let Some(s) = &mut self.seed_in else { return };
+        let Some(Ready { writes, zeroes, table }) = s.ready.take() else { return };
+        s.pending = if table.is_empty() { 1 } else { 2 };
+        let op = Op::Scatter { writes, zeroes };
+        self.desk.io(Purpose::SeedIn(SeedStep::Base), FileId::Base, op);
+        if !table.is_empty() {
+            let op = Op::Scatter { writes: table.writes, zeroes: table.zeroes };
+            self.desk.io(Purpose::SeedIn(SeedStep::Hashes), FileId::Hashes, op);
         }
     }
 
     pub(super) fn seed_in_io_done(&mut self, step: SeedStep, outcome: &Outcome) {
+        if let (SeedStep::OldHashes, Outcome::Read(old)) = (step, outcome) {
+            let new = self.seed_in.as_ref().and_then(|s| s.ready.as_ref()).map(|r| r.table.new);
+            // Otherwise a stray of an attachment that has ended: nothing is written.
+            if let Some(new) = new {
+                self.pass_replaces(old, new);
+                self.seed_extent_write();
+            }
+            return;
+        }
         if *outcome == Outcome::Failed(IoError::NoSpace) {
             self.seed_in_full(step);
             return;
@@ -501,30 +590,44 @@ impl Volume {
             let what = match step {
                 SeedStep::Clear => "clearing the volume's content",
                 SeedStep::Base => "write to the volume's content",
+                SeedStep::OldHashes => "read from the table of hashes",
+                SeedStep::ClearHashes | SeedStep::Hashes => "write to the table of hashes",
             };
             self.fail_io(what, outcome);
             return;
         }
+        self.commit.base_dirty = true;
+        self.commit.hashes_dirty = true;
+        if let Some(s) = &mut self.seed_in {
+            s.pending = s.pending.saturating_sub(1);
+            if s.pending > 0 {
+                return;
+            }
+        }
         match step {
-            SeedStep::Clear => {
-                let Some(s) = &mut self.seed_in else { return };
+            SeedStep::Clear | SeedStep::ClearHashes => {
+                let Some(s) = self.seed_in.as_mut().filter(|s| s.phase == Phase::Clearing) else {
+                    // Of a seed that was given up: it is cleared once more.
+                    return;
+                };
                 s.phase = Phase::Open;
                 s.wait = FULL_RETRY.0;
+                self.pass_cleared();
                 self.desk.event(Event::SeedSaved { next_block: 0 });
             }
-            SeedStep::Base => {
-                self.seed_extent_written();
-            }
+            SeedStep::Base | SeedStep::Hashes => self.seed_extent_written(),
+            SeedStep::OldHashes => {}
         }
     }
 
     /// The disk below the replica is full: keep what came, say so, try again.
     fn seed_in_full(&mut self, step: SeedStep) {
         let now = self.desk.now;
+        self.pass_again();
         let Some(s) = &mut self.seed_in else { return };
         match step {
-            SeedStep::Clear => s.phase = Phase::Marking,
-            SeedStep::Base => {
+            SeedStep::Clear | SeedStep::ClearHashes => s.phase = Phase::Marking,
+            _ => {
                 // Otherwise a stray of an attachment that has ended.
                 let Some(extent) = s.busy.take() else { return };
                 s.queue.push_front(extent);
@@ -569,6 +672,7 @@ impl Volume {
         match (before.seed, self.durable.seed) {
             (Some(_), None) => {
                 self.seed_in = None;
+                self.doubts_fetched();
                 self.keep_reached(self.durable.merged);
                 self.board.advance(self.durable.merged);
             }

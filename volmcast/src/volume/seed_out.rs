@@ -12,15 +12,19 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use rcp::proto::delta::{Chunk, ChunkFlags, DeltaError, StepId};
 use rcp::proto::ids::{ChunkNumber, NodeName, SetNumber};
 
 use super::desk::{Purpose, Work};
 use super::{Attached, Event, Role, Volume};
 use crate::bitmap::{BlockSet, Run};
+use crate::digest::{BlockHash, hashes_in, table_range};
 use crate::io::{FileId, Op, Outcome};
 use crate::units::{BlockCount, BlockIndex};
 
+/// How often content is read before it counts as damaged.
+const PROOFS: u32 = 3;
 /// Most blocks of one extent of a catch-up: each may need an entry of its own.
 const MAX_EXTENT_BLOCKS: u64 = 2048;
 
@@ -46,6 +50,8 @@ struct SeedOut {
     sent: u64,
     credit: u64,
     view: SetNumber,
+    /// How often in a row the content of an extent was not what its hashes say.
+    proofs: u32,
     catch_up: Option<CatchUp>,
 }
 
@@ -54,6 +60,8 @@ struct SeedOut {
 struct CatchUp {
     /// The child's content is that of this state, but for blocks that changed later.
     over: SetNumber,
+    /// Blocks that the child wants, whatever changed.
+    doubts: BlockSet,
     /// Those blocks, once they are known.
     plan: BlockSet,
     sent: u64,
@@ -76,6 +84,8 @@ pub struct SeedProgress {
 #[derive(Debug, Default)]
 pub(super) struct SeedOuts {
     map: BTreeMap<NodeName, SeedOut>,
+    /// What children that are about to attach want again.
+    doubts: BTreeMap<NodeName, BlockSet>,
     last_session: u64,
     /// Bytes of extents sent since the start: of seeds, of catch-ups.
     sent: (u64, u64),
@@ -122,6 +132,7 @@ impl Volume {
         over: Option<SetNumber>,
         answer: Option<(SetNumber, String)>,
     ) {
+        let doubts = self.seed_outs.doubts.remove(child).unwrap_or_default();
         if matches!(self.cfg.role, Role::Relay) {
             return;
         }
@@ -133,9 +144,20 @@ impl Volume {
             sent: 0,
             credit: 0,
             view: SetNumber::ZERO,
-            catch_up: over.map(|over| CatchUp { over, plan: BlockSet::new(), sent: 0, answer }),
+            proofs: 0,
+            catch_up: over.map(|over| {
+                let plan = BlockSet::new();
+                CatchUp { over, doubts, plan, sent: 0, answer }
+            }),
         };
         self.seed_outs.map.insert(child.clone(), s);
+    }
+
+    pub(super) fn seed_outs_doubts(&mut self, child: &NodeName, blocks: BlockSet) {
+        self.seed_outs.doubts.remove(child);
+        if !blocks.is_empty() {
+            self.seed_outs.doubts.insert(child.clone(), blocks);
+        }
     }
 
     /// The list was written anew while it was read.
@@ -164,6 +186,7 @@ impl Volume {
         let answer = c.answer.take();
         match (plan, answer) {
             (Ok(mut plan), answer) => {
+                plan.union(&c.doubts);
                 plan.remove_range(BlockIndex(0), BlockCount(s.next));
                 let blocks = plan.count().0;
                 c.plan = plan;
@@ -320,6 +343,63 @@ impl Volume {
                 return;
             }
         };
+        if self.is_hashed() && self.durable.seed.is_none() {
+            // What is damaged here must not be passed on.
+            let ranges = runs.iter().map(|(b, n)| table_range(b.0, n.0)).collect();
+            let (child, runs) = (child.clone(), runs.to_vec());
+            let purpose = Purpose::SeedOutProof { child, session, runs, content: data };
+            self.desk.io(purpose, FileId::Hashes, Op::Gather { ranges });
+            return;
+        }
+        self.seed_out_content(child, session, runs, &data);
+    }
+
+    /// Holds content against its hashes; a block of a step that is not merged proves nothing, and
+    /// follows in the live stream.
+    pub(super) fn seed_out_proof(
+        &mut self,
+        child: &NodeName,
+        session: u64,
+        runs: &[Run],
+        content: Bytes,
+        outcome: Outcome,
+    ) {
+        let table = match outcome {
+            Outcome::Read(b) => b,
+            other => {
+                self.fail_io("read from the table of hashes", &other);
+                return;
+            }
+        };
+        let size = 1usize << self.cfg.block_size.shift();
+        let blocks = runs.iter().flat_map(|(b, n)| b.0..b.0 + n.0);
+        let wrong = blocks
+            .zip(content.chunks(size))
+            .zip(hashes_in(&table))
+            .filter(|((b, c), h)| BlockHash::of(*b, c) != *h)
+            .map(|((b, _), _)| b)
+            .find(|b| !self.playback.has_block(*b));
+        let Some(s) = self.seed_outs.entry_busy(child, session) else { return };
+        let Some(block) = wrong else {
+            s.proofs = 0;
+            self.seed_out_content(child, session, runs, &content);
+            return;
+        };
+        s.proofs += 1;
+        if s.proofs < PROOFS {
+            // It may have been merged between the two reads.
+            s.state = State::Idle;
+            return;
+        }
+        self.board.doubt(block);
+        self.consumer_forget(child);
+        let reason = format!(
+            "block {block} is damaged here and is fetched again; what {child} lacks waits for it"
+        );
+        self.desk.event(Event::Detached { child: child.clone(), reason });
+    }
+
+    fn seed_out_content(&mut self, child: &NodeName, session: u64, runs: &[Run], data: &Bytes) {
         // What was read may hold writes up to this moment.
         let view = match self.cfg.role {
             Role::Primary { .. } => self.content_is_of(),
