@@ -580,7 +580,9 @@ impl Mover {
         let (conn, stream) = (i.conn, i.stream);
         let total = h.volume.intake_credit();
         let quantum = h.volume.config().window / 8;
-        let grant = total >= i.told + quantum;
+        // Little at a time is not worth a frame, unless the sender may have nothing left.
+        let short = i.told.saturating_sub(h.volume.intake_received()) < quantum;
+        let grant = total >= i.told + quantum || short && total > i.told;
         if grant {
             i.told = total;
         }
