@@ -61,8 +61,8 @@ pub(super) enum InStage {
 }
 
 impl Inbound {
-    /// Whether a frame with data is the next one of its stream; one of another feeder is late and
-    /// counts for nothing (PROTOCOL.md, sections 5 and 6).
+    /// Whether a frame with data is the next one of its stream; one of another feeder is late, one
+    /// that came before came twice, and neither counts (PROTOCOL.md, sections 5 and 6).
     fn in_order(&mut self, frame: &Frame, feeder: u32) -> Result<bool, String> {
         let (from, seq, next) = match frame {
             Frame::Chunk { feeder, seq, .. } | Frame::SetEnd { feeder, seq, .. } => {
@@ -71,10 +71,10 @@ impl Inbound {
             Frame::SeedData { feeder, seq, .. } => (*feeder, *seq, &mut self.seed_seq),
             _ => return Ok(false),
         };
-        if from != feeder {
+        if from != feeder || seq < *next {
             return Ok(false);
         }
-        if seq != *next {
+        if seq > *next {
             let text = format!("frame {seq} of the stream came where frame {next} was due");
             return Err(text);
         }
