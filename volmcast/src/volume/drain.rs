@@ -605,7 +605,12 @@ impl Volume {
         let header = SetHeader {
             step: id,
             chunk_count: if without_data { 0 } else { count },
-            block_count: set.blocks,
+            // What was gathered and given up counts as well.
+            block_count: if without_data {
+                set.drained.runs().map(|(_, n)| n.0).sum()
+            } else {
+                set.blocks
+            },
             volume_blocks: set.volume_blocks.0,
             block_shift: self.cfg.block_size.shift(),
             cut_time: set.cut_time,
