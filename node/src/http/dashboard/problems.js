@@ -112,15 +112,19 @@ function ofLag(status, v, add, key, name) {
   }
 }
 
+/** Why a child is behind. One that has everything lacks nothing, whatever it was that it waited for. */
+function whyBehind(c) {
+  return c.state === "streaming" && c.behind_bytes === 0 ? "" : c.reason || "";
+}
+
 function ofChild(status, v, c, add) {
   const key = `child ${v.id} ${c.node}`;
-  // An offline child's link is told already; that a limit holds it back was chosen; and one that has
-  // everything that there is lacks nothing, whatever it was that it waited for.
-  const chosen = c.state === "streaming" && c.reason && (c.reason.startsWith("limited") || c.behind_bytes === 0);
+  // An offline child's link is told already; that a limit holds it back was chosen.
+  const chosen = c.state === "streaming" && c.reason && c.reason.startsWith("limited");
   if (c.state === "detached") {
     add("warning", key, `${v.label}: ${c.node} is detached${because(c.state, c.reason)}`,
       "It comes back by itself, by the blocks that changed meanwhile; until then its replica is old.");
-  } else if (c.reason && c.state !== "offline" && !chosen) {
+  } else if (whyBehind(c) && c.state !== "offline" && !chosen) {
     add("warning", key, `${v.label}: ${c.node} is ${c.state}${because(c.state, c.reason)}`);
   }
 }

@@ -71,7 +71,7 @@ function belowRows(v) {
   for (const c of v.children) {
     rows.set(c.node, {
       node: c.node, state: c.state, percent: c.seed_percent, saved: c.saved_set,
-      bytes: c.behind_bytes, why: c.reason || "", visible: null, lag: null,
+      bytes: c.behind_bytes, why: whyBehind(c), visible: null, lag: null,
     });
   }
   for (const [node, set, lag, words] of v.subtree ? v.subtree.worst : []) {
