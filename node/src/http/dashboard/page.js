@@ -2,16 +2,20 @@
 
 const STATUS = "/api/v1/status";
 const KEY = "rcp token";
-/** Asked so often, in milliseconds; answered within; old after. */
+/** Asked so often, in milliseconds; the answer begins and has come within; old so long after that. */
 const EVERY = 2000;
 const PATIENCE = 5000;
-const OLD = 6000;
+const WHOLE = 15000;
+const OLD = 4000;
 /** A node whose own clock stands still for so long does not look at its volumes. */
 const STILL = 15000;
-/** With more volumes than this, only those with something to say are folded out. */
+/** With more volumes than this, they are folded in at first. */
 const MANY = 6;
+/** Problems that are listed, and said aloud at a time. */
+const LISTED = 40;
+const ALOUD = 3;
 
-const page = { status: null, at: 0, moved: 0, trouble: "", asking: false, wants: false, known: null, timer: 0 };
+const page = { status: null, at: 0, moved: 0, trouble: "", asking: false, wants: false, known: null, timer: 0, pace: EVERY };
 
 function token() {
   try {
@@ -44,17 +48,19 @@ async function refusal(response) {
 /** The node's status; null if there is none, and `page` says why. */
 async function fetched() {
   const patience = new AbortController();
-  const alarm = setTimeout(() => patience.abort(), PATIENCE);
+  let alarm = setTimeout(() => patience.abort(), PATIENCE);
   try {
     const secret = token();
     const headers = secret ? { Authorization: `Bearer ${secret}` } : {};
     const response = await fetch(STATUS, { headers, cache: "no-store", redirect: "error", signal: patience.signal });
+    clearTimeout(alarm);
+    alarm = setTimeout(() => patience.abort(), WHOLE);
     if (response.ok) return await response.json();
     const words = await refusal(response);
     if (response.status === 401 || response.status === 403) askForToken(words, secret !== "");
     else page.trouble = words;
   } catch (e) {
-    page.trouble = patience.signal.aborted ? `it did not answer within ${PATIENCE / 1000} s`
+    page.trouble = patience.signal.aborted ? "it takes too long to answer"
       : e instanceof SyntaxError ? "it answered with something that is not its status"
         : "it cannot be reached: it is down, or the way to it is";
   } finally {
@@ -79,7 +85,8 @@ async function askNode() {
   page.asking = false;
   freshness();
   // Who waits for a token does not knock meanwhile. A node with very many volumes is asked less often.
-  if (!page.wants) page.timer = setTimeout(askNode, Math.max(EVERY, 5 * (performance.now() - began)));
+  page.pace = Math.max(EVERY, status ? Math.min(5 * (performance.now() - began), 2 * WHOLE) : 0);
+  if (!page.wants) page.timer = setTimeout(askNode, page.pace);
 }
 
 function askNow() {
@@ -111,7 +118,7 @@ function draw(status) {
   fill("groups", status.groups.map((g) => groupCard(status, g)));
   const few = status.volumes.length <= MANY;
   fill("volumes", el("h2", {}, plural(status.volumes.length, "volume")),
-    status.volumes.map((v) => volumeCard(status, v, few || stateKind(v) !== "ok")));
+    status.volumes.map((v) => volumeCard(status, v, few)));
   fill("strangers", strangers(status));
   say(problems);
 }
@@ -126,9 +133,11 @@ function nodeFacts(status) {
 
 function verdict(status, problems) {
   if (!problems.length) return el("p", { class: "banner good", key: "good" }, mark("ok"), "No problems seen from this node.");
+  const more = problems.length - LISTED;
   return [
     el("h2", {}, plural(problems.length, "problem")),
-    el("ul", { class: "plain" }, problems.map((p) => el("li", { class: `banner ${p.kind}`, key: p.key },
+    more > 0 && el("p", {}, `The worst ${LISTED} are listed.`),
+    el("ul", { class: "plain" }, problems.slice(0, LISTED).map((p) => el("li", { class: `banner ${p.kind}`, key: p.key },
       mark(p.kind), el("span", { class: "text" }, prose(p.text)), p.hint && el("span", { class: "hint" }, prose(p.hint))))),
   ];
 }
@@ -149,7 +158,9 @@ function say(problems) {
   const said = [];
   if (!before) said.push(problems.length ? `${plural(problems.length, "problem")}. ${problems[0].text}` : "No problems.");
   else {
-    for (const [key, text] of now) if (!before.has(key)) said.push(`New: ${text}`);
+    const fresh = [...now.keys()].filter((key) => !before.has(key));
+    for (const key of fresh.slice(0, ALOUD)) said.push(`New: ${now.get(key)}`);
+    if (fresh.length > ALOUD) said.push(`${fresh.length - ALOUD} more are new`);
     const gone = [...before.keys()].filter((key) => !now.has(key)).length;
     if (gone) said.push(now.size ? `${plural(gone, "problem")} gone, ${now.size} left.` : "All problems are gone.");
   }
@@ -164,9 +175,9 @@ function aloud(text) {
 function freshness() {
   const now = performance.now();
   const age = now - page.at;
-  const old = Boolean(page.status) && age > OLD;
+  const old = Boolean(page.status) && age > page.pace + OLD;
   const never = !page.status && page.trouble !== "";
-  const still = Boolean(page.status) && !old && now - page.moved > STILL;
+  const still = Boolean(page.status) && !old && now - page.moved > STILL + page.pace;
   const state = page.wants ? "wants" : old || never ? "gone" : still ? "still" : page.status ? "now" : "waiting";
   const words = {
     wants: "waiting for a token",

@@ -37,7 +37,7 @@ function ofVolume(status, v, add) {
       `The primary and the other replicas are not touched. \`rcpctl verify ${name}\` compares all; the parent can seed it again.`);
   }
   if (v.fenced) {
-    add("alarm", key("fenced"), `${v.label} is held here and nobody may write: ${v.fenced}`,
+    add("alarm", key("fenced"), `${v.label} is held here and nobody may write${because("fenced", v.fenced)}`,
       `\`rcpctl failover ${name} --plan\` shows who is the writer and changes nothing.`);
   }
   if (v.promoting) {

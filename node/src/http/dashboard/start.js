@@ -2,6 +2,8 @@
 
 document.getElementById("ask-form").addEventListener("submit", tokenGiven);
 document.getElementById("forget").addEventListener("click", tokenForgotten);
+// It does not bubble.
+document.getElementById("volumes").addEventListener("toggle", foldedByHand, true);
 document.addEventListener("visibilitychange", () => {
   if (!document.hidden) askNow();
 });

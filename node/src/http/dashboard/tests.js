@@ -203,11 +203,11 @@ const tests = {
     assert.equal(page.id("old").hidden, true);
     assert.equal(page.id("main").className, "");
     // It answers, and its clock stands.
-    for (const at of [16000, 20000, 28000]) {
+    for (const at of [16000, 20000, 24000, 30000]) {
       page.node.clock = at;
       await page.ask(good({ ...input.full, at_us: input.full.at_us + 1 }));
     }
-    assert(/has not looked at its volumes for 16 s/.test(page.id("old").textContent), page.id("old").textContent);
+    assert(/has not looked at its volumes for 18 s/.test(page.id("old").textContent), page.id("old").textContent);
   },
 
   async "a token is asked for, kept in the tab, and forgotten"() {
@@ -258,6 +258,7 @@ const tests = {
     await later();
     await page.ask(good(input.full));
     const card = find(page.id("volumes"), (n) => n.nodeName === "details")[0];
+    assert(card.hasAttribute("open") && card.childNodes.length > 1, "one volume is folded out");
     card.removeAttribute("open");
     const next = copy(input.full);
     next.at_us += 2000000;
@@ -265,6 +266,14 @@ const tests = {
     await page.ask(good(next));
     assert.equal(find(page.id("volumes"), (n) => n.nodeName === "details")[0], card);
     assert(card.textContent.includes("4711") && !card.hasAttribute("open"));
+    // What is folded in is not drawn.
+    card.open = false;
+    page.id("volumes").heard.toggle({ target: card });
+    await page.ask(good(next));
+    assert.equal(card.childNodes.length, 1);
+    card.open = true;
+    page.id("volumes").heard.toggle({ target: card });
+    assert(card.childNodes.length > 1);
   },
 
   async "plots have gaps and no nonsense"() {

@@ -170,22 +170,42 @@ function writersTable(v) {
     el("div", { class: "scroll" }, table("Who wrote, oldest first.", ["Generation", "Node", "Goes on from set", "Since", ""], rows)));
 }
 
-/** A volume. It is folded out if `open` at first; afterwards as the reader wants it. */
+/** Volumes that the reader has folded out (true) or in. */
+const folded = new Map();
+
+/** A volume. It is folded out if `open` at first, afterwards as the reader wants it; what is folded
+ * in is not drawn, since there may be a thousand. */
 function volumeCard(status, v, open) {
-  const now = status.at_us / 1e6;
+  const key = `volume ${v.id} ${v.group}`;
   const called = v.source ? `${v.label} (${v.source} in the group)` : v.label;
+  const shown = folded.has(key) ? folded.get(key) : open;
+  return el("details", { class: "card volume", key, open: shown },
+    el("summary", {}, el("h3", {}, called), " ", pill("", v.role), " ", pill(stateKind(v), v.state), " ",
+      el("span", { class: "gist" }, `set ${v.current_set}, ${lagWords(v)}`)),
+    shown && volumeBody(status, v));
+}
+
+function volumeBody(status, v) {
+  const now = status.at_us / 1e6;
   const plots = [plot(`lag ${v.id}`, v.role === "replica" ? "Lag" : "Furthest lag below", now, span, 10),
     plot(`save ${v.id}`, "Save volume", now, size, Math.max(v.save_capacity / 20, 1))];
   if (v.children.length) plots.unshift(plot(`sent ${v.id}`, "Sent", now, (b) => size(b) + "/s", 1024));
-  return el("details", { class: "card volume", key: `volume ${v.id} ${v.group}`, open },
-    el("summary", {}, el("h3", {}, called), " ", pill("", v.role), " ", pill(stateKind(v), v.state), " ",
-      el("span", { class: "gist" }, `set ${v.current_set}, ${lagWords(v)}`)),
+  return [
     v.reason && el("p", { class: "why" }, "Why: ", prose(v.reason)),
     el("div", { class: "plots" }, plots),
     volumeFacts(status, v),
     belowTable(v),
     setsTable(v),
-    writersTable(v));
+    writersTable(v),
+  ];
+}
+
+/** The reader folds a volume out or in. */
+function foldedByHand(event) {
+  const key = event.target.getAttribute("key") || "";
+  if (!key.startsWith("volume ")) return;
+  folded.set(key, event.target.open);
+  if (event.target.open && event.target.childNodes.length < 2 && page.status) draw(page.status);
 }
 
 /** Looks at a volume's figures, once per answer. */
