@@ -705,7 +705,10 @@ fn a_neighbour_is_away_since_it_was_lost_however_often_it_is_tried() {
     r.restart("l1", "g1", &[]);
     r.pass(30_000);
     let c = child(&r);
-    assert_eq!((c.state.as_str(), c.reason.as_deref()), ("waiting", Some("nobody answers")));
+    assert_eq!(
+        (c.state.as_str(), c.reason.as_deref()),
+        ("waiting", Some("the connection failed: nobody answers"))
+    );
     assert!(c.since_us <= lost, "{} s ago", (r.now - c.since_us) / 1_000_000);
     r.down.clear();
     r.pass(60_000);

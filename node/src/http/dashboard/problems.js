@@ -10,6 +10,8 @@ const ALMOST = 0.9;
 /** A replica that is further behind than this, in seconds, is a problem; and an alarm. */
 const FAR = 60;
 const TOO_FAR = 900;
+/** Waiting so long for something that exists, in microseconds, is a problem. */
+const LATE = 10e6;
 
 function problemsOf(status) {
   const found = [];
@@ -53,6 +55,9 @@ function ofVolume(status, v, add) {
       "It was closed rather than served wrong; other volumes go on. Look at the disk first.");
   } else if (v.reason && !v.fenced && !v.split && (v.differs === null || v.differs === undefined)) {
     add(v.role === "primary" ? "alarm" : "warning", key("reason"), `${v.label} is ${v.state}${because(v.state, v.reason)}`, more);
+  }
+  if (isLate(v.delayed, status.at_us)) {
+    add("warning", key("delayed"), `${v.label} is behind here for ${between(v.delayed.since_us, status.at_us)}: ${v.delayed.text}`, more);
   }
   if (v.stalled && v.stalled !== v.reason) add("alarm", key("stalled"), `${v.label} stands still: ${v.stalled}`, more);
   if (!v.replicating && state !== "failed") {
@@ -112,9 +117,22 @@ function ofLag(status, v, add, key, name) {
   }
 }
 
-/** Why a child is behind. One that has everything lacks nothing, whatever it was that it waited for. */
-function whyBehind(c) {
+/** What lasts is a problem, unless somebody wanted it so. As `rcpctl status`. */
+function isLate(delayed, now) {
+  return Boolean(delayed) && !["playback", "limit"].includes(delayed.cause) && now - delayed.since_us >= LATE;
+}
+
+/** One that has everything lacks nothing, whatever it was that it waited for. */
+function reasonOf(c) {
   return c.state === "streaming" && c.behind_bytes === 0 ? "" : c.reason || "";
+}
+
+/** Why a child is behind. */
+function whyBehind(c) {
+  const reason = reasonOf(c);
+  // A limit is told as the reason already.
+  const delayed = c.delayed && !reason.includes(c.delayed.text) ? c.delayed.text : "";
+  return [reason, delayed].filter(Boolean).join("; ");
 }
 
 function ofChild(status, v, c, add) {
@@ -124,7 +142,9 @@ function ofChild(status, v, c, add) {
   if (c.state === "detached") {
     add("warning", key, `${v.label}: ${c.node} is detached${because(c.state, c.reason)}`,
       "It comes back by itself, by the blocks that changed meanwhile; until then its replica is old.");
-  } else if (whyBehind(c) && c.state !== "offline" && !chosen) {
+  } else if (isLate(c.delayed, status.at_us)) {
+    add("warning", key, `${v.label}: ${c.node} is behind for ${between(c.delayed.since_us, status.at_us)}: ${c.delayed.text}`);
+  } else if (reasonOf(c) && c.state !== "offline" && !chosen) {
     add("warning", key, `${v.label}: ${c.node} is ${c.state}${because(c.state, c.reason)}`);
   }
 }

@@ -127,7 +127,8 @@ const tests = {
     await page.ask(good(strict(input.full, "status")));
     const text = said(page);
     assert.equal(page.run("page.trouble"), "");
-    for (const part of ["cel1-ser2", "writable, making set 17", "cel9-ser1", "connection refused", "29 % of 1 GiB"]) {
+    for (const part of ["cel1-ser2", "writable, making set 17", "cel9-ser1", "connection refused", "29 % of 1 GiB",
+      "db is behind here for 12 s: the disk takes 2 MiB/s", "cel2-ser2 is behind for 12 s"]) {
       assert(text.includes(part), `${part} is not in\n${text}`);
     }
     assert(page.document.title.startsWith("("), page.document.title);

@@ -9,7 +9,8 @@ use super::super::tests::{fake, get, guarded_site, tls};
 use super::{PAGE, SCRIPT, STYLE, base64, is_host, paths};
 use crate::access::Policy;
 use crate::api::{
-    HandedOver, HistoryLine, LinkStatus, NodeStatus, SetInfo, StateDigest, Stranger, VolumeInfo,
+    Delayed, HandedOver, HistoryLine, LinkStatus, NodeStatus, SetInfo, StateDigest, Stranger,
+    VolumeInfo,
 };
 
 const BROWSER: (&str, &str) = ("accept", "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8");
@@ -138,6 +139,11 @@ fn it_asks_only_for_what_there_is() {
     assert!(SCRIPT.contains(&format!("\"{}\"", paths::STATUS)));
 }
 
+fn late(at: u64) -> Delayed {
+    let since_us = at - 12_000_000;
+    Delayed { cause: "disk".into(), text: "the disk takes 2 MiB/s".into(), since_us }
+}
+
 /// A status in which everything that may be absent is there.
 fn full() -> NodeStatus {
     let mut s = fake::status();
@@ -152,11 +158,15 @@ fn full() -> NodeStatus {
         link.limit_in_words = Some("limited to 20 Mbit/s".into());
     }
     g.drift = vec!["a route".into()];
+    for c in &mut s.volumes[0].children {
+        c.delayed = Some(late(at));
+    }
     let line = HistoryLine { generation: "1-ab".into(), ..HistoryLine::default() };
     let v = &mut s.volumes[0];
     *v = VolumeInfo {
         source: "db0".into(),
         stalled: Some("the disk is full".into()),
+        delayed: Some(late(at)),
         digests: vec![StateDigest { set: 16, digest: "5f".repeat(16) }],
         scrub_percent: Some(40),
         scrubbed_us: Some(at - 1),

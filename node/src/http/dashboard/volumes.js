@@ -192,6 +192,7 @@ function volumeBody(status, v) {
   if (v.children.length) plots.unshift(plot(`sent ${v.id}`, "Sent", now, (b) => size(b) + "/s", 1024));
   return [
     v.reason && el("p", { class: "why" }, "Why: ", prose(v.reason)),
+    v.delayed && el("p", { class: "why" }, `Behind for ${between(v.delayed.since_us, status.at_us)}: `, prose(v.delayed.text)),
     el("div", { class: "plots" }, plots),
     volumeFacts(status, v),
     belowTable(v),
