@@ -54,6 +54,8 @@ mod routes;
 mod stopped;
 #[path = "e2e/strangers.rs"]
 mod strangers;
+#[path = "e2e/swaps.rs"]
+mod swaps;
 #[path = "e2e/transports.rs"]
 mod transports;
 #[path = "e2e/tree.rs"]

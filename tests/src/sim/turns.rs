@@ -10,6 +10,7 @@ use rcp::proto::ids::StateId;
 use rcp::proto::transport::Hop;
 use volmcast::capture::Capture;
 use volmcast::io::FileId;
+use volmcast::storage::Storage as _;
 
 use super::node::{GROUP, LABEL, VOLUME, name};
 use super::options::Kind;
@@ -211,6 +212,9 @@ impl World {
             }
             Effect::MakeReadOnly { discards, .. } => self.make_read_only(n, discards),
             Effect::StoreStanding { standing, .. } => {
+                if standing.fenced.as_ref().is_some_and(|f| f.handed) {
+                    self.settle_extents(n);
+                }
                 let stored = self.store(n, 2, |i| i.standing = standing);
                 if let Some(m) = &mut self.nodes[n].mover {
                     m.standing_stored(now, wall, VOLUME, stored);
@@ -283,6 +287,18 @@ impl World {
         for number in std::mem::take(&mut self.nodes[n].quiet) {
             self.after(1, 5_000, Event::Quiet { node: n, life, number });
         }
+    }
+
+    /// What is handed over counts as unchanged from here on, as the runtime has it.
+    fn settle_extents(&mut self, n: usize) {
+        let node = &self.nodes[n];
+        let Some(blocks) = node.volume().map(volmcast::volume::Volume::blocks) else { return };
+        let (Some(activity), Some(capture)) = (&node.activity, node.capture) else { return };
+        let Some(disk) = node.disk.clone() else { return };
+        let dirty = &mut |first, count| capture.any_dirty(first, count);
+        // A failure leaves too much marked, and the log says so at the next write.
+        let _ = activity
+            .forget(volmcast::units::BlockIndex(0), blocks, dirty, &mut |io| disk.perform(io));
     }
 
     /// What a writer needs is made: the role is stored, which is the moment of the promotion.
