@@ -15,7 +15,9 @@ use crate::units::{BlockCount, BlockSize, LogPos};
 /// Bytes of one slot in the file; slot 0 at offset 0, slot 1 behind it.
 pub const SLOT_LEN: usize = 64 << 10;
 const MAGIC: [u8; 4] = *b"RCPM";
-const VERSION: u16 = 3;
+const VERSION: u16 = 5;
+/// Version 4 knew of no undoing and of no branches.
+const BRANCHES_SINCE: u16 = 5;
 /// Version 2 did not say which states the extents of a seed or catch-up may hold.
 const VIEWS_SINCE: u16 = 3;
 /// Version 1 had neither catch-ups nor the sets of changed blocks.
@@ -47,6 +49,9 @@ pub struct SeedMark {
     pub need: Option<SetNumber>,
     /// Newest state that anything of an extent in the base may be of, in any session.
     pub view: SetNumber,
+    /// The catch-up also undoes: what the list of changes names after `over` is to come again,
+    /// because the content is that of a line that ended there.
+    pub undo: bool,
 }
 
 /// Which part of the file of changed blocks is valid, and what it covers.
@@ -69,6 +74,33 @@ pub struct KeptState {
     pub pin: u64,
     /// The state.
     pub set: SetNumber,
+}
+
+/// A state of a line that ended for others, kept when the content was taken back: a branch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeptBranch {
+    /// Its entry in the snapshot queue.
+    pub pin: u64,
+    /// The state, and the line that it is on.
+    pub set: SetNumber,
+    /// The line.
+    pub line: Generation,
+    /// Last state that the line has in common with the one that is followed since.
+    pub fork: SetNumber,
+    /// Blocks of the volume in that state.
+    pub blocks: BlockCount,
+    /// When it was kept.
+    pub at: Wall,
+}
+
+impl KeptBranch {
+    /// What it is called: `2-9a0bc1d2-41`, the counter of its line, the beginning of the line's id,
+    /// the state.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let id: String = self.line.id[..4].iter().map(|b| format!("{b:02x}")).collect();
+        format!("{}-{id}-{}", self.line.counter, self.set)
+    }
 }
 
 /// What an operator has set; it survives restarts.
@@ -133,6 +165,8 @@ pub struct Mailbox {
     pub consumers: Vec<ConsumerMark>,
     /// Kept states.
     pub kept: Vec<KeptState>,
+    /// States of lines that ended.
+    pub aside: Vec<KeptBranch>,
 }
 
 /// Why a slot, or both, cannot be read.
@@ -178,6 +212,7 @@ impl Mailbox {
             history: Vec::new(),
             consumers: Vec::new(),
             kept: Vec::new(),
+            aside: Vec::new(),
         }
     }
 
@@ -216,7 +251,8 @@ impl Mailbox {
             None => b.put_bytes(0, 48),
             Some(s) => {
                 let end = u64::from(s.need.is_some());
-                b.put_u64_le(1 + end + 2 * u64::from(s.over.is_some()));
+                let over = 2 * u64::from(s.over.is_some());
+                b.put_u64_le(1 + end + over + 4 * u64::from(s.undo));
                 b.put_u64_le(s.from.0);
                 b.put_u64_le(s.next_block);
                 b.put_u64_le(s.need.map_or(0, |n| n.0));
@@ -246,6 +282,7 @@ impl Mailbox {
             b.put_u64_le(k.pin);
             b.put_u64_le(k.set.0);
         }
+        put_aside(&mut b, &self.aside)?;
         if b.len() > SLOT_LEN {
             return Err(MailboxError::TooMany("entries"));
         }
@@ -339,6 +376,7 @@ impl Mailbox {
             let pin = b.try_get_u64_le().ok()?;
             kept.push(KeptState { pin, set: SetNumber(b.try_get_u64_le().ok()?) });
         }
+        let aside = get_aside(version, &mut b)?;
         if !b.is_empty() || tail > head || reserved != [0; 2] {
             return None;
         }
@@ -361,6 +399,7 @@ impl Mailbox {
             history,
             consumers,
             kept,
+            aside,
         }))
     }
 
@@ -440,6 +479,7 @@ fn get_seed(
         next_block,
         need: (kind % 2 == 0).then_some(SetNumber(need)),
         view: SetNumber(view),
+        undo: kind > 4,
     });
     // What has no meaning is zero.
     let idle = match kind {
@@ -447,7 +487,9 @@ fn get_seed(
         1 => (need, over) == (0, 0),
         2 => over == 0,
         3 => need == 0 && version > FIRST_VERSION,
-        k => k == 4 && version > FIRST_VERSION,
+        4 => version > FIRST_VERSION,
+        7 => need == 0 && version >= BRANCHES_SINCE,
+        k => k == 8 && version >= BRANCHES_SINCE,
     };
     // Nobody knows what the extents may hold: a seed begins anew, with an empty base.
     let seed = match seed {
@@ -457,6 +499,34 @@ fn get_seed(
         s => s,
     };
     idle.then_some((seed, changes))
+}
+
+fn put_aside(b: &mut BytesMut, aside: &[KeptBranch]) -> Result<(), MailboxError> {
+    put_len(b, aside.len(), "kept branches")?;
+    for k in aside {
+        b.put_u64_le(k.pin);
+        b.put_u64_le(k.set.0);
+        b.put_u32_le(k.line.counter);
+        b.put_slice(&k.line.id);
+        b.put_u64_le(k.fork.0);
+        b.put_u64_le(k.blocks.0);
+        b.put_u64_le(k.at.0);
+    }
+    Ok(())
+}
+
+fn get_aside(version: u16, b: &mut &[u8]) -> Option<Vec<KeptBranch>> {
+    let count = if version < BRANCHES_SINCE { 0 } else { b.try_get_u16_le().ok()? };
+    let mut aside = Vec::new();
+    for _ in 0..count {
+        let (pin, set) = (b.try_get_u64_le().ok()?, SetNumber(b.try_get_u64_le().ok()?));
+        let mut line = Generation { counter: b.try_get_u32_le().ok()?, id: [0; 16] };
+        b.try_copy_to_slice(&mut line.id).ok()?;
+        let fork = SetNumber(b.try_get_u64_le().ok()?);
+        let blocks = BlockCount(b.try_get_u64_le().ok()?);
+        aside.push(KeptBranch { pin, set, line, fork, blocks, at: Wall(b.try_get_u64_le().ok()?) });
+    }
+    Some(aside)
 }
 
 fn put_len(b: &mut BytesMut, n: usize, what: &'static str) -> Result<(), MailboxError> {
@@ -500,6 +570,7 @@ mod tests {
                 next_block: 77,
                 need: Some(SetNumber(6)),
                 view: SetNumber(5),
+                undo: true,
             }),
             changes: ChangesMark { offset: 4096, bytes: 300, epoch: 3, base: SetNumber(1) },
             history: vec![Branch {
@@ -510,6 +581,14 @@ mod tests {
             }],
             consumers: vec![ConsumerMark { name: node, acked: LogPos(128) }],
             kept: vec![KeptState { pin: 1, set: SetNumber(8) }],
+            aside: vec![KeptBranch {
+                pin: 2,
+                set: SetNumber(12),
+                line: Generation { counter: 1, id: [0xcd; 16] },
+                fork: SetNumber(2),
+                blocks: BlockCount(65535),
+                at: Wall(1_700_000_000_000_001),
+            }],
             ..Mailbox::empty(VolumeId([9; 16]), BlockSize::DEFAULT, BlockCount(65536))
         }
     }

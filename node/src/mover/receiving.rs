@@ -8,10 +8,12 @@ use rcp::proto::frame::{
     stream_error,
 };
 use rcp::proto::ids::{ChunkNumber, GroupName, SetNumber, VolumeId};
+use rcp::proto::limits::MAX_DOUBTS;
 use volmcast::history::{line_of, plausible};
 use volmcast::units::{BlockCount, BlockSize};
 use volmcast::volume::Role;
 
+use super::failover::Change;
 use super::{ConnId, Effect, Level, Mover, NewReplica};
 
 /// Labels of volumes that `rcpfiletest` makes begin with this.
@@ -70,6 +72,7 @@ impl Mover {
         match frame {
             Frame::Offer(o) => self.offered(conn, o),
             Frame::Start(s) => self.start(conn, s),
+            Frame::Doubt { stream, runs } => self.child_doubts(conn, stream, &runs),
             Frame::Attach(a) => self.child_attached(conn, &a),
             Frame::Saved { stream, state, next_chunk, .. } => {
                 self.child_saved(conn, stream, state, next_chunk);
@@ -200,7 +203,8 @@ impl Mover {
     /// Attaches to an offer, once the volume is there.
     pub(super) fn attach_pending(&mut self, id: VolumeId) {
         let Some(h) = self.volumes.get_mut(&id) else { return };
-        if h.change.is_promotion() || matches!(h.volume.config().role, Role::Primary { .. }) {
+        let elsewhere = h.change.is_promotion() || matches!(h.change, Change::Rewinding(_));
+        if elsewhere || matches!(h.volume.config().role, Role::Primary { .. }) {
             return;
         }
         let Some((conn, offer)) =
@@ -217,7 +221,9 @@ impl Mover {
             h.volume.seed_sender_changed();
         }
         h.fed_by = sender;
-        let Some(why) = self.follow(id, conn, offer.stream, &offer.history) else { return };
+        let Some(why) = self.follow(id, conn, offer.stream, &offer.history) else {
+            return self.keep_pending(id, conn, offer);
+        };
         let Some(h) = self.volumes.get_mut(&id) else { return };
         h.newest = h.newest.max(offer.newest);
         h.offered = BlockCount(offer.volume_blocks);
@@ -241,6 +247,14 @@ impl Mover {
         self.tell_rival(id, "another writer is known below");
     }
 
+    /// An offer is taken later, when the content is on its way back to its line.
+    pub(super) fn keep_pending(&mut self, id: VolumeId, conn: ConnId, offer: Offer) {
+        let group = self.volumes.get(&id).map(|h| h.group.clone()).filter(|_| self.rewinds(id));
+        if let Some(g) = group.and_then(|g| self.groups.get_mut(&g)) {
+            g.pending_offers.insert(id, (conn, offer));
+        }
+    }
+
     /// Tells the parent where we are.
     pub(super) fn attach(&mut self, id: VolumeId) {
         let conn = self.volumes.get(&id).and_then(|h| h.inbound.as_ref()).map(|i| i.conn);
@@ -251,6 +265,11 @@ impl Mover {
         }
         let Some(h) = self.volumes.get_mut(&id) else { return };
         let Some(inbound) = &mut h.inbound else { return };
+        let Some(undo) = h.volume.undo_list() else {
+            // It is being read: this goes on when it is known.
+            inbound.stage = InStage::Attaching;
+            return self.settle(id);
+        };
         h.volume.intake_attached();
         let (state, _) = h.volume.position();
         let seed = h.volume.seed_position();
@@ -266,6 +285,10 @@ impl Mover {
         // What is here is of use, unless it was found not to be, or the parent has no use for it.
         let mine = h.volume.catch_up_base().filter(|_| seed.is_some() || !inbound.wants_seed);
         let mine = mine.filter(|_| lacks.is_none());
+        let doubts: Vec<(u64, u64)> = match passing {
+            Some(_) => h.relaying.doubts.clone(),
+            None => undo,
+        };
         let attach = Attach {
             stream: inbound.stream,
             state,
@@ -282,7 +305,10 @@ impl Mover {
             folded: seed_at.map_or(SetNumber::ZERO, |(_, f)| f),
             over: mine.or(below),
         };
-        let conn = inbound.conn;
+        let (conn, stream) = (inbound.conn, inbound.stream);
+        for runs in doubts.chunks(MAX_DOUBTS) {
+            self.send(conn, Frame::Doubt { stream, runs: runs.to_vec() });
+        }
         self.send(conn, Frame::Attach(attach));
         self.settle(id);
     }

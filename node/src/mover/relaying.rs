@@ -68,6 +68,8 @@ pub(super) struct Relaying {
     refused: Option<(Mono, String)>,
     /// The parent does not know what changed: until when no catch-up is offered.
     no_catch_up: Option<Mono>,
+    /// Blocks that the child wants, whatever changed.
+    pub(super) doubts: Vec<(u64, u64)>,
 }
 
 impl Relaying {

@@ -44,6 +44,8 @@ pub(super) struct Outbound {
     pub(super) saved: SetNumber,
     /// An operator wants the child to be seeded.
     force_seed: bool,
+    /// Blocks that the child wants again with its next attachment.
+    doubts: Vec<(u64, u64)>,
     /// The child held something of the history it was offered.
     holds: bool,
     /// Bytes of extents that the child granted since it attached, that may be read, and that went.
@@ -51,6 +53,9 @@ pub(super) struct Outbound {
     pub(super) seed_granted: u64,
     pub(super) seed_sent: u64,
 }
+
+/// Runs of blocks in doubt that are taken from one child.
+const MOST_DOUBTS: usize = 1 << 16;
 
 impl Mover {
     /// The child's next attachment is answered by a seed.
@@ -135,6 +140,7 @@ impl Mover {
                 reason: None,
                 saved: SetNumber::ZERO,
                 force_seed: false,
+                doubts: Vec::new(),
                 holds: false,
                 seed_total: 0,
                 seed_granted: 0,
@@ -195,6 +201,9 @@ impl Mover {
             return;
         }
         let forced = std::mem::take(&mut out.force_seed);
+        let doubts = std::mem::take(&mut out.doubts);
+        h.volume.consumer_doubts(&child, &doubts);
+        h.relaying.doubts = doubts;
         let (answer, seeding) = take_on(&mut h.volume, &child, a, forced);
         let relayed = to_be_relayed(&answer, a, seeding);
         let (mode, from, reason) = match answer {
@@ -252,6 +261,16 @@ impl Mover {
             self.relay_seed(id, &child, wanted);
         }
         self.pump_conn(conn);
+    }
+
+    /// A child names blocks that it wants again.
+    pub(super) fn child_doubts(&mut self, conn: ConnId, stream: StreamId, runs: &[(u64, u64)]) {
+        let out = self.conns.get_mut(&conn).and_then(|c| c.streams_out.get_mut(&stream));
+        if let Some(out) = out
+            && out.doubts.len() + runs.len() <= MOST_DOUBTS
+        {
+            out.doubts.extend_from_slice(runs);
+        }
     }
 
     /// Something else comes before it was found out what a child lacks. Every attachment is

@@ -107,7 +107,7 @@ impl<F: Storage> ReplicaVolume<F> {
     ) -> Result<(), ReadFailure> {
         let bs = self.block_size;
         let (first, count) = bs.span(offset, buf.len() as u64);
-        for piece in view.resolve(pin.state(), first, count.0, bs.shift()) {
+        for piece in view.resolve(pin.through(), first, count.0, bs.shift()) {
             let start = bs.offset(piece.block).max(offset);
             let end =
                 bs.offset(BlockIndex(piece.block.0 + piece.count)).min(offset + buf.len() as u64);
@@ -146,7 +146,7 @@ impl<F: Storage> ReplicaVolume<F> {
             Some(e) if e.zero == zero => e.len += len,
             _ => out.push(Extent { len, hole: zero, zero }),
         };
-        for piece in view.resolve(pin.state(), first, count.0, bs.shift()) {
+        for piece in view.resolve(pin.through(), first, count.0, bs.shift()) {
             let start = bs.offset(piece.block).max(offset);
             let end = bs.offset(BlockIndex(piece.block.0 + piece.count)).min(offset + len);
             match piece.source {

@@ -115,6 +115,10 @@ pub(super) enum SeedStep {
     Clear,
     /// An extent is being written.
     Base,
+    /// What a branch needs of it is being read, saved, synced.
+    ImagesRead,
+    ImagesWrite,
+    ImagesSync,
 }
 
 /// Why a request or computation was made.

@@ -15,6 +15,7 @@ use rcp::proto::clock::Mono;
 use rcp::proto::delta::{Chunk, DeltaError, ExtentKind};
 use rcp::proto::ids::SetNumber;
 
+use super::branches::{branch_needs_room, branch_of};
 use super::desk::{MergeStep, Purpose, Work};
 use super::{Role, Volume};
 use crate::io::{FileId, IoError, Op, Outcome};
@@ -276,6 +277,8 @@ impl Volume {
     }
 
     pub(super) fn merge_opened(&mut self, id: u64, opened: Result<(Chunk, Bytes), DeltaError>) {
+        // Hidden content is nobody's, unless a branch rests on it.
+        let saves = self.durable.seed.is_none() || self.saves_hidden();
         let Some(job) = self.merge.jobs.get_mut(&id) else { return };
         match opened {
             Ok((chunk, payload)) => {
@@ -290,7 +293,8 @@ impl Volume {
                             seed.touch(e.block, e.count);
                         }
                     }
-                } else {
+                }
+                if saves {
                     for e in chunk.extents() {
                         job.images.extend(
                             store.needs_copy(BlockIndex(e.block), BlockCount(u64::from(e.count))),
@@ -329,7 +333,7 @@ impl Volume {
         let Some(job) = self.merge.jobs.get_mut(&id) else { return };
         let store = &self.cfg.snapshots;
         let mut writes = Vec::new();
-        let mut breach = None;
+        let (mut breach, mut full) = (None, None);
         for (i, b) in std::mem::take(&mut job.reading).into_iter().enumerate() {
             let Some(_) = data.get(i * len..(i + 1) * len) else { continue };
             match store.reserve(b) {
@@ -344,7 +348,10 @@ impl Volume {
                 Reserve::Wait => job.images.push(b),
                 Reserve::Breach(w) => {
                     job.images.push(b);
-                    breach = Some(w);
+                    match branch_of(&self.want.aside, w.pin) {
+                        Some(name) => full = Some(name),
+                        None => breach = Some(w),
+                    }
                 }
             }
         }
@@ -354,8 +361,16 @@ impl Volume {
         }
         job.pending = 1;
         let purpose = Purpose::Merge { job: id, step: MergeStep::SaveImage };
+        let nothing = writes.is_empty();
         let op = Op::Scatter { writes, zeroes: Vec::new() };
         job.image_write = Some(op.clone());
+        if let Some(name) = full {
+            store.breach_declined();
+            if nothing {
+                job.full = true;
+                return self.wait_for_branch(&name);
+            }
+        }
         self.desk.io(purpose, FileId::Snapshots, op);
     }
 
@@ -423,6 +438,13 @@ impl Volume {
         job.pending = 1;
         let purpose = Purpose::Merge { job: id, step: MergeStep::Base };
         self.desk.io(purpose, FileId::Base, Op::Scatter { writes, zeroes });
+    }
+
+    /// The snapshot area is full, and a branch would have to go: nothing is written over its content
+    /// before an operator has given it up.
+    fn wait_for_branch(&mut self, name: &str) {
+        self.merge.retry_at = Some(self.desk.now.after(FULL_RETRY));
+        self.stalled = Some(branch_needs_room("playback", name));
     }
 
     /// The file system has no room for the content that states which are held or kept need: nothing

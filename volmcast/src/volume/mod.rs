@@ -15,6 +15,7 @@
 //! ```
 
 mod adopt;
+mod branches;
 mod changes;
 mod commit;
 mod consumers;
@@ -23,6 +24,7 @@ mod desk;
 mod draft;
 mod drain;
 mod growth;
+mod images;
 mod intake;
 mod keep;
 mod lines;
@@ -30,6 +32,7 @@ mod merge;
 mod playback;
 mod promote;
 mod recover;
+mod rewind;
 mod seed_in;
 mod seed_out;
 mod status;
@@ -52,6 +55,7 @@ use crate::snapshots::{PinId, SnapshotStore};
 use crate::units::{BlockCount, BlockSize};
 use crate::view::PinBoard;
 
+pub use branches::BranchInfo;
 pub use changes::MIN_CHANGES;
 pub use consumers::{Attached, Outgoing, Seeding};
 pub use demands::Demand;
@@ -60,19 +64,22 @@ pub use intake::IntakeError;
 pub use keep::KeepError;
 pub use playback::Ending;
 pub use recover::{ReadFile, RecoverError};
+pub use rewind::MAX_UNDO_RUNS;
 pub use seed_out::SeedProgress;
 pub use status::{Played, SetRow, VolumeStatus};
 
-use changes::Changes;
+use changes::{Changes, Reader};
 use commit::Committer;
 use consumers::Consumers;
 use demands::Demands;
 use desk::{Desk, Purpose};
 use drain::Drain;
 use growth::Growth;
+use images::Images;
 use intake::Intake;
 use merge::Merge;
 use playback::Playback;
+use rewind::Undo;
 use seed_in::SeedIn;
 use seed_out::SeedOuts;
 use switch::Switch;
@@ -221,6 +228,8 @@ pub enum Event {
     },
     /// What an operator set is durable.
     Settings,
+    /// What this node has to take back is known: [`Volume::undo_list`] tells.
+    UndoKnown,
     /// Which states are kept has changed, durably.
     Kept,
     /// Room was freed: more credit may be granted.
@@ -270,6 +279,8 @@ pub struct Volume {
     growth: Growth,
     switch: Switch,
     seed_in: Option<SeedIn>,
+    undo: Undo,
+    images: Images,
     seed_outs: SeedOuts,
     changes: Changes,
     /// Why no seed can pass through (relay).
@@ -379,6 +390,7 @@ impl Volume {
             self.consumers.timeout(),
             self.growth.timeout(),
             self.seed_in.as_ref().and_then(SeedIn::timeout),
+            self.images.timeout(),
         ]
         .into_iter()
         .flatten()
@@ -473,13 +485,16 @@ impl Volume {
             ) => {
                 self.seed_out_encoded(child, session, (next_block, blocks), view, chunk);
             }
-            (Purpose::ChangesWork { reader: None, epoch }, WorkDone::Squeezed(done)) => {
+            (Purpose::ChangesWork { reader: Reader::Squeeze, epoch }, WorkDone::Squeezed(done)) => {
                 self.changes_squeezed(epoch, done);
             }
             (
-                Purpose::ChangesWork { reader: Some((child, session)), epoch },
+                Purpose::ChangesWork { reader: Reader::Child(child, session), epoch },
                 WorkDone::Changed(found),
             ) => self.changes_found(&child, session, epoch, found),
+            (Purpose::ChangesWork { reader: Reader::Undo, epoch }, WorkDone::Changed(found)) => {
+                self.undo_found(epoch, found);
+            }
             (Purpose::Open { job }, WorkDone::Opened(opened)) => self.merge_opened(job, opened),
             (Purpose::SeedOpen, WorkDone::Opened(opened)) => self.seed_in_opened(opened),
             (p, _) => self.fail(format!("internal: result of the wrong kind for {p:?}")),
@@ -500,6 +515,7 @@ impl Volume {
         }
         self.growth.look(self.desk.now);
         self.pump_drain();
+        self.pump_images();
         self.pump_seed_in();
         self.pump_playback();
         self.pump_merge();

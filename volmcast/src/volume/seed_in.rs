@@ -16,11 +16,12 @@ use rcp::proto::delta::{Chunk, DeltaError, ExtentKind};
 use rcp::proto::ids::SetNumber;
 
 use super::desk::{Purpose, SeedStep, Work};
+use super::rewind::Undo;
 use super::{Event, Role, Volume};
 use crate::bitmap::BlockSet;
 use crate::io::{FileId, IoError, Op, Outcome};
-use crate::mailbox::{Mailbox, SeedMark};
-use crate::units::{BlockCount, BlockIndex};
+use crate::mailbox::{KeptBranch, Mailbox, SeedMark};
+use crate::units::{BlockCount, BlockIndex, BlockSize};
 
 /// Credit windows of extents after which progress is made durable.
 const COMMIT_EVERY: u64 = 2;
@@ -54,6 +55,8 @@ pub(super) struct SeedIn {
     queue: VecDeque<Extent>,
     /// An extent is being opened or written; it is kept, should the disk be full.
     busy: Option<Extent>,
+    /// What is to be written of it.
+    ready: Option<(Writes, Zeroes)>,
     /// The disk was full: when to try again, and how long to wait after that.
     retry_at: Option<Mono>,
     wait: Duration,
@@ -102,6 +105,7 @@ impl SeedIn {
             phase,
             queue: VecDeque::new(),
             busy: None,
+            ready: None,
             retry_at: None,
             wait: FULL_RETRY.0,
             touched: BlockSet::new(),
@@ -134,7 +138,7 @@ impl Volume {
             self.pump();
             return;
         }
-        self.hide(from);
+        self.hide(from, false);
         self.want.seed = None;
         self.seed_anew(from);
         self.changes_reset(from);
@@ -151,9 +155,14 @@ impl Volume {
     }
 
     /// The content is about to be overwritten: readers and kept states end here.
-    pub(super) fn hide(&mut self, from: SetNumber) {
-        self.board.forsake_kept();
-        self.give_up_kept();
+    pub(super) fn hide(&mut self, from: SetNumber, keeps: bool) {
+        if keeps {
+            // What is overwritten is saved, for branches and for what was kept before the fork.
+            self.board.forsake();
+        } else {
+            self.board.forsake_kept();
+            self.give_up_kept();
+        }
         self.intake.building = None;
         self.intake.partial = false;
         self.playback.clear();
@@ -186,6 +195,11 @@ impl Volume {
             self.desk.event(Event::NeedsSeed { reason });
             return;
         };
+        if self.undoes_after().is_some() {
+            // The line that ended may have grown.
+            self.want.blocks = volume;
+            self.base_shrunk();
+        }
         self.want.blocks = self.want.blocks.max(volume);
         // Parts of what was shown once may be in the content.
         let mut shown = self.want.visible.max(self.durable.visible).max(self.log.state());
@@ -197,10 +211,14 @@ impl Volume {
         }
         self.want.hidden_until = self.want.hidden_until.max(shown);
         self.join_at(from, "detached: its parent is itself being caught up");
-        self.hide(from);
+        let keeps = self.undoes_after().is_some_and(|over| over <= from);
+        self.hide(from, keeps);
         let floor = self.seed_in.as_ref().map_or(SetNumber::ZERO, |s| s.floor);
         let view = self.seed_view();
-        self.want.seed = Some(SeedMark { over: Some(over), from, next_block: 0, need: None, view });
+        // What the list of changes names is to come again for as long as that is not the end.
+        let undo = self.want.seed.or(self.durable.seed).is_some_and(|m| m.undo);
+        self.want.seed =
+            Some(SeedMark { over: Some(over), from, next_block: 0, need: None, view, undo });
         self.seed_anew(from);
         if let Some(s) = &mut self.seed_in {
             s.planned = blocks;
@@ -223,9 +241,10 @@ impl Volume {
     /// in: which sets those were, only the log could say.
     pub(super) fn seed_anew(&mut self, from: SetNumber) {
         let over = self.want.seed.and_then(|s| s.over);
+        let undo = over.is_some() && self.want.seed.is_some_and(|s| s.undo);
         // A seed's base is cleared; a catch-up keeps what came before.
         let view = if over.is_some() { self.seed_view() } else { SetNumber::ZERO };
-        self.want.seed = Some(SeedMark { over, from, next_block: 0, need: None, view });
+        self.want.seed = Some(SeedMark { over, from, next_block: 0, need: None, view, undo });
         let marked_by = self.commit.next_sequence(self.durable.sequence);
         let others = self.seed_in.as_ref().map_or(view, |s| s.others.min(view));
         self.seed_in = Some(SeedIn { marked_by, others, ..SeedIn::new(Phase::Marking, 0, None) });
@@ -365,7 +384,8 @@ impl Volume {
     /// An extent of an attachment that has ended is still being opened or written.
     fn seed_in_strays(&self) -> bool {
         self.seed_in.as_ref().is_none_or(|s| s.busy.is_none())
-            && self.desk.any(|p| matches!(p, Purpose::SeedIn(SeedStep::Base) | Purpose::SeedOpen))
+            && (self.images.is_active()
+                || self.desk.any(|p| matches!(p, Purpose::SeedIn(_) | Purpose::SeedOpen)))
     }
 
     pub(super) fn pump_seed_in(&mut self) {
@@ -389,6 +409,12 @@ impl Volume {
                 self.desk.event(Event::SeedSaved { next_block: 0 });
                 return;
             }
+            if self.has_branches() {
+                self.seed_waits_for_branches();
+                return;
+            }
+            self.stalled = None;
+            let Some(s) = &mut self.seed_in else { return };
             s.phase = Phase::Clearing;
             // What sets had written goes as well; the extents include it.
             s.touched = BlockSet::new();
@@ -486,13 +512,40 @@ impl Volume {
         }
         if writes.is_empty() && zeroes.is_empty() {
             self.seed_extent_written();
-        } else {
-            let op = Op::Scatter { writes, zeroes };
-            self.desk.io(Purpose::SeedIn(SeedStep::Base), FileId::Base, op);
+            return;
+        }
+        let blocks: Vec<_> = blocks_of(bs, &writes, &zeroes).collect();
+        s.ready = Some((writes, zeroes));
+        if !self.images_first(blocks.into_iter()) {
+            self.seed_extent_write();
         }
     }
 
+    /// Writes an extent, once nobody needs what it replaces.
+    pub(super) fn seed_extent_write(&mut self) {
+        let Some((writes, zeroes)) = self.seed_in.as_mut().and_then(|s| s.ready.take()) else {
+            return;
+        };
+        let op = Op::Scatter { writes, zeroes };
+        self.desk.io(Purpose::SeedIn(SeedStep::Base), FileId::Base, op);
+    }
+
+    /// A seed would overwrite what branches rest on: an operator decides.
+    fn seed_waits_for_branches(&mut self) {
+        let names: Vec<_> = self.want.aside.iter().map(KeptBranch::name).collect();
+        self.stalled = Some(format!(
+            "the volume can only be filled by a full seed, which would overwrite what branches rest \
+             on ({}): read them if anybody may want them, then `rcpctl branch drop VOLUME NAME` gives \
+             them up, and it goes on by itself",
+            names.join(", ")
+        ));
+    }
+
     pub(super) fn seed_in_io_done(&mut self, step: SeedStep, outcome: &Outcome) {
+        if !matches!(step, SeedStep::Clear | SeedStep::Base) {
+            self.images_io_done(step, outcome);
+            return;
+        }
         if *outcome == Outcome::Failed(IoError::NoSpace) {
             self.seed_in_full(step);
             return;
@@ -500,7 +553,7 @@ impl Volume {
         if *outcome != Outcome::Done {
             let what = match step {
                 SeedStep::Clear => "clearing the volume's content",
-                SeedStep::Base => "write to the volume's content",
+                _ => "write to the volume's content",
             };
             self.fail_io(what, outcome);
             return;
@@ -512,9 +565,7 @@ impl Volume {
                 s.wait = FULL_RETRY.0;
                 self.desk.event(Event::SeedSaved { next_block: 0 });
             }
-            SeedStep::Base => {
-                self.seed_extent_written();
-            }
+            _ => self.seed_extent_written(),
         }
     }
 
@@ -524,7 +575,7 @@ impl Volume {
         let Some(s) = &mut self.seed_in else { return };
         match step {
             SeedStep::Clear => s.phase = Phase::Marking,
-            SeedStep::Base => {
+            _ => {
                 // Otherwise a stray of an attachment that has ended.
                 let Some(extent) = s.busy.take() else { return };
                 s.queue.push_front(extent);
@@ -569,6 +620,7 @@ impl Volume {
         match (before.seed, self.durable.seed) {
             (Some(_), None) => {
                 self.seed_in = None;
+                self.undo = Undo::Unknown;
                 self.keep_reached(self.durable.merged);
                 self.board.advance(self.durable.merged);
             }
@@ -583,6 +635,20 @@ impl Volume {
             _ => {}
         }
     }
+}
+
+type Writes = Vec<(u64, Bytes)>;
+type Zeroes = Vec<(u64, u64)>;
+
+/// Which blocks are written.
+fn blocks_of(
+    bs: BlockSize,
+    writes: &[(u64, Bytes)],
+    zeroes: &[(u64, u64)],
+) -> impl Iterator<Item = (u64, u64)> {
+    let shift = bs.shift();
+    let writes = writes.iter().map(|(at, b)| (*at, b.len() as u64));
+    writes.chain(zeroes.iter().copied()).map(move |(at, len)| (at >> shift, len >> shift))
 }
 
 /// The parts of `count` blocks from `first` that are not in `touched`.

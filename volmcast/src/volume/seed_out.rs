@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use rcp::proto::delta::{Chunk, ChunkFlags, DeltaError, StepId};
 use rcp::proto::ids::{ChunkNumber, NodeName, SetNumber};
 
+use super::changes::Reader;
 use super::desk::{Purpose, Work};
 use super::{Attached, Event, Role, Volume};
 use crate::bitmap::{BlockSet, Run};
@@ -54,6 +55,8 @@ struct SeedOut {
 struct CatchUp {
     /// The child's content is that of this state, but for blocks that changed later.
     over: SetNumber,
+    /// Blocks that the child wants, whatever changed.
+    doubts: BlockSet,
     /// Those blocks, once they are known.
     plan: BlockSet,
     sent: u64,
@@ -76,6 +79,8 @@ pub struct SeedProgress {
 #[derive(Debug, Default)]
 pub(super) struct SeedOuts {
     map: BTreeMap<NodeName, SeedOut>,
+    /// What children that are about to attach want again.
+    doubts: BTreeMap<NodeName, BlockSet>,
     last_session: u64,
     /// Bytes of extents sent since the start: of seeds, of catch-ups.
     sent: (u64, u64),
@@ -122,6 +127,7 @@ impl Volume {
         over: Option<SetNumber>,
         answer: Option<(SetNumber, String)>,
     ) {
+        let doubts = self.seed_outs.doubts.remove(child).unwrap_or_default();
         if matches!(self.cfg.role, Role::Relay) {
             return;
         }
@@ -133,9 +139,28 @@ impl Volume {
             sent: 0,
             credit: 0,
             view: SetNumber::ZERO,
-            catch_up: over.map(|over| CatchUp { over, plan: BlockSet::new(), sent: 0, answer }),
+            catch_up: over.map(|over| {
+                let plan = BlockSet::new();
+                CatchUp { over, doubts, plan, sent: 0, answer }
+            }),
         };
         self.seed_outs.map.insert(child.clone(), s);
+    }
+
+    /// A child that is about to attach wants these blocks again, first and how many, whatever it
+    /// lacks; a relay passes the wish on.
+    pub fn consumer_doubts(&mut self, child: &NodeName, runs: &[(u64, u64)]) {
+        let end = self.want.blocks.0;
+        let inside = runs.iter().filter(|(b, _)| *b < end);
+        let blocks = inside.map(|(b, n)| (BlockIndex(*b), BlockCount((*n).min(end - b))));
+        self.seed_outs_doubts(child, blocks.collect());
+    }
+
+    pub(super) fn seed_outs_doubts(&mut self, child: &NodeName, blocks: BlockSet) {
+        self.seed_outs.doubts.remove(child);
+        if !blocks.is_empty() {
+            self.seed_outs.doubts.insert(child.clone(), blocks);
+        }
     }
 
     /// The list was written anew while it was read.
@@ -164,6 +189,7 @@ impl Volume {
         let answer = c.answer.take();
         match (plan, answer) {
             (Ok(mut plan), answer) => {
+                plan.union(&c.doubts);
                 plan.remove_range(BlockIndex(0), BlockCount(s.next));
                 let blocks = plan.count().0;
                 c.plan = plan;
@@ -232,7 +258,8 @@ impl Volume {
             }
         }
         for reader in plan {
-            self.changes_read(Some(reader));
+            let (child, session) = reader;
+            self.changes_read(Reader::Child(child, session));
         }
         for (child, session, next) in start {
             if self.seed_outs.map.get(&child).is_some_and(|s| s.catch_up.is_some()) {

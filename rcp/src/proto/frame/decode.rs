@@ -8,9 +8,9 @@ use super::super::ids::{
     VolumeId,
 };
 use super::super::limits::{
-    MAX_BLOCK_SHIFT, MAX_CONTROL_BLOCK, MAX_CONTROL_KIND, MAX_HISTORY, MAX_LEAF_TEXT, MAX_PATH,
-    MAX_PROBE_VOLUMES, MAX_REPORT_LEAVES, MAX_REPORT_STATES, MAX_ROUTE_HOPS, MAX_ROUTE_NODES,
-    MAX_TEXT, MIN_BLOCK_SHIFT,
+    MAX_BLOCK_SHIFT, MAX_CONTROL_BLOCK, MAX_CONTROL_KIND, MAX_DOUBTS, MAX_HISTORY, MAX_LEAF_TEXT,
+    MAX_PATH, MAX_PROBE_VOLUMES, MAX_REPORT_LEAVES, MAX_REPORT_STATES, MAX_ROUTE_HOPS,
+    MAX_ROUTE_NODES, MAX_TEXT, MIN_BLOCK_SHIFT,
 };
 use super::super::wire::{Cursor, Malformed};
 use super::{
@@ -62,6 +62,10 @@ fn read(frame_type: FrameType, stream: StreamId, c: &mut Cursor) -> Get<Frame> {
         FrameType::Start => Frame::Start(start(stream, c)?),
         FrameType::StreamError => Frame::StreamError { stream, code: c.u16()?, text: text(c)? },
         FrameType::Fence => Frame::Fence { stream, history: history(c)?, text: text(c)? },
+        FrameType::Doubt => Frame::Doubt {
+            stream,
+            runs: list(c, MAX_DOUBTS, "runs", |c| Ok((c.u64()?, c.u64()?)))?,
+        },
         FrameType::Chunk => {
             Frame::Chunk { stream, feeder: c.u32()?, seq: c.u64()?, body: rest(c)? }
         }

@@ -5,9 +5,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::super::ids::MAX_NAME;
 use super::super::ids::{Generation, NodeName};
 use super::super::limits::{
-    FRAME_HEADER_LEN, MAX_CONTROL_BLOCK, MAX_CONTROL_KIND, MAX_HISTORY, MAX_LEAF_TEXT, MAX_PATH,
-    MAX_PROBE_VOLUMES, MAX_REPORT_LEAVES, MAX_REPORT_STATES, MAX_ROUTE_HOPS, MAX_ROUTE_NODES,
-    MAX_TEXT,
+    FRAME_HEADER_LEN, MAX_CONTROL_BLOCK, MAX_CONTROL_KIND, MAX_DOUBTS, MAX_HISTORY, MAX_LEAF_TEXT,
+    MAX_PATH, MAX_PROBE_VOLUMES, MAX_REPORT_LEAVES, MAX_REPORT_STATES, MAX_ROUTE_HOPS,
+    MAX_ROUTE_NODES, MAX_TEXT,
 };
 use super::super::wire::put_text;
 use super::{
@@ -65,6 +65,13 @@ impl Frame {
             Self::Fence { history, text, .. } => {
                 put_history(b, FrameType::Fence, history)?;
                 put_text(b, text, MAX_TEXT);
+            }
+            Self::Doubt { runs, .. } => {
+                put_count(b, FrameType::Doubt, "runs", runs.len(), MAX_DOUBTS)?;
+                for (first, count) in runs {
+                    b.put_u64_le(*first);
+                    b.put_u64_le(*count);
+                }
             }
             Self::Ping { nonce } | Self::Pong { nonce } => b.put_u64_le(*nonce),
             Self::Offer(x) => put_offer(b, x)?,

@@ -51,6 +51,7 @@ frame_types! {
     Start = 19,
     StreamError = 20,
     Fence = 21,
+    Doubt = 22,
     Chunk = 32,
     SetEnd = 33,
     Saved = 34,

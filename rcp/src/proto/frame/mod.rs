@@ -84,6 +84,14 @@ pub enum Frame {
         /// In words.
         text: String,
     },
+    /// Receiver to sender, before an attachment: blocks that it wants again, whatever else it lacks,
+    /// because its own are damaged or of another line. Several add up; the attachment uses them.
+    Doubt {
+        /// Which stream.
+        stream: StreamId,
+        /// First block and number of blocks of each run; at most `MAX_DOUBTS`.
+        runs: Vec<(u64, u64)>,
+    },
     /// Either way: this stream cannot go on; the session lives on. The receiver may attach again.
     StreamError {
         /// Which stream.
@@ -224,6 +232,7 @@ impl Frame {
             Self::Start(_) => FrameType::Start,
             Self::StreamError { .. } => FrameType::StreamError,
             Self::Fence { .. } => FrameType::Fence,
+            Self::Doubt { .. } => FrameType::Doubt,
             Self::Chunk { .. } => FrameType::Chunk,
             Self::SetEnd { .. } => FrameType::SetEnd,
             Self::Saved { .. } => FrameType::Saved,
@@ -251,6 +260,7 @@ impl Frame {
             | Self::Start(Start { stream, .. })
             | Self::StreamError { stream, .. }
             | Self::Fence { stream, .. }
+            | Self::Doubt { stream, .. }
             | Self::Chunk { stream, .. }
             | Self::SetEnd { stream, .. }
             | Self::Saved { stream, .. }

@@ -135,6 +135,7 @@ fn goes_to(frame: FrameType, role: Role) -> bool {
         | F::Probe => role == Role::Receiver,
         F::Attach
         | F::Fence
+        | F::Doubt
         | F::Saved
         | F::Credit
         | F::Report

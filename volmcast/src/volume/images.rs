@@ -1,0 +1,206 @@
+//! What a branch needs of blocks that an extent is about to overwrite: saved first.
+//!
+//! ```text
+//! extent opened ─► read 64 blocks ─► save them ─► (sync) ─► … ─► the extent is written
+//!                                      └ no room: wait, and say so
+//! ```
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use rcp::proto::clock::Mono;
+
+use super::Volume;
+use super::branches::{branch_needs_room, branch_of};
+use super::desk::{Purpose, SeedStep};
+use crate::io::{FileId, IoError, Op, Outcome};
+use crate::snapshots::{PinId, Reservation, Reserve};
+use crate::units::BlockIndex;
+
+/// Blocks saved at a time.
+const BATCH: usize = 64;
+/// How long to wait when there is no room.
+const NO_ROOM: Duration = Duration::from_secs(1);
+/// How long to wait for another who saves the same block.
+const SOON: Duration = Duration::from_millis(5);
+
+/// Blocks on their way into the snapshot area.
+#[derive(Debug, Default)]
+pub(super) struct Images {
+    active: bool,
+    left: Vec<BlockIndex>,
+    reading: Vec<BlockIndex>,
+    written: Vec<(Reservation, u32)>,
+    breach: Option<PinId>,
+    /// What is being written, should the disk be full.
+    write: Option<Op>,
+    retry_at: Option<Mono>,
+    /// What is under way may not be all: how long to wait after it.
+    wait: Option<Duration>,
+    /// It was said that there is no room.
+    told: bool,
+}
+
+impl Images {
+    pub(super) fn timeout(&self) -> Option<Mono> {
+        self.retry_at
+    }
+
+    pub(super) fn is_active(&self) -> bool {
+        self.active
+    }
+
+    /// There may be room now.
+    pub(super) fn look_again(&mut self) {
+        if self.retry_at.is_some() {
+            self.retry_at = Some(Mono(0));
+        }
+    }
+}
+
+impl Volume {
+    /// Saves what branches need of these blocks; false if there is nothing to save. When it is done
+    /// the extent that waits is written.
+    pub(super) fn images_first(&mut self, blocks: impl Iterator<Item = (u64, u64)>) -> bool {
+        // Under a seed or another catch-up nothing is kept: it was given up before.
+        if !self.saves_hidden() {
+            return false;
+        }
+        let store = &self.cfg.snapshots;
+        let needed = |(b, n)| store.needs_copy(BlockIndex(b), crate::units::BlockCount(n));
+        let left: Vec<_> = blocks.flat_map(needed).collect();
+        if left.is_empty() {
+            return false;
+        }
+        self.images = Images { active: true, left, ..Images::default() };
+        self.images_read();
+        true
+    }
+
+    /// Something durable rests on content that nobody may read.
+    pub(super) fn saves_hidden(&self) -> bool {
+        !self.cfg.snapshots.durable_pins().is_empty()
+    }
+
+    fn images_read(&mut self) {
+        let bs = self.cfg.block_size;
+        let i = &mut self.images;
+        if i.left.is_empty() {
+            self.images = Images::default();
+            self.seed_extent_write();
+            return;
+        }
+        i.reading = i.left.split_off(i.left.len().saturating_sub(BATCH));
+        let len = usize::try_from(bs.bytes()).unwrap_or(0);
+        let ranges = i.reading.iter().map(|b| (bs.offset(*b), len)).collect();
+        self.desk.io(Purpose::SeedIn(SeedStep::ImagesRead), FileId::Base, Op::Gather { ranges });
+    }
+
+    fn images_save(&mut self, data: &Bytes) {
+        let len = usize::try_from(self.cfg.block_size.bytes()).unwrap_or(0);
+        let store = &self.cfg.snapshots;
+        let i = &mut self.images;
+        let (mut writes, mut full) = (Vec::new(), None);
+        for (at, b) in std::mem::take(&mut i.reading).into_iter().enumerate() {
+            if data.get(at * len..(at + 1) * len).is_none() {
+                self.fail("internal: the blocks of an image came short".to_owned());
+                return;
+            }
+            match store.reserve(b) {
+                Reserve::Slot(r) => {
+                    let image = data.slice(at * len..(at + 1) * len);
+                    let crc = crc32c::crc32c(&image);
+                    writes.push((r.entry_offset, store.entry(&r, crc)));
+                    writes.push((r.offset, image));
+                    i.written.push((r, crc));
+                }
+                Reserve::NotNeeded => {}
+                Reserve::Wait => {
+                    i.left.push(b);
+                    i.wait = Some(SOON);
+                }
+                Reserve::Breach(w) => {
+                    i.left.push(b);
+                    match branch_of(&self.want.aside, w.pin) {
+                        Some(name) => {
+                            store.breach_declined();
+                            full = Some(name);
+                        }
+                        None => {
+                            i.breach = Some(w.pin);
+                            writes.push((w.offset, w.bytes));
+                        }
+                    }
+                }
+            }
+        }
+        if let Some(name) = full {
+            i.wait = Some(NO_ROOM);
+            i.told = true;
+            self.stalled = Some(branch_needs_room("taking the content back", &name));
+        }
+        if writes.is_empty() {
+            self.images_saved();
+            return;
+        }
+        let op = Op::Scatter { writes, zeroes: Vec::new() };
+        i.write = Some(op.clone());
+        self.desk.io(Purpose::SeedIn(SeedStep::ImagesWrite), FileId::Snapshots, op);
+    }
+
+    pub(super) fn images_io_done(&mut self, step: SeedStep, outcome: &Outcome) {
+        match (step, outcome) {
+            (SeedStep::ImagesRead, Outcome::Read(b)) => self.images_save(b),
+            (SeedStep::ImagesWrite, Outcome::Failed(IoError::NoSpace)) => {
+                self.images.retry_at = Some(self.desk.now.after(NO_ROOM));
+                self.images.told = true;
+                self.stalled = Some(
+                    "taking the content back has stopped: no space left to keep what branches need; \
+                     free space on its file system, or drop a branch, and it goes on by itself"
+                        .to_owned(),
+                );
+            }
+            (SeedStep::ImagesWrite, Outcome::Done) => {
+                let i = &mut self.images;
+                i.write = None;
+                if i.breach.is_some() || i.written.iter().any(|(r, _)| r.must_sync) {
+                    let purpose = Purpose::SeedIn(SeedStep::ImagesSync);
+                    self.desk.io(purpose, FileId::Snapshots, Op::Sync);
+                } else {
+                    self.images_saved();
+                }
+            }
+            (SeedStep::ImagesSync, Outcome::Done) => self.images_saved(),
+            (_, other) => self.fail_io("saving what branches need", other),
+        }
+    }
+
+    fn images_saved(&mut self) {
+        let store = &self.cfg.snapshots;
+        for (r, crc) in std::mem::take(&mut self.images.written) {
+            store.commit_copy(&r, crc);
+        }
+        if let Some(pin) = self.images.breach.take() {
+            store.breach_written(pin);
+        }
+        match self.images.wait.take() {
+            None => self.images_read(),
+            Some(d) => self.images.retry_at = Some(self.desk.now.after(d)),
+        }
+    }
+
+    /// Goes on with what waited for room.
+    pub(super) fn pump_images(&mut self) {
+        if self.images.retry_at.is_none_or(|t| self.desk.now < t) {
+            return;
+        }
+        self.images.retry_at = None;
+        if std::mem::take(&mut self.images.told) {
+            self.stalled = None;
+        }
+        match self.images.write.clone() {
+            Some(op) => self.desk.io(Purpose::SeedIn(SeedStep::ImagesWrite), FileId::Snapshots, op),
+            None => self.images_read(),
+        }
+    }
+}
