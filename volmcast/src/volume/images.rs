@@ -182,6 +182,8 @@ impl Volume {
         }
         if let Some(pin) = self.images.breach.take() {
             store.breach_written(pin);
+            // Others waited for no more than that.
+            self.images.wait = None;
         }
         match self.images.wait.take() {
             None => self.images_read(),

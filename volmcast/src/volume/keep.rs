@@ -80,7 +80,9 @@ impl Volume {
             Role::Relay => return Err(KeepError::Relay),
             Role::Replica { .. } => {}
         }
-        if self.kept().any(|s| s == set) {
+        // One that was to come and came while this node was the writer has no pin yet.
+        let came = self.keeps_waiting.contains(&set) && set <= self.want.merged;
+        if !came && self.kept().any(|s| s == set) {
             return Ok(());
         }
         self.may_keep()?;
@@ -107,6 +109,7 @@ impl Volume {
         }
         // Anything later is merged only when it is visible, durably: the base is at rest.
         if set == visible && self.want.merged == set {
+            self.keeps_waiting.remove(&set);
             self.pin_durably(set);
         } else {
             self.keeps_waiting.insert(set);
@@ -190,7 +193,9 @@ impl Volume {
     pub(super) fn list_kept(&self) {
         let releasing = &self.releasing;
         let listed = self.durable.kept.iter().map(|k| PinId(k.pin));
-        self.board.list_kept(listed.filter(|p| p.0 > 0 && !releasing.contains(p)));
+        let aside = &self.want.aside;
+        let here = |p: &PinId| !releasing.contains(p) && !aside.iter().any(|k| k.pin == p.0);
+        self.board.list_kept(listed.filter(|p| p.0 > 0 && here(p)));
         let aside = self.durable.aside.iter().map(|k| PinId(k.pin));
         self.board.list_branches(aside.filter(|p| !releasing.contains(p)));
     }

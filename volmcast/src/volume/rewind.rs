@@ -78,6 +78,7 @@ impl Volume {
         for set in past {
             self.release_quietly(set);
         }
+        self.list_kept();
         self.board.forsake();
         self.merge.start(self.log.head(), fork);
         self.want.merged = fork;

@@ -2,7 +2,7 @@
 
 use config::units::approx_size;
 
-use crate::api::{ChildProgress, NodeStatus, SubtreeStatus, VolumeInfo};
+use crate::api::{BranchStatus, ChildProgress, NodeStatus, SubtreeStatus, VolumeInfo};
 use crate::cli::columns::columns;
 use crate::cli::text::{between, fill, moment, number, pause, plural, span};
 
@@ -169,6 +169,10 @@ pub(super) fn detail(h: &Held<'_>) -> String {
     if !v.kept.is_empty() {
         let kept: Vec<String> = v.kept.iter().map(|s| format!("{}@{s}", v.label)).collect();
         line("kept", kept.join(", "));
+    }
+    if !v.branches.is_empty() {
+        let of = |b: &BranchStatus| format!("{}@branch:{}", v.label, b.name);
+        line("branches", v.branches.iter().map(of).collect::<Vec<_>>().join(", "));
     }
     let width = v.children.iter().map(|c| c.node.len()).max().unwrap_or(0);
     for child in &v.children {
