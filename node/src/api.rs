@@ -232,6 +232,24 @@ pub struct VolumeInfo {
     pub children: Vec<ChildProgress>,
     /// The subtree below, summed up.
     pub subtree: Option<SubtreeStatus>,
+    /// Digests of the newest states that were visible here, as they are here, newest first.
+    #[serde(default)]
+    pub digests: Vec<StateDigest>,
+    /// Why the digest of the visible state is not known, in words.
+    #[serde(default)]
+    pub digest_missing: Option<String>,
+    /// The content was found to differ from the primary's in this set; reads are refused.
+    #[serde(default)]
+    pub differs: Option<u64>,
+    /// Blocks of the content that turned out damaged since the start; they are fetched again.
+    #[serde(default)]
+    pub damaged_blocks: u64,
+    /// How far the content has been looked through in this round, at a replica.
+    #[serde(default)]
+    pub scrub_percent: Option<u64>,
+    /// When the last complete round ended.
+    #[serde(default)]
+    pub scrubbed_us: Option<u64>,
     /// The delta-set table, newest first.
     pub sets: Vec<SetInfo>,
     /// The volume's writers, oldest first.
@@ -252,6 +270,15 @@ pub struct VolumeInfo {
     /// This node is about to be the writer, or it is not known yet whether it is.
     #[serde(default)]
     pub promoting: bool,
+}
+
+/// The digest of a volume in one state.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StateDigest {
+    /// The state.
+    pub set: u64,
+    /// 32 hexadecimal digits.
+    pub digest: String,
 }
 
 /// How far a child is with one volume.

@@ -56,3 +56,9 @@ pub const STOP_DEADLINE: Duration = Duration::from_secs(10);
 /// Bytes of the file, per volume, that lists which blocks changed in which step; it takes the room
 /// that it needs, up to this.
 pub const CHANGES_BYTES: u64 = 32 << 20;
+
+/// How gently replicas look through their content for damage: 16 MiB each second, a round a day.
+pub const SCRUB: volmcast::volume::ScrubPolicy = volmcast::volume::ScrubPolicy {
+    rate: 16 << 20,
+    every: std::time::Duration::from_secs(24 * 3600),
+};

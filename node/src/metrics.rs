@@ -74,6 +74,10 @@ defs! { GAUGES, "gauge":
     PAUSE = "rcp_cut_longest_pause_seconds", Seconds, "Longest pause of writers by a cut.";
     KEPT = "rcp_kept_states", Count, "States that are kept and can be read.";
     VOLUME_STATE = "rcp_volume_state", Count, "1 for the state that the volume is in, 0 for the others.";
+    DAMAGED = "rcp_damaged_blocks", Count, "Blocks of the content that turned out damaged since the node was started; they are fetched again from the parent.";
+    SCRUBBED = "rcp_scrub_complete_time_seconds", Seconds, "When the content was last looked through in full, since 1970; absent before.";
+    DIGEST_KNOWN = "rcp_digest_known", Count, "1 if the digest of the visible state is known here, 0 while it is being found out.";
+    DIFFERS = "rcp_volume_differs", Count, "1 if the content was found to differ from the primary's: reads are refused.";
     VOLUME_BLOCKED = "rcp_volume_blocked", Count, "1 if the volume cannot advance or be read; rcpctl status says why.";
     REPLICATING = "rcp_replicating", Count, "0 if replication was stopped here by command, or did not start by itself.";
     GENERATION = "rcp_generation", Count, "Number of the volume's newest writer that this node follows or is: 1, and 1 more with each takeover.";
@@ -302,6 +306,15 @@ fn export_volume(v: &VolumeInfo) {
     metrics::counter!(SEED_BYTES.0, owned(&labels)).absolute(v.seed_sent);
     metrics::counter!(CATCH_UP_BYTES.0, owned(&labels)).absolute(v.catch_up_sent);
     set(&KEPT, count(v.kept.len() as u64));
+    let known = v.digests.first().is_some_and(|d| d.set == v.current_set);
+    if v.role != "relay" {
+        set(&DIGEST_KNOWN, flag(known));
+        set(&DAMAGED, count(v.damaged_blocks));
+        if let Some(at) = v.scrubbed_us {
+            set(&SCRUBBED, seconds(at));
+        }
+        set(&DIFFERS, flag(v.differs.is_some()));
+    }
     set(&VOLUME_BLOCKED, flag(v.reason.is_some()));
     set(&REPLICATING, flag(v.replicating));
     // `COUNTER-ID`
@@ -388,6 +401,7 @@ mod tests {
         status.volumes[0].children[0].seed_percent = Some(42.0);
         status.groups[0].children[0].limit = Some(20_000_000);
         status.security.certificate_until_us = Some(1);
+        status.volumes[0].scrubbed_us = Some(1);
         status
     }
 

@@ -82,6 +82,12 @@ fn set_headers() {
     };
     assert_eq!(h.encode().to_vec(), vector!("set_header_bitmap_only"));
     assert_eq!(SetHeader::parse(&vector!("set_header_bitmap_only")), Ok(h));
+
+    let mut digest = [0; 32];
+    digest[..16].copy_from_slice(&7u128.to_le_bytes());
+    let with = SetHeader { flags: SetFlags::default(), digest, ..set_header(0) };
+    assert_eq!(SetHeader::parse(&with.encode()), Ok(with));
+    assert_eq!((with.digest_sum(), h.digest_sum()), (Some(7), None));
     assert_eq!(ChunkHeader::parse(&vector!("set_header")), Err(DeltaError::HeaderChecksum));
 }
 
@@ -221,6 +227,7 @@ fn frame_values() -> Vec<Frame> {
             }],
             text: text("a newer writer"),
         },
+        Frame::Doubt { stream, runs: vec![(5, 1), (9, 300)] },
         Frame::Chunk { stream, feeder: 9, seq: 0, body: encoded(&draft_zero()).bytes().clone() },
         Frame::SetEnd { stream, feeder: 9, seq: 3, body: vector!("set_header").into() },
         Frame::Saved { stream, feeder: 9, state: set(42), next_chunk: ChunkNumber(0) },

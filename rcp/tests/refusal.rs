@@ -123,7 +123,7 @@ fn set_headers_that_contradict_themselves_are_refused() {
     assert_eq!(good.check(), Ok(()));
     let absent = SetFlags::DIGEST_ABSENT;
     for bad in [
-        SetHeader { flags: SetFlags::default(), ..good },
+        SetHeader { flags: SetFlags::default(), digest: [1; 32], ..good },
         SetHeader { digest: [1; 32], ..good },
         SetHeader { flags: absent.with(SetFlags::BITMAP_ONLY), ..good },
         SetHeader { chunk_count: 0, ..good },

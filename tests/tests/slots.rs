@@ -16,7 +16,7 @@ use volmcast::io::{FileId, Io, Op, Tag};
 use volmcast::mailbox::{Mailbox, SLOT_LEN};
 use volmcast::storage::{Identity, Storage};
 use volmcast::units::{BlockCount, BlockIndex, BlockSize};
-use volmcast::volume::{CutPolicy, PlaybackPolicy};
+use volmcast::volume::{CutPolicy, PlaybackPolicy, ScrubPolicy};
 
 const BLOCK: usize = 512;
 const BLOCKS: u64 = 64;
@@ -60,6 +60,7 @@ fn tuning() -> Tuning {
         held: 1 << 16,
         changes: 1 << 20,
         extent,
+        scrub: ScrubPolicy { rate: 0, every: Duration::ZERO },
     }
 }
 

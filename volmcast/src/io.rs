@@ -22,6 +22,8 @@ pub enum FileId {
     Snapshots,
     /// The sets of blocks that finished sets changed.
     Changes,
+    /// The table of block hashes: 16 bytes for each block of the content.
+    Hashes,
 }
 
 impl FileId {

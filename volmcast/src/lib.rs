@@ -8,6 +8,7 @@
 pub mod activity;
 pub mod bitmap;
 pub mod capture;
+pub mod digest;
 pub mod history;
 pub mod io;
 pub mod mailbox;

@@ -10,6 +10,7 @@ use rcp::proto::clock::Wall;
 pub use rcp::proto::frame::Branch;
 use rcp::proto::ids::{Attempt, Generation, NodeName, SetNumber, VolumeId};
 
+use crate::digest::Sum;
 use crate::units::{BlockCount, BlockSize, LogPos};
 
 /// Bytes of one slot in the file; slot 0 at offset 0, slot 1 behind it.
@@ -18,6 +19,8 @@ const MAGIC: [u8; 4] = *b"RCPM";
 const VERSION: u16 = 5;
 /// Version 4 knew of no undoing and of no branches.
 const BRANCHES_SINCE: u16 = 5;
+/// Version 3 had no digest.
+const DIGESTS_SINCE: u16 = 4;
 /// Version 2 did not say which states the extents of a seed or catch-up may hold.
 const VIEWS_SINCE: u16 = 3;
 /// Version 1 had neither catch-ups nor the sets of changed blocks.
@@ -103,6 +106,35 @@ impl KeptBranch {
     }
 }
 
+/// What the table of block hashes is worth.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TableMark {
+    /// Nothing: it is to be made.
+    #[default]
+    Absent,
+    /// It has the hashes of the content, and follows it; their sum is not known.
+    Kept,
+    /// As `Kept`, and this is the sum in the state `visible`.
+    Known(Sum),
+}
+
+/// The digest of the volume here, and how the stored content is looked after.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DigestMark {
+    /// The table.
+    pub table: TableMark,
+    /// At a primary: the state of which the table has the hashes, but for what the steps after it
+    /// in the save volume change. Elsewhere that is `merged`, and this is 0.
+    pub hashed: SetNumber,
+    /// The content was found to differ from the primary's in this state: reads are refused. 0: it
+    /// was not.
+    pub differs: SetNumber,
+    /// Blocks before this one were looked at in the scrub under way.
+    pub scrub_next: u64,
+    /// When the last complete scrub ended; 0: there was none.
+    pub scrubbed: Wall,
+}
+
 /// What an operator has set; it survives restarts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
@@ -159,6 +191,8 @@ pub struct Mailbox {
     pub seed: Option<SeedMark>,
     /// The sets of changed blocks.
     pub changes: ChangesMark,
+    /// The digest of the volume.
+    pub digest: DigestMark,
     /// The volume's lines, oldest first; the last is the present one.
     pub history: Vec<Branch>,
     /// Consumers that hold the log's tail back.
@@ -209,6 +243,8 @@ impl Mailbox {
             attempt: Attempt(0),
             seed: None,
             changes: ChangesMark::default(),
+            // A volume of zeroes.
+            digest: DigestMark { table: TableMark::Known(Sum::default()), ..DigestMark::default() },
             history: Vec::new(),
             consumers: Vec::new(),
             kept: Vec::new(),
@@ -264,6 +300,7 @@ impl Mailbox {
         b.put_u64_le(self.changes.bytes);
         b.put_u64_le(self.changes.epoch);
         b.put_u64_le(self.changes.base.0);
+        put_digest(&mut b, &self.digest);
         put_len(&mut b, self.history.len(), "branches of history")?;
         for h in &self.history {
             b.put_u32_le(h.generation.counter);
@@ -354,6 +391,7 @@ impl Mailbox {
         }
         let [blocks, tail, head, base, visible, merged, hidden] = u64s;
         let (seed, changes) = get_seed(version, SetNumber(merged), &mut b)?;
+        let digest = get_digest(version, &mut b)?;
         let mut history = Vec::new();
         for _ in 0..b.try_get_u16_le().ok()? {
             let counter = b.try_get_u32_le().ok()?;
@@ -396,6 +434,7 @@ impl Mailbox {
             attempt,
             seed,
             changes,
+            digest,
             history,
             consumers,
             kept,
@@ -529,6 +568,47 @@ fn get_aside(version: u16, b: &mut &[u8]) -> Option<Vec<KeptBranch>> {
     Some(aside)
 }
 
+fn put_digest(b: &mut BytesMut, d: &DigestMark) {
+    let (kind, sum) = match d.table {
+        TableMark::Absent => (0, Sum::default()),
+        TableMark::Kept => (1, Sum::default()),
+        TableMark::Known(s) => (2, s),
+    };
+    b.put_u64_le(kind);
+    b.put_u128_le(sum.0);
+    b.put_u64_le(d.hashed.0);
+    b.put_u64_le(d.differs.0);
+    b.put_u64_le(d.scrub_next);
+    b.put_u64_le(d.scrubbed.0);
+}
+
+fn get_digest(version: u16, b: &mut &[u8]) -> Option<DigestMark> {
+    if version < DIGESTS_SINCE {
+        return Some(DigestMark::default());
+    }
+    let kind = b.try_get_u64_le().ok()?;
+    let sum = Sum(b.try_get_u128_le().ok()?);
+    let table = match kind {
+        0 | 1 if sum != Sum::default() => return None,
+        0 => TableMark::Absent,
+        1 => TableMark::Kept,
+        2 => TableMark::Known(sum),
+        _ => return None,
+    };
+    let mut u64s = [0u64; 4];
+    for x in &mut u64s {
+        *x = b.try_get_u64_le().ok()?;
+    }
+    let [hashed, differs, scrub_next, scrubbed] = u64s;
+    Some(DigestMark {
+        table,
+        hashed: SetNumber(hashed),
+        differs: SetNumber(differs),
+        scrub_next,
+        scrubbed: Wall(scrubbed),
+    })
+}
+
 fn put_len(b: &mut BytesMut, n: usize, what: &'static str) -> Result<(), MailboxError> {
     if n > MAX_ENTRIES {
         return Err(MailboxError::TooMany(what));
@@ -573,6 +653,13 @@ mod tests {
                 undo: true,
             }),
             changes: ChangesMark { offset: 4096, bytes: 300, epoch: 3, base: SetNumber(1) },
+            digest: DigestMark {
+                table: TableMark::Known(Sum(0x77)),
+                hashed: SetNumber(8),
+                differs: SetNumber(7),
+                scrub_next: 5,
+                scrubbed: Wall(6),
+            },
             history: vec![Branch {
                 generation: Generation { counter: 1, id: [0xcd; 16] },
                 forked_from: SetNumber(0),
@@ -622,10 +709,10 @@ mod tests {
         let (old, new) = (sample(), Mailbox { sequence: 6, ..sample() });
         let mut f = file([&old, &new]);
         let at = usize::try_from(Mailbox::slot_offset(6)).expect("small");
-        f[at + 4] = 4;
+        f[at + 4] = 6;
         let crc = crc32c::crc32c(&f[at..at + 28]);
         f[at + 28..at + 32].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(Mailbox::choose(&f, old.volume), Err(MailboxError::Version(4)));
+        assert_eq!(Mailbox::choose(&f, old.volume), Err(MailboxError::Version(6)));
     }
 
     /// The bytes of this form may never change.
@@ -637,13 +724,13 @@ mod tests {
             hex,
             concat!(
                 "5243504d",                         // magic RCPM
-                "0300",                             // version
+                "0500",                             // version
                 "0000",                             // reserved
                 "0500000000000000",                 // sequence
-                "f6000000",                         // bytes of body
-                "cc1d410a",                         // CRC32C of the body
+                "6c010000",                         // bytes of body
+                "cbc524fa",                         // CRC32C of the body
                 "00000000",                         // reserved
-                "6aa5cd5d",                         // CRC32C of the 28 bytes before
+                "075074d9",                         // CRC32C of the 28 bytes before
                 "09090909090909090909090909090909", // volume
                 "0c",                               // block size 2^12
                 "00",                               // settings: none
@@ -656,7 +743,7 @@ mod tests {
                 "0900000000000000",                 // visible
                 "0800000000000000",                 // merged
                 "0000000000000000",                 // hidden until
-                "0400000000000000",                 // catch-up: its end is known
+                "0800000000000000",                 // catch-up that undoes: its end is known
                 "0400000000000000",                 // joined at
                 "4d00000000000000",                 // next block
                 "0600000000000000",                 // needed set
@@ -666,6 +753,12 @@ mod tests {
                 "2c01000000000000",                 // bytes
                 "0300000000000000",                 // epoch
                 "0100000000000000",                 // base
+                "0200000000000000",                 // digest: known
+                "77000000000000000000000000000000", // sum
+                "0800000000000000",                 // hashed
+                "0700000000000000",                 // differs
+                "0500000000000000",                 // scrub: next block
+                "0600000000000000",                 // scrub: last complete
                 "0100",                             // branches
                 "01000000",                         // counter
                 "cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd", // id
@@ -678,11 +771,28 @@ mod tests {
                 "0100",                             // kept states
                 "0100000000000000",                 // pin
                 "0800000000000000",                 // state
+                "0100",                             // branches of lines that ended
+                "0200000000000000",                 // pin
+                "0c00000000000000",                 // state
+                "01000000",                         // counter of its line
+                "cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd", // id
+                "0200000000000000",                 // fork
+                "ffff000000000000",                 // blocks
+                "01401e18240a0600",                 // kept at
             )
         );
     }
 
-    /// A slot of version 1, which had neither catch-ups nor lists of changes, is still read.
+    /// A slot as an earlier program wrote it.
+    fn earlier(hex: &str) -> Mailbox {
+        let bytes: Vec<u8> = (0..hex.len())
+            .step_by(2)
+            .map(|i| u8::from_str_radix(&hex[i..i + 2], 16).expect("hex"))
+            .collect();
+        Mailbox::decode(&bytes).expect("a sound slot")
+    }
+
+    /// Version 1 had neither catch-ups nor lists of changes.
     #[test]
     fn version_1_is_read() {
         let hex = concat!(
@@ -695,24 +805,81 @@ mod tests {
             "01000963656c312d736572318000000000000000010001000000000000000800",
             "000000000000",
         );
-        let bytes: Vec<u8> = (0..hex.len())
-            .step_by(2)
-            .map(|i| u8::from_str_radix(&hex[i..i + 2], 16).expect("hex"))
-            .collect();
         let m = sample();
-        let wanted = Mailbox {
-            // Begun anew: the states that its extents may hold are not known.
-            seed: m.seed.map(|s| SeedMark {
-                over: None,
-                next_block: 0,
-                need: None,
-                view: SetNumber::ZERO,
-                ..s
-            }),
-            changes: ChangesMark { base: m.merged, ..ChangesMark::default() },
-            ..m
+        let changes = ChangesMark { base: m.merged, ..ChangesMark::default() };
+        assert_eq!(earlier(hex), Mailbox { changes, ..without_states(m) });
+    }
+
+    /// Version 2 did not say of which states extents are.
+    #[test]
+    fn version_2_is_read() {
+        let hex = concat!(
+            "5243504d020000000500000000000000ee00000079d4d4fe00000000d0bb95a0",
+            "090909090909090909090909090909090c000000020000000000010000000000",
+            "4000000000000000000000000001000003000000000000000900000000000000",
+            "0800000000000000000000000000000004000000000000000400000000000000",
+            "4d00000000000000060000000000000002000000000000000010000000000000",
+            "2c01000000000000030000000000000001000000000000000100010000",
+            "00cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd00000000000000000963656c312d73",
+            "65723100401e18240a060001000963656c312d73657231800000000000000001",
+            "0001000000000000000800000000000000",
+        );
+        assert_eq!(earlier(hex), without_states(sample()));
+    }
+
+    /// A seed or catch-up is begun anew, as a seed; there is no digest.
+    fn without_states(m: Mailbox) -> Mailbox {
+        let anew = |s: SeedMark| SeedMark {
+            over: None,
+            next_block: 0,
+            need: None,
+            view: SetNumber::ZERO,
+            undo: false,
+            ..s
         };
-        assert_eq!(Mailbox::decode(&bytes), Ok(wanted));
+        Mailbox { seed: m.seed.map(anew), digest: DigestMark::default(), aside: Vec::new(), ..m }
+    }
+
+    /// Version 3 had no digest.
+    #[test]
+    fn version_3_is_read() {
+        let hex = concat!(
+            "5243504d030000000500000000000000f6000000cc1d410a000000006aa5cd5d",
+            "090909090909090909090909090909090c000000020000000000010000000000",
+            "4000000000000000000000000001000003000000000000000900000000000000",
+            "0800000000000000000000000000000004000000000000000400000000000000",
+            "4d00000000000000060000000000000002000000000000000500000000000000",
+            "00100000000000002c0100000000000003000000000000000100000000000000",
+            "010001000000cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd00000000000000000963",
+            "656c312d7365723100401e18240a060001000963656c312d7365723180000000",
+            "00000000010001000000000000000800000000000000",
+        );
+        let m = without_branches(sample());
+        assert_eq!(earlier(hex), Mailbox { digest: DigestMark::default(), ..m });
+    }
+
+    /// Version 4 knew of no undoing, and of no branches.
+    #[test]
+    fn version_4_is_read() {
+        let hex = concat!(
+            "5243504d0400000005000000000000002e0100008f132154000000008f2ac945",
+            "090909090909090909090909090909090c000000020000000000010000000000",
+            "4000000000000000000000000001000003000000000000000900000000000000",
+            "0800000000000000000000000000000004000000000000000400000000000000",
+            "4d00000000000000060000000000000002000000000000000500000000000000",
+            "00100000000000002c0100000000000003000000000000000100000000000000",
+            "0200000000000000770000000000000000000000000000000800000000000000",
+            "070000000000000005000000000000000600000000000000010001000000cdcd",
+            "cdcdcdcdcdcdcdcdcdcdcdcdcdcd00000000000000000963656c312d73657231",
+            "00401e18240a060001000963656c312d73657231800000000000000001000100",
+            "0000000000000800000000000000",
+        );
+        assert_eq!(earlier(hex), without_branches(sample()));
+    }
+
+    fn without_branches(m: Mailbox) -> Mailbox {
+        let seed = m.seed.map(|s| SeedMark { undo: false, ..s });
+        Mailbox { seed, aside: Vec::new(), ..m }
     }
 
     #[test]

@@ -19,6 +19,9 @@ use rcp::proto::ids::SetNumber;
 use crate::snapshots::{PinId, PinKind, SnapshotStore};
 use crate::units::{BlockCount, BlockIndex, LogPos};
 
+/// Blocks in doubt that are remembered until somebody asks.
+const MAX_DOUBTS: usize = 1 << 16;
+
 /// A chunk of a layer, in the save volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayerChunk {
@@ -123,6 +126,12 @@ impl Layer {
         self.runs.iter().map(|r| u64::from(r.count)).sum()
     }
 
+    /// Whether the step has this block.
+    #[must_use]
+    pub fn has(&self, block: u64) -> bool {
+        self.find(block).is_ok()
+    }
+
     /// The run that holds `block`, or how many blocks from it on the layer does not have (0: none
     /// follow).
     fn find(&self, block: u64) -> Result<&Run, Option<u64>> {
@@ -146,6 +155,8 @@ pub struct ViewState {
     pub blocks: BlockCount,
     /// Why reads are refused, if they are.
     pub refused: Option<String>,
+    /// What is read from the base can be held against the table of hashes.
+    pub hashed: bool,
     /// Visible steps that the base may not hold yet, oldest first.
     pub layers: Vec<Arc<Layer>>,
 }
@@ -299,6 +310,8 @@ pub struct PinBoard {
     inner: Mutex<Board>,
     /// Rises when the content is given up.
     line: AtomicU64,
+    /// Blocks of the base whose content is not what their hash says.
+    doubts: Mutex<BTreeSet<u64>>,
     store: Arc<SnapshotStore>,
 }
 
@@ -306,7 +319,12 @@ impl PinBoard {
     /// A board over a snapshot store, with nothing visible.
     #[must_use]
     pub fn new(store: Arc<SnapshotStore>) -> Arc<Self> {
-        Arc::new(Self { inner: Mutex::default(), line: AtomicU64::new(0), store })
+        Arc::new(Self {
+            inner: Mutex::default(),
+            line: AtomicU64::new(0),
+            doubts: Mutex::default(),
+            store,
+        })
     }
 
     /// The snapshot store behind the pins.
@@ -319,6 +337,20 @@ impl PinBoard {
     #[must_use]
     pub fn view(&self) -> Arc<ViewState> {
         self.inner.lock().view.clone()
+    }
+
+    /// A reader found that a block of the base is not what was stored there.
+    pub fn doubt(&self, block: u64) {
+        let mut d = self.doubts.lock();
+        if d.len() < MAX_DOUBTS {
+            d.insert(block);
+        }
+    }
+
+    /// What readers found since this was asked last.
+    #[must_use]
+    pub fn take_doubts(&self) -> BTreeSet<u64> {
+        std::mem::take(&mut self.doubts.lock())
     }
 
     /// Pins the visible state.
@@ -411,7 +443,8 @@ impl PinBoard {
         b.waiting.clear();
         let (visible, cut_time, blocks) = (b.view.visible, b.view.cut_time, b.view.blocks);
         let refused = Some("the content is about to be replaced".to_owned());
-        let view = Arc::new(ViewState { visible, cut_time, blocks, refused, layers: Vec::new() });
+        let view =
+            Arc::new(ViewState { visible, cut_time, blocks, refused, ..ViewState::default() });
         let old = std::mem::replace(&mut b.view, view);
         self.line.fetch_add(1, Ordering::SeqCst);
         self.store.new_line();

@@ -9,10 +9,11 @@ use rcp::proto::ids::{
 use volmcast::activity::{ActivityLog, ExtentSize, Geometry};
 use volmcast::bitmap::BlockSet;
 use volmcast::bitmap::changes::{ENTRY_HEAD, Entry};
+use volmcast::digest::{self, HASH_LEN, HEAD_LEN, Sum, table_head, table_range};
 use volmcast::io::{Op, Outcome};
 use volmcast::mailbox::{
-    Branch, ChangesMark, ConsumerMark, KeptState, MAX_ENTRIES, Mailbox, SLOT_LEN, SeedMark,
-    Settings,
+    Branch, ChangesMark, ConsumerMark, DigestMark, KeptBranch, KeptState, MAX_ENTRIES, Mailbox,
+    SLOT_LEN, SeedMark, Settings, TableMark,
 };
 use volmcast::save::record::{HEADER_LEN, MAX_BODY};
 use volmcast::save::ring::{ALIGN, MIN_CAPACITY};
@@ -93,8 +94,16 @@ fn mailbox_slot() {
             next_block: 0x1a,
             need: Some(SetNumber(0x1b)),
             view: SetNumber(0x22),
+            undo: false,
         }),
         changes: ChangesMark { offset: 0x1e, bytes: 0x1f, epoch: 0x20, base: SetNumber(0x21) },
+        digest: DigestMark {
+            table: TableMark::Known(Sum(0x27)),
+            hashed: SetNumber(0x23),
+            differs: SetNumber(0x24),
+            scrub_next: 0x25,
+            scrubbed: Wall(0x26),
+        },
         history: vec![Branch {
             generation: Generation { counter: 2, id: [3; 16] },
             forked_from: SetNumber(4),
@@ -103,6 +112,14 @@ fn mailbox_slot() {
         }],
         consumers: vec![ConsumerMark { name: name("cc"), acked: LogPos(6) }],
         kept: vec![KeptState { pin: 7, set: SetNumber(8) }],
+        aside: vec![KeptBranch {
+            pin: 9,
+            set: SetNumber(0xa),
+            line: Generation { counter: 0xb, id: [0xc; 16] },
+            fork: SetNumber(0xd),
+            blocks: BlockCount(0xe),
+            at: Wall(0xf),
+        }],
         settings: Settings { stopped: true, transient: true },
         had_children: true,
         ..Mailbox::empty(VOLUME, BlockSize::DEFAULT, BlockCount(0x1c))
@@ -110,7 +127,7 @@ fn mailbox_slot() {
     let b = m.encode().expect("fits");
     let le = u64::to_le_bytes;
     let body_len = u32::try_from(b.len() - 32).expect("small").to_le_bytes();
-    let fixed: [(&str, &[u8]); 25] = [
+    let fixed: [(&str, &[u8]); 31] = [
         ("sequence", &le(0x11)),
         ("bytes of body", &body_len),
         ("checksum of the body", &crc(&[&b[32..]])),
@@ -136,17 +153,38 @@ fn mailbox_slot() {
         ("changes: bytes", &le(0x1f)),
         ("changes: epoch", &le(0x20)),
         ("changes: base", &le(0x21)),
+        ("digest: 0 there", &le(2)),
+        ("digest: the sum", &0x27u128.to_le_bytes()),
+        ("digest: state", &le(0x23)),
+        ("differs", &le(0x24)),
+        ("scrub: blocks", &le(0x25)),
+        ("scrub: when", &le(0x26)),
     ];
     let end = layout("### Slot", &b, &fixed);
     let one = 1u16.to_le_bytes();
     let branch = [&one[..], &2u32.to_le_bytes(), &[3; 16], &le(4), b"\x01n", &le(5)].concat();
     let consumer = [&one[..], b"\x02cc", &le(6)].concat();
     let kept = [&one[..], &le(7), &le(8)].concat();
-    assert_eq!(b[end..], [branch, consumer, kept].concat());
+    let line = [&0xbu32.to_le_bytes()[..], &[0xc; 16]].concat();
+    let aside = [&one[..], &le(9), &le(0xa), &line, &le(0xd), &le(0xe), &le(0xf)].concat();
+    assert_eq!(b[end..], [branch, consumer, kept, aside].concat());
+    let undoes = Mailbox { seed: m.seed.map(|s| SeedMark { undo: true, ..s }), ..m };
+    assert_eq!(undoes.encode().expect("fits")[112..120], le(8));
     assert!(DOC.contains(&format!("Two slots of {} bytes", thousands(SLOT_LEN))));
     assert!(DOC.contains(&format!("at most {MAX_ENTRIES} entries")));
     assert_eq!(Mailbox::slot_offset(6), 0);
     assert_eq!(Mailbox::slot_offset(7), SLOT_LEN as u64);
+}
+
+#[test]
+fn table_of_hashes() {
+    let b = table_head(VOLUME, 12);
+    let fields: [(&str, &[u8]); 3] =
+        [("block size", &[12]), ("volume UUID", &VOLUME.0), ("checksum", &crc(&[&b[..24]]))];
+    assert_eq!(layout("### Head", &b, &fields), HEAD_LEN);
+    let at = digest::TABLE_AT;
+    assert!(DOC.contains(&format!("{at} + {HASH_LEN} × *b*")));
+    assert_eq!(table_range(3, 2), (at + 3 * HASH_LEN, 32));
 }
 
 #[test]

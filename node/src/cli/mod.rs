@@ -27,6 +27,7 @@ mod text;
 mod token;
 mod topology;
 mod up;
+mod verify;
 mod volumes;
 pub mod way;
 

@@ -15,6 +15,7 @@ use super::target::Surroundings;
 use super::token::{self, TokenCommand};
 use super::topology::{self, TopologyCommand};
 use super::up::{self, UpArgs};
+use super::verify::{self, VerifyArgs};
 use super::volumes::{self, VolumeCommand};
 use crate::daemon;
 use crate::demo::{self, DemoArgs};
@@ -56,6 +57,11 @@ enum Command {
     Confirm(ConfirmArgs),
     /// Draw the writers of a volume and where their lines fork
     History(HistoryArgs),
+    /// Compare all replicas of a volume with its primary, by digest
+    ///
+    /// Nothing is read but the digests that every node keeps; the content itself is proved when it
+    /// is read. The answer is 0 if all are equal, 1 if not or if somebody cannot say.
+    Verify(VerifyArgs),
     /// Create, import, list and change volumes
     #[command(subcommand)]
     Volume(VolumeCommand),
@@ -90,6 +96,7 @@ async fn run(command: Command) -> Result<(), Failed> {
         Command::Resync(args) => failover::resync(args, &around).await,
         Command::Branch(command) => branch::run(command, &around).await,
         Command::Confirm(args) => failover::confirm(args, &around).await,
+        Command::Verify(args) => verify::run(args, &around).await,
         Command::History(args) => failover::history(args, &around).await,
         Command::Volume(command) => volumes::run(command, &around).await,
         Command::Topology(command) => topology::run(command),

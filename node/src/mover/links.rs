@@ -588,6 +588,11 @@ impl Conn {
             .then(|| format!("the session with {peer} is RCP {}: {}", can.name, can.lacks))
     }
 
+    /// Digests are told through it, and blocks that are named can be had.
+    pub(super) fn has_digests(&self) -> bool {
+        abilities(self.version).digest
+    }
+
     fn new(session: Session, group: GroupName, dialled: Option<NodeName>) -> Self {
         Self {
             session,

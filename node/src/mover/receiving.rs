@@ -14,6 +14,7 @@ use volmcast::units::{BlockCount, BlockSize};
 use volmcast::volume::Role;
 
 use super::failover::Change;
+use super::links::Conn;
 use super::{ConnId, Effect, Level, Mover, NewReplica};
 
 /// Labels of volumes that `rcpfiletest` makes begin with this.
@@ -258,11 +259,11 @@ impl Mover {
     /// Tells the parent where we are.
     pub(super) fn attach(&mut self, id: VolumeId) {
         let conn = self.volumes.get(&id).and_then(|h| h.inbound.as_ref()).map(|i| i.conn);
-        let lacks =
-            conn.and_then(|c| self.conns.get(&c)).and_then(super::links::Conn::without_catch_ups);
+        let lacks = conn.and_then(|c| self.conns.get(&c)).and_then(Conn::without_catch_ups);
         if let Some(why) = &lacks {
             self.relay_without_catch_up(id, why);
         }
+        let names = conn.and_then(|c| self.conns.get(&c)).is_some_and(Conn::has_digests);
         let Some(h) = self.volumes.get_mut(&id) else { return };
         let Some(inbound) = &mut h.inbound else { return };
         let Some(undo) = h.volume.undo_list() else {
@@ -284,10 +285,21 @@ impl Mover {
         let seed_at = seed.or(passing.map(|p| (p.block, p.folded)));
         // What is here is of use, unless it was found not to be, or the parent has no use for it.
         let mine = h.volume.catch_up_base().filter(|_| seed.is_some() || !inbound.wants_seed);
-        let mine = mine.filter(|_| lacks.is_none());
+        // To take content back, the parent has to be told what is to come again.
+        let tells = names || h.volume.undoes().is_none();
+        let mine = mine.filter(|_| lacks.is_none() && tells);
+        let own = h.volume.doubted();
+        // Damaged blocks come by a catch-up, wherever the stream stands; and so do those that are to
+        // be taken back.
+        let heal = names && !own.is_empty() && mine.is_some();
+        let mine_named = names && mine.is_some();
         let doubts: Vec<(u64, u64)> = match passing {
-            Some(_) => h.relaying.doubts.clone(),
-            None => undo,
+            Some(_) if names => h.relaying.doubts.clone(),
+            // No more is taken than so much: what is to be taken back comes first.
+            None if mine_named => {
+                undo.into_iter().chain(own.iter().map(|(b, n)| (b.0, n.0))).collect()
+            }
+            _ => Vec::new(),
         };
         let attach = Attach {
             stream: inbound.stream,
@@ -300,7 +312,7 @@ impl Mover {
                 next_chunk,
             }),
             credit,
-            wants_seed: inbound.wants_seed || seed.is_some(),
+            wants_seed: inbound.wants_seed || seed.is_some() || heal,
             seed_from_block: seed_at.map_or(0, |(b, _)| b),
             folded: seed_at.map_or(SetNumber::ZERO, |(_, f)| f),
             over: mine.or(below),

@@ -11,7 +11,7 @@ use volmcast::save::RecordKind;
 use volmcast::volume::{Attached, Role, Seeding, Volume};
 
 use super::relaying::Wanted;
-use super::{ConnId, Level, Mover};
+use super::{ConnId, Held, Level, Mover};
 
 /// Where a stream to a child stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,14 +44,24 @@ pub(super) struct Outbound {
     pub(super) saved: SetNumber,
     /// An operator wants the child to be seeded.
     force_seed: bool,
-    /// Blocks that the child wants again with its next attachment.
-    doubts: Vec<(u64, u64)>,
     /// The child held something of the history it was offered.
     holds: bool,
     /// Bytes of extents that the child granted since it attached, that may be read, and that went.
     pub(super) seed_total: u64,
     pub(super) seed_granted: u64,
     pub(super) seed_sent: u64,
+    /// Blocks that the child wants again with its next attachment.
+    doubts: Vec<(u64, u64)>,
+}
+
+/// What a child wants beyond what it lacks: blocks that it named, or all of the content, which is
+/// what it gets for them from a node that cannot ask for them (`deaf`). True if it is seeded.
+fn take_doubts(h: &mut Held, out: &mut Outbound, child: &NodeName, deaf: bool) -> bool {
+    let doubts = std::mem::take(&mut out.doubts);
+    let forced = std::mem::take(&mut out.force_seed) || (deaf && !doubts.is_empty());
+    h.relaying.doubts = if forced { Vec::new() } else { doubts };
+    h.volume.consumer_doubts(child, &h.relaying.doubts);
+    forced
 }
 
 /// Runs of blocks in doubt that are taken from one child.
@@ -140,11 +150,11 @@ impl Mover {
                 reason: None,
                 saved: SetNumber::ZERO,
                 force_seed: false,
-                doubts: Vec::new(),
                 holds: false,
                 seed_total: 0,
                 seed_granted: 0,
                 seed_sent: 0,
+                doubts: Vec::new(),
             },
         );
         self.send_offer(conn, stream, id);
@@ -187,6 +197,7 @@ impl Mover {
         let (Some(out), Some(child)) = (c.streams_out.get_mut(&a.stream), peer) else { return };
         let id = out.volume;
         self.look_for_relaying(id, &child);
+        let deaf = self.parent_is_deaf(id);
         let Some(c) = self.conns.get_mut(&conn) else { return };
         let Some(out) = c.streams_out.get_mut(&a.stream) else { return };
         let Some(h) = self.volumes.get_mut(&id) else { return };
@@ -200,10 +211,7 @@ impl Mover {
             self.refuse_other_line(conn, a.stream, &child, &label, (g, a.state));
             return;
         }
-        let forced = std::mem::take(&mut out.force_seed);
-        let doubts = std::mem::take(&mut out.doubts);
-        h.volume.consumer_doubts(&child, &doubts);
-        h.relaying.doubts = doubts;
+        let forced = take_doubts(h, out, &child, deaf);
         let (answer, seeding) = take_on(&mut h.volume, &child, a, forced);
         let relayed = to_be_relayed(&answer, a, seeding);
         let (mode, from, reason) = match answer {
@@ -261,6 +269,14 @@ impl Mover {
             self.relay_seed(id, &child, wanted);
         }
         self.pump_conn(conn);
+    }
+
+    /// This node has no content, and its parent is too old to be asked for blocks by their number:
+    /// all of the content is what a child can have.
+    fn parent_is_deaf(&self, id: VolumeId) -> bool {
+        let Some(h) = self.volumes.get(&id) else { return false };
+        let parent = h.inbound.as_ref().and_then(|i| self.conns.get(&i.conn));
+        matches!(h.volume.config().role, Role::Relay) && parent.is_some_and(|c| !c.has_digests())
     }
 
     /// A child names blocks that it wants again.

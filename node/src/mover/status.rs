@@ -6,9 +6,10 @@ use std::time::Duration;
 use forwarder::aggregate::Position;
 use rcp::proto::clock::{Mono, Wall};
 use rcp::proto::frame::{Frame, StreamId};
-use rcp::proto::ids::{GroupName, NodeName, VolumeId};
+use rcp::proto::ids::{GroupName, NodeName, SetNumber, VolumeId};
 use rcp::proto::session::abilities;
 use rcp::proto::transport::Hop;
+use volmcast::digest::Sum;
 use volmcast::volume::{Role, VolumeStatus};
 
 use super::links::Group;
@@ -16,8 +17,8 @@ use super::receiving::InStage;
 use super::sending::Stage;
 use super::{ConnId, Held, Mover, history};
 use crate::api::{
-    ChildProgress, GroupStatus, LinkStatus, NodeStatus, SecurityStatus, SetInfo, SubtreeStatus,
-    VolumeInfo,
+    ChildProgress, GroupStatus, LinkStatus, NodeStatus, SecurityStatus, SetInfo, StateDigest,
+    SubtreeStatus, VolumeInfo,
 };
 
 /// `tls`, `tls via http://proxy:80/rcp`.
@@ -92,9 +93,11 @@ impl Mover {
         for id in &ids {
             let now = self.now;
             if let Some(h) = self.volumes.get_mut(id) {
+                h.volume.look();
                 let used = h.volume.save_used();
                 h.fill.look(now, used);
             }
+            self.settle(*id);
             self.report_volume(*id);
         }
         self.heartbeats();
@@ -319,6 +322,7 @@ impl Mover {
             ..VolumeInfo::default()
         };
         history::describe(h, &mut info);
+        proof(h, &mut info);
         info
     }
 
@@ -412,4 +416,16 @@ impl Mover {
     pub fn neighbours(&self) -> impl Iterator<Item = &NodeName> {
         self.groups.values().flat_map(|g| g.links.keys())
     }
+}
+
+/// What is known of the content: its digests, and how it is looked after.
+fn proof(h: &Held, info: &mut VolumeInfo) {
+    let digest = |(set, sum): (SetNumber, Sum)| StateDigest { set: set.0, digest: sum.to_string() };
+    let scrub = h.volume.scrub_progress();
+    info.digests = h.volume.digests().map(digest).collect();
+    info.digest_missing = h.volume.digest_words();
+    info.differs = h.volume.differs().map(|s| s.0);
+    info.damaged_blocks = h.volume.damaged_blocks();
+    info.scrub_percent = scrub.map(|(percent, _)| percent);
+    info.scrubbed_us = scrub.map(|(_, at)| at.0).filter(|at| *at > 0);
 }

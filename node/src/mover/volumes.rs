@@ -104,6 +104,21 @@ impl Mover {
                 self.effect(Effect::Exports { volume: id });
                 self.reattach(id, "the save volume was damaged");
             }
+            E::Differs { text } => {
+                let label = self.label_of(id);
+                self.note(Level::Error, format!("volume {label}: {text}"));
+                self.effect(Effect::Exports { volume: id });
+            }
+            E::Doubts { text } => {
+                let label = self.label_of(id);
+                self.note(Level::Error, format!("volume {label}: {text}"));
+                self.reattach(id, "damaged blocks are fetched again");
+            }
+            E::Healed { text } => {
+                let label = self.label_of(id);
+                self.note(Level::Info, format!("volume {label}: {text}"));
+                self.effect(Effect::Exports { volume: id });
+            }
             E::Failed { text } => {
                 let label = self.label_of(id);
                 self.note(Level::Error, format!("volume {label} has stopped: {text}"));

@@ -28,6 +28,7 @@ pub(super) struct Disk {
     core: mpsc::Sender<Input>,
     save: Mutex<Lane>,
     base: Mutex<Lane>,
+    hashes: Mutex<Lane>,
 }
 
 /// Writes to one file. Bounded by what the volume's machine has under way.
@@ -40,8 +41,8 @@ struct Lane {
 
 impl Disk {
     pub(super) fn new(volume: VolumeId, files: Arc<Files>, core: mpsc::Sender<Input>) -> Arc<Self> {
-        let (save, base) = Default::default();
-        Arc::new(Self { volume, files, core, save, base })
+        let (save, base, hashes) = Default::default();
+        Arc::new(Self { volume, files, core, save, base, hashes })
     }
 
     /// Runs a request; its outcome goes to the core.
@@ -75,6 +76,7 @@ impl Disk {
         match file {
             FileId::Save => Some(&self.save),
             FileId::Base => Some(&self.base),
+            FileId::Hashes => Some(&self.hashes),
             FileId::Mailbox | FileId::Activity | FileId::Snapshots | FileId::Changes => None,
         }
     }

@@ -206,8 +206,8 @@ fn replica_plan(
     }
 }
 
-/// Brings a node of a topology up. `versions` of RCP, oldest and newest, are spoken; `base` is the folder that relative paths of the topology start
-/// from.
+/// Brings a node of a topology up. `versions` of RCP, oldest and newest, are spoken; `base` is the
+/// folder that relative paths of the topology start from.
 ///
 /// # Errors
 /// [`StartError`]; nothing is left running.
@@ -276,14 +276,13 @@ pub async fn start(
         plans,
         primary_of: primary_of(&groups, &node.name),
     });
-    let api: Arc<dyn NodeApi> = handle.clone();
-    let refused = |e| StartError::Refused(format!("metrics cannot be set up: {e}"));
-    let metrics = Metrics::install().map_err(refused)?;
+    let metrics = Metrics::install()
+        .map_err(|e| StartError::Refused(format!("metrics cannot be set up: {e}")))?;
     show_counters(&server, &metrics);
     task(upkeep(metrics.clone(), stop.clone()));
     let guard = certificates::guard(topology, node, base, audit);
     let port = Port::new(sender.clone(), pki.clone(), entry(topology, node), stop.clone());
-    let routers = http::routers_with(api, metrics, guard, Some(port.upgrades()));
+    let routers = http::routers_with(handle.clone(), metrics, guard, Some(port.upgrades()));
     task(accept_control(control, routers.clone(), stop.clone()));
     if let Some(pki) = pki {
         task(certificates::watch(pki, sender.clone(), judge, stop.clone()));

@@ -8,6 +8,7 @@ use rcp::proto::delta::Compression;
 use rcp::proto::ids::{NodeName, StateId};
 use volmcast::activity::{ActivityLog, ExtentSize, Geometry, SharedLog};
 use volmcast::capture::{Capture, CaptureLimits};
+use volmcast::digest::table_head;
 use volmcast::io::{FileId, Outcome};
 use volmcast::mailbox::{Mailbox, SLOT_LEN, Settings};
 use volmcast::save::ring::MIN_CAPACITY;
@@ -16,7 +17,9 @@ use volmcast::snapshots::layout::AreaLayout;
 use volmcast::snapshots::{PinId, SnapshotStore};
 use volmcast::storage::{Files, Identity, Sizes, Standing, Storage, StorageError};
 use volmcast::units::{BlockCount, BlockIndex};
-use volmcast::volume::{CutPolicy, PlaybackPolicy, RecoverError, Role, Volume, VolumeConfig};
+use volmcast::volume::{
+    CutPolicy, PlaybackPolicy, RecoverError, Role, ScrubPolicy, Volume, VolumeConfig,
+};
 
 use super::primary::PrimaryVolume;
 use super::replica::ReplicaVolume;
@@ -58,6 +61,8 @@ pub struct Tuning {
     pub extent: ExtentSize,
     /// Bytes of the list of changed blocks.
     pub changes: u64,
+    /// How gently stored content is looked through.
+    pub scrub: ScrubPolicy,
 }
 
 impl Default for Tuning {
@@ -70,6 +75,7 @@ impl Default for Tuning {
             held: limits::HELD_BYTES,
             extent: ExtentSize::DEFAULT,
             changes: limits::CHANGES_BYTES,
+            scrub: limits::SCRUB,
         }
     }
 }
@@ -179,6 +185,12 @@ pub fn format(
         write(files, FileId::Snapshots, offset, &bytes).map_err(|()| failed("snapshot area"))?;
     }
     sync(files, FileId::Snapshots).map_err(|()| failed("snapshot area"))?;
+    if identity.role != "relay" {
+        let head = table_head(identity.volume, identity.block_size.shift());
+        write(files, FileId::Hashes, 0, &head)
+            .and_then(|()| sync(files, FileId::Hashes))
+            .map_err(|()| failed("table of hashes"))?;
+    }
     if identity.role == "primary" {
         // What is there already is changed since state 0, and must be so before the folder is a
         // volume: nothing else says that no set has it.
@@ -296,6 +308,7 @@ pub fn assemble(
         blocks: mailbox.blocks,
         save_capacity: identity.save,
         changes: tuning.changes,
+        scrub: tuning.scrub,
         cache: tuning.cache.min(identity.save / 4),
         readback: tuning.readback,
         budget: plan.budget.clone(),

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use rustix::io::{Errno as Os, ReadWriteFlags};
 use volmcast::activity::SharedLog;
 use volmcast::capture::Capture;
+use volmcast::digest::table_range;
 use volmcast::io::{FileId, Io, IoError, Op, Outcome, Tag};
 use volmcast::snapshots::{AreaIo, SnapshotStore};
 use volmcast::storage::{self, Files, Storage};
@@ -189,8 +190,15 @@ pub fn prepare_growth(
     len: u64,
     blocks: BlockCount,
 ) -> Result<(), String> {
-    for op in [Op::Extend { from, len }, Op::Sync] {
-        match files.perform(&Io { tag: Tag(0), file: FileId::Base, op }) {
+    let (table, _) = table_range(blocks_before(from, len, blocks), 0);
+    let zero = Op::Zero { offset: table, len: table_range(blocks.0, 0).0.saturating_sub(table) };
+    for (file, op) in [
+        (FileId::Hashes, zero),
+        (FileId::Hashes, Op::Sync),
+        (FileId::Base, Op::Extend { from, len }),
+        (FileId::Base, Op::Sync),
+    ] {
+        match files.perform(&Io { tag: Tag(0), file, op }) {
             Outcome::Done => {}
             Outcome::Failed(IoError::NoSpace) => {
                 return Err(format!(
@@ -203,6 +211,11 @@ pub fn prepare_growth(
         }
     }
     activity.grow(blocks, &mut |io| files.perform(io)).map_err(|e| e.to_string())
+}
+
+/// Blocks before byte `from`, of a volume of `len` bytes that has `blocks`.
+fn blocks_before(from: u64, len: u64, blocks: BlockCount) -> u64 {
+    from / (len / blocks.0.max(1)).max(1)
 }
 
 fn io_errno(e: IoError) -> Errno {

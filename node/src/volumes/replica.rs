@@ -7,6 +7,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use rcp::proto::delta::Chunk;
 use rcp::proto::ids::{SetNumber, StateId};
+use volmcast::digest::{BlockHash, hashes_in, table_range};
 use volmcast::io::{FileId, IoError};
 use volmcast::save::Ring;
 use volmcast::save::record::HEADER_LEN;
@@ -45,6 +46,18 @@ pub enum ReadFailure {
     /// Stored bytes are not what was stored.
     #[error("{0}")]
     Damaged(String),
+    /// A block of the content is not what was stored: it is never handed out.
+    #[error(
+        "block {block} of state {state} was not handed out: the bytes on the disk here are not those \
+         that were stored (their hash differs); read it from another replica; it is fetched again \
+         from the parent, and the disk below this node should be looked at"
+    )]
+    Rotten {
+        /// The block.
+        block: u64,
+        /// The state that was read.
+        state: SetNumber,
+    },
 }
 
 impl<F: Storage> ReplicaVolume<F> {
@@ -120,7 +133,7 @@ impl<F: Storage> ReplicaVolume<F> {
                 Source::Chunk { layer, chunk, offset } => {
                     self.read_layer(layer, *chunk, *offset as usize + skip, out)?;
                 }
-                Source::Base => self.read_base(pin, start, out)?,
+                Source::Base => self.read_base(view.hashed, pin, start, out)?,
             }
         }
         Ok(())
@@ -212,10 +225,17 @@ impl<F: Storage> ReplicaVolume<F> {
 
     /// From the base, or from before images where the pin has them. What was read from the base
     /// counts only if a second look still says that it is there.
-    fn read_base(&self, pin: &Pin, offset: u64, out: &mut [u8]) -> Result<(), ReadFailure> {
+    fn read_base(
+        &self,
+        hashed: bool,
+        pin: &Pin,
+        offset: u64,
+        out: &mut [u8],
+    ) -> Result<(), ReadFailure> {
         let bs = self.block_size;
         let (first, count) = bs.span(offset, out.len() as u64);
         loop {
+            let mut rotten = None;
             let before = self.look(pin, first, count)?;
             for (run_first, run_count, found) in &before {
                 let start = bs.offset(*run_first).max(offset);
@@ -224,6 +244,10 @@ impl<F: Storage> ReplicaVolume<F> {
                 let at = usize::try_from(start - offset).unwrap_or(0);
                 let part = &mut out[at..at + usize::try_from(end - start).unwrap_or(0)];
                 match found {
+                    Found::Base if hashed => {
+                        let bad = self.read_proven(*run_first, *run_count, start, part)?;
+                        rotten = rotten.or(bad);
+                    }
                     Found::Base => {
                         self.files.read_into(FileId::Base, start, part)?;
                     }
@@ -242,10 +266,55 @@ impl<F: Storage> ReplicaVolume<F> {
                     }
                 }
             }
+            // What was being overwritten meanwhile proves nothing.
             if self.look(pin, first, count)? == before {
-                return Ok(());
+                let Some(block) = rotten else { return Ok(()) };
+                // Unless the table itself is made anew.
+                if self.board.view().hashed {
+                    self.board.doubt(block);
+                }
+                return Err(ReadFailure::Rotten { block, state: pin.state() });
             }
         }
+    }
+
+    /// Reads from the base and holds whole blocks against the table of hashes; the first block that
+    /// differs, if one does.
+    fn read_proven(
+        &self,
+        first: BlockIndex,
+        count: u64,
+        start: u64,
+        out: &mut [u8],
+    ) -> Result<Option<u64>, ReadFailure> {
+        let bs = self.block_size;
+        let (from, len) = (bs.offset(first), usize::try_from(count << bs.shift()).unwrap_or(0));
+        let whole = from == start && len == out.len();
+        let mut around = if whole { Vec::new() } else { vec![0; len] };
+        let blocks = if whole { &mut *out } else { &mut around[..] };
+        self.files.read_into(FileId::Base, from, blocks)?;
+        let (at, n) = table_range(first.0, count);
+        let mut small = [0; 512];
+        let mut large = Vec::new();
+        let table = if n <= small.len() {
+            &mut small[..n]
+        } else {
+            large.resize(n, 0);
+            &mut large[..]
+        };
+        self.files.read_into(FileId::Hashes, at, table)?;
+        let size = 1usize << bs.shift();
+        let differs = blocks
+            .chunks(size)
+            .zip(hashes_in(table))
+            .zip(first.0..)
+            .find(|((content, hash), block)| BlockHash::of(*block, content) != *hash)
+            .map(|(_, block)| block);
+        if !whole {
+            let skip = usize::try_from(start - from).unwrap_or(0);
+            out.copy_from_slice(&around[skip..skip + out.len()]);
+        }
+        Ok(differs)
     }
 
     fn look(

@@ -83,7 +83,7 @@ impl NetError {
                 io::ErrorKind::UnexpectedEof,
                 "the peer closed the connection, or died, without a word",
             ),
-            _ => source,
+            _ => super::quic::with_reason(source),
         };
         match said {
             Some(said) => Self::Tls { peer: peer.to_owned(), source: said },

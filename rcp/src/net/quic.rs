@@ -15,10 +15,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::hmac;
 use bytes::{Buf, Bytes, BytesMut};
 use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig, NewRenoConfig};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{ConnectionError, TransportConfig, VarInt};
+use quinn_proto::HashedConnectionIdGenerator;
 use rustls::AlertDescription;
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -27,7 +29,7 @@ pub use quinn::{RecvStream, SendStream};
 
 use super::conn::{PIECES, Pieces};
 use super::port::PortRefusal;
-use super::tls::{ALPN_RCP, Pki, Proven, TlsError, Untrusted, server_name};
+use super::tls::{ALPN_RCP, Lasting, Pki, Proven, TlsError, Untrusted, server_name};
 use super::{NetError, Prefixed};
 use crate::proto::classify::{Verdict, classify, opening_line};
 use crate::proto::frame::{Frame, StreamId};
@@ -101,9 +103,24 @@ fn socket(addr: SocketAddr) -> io::Result<std::net::UdpSocket> {
     Ok(s.into())
 }
 
-fn endpoint(addr: SocketAddr, server: Option<quinn::ServerConfig>) -> io::Result<quinn::Endpoint> {
-    let config = quinn::EndpointConfig::default();
+fn endpoint(
+    config: quinn::EndpointConfig,
+    addr: SocketAddr,
+    server: Option<quinn::ServerConfig>,
+) -> io::Result<quinn::Endpoint> {
     quinn::Endpoint::new(config, server, socket(addr)?, Arc::new(quinn::TokioRuntime))
+}
+
+/// A listener that was started again tells those who still send to the one before that their
+/// connections are gone (stateless reset, RFC 9000, section 10.3): for that it must know the keys
+/// of the one before, which follow from the node's private key.
+fn lasting_config(lasting: &Lasting) -> quinn::EndpointConfig {
+    let reset = hmac::Key::new(hmac::HMAC_SHA256, &lasting.bytes("rcp/1 QUIC stateless reset"));
+    let [a, b, c, d, e, f, g, h, ..] = lasting.bytes("rcp/1 QUIC connection ids");
+    let ids = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+    let mut config = quinn::EndpointConfig::new(Arc::new(reset));
+    config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)));
+    config
 }
 
 fn server_config(pki: &Pki) -> Result<(quinn::ServerConfig, super::tls::Reason), TlsError> {
@@ -135,7 +152,8 @@ impl Listener {
     /// The socket's, or that of a configuration that cannot be made.
     pub fn bind(addr: SocketAddr, pki: Arc<Pki>) -> io::Result<Self> {
         let (server, _) = server_config(&pki).map_err(|e| io::Error::other(e.to_string()))?;
-        Ok(Self { endpoint: endpoint(addr, Some(server))?, pki })
+        let config = lasting_config(&pki.lasting());
+        Ok(Self { endpoint: endpoint(config, addr, Some(server))?, pki })
     }
 
     /// Where it listens.
@@ -334,7 +352,8 @@ async fn dial_one(
         SocketAddr::V4(_) => (std::net::Ipv4Addr::UNSPECIFIED, 0).into(),
         SocketAddr::V6(_) => (std::net::Ipv6Addr::UNSPECIFIED, 0).into(),
     };
-    let endpoint = endpoint(any, None).map_err(|e| failed("opening a UDP socket", e))?;
+    let endpoint = endpoint(quinn::EndpointConfig::default(), any, None)
+        .map_err(|e| failed("opening a UDP socket", e))?;
     let lost = |e: &ConnectionError| tls(of_connection(e, reason.get()));
     let connecting = endpoint
         .connect_with(config, remote, peer.as_str())
@@ -379,21 +398,39 @@ fn of_connection(e: &ConnectionError, here: Option<&Untrusted>) -> TlsError {
     }
 }
 
+/// Why the connection of a QUIC stream was lost, if that is what the error says.
+fn lost(e: &io::Error) -> Option<&ConnectionError> {
+    let inner = e.get_ref()?;
+    if let Some(quinn::ReadError::ConnectionLost(e)) = inner.downcast_ref() {
+        return Some(e);
+    }
+    if let Some(quinn::WriteError::ConnectionLost(e)) = inner.downcast_ref() {
+        return Some(e);
+    }
+    inner.downcast_ref()
+}
+
 /// What an I/O error of a QUIC stream says, if the connection was lost in words of TLS.
 pub(super) fn explain(e: &io::Error) -> Option<TlsError> {
-    let inner = e.get_ref()?;
-    let lost = match (
-        inner.downcast_ref::<quinn::ReadError>(),
-        inner.downcast_ref::<quinn::WriteError>(),
-        inner.downcast_ref::<ConnectionError>(),
-    ) {
-        (Some(quinn::ReadError::ConnectionLost(e)), ..)
-        | (_, Some(quinn::WriteError::ConnectionLost(e)), _)
-        | (.., Some(e)) => e,
-        _ => return None,
-    };
-    match of_connection(lost, None) {
+    match of_connection(lost(e)?, None) {
         TlsError::Other(_) => None,
         said => Some(said),
+    }
+}
+
+/// The same with the reason in words, if the connection was lost: the stream's own words leave it
+/// out.
+pub(super) fn with_reason(e: io::Error) -> io::Error {
+    use io::ErrorKind::{ConnectionReset, TimedOut};
+    let Some(lost) = lost(&e) else { return e };
+    match lost {
+        ConnectionError::Reset => io::Error::new(
+            ConnectionReset,
+            "the peer was started again and knows nothing of this connection",
+        ),
+        ConnectionError::TimedOut => {
+            io::Error::new(TimedOut, format!("nothing came for {} s", IDLE.as_secs()))
+        }
+        other => io::Error::new(e.kind(), format!("the connection was lost: {other}")),
     }
 }

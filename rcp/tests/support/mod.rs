@@ -362,6 +362,8 @@ fn any_stream_frame() -> impl Strategy<Value = Frame> {
             .prop_map(|(stream, code, text)| Frame::StreamError { stream, code, text }),
         (any_stream(), vec(any_branch(), 0..4), any_text())
             .prop_map(|(stream, history, text)| Frame::Fence { stream, history, text }),
+        (any_stream(), vec(any::<(u64, u64)>(), 0..4))
+            .prop_map(|(stream, runs)| Frame::Doubt { stream, runs }),
         (any_stream(), any::<u32>(), any::<u64>(), any_draft()).prop_map(
             |(stream, feeder, seq, d)| {
                 let d = ChunkDraft { flags: ChunkFlags::NONE, step: step(1, 2), ..d };

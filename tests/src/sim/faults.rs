@@ -340,6 +340,10 @@ impl World {
             }
             _ => {}
         }
+        if self.nodes[n].kind == super::options::Kind::Replica && self.rng.percent(50) {
+            self.spoil(n);
+            return;
+        }
         let Some(m) = self.nodes[n].volume().map(|v| v.durable().clone()) else { return };
         let used = m.log_head.since(m.log_tail);
         if used == 0 {
@@ -355,6 +359,26 @@ impl World {
         if let Some(disk) = &self.nodes[n].disk {
             disk.0.borrow_mut().flip(volmcast::io::FileId::Save, at, bit);
         }
+    }
+
+    /// A bit of a replica's content flips, or of the hashes beside it.
+    fn spoil(&mut self, n: usize) {
+        use volmcast::io::FileId;
+        let Some(disk) = self.nodes[n].disk.clone() else { return };
+        // One of the two stays intact on each node.
+        let chosen = if self.rng.percent(70) { FileId::Base } else { FileId::Hashes };
+        let file = *self.nodes[n].spoilt.get_or_insert(chosen);
+        let (from, len) = match file {
+            FileId::Base => (0, self.blocks * self.opt.block_size.bytes()),
+            _ => (volmcast::digest::TABLE_AT, self.blocks * volmcast::digest::HASH_LEN),
+        };
+        let at = from + self.rng.below(len);
+        let bit = u8::try_from(self.rng.below(8)).unwrap_or(0);
+        self.say(format!("n{n}: bit {bit} at {at} of {file:?} flips"));
+        let by =
+            if file == FileId::Base { "bit flipped in content" } else { "bit flipped in hashes" };
+        self.counters.hit(by);
+        disk.0.borrow_mut().flip(file, at, bit);
     }
 
     /// A route comes back.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use rcp::proto::ids::{Generation, SetNumber};
+use volmcast::digest::{BlockHash, Sum};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// A state: the line whose writer made it, and its set.
@@ -26,6 +27,8 @@ struct Cut {
     blocks: u64,
     /// Writes to the base that had completed.
     writes: u64,
+    /// The volume's digest, added up from nothing.
+    digest: Sum,
 }
 
 impl Model {
@@ -46,7 +49,8 @@ impl Model {
     pub fn new(block: usize, blocks: u64) -> Self {
         let zero = xxh3_64(&vec![0; block]);
         let hashes = vec![zero; usize::try_from(blocks).unwrap_or(0)];
-        let cuts = BTreeMap::from([(Self::NOTHING, Cut { hashes, blocks, writes: 0 })]);
+        let nothing = Cut { hashes, blocks, writes: 0, digest: Sum::default() };
+        let cuts = BTreeMap::from([(Self::NOTHING, nothing)]);
         Self { block, zero, cuts, newest_sent: BTreeMap::new() }
     }
 
@@ -57,7 +61,27 @@ impl Model {
     /// A writer made a cut; a set number may be cut again after a crash.
     pub fn cut(&mut self, set: State, content: &[u8], writes: u64, blocks: u64) {
         let hashes = self.hashes(content);
-        self.cuts.insert(set, Cut { hashes, blocks, writes });
+        let digest = Sum::of(&self.table(content));
+        self.cuts.insert(set, Cut { hashes, blocks, writes, digest });
+    }
+
+    /// The hashes of all blocks of some content, from its first block on.
+    #[must_use]
+    pub fn table(&self, content: &[u8]) -> Vec<BlockHash> {
+        (0..).zip(content.chunks(self.block)).map(|(b, c)| BlockHash::of(b, c)).collect()
+    }
+
+    /// Checks a digest that a node gives for a state.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn check_digest(&self, set: State, digest: Sum) -> Result<(), String> {
+        match self.cuts.get(&set) {
+            Some(c) if c.digest != digest => {
+                Err(format!("the digest of state {} is {}, not {digest}", set.1, c.digest))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Writes to the base that state `set` includes.

@@ -20,7 +20,7 @@ use volmcast::capture::{Capture, Notice};
 use volmcast::save::Budget;
 use volmcast::storage::Identity;
 use volmcast::units::BlockCount;
-use volmcast::volume::{CutPolicy, PlaybackPolicy, Volume};
+use volmcast::volume::{CutPolicy, PlaybackPolicy, ScrubPolicy, Volume};
 
 use super::disk::{Disk, SharedDisk};
 use super::options::{Kind, Options};
@@ -80,6 +80,10 @@ pub struct SimNode {
     pub io_errors: u64,
     /// A request of this life failed: the volume may have stopped.
     pub failing: bool,
+    /// The digest that it knew when it was looked at last.
+    pub digest: Option<(SetNumber, volmcast::digest::Sum)>,
+    /// Bits of its content, or of the table of hashes, were flipped.
+    pub spoilt: Option<volmcast::io::FileId>,
     /// A bit of its save area was flipped, in a record that is still in the log: where.
     pub rotten: Option<u64>,
     /// Its newest mailbox slot was lost in the last crash.
@@ -171,6 +175,8 @@ impl SimNode {
             slow_until: 0,
             io_errors: 0,
             failing: false,
+            digest: None,
+            spoilt: None,
             rotten: None,
             slot_lost: false,
             full_until: 0,
@@ -214,6 +220,7 @@ impl SimNode {
                 held: opt.held,
                 extent: opt.extent,
                 changes: opt.changes,
+                scrub: ScrubPolicy { rate: 4 << 20, every: Duration::from_secs(3) },
             },
             save: opt.save,
             snapshots: opt.snapshot_slots * (bs + 32),
@@ -386,13 +393,20 @@ impl SimNode {
         self.rebooting = false;
     }
 
+    /// Bits of what it stores were flipped.
+    #[must_use]
+    pub fn damaged(&self) -> bool {
+        self.rotten.is_some() || self.spoilt.is_some()
+    }
+
     /// What a node may say that has a bad disk, and only then.
     #[must_use]
     pub fn may_say(&self, text: &str) -> bool {
         let failed = text.contains("failed: input/output error");
         let damage = ["is damaged", "was damaged", "damaged:"].iter().any(|w| text.contains(w));
         (self.failing && failed)
-            || (self.rotten.is_some() && damage)
+            || (self.damaged() && damage)
+            || (self.spoilt.is_some() && text.contains("is not the primary's"))
             || (self.slot_lost && text.contains("mailbox slots"))
             || (self.was_full && text.contains("no space left"))
     }

@@ -1,6 +1,7 @@
 //! What must be true after every step, and at the end.
 
 use rcp::proto::ids::{ChunkNumber, Generation, SetNumber};
+use volmcast::digest::{BlockHash, Sum, hashes_in};
 use volmcast::history::line_of;
 use volmcast::io::{FileId, Io, Op};
 
@@ -22,6 +23,7 @@ impl World {
         let (draining, failure) = (v.draining(), v.failure().map(str::to_owned));
         let saved = v.saved_position();
         let (blocks, cut_blocks) = (v.blocks().0, v.next_blocks().0);
+        let (digest, differs) = (v.digest(), m.digest.differs);
         let line = v.history().last().map(|b| b.generation);
         self.follows(n, line);
         if let Some(f) = &failure
@@ -48,6 +50,7 @@ impl World {
             }
             self.nodes[n].draining = draining;
         }
+        self.observe_digest(n, digest, differs);
         self.observe_halt(n);
         if n == self.head {
             if blocks > self.blocks {
@@ -122,6 +125,31 @@ impl World {
         if io.file == FileId::Changes && crosses {
             self.fail(format!("n{n}: a write to the list of changes at {offset} spoils {named:?}"));
         }
+    }
+
+    /// A digest is right, or there is none; content that is the primary's is not said to differ.
+    fn observe_digest(&mut self, n: usize, digest: Option<(SetNumber, Sum)>, differs: SetNumber) {
+        if differs > SetNumber::ZERO && !self.nodes[n].damaged() {
+            self.fail(format!("n{n} says that its content differs since set {differs}"));
+            return;
+        }
+        if digest == self.nodes[n].digest {
+            return;
+        }
+        // A rotten table has another sum, until that is noticed.
+        let table = self.nodes[n].spoilt == Some(FileId::Hashes);
+        if let Some((set, sum)) = digest.filter(|_| differs == SetNumber::ZERO && !table) {
+            self.counters.hit("digest of a new state");
+            if let Err(e) = self.model.check_digest(self.state_at(n, set), sum) {
+                self.fail(format!("n{n}: {e}"));
+            }
+            if self.nodes[n].digest.is_none() {
+                self.counters.hit("digest found out");
+            }
+        } else if self.nodes[n].digest.is_some() {
+            self.counters.hit("digest lost");
+        }
+        self.nodes[n].digest = digest;
     }
 
     /// While replication is stopped, a replica shows what it showed.
@@ -267,6 +295,27 @@ impl World {
                 return Some(format!("n{n} shows {here:?}, the primary has {newest}"));
             }
         }
+        for n in 0..self.nodes.len() {
+            let Some(v) = self.nodes[n].volume() else { continue };
+            // A replica looks through its content again and again.
+            let whole = v.durable().merged == newest && (n != head || v.is_idle());
+            if self.nodes[n].kind != Kind::Relay && v.digest().map(|d| d.0) != Some(newest) {
+                return Some(format!("n{n} does not know its digest: {:?}", v.digest_words()));
+            }
+            if self.nodes[n].kind != Kind::Relay && !whole {
+                return Some(format!("n{n} is still merging"));
+            }
+        }
+        for n in 0..self.nodes.len() {
+            if self.nodes[n].spoilt.is_some()
+                && let Some(b) = self.wrong_hash(n)
+            {
+                return Some(format!("n{n}: block {b} is damaged"));
+            }
+            if self.nodes[n].spoilt.is_some() {
+                self.counters.hit("damaged node healed");
+            }
+        }
         self.same_content(newest);
         None
     }
@@ -278,9 +327,38 @@ impl World {
         if let Err(e) = self.model.check(newest, 0, disk.0.borrow().bytes(FileId::Base)) {
             self.fail(format!("the primary's content is not its newest state: {e}"));
         }
+        for n in 0..self.nodes.len() {
+            self.same_table(n);
+        }
         for n in (0..self.nodes.len()).filter(|n| *n != head) {
             self.look(n);
         }
+    }
+
+    /// The table of hashes is that of the content.
+    fn same_table(&mut self, n: usize) {
+        if let Some(b) = self.wrong_hash(n) {
+            self.fail(format!(
+                "n{n}: the hash of block {b} in the table is not that of its content"
+            ));
+        }
+    }
+
+    /// A block whose content is not what its hash says.
+    fn wrong_hash(&self, n: usize) -> Option<usize> {
+        let disk = self.nodes[n].disk.clone()?;
+        if self.nodes[n].kind == Kind::Relay {
+            return None;
+        }
+        let d = disk.0.borrow();
+        let len = self.blocks * self.opt.block_size.bytes();
+        let base = d.bytes(FileId::Base);
+        let want = self.model.table(&base[..base.len().min(usize::try_from(len).unwrap_or(0))]);
+        let table = d.bytes(FileId::Hashes);
+        let from = usize::try_from(volmcast::digest::TABLE_AT).unwrap_or(0);
+        let mut have: Vec<_> = hashes_in(table.get(from..).unwrap_or_default()).collect();
+        have.resize(want.len(), BlockHash::ZERO);
+        want.iter().zip(&have).position(|(a, b)| a != b)
     }
 
     /// Says in words where every node stands.
@@ -321,7 +399,7 @@ impl World {
                 let d = v.durable();
                 lines.push(format!(
                     "  mailbox: tail {} head {} base {} visible {} merged {} seed {:?} hidden {} \
-                     position {:?} consumers {:?} kept {:?} idle {}",
+                     digest {:?} position {:?} consumers {:?} kept {:?} idle {}",
                     d.log_tail,
                     d.log_head,
                     d.log_base,
@@ -329,6 +407,7 @@ impl World {
                     d.merged,
                     d.seed,
                     d.hidden_until,
+                    d.digest,
                     v.position(),
                     d.consumers,
                     d.kept,

@@ -135,7 +135,10 @@ impl World {
             Err(ReadFailure::Pin(_) | ReadFailure::Lost) => {
                 self.counters.hit("reader lost its state");
             }
-            Err(ReadFailure::Damaged(_)) if self.nodes[n].rotten.is_some() => {
+            Err(ReadFailure::Rotten { .. }) if self.nodes[n].spoilt.is_some() => {
+                self.counters.hit("damaged block not handed out");
+            }
+            Err(ReadFailure::Damaged(_)) if self.nodes[n].damaged() => {
                 self.counters.hit("damage found by a reader");
             }
             Err(e) => self.fail(format!("n{n}: {what} state {}: {e}", pin.state())),
@@ -202,7 +205,11 @@ impl World {
                 self.counters.hit("reader lost its state");
                 return;
             }
-            Err(ReadFailure::Damaged(_)) if self.nodes[n].rotten.is_some() => {
+            Err(ReadFailure::Rotten { .. }) if self.nodes[n].spoilt.is_some() => {
+                self.counters.hit("damaged block not handed out");
+                return;
+            }
+            Err(ReadFailure::Damaged(_)) if self.nodes[n].damaged() => {
                 self.counters.hit("damage found by a reader");
                 return;
             }

@@ -60,6 +60,11 @@ impl World {
             let Some(b) = known.filter(|b| Some(b.len() as u64) == count) else { return };
             union.extend(b);
         }
+        if self.nodes[to].spoilt.is_some() {
+            // It may ask for blocks that no set changed.
+            self.counters.hit("catch-up of damaged blocks");
+            return;
+        }
         self.counters.hit("catch-up weighed");
         self.counters.add("blocks that catch-ups had to send", union.len() as u64);
         self.counters.add("blocks that catch-ups announced", blocks);

@@ -210,3 +210,78 @@ fn a_truncated_backing_file() {
     rig.tree.expect("base");
     rig.tree.quiet();
 }
+
+/// Bits that rot in a replica's content, behind its back and while it runs, are never handed out,
+/// and come again from the parent: the blocks, not the volume.
+#[test]
+fn a_flipped_bit_in_the_content_of_a_replica() {
+    let mut rig = Rig::new("rotten");
+    let block = 4096;
+    for node in ["l1", "f1"] {
+        let set = rig.write();
+        rig.everywhere(set);
+        let parent = if node == "l1" { "f1" } else { "p" };
+        wait_for("the content to hold all", LONG, || {
+            let v = rig.tree.volume(node, "vol")?;
+            let known = v.digests.first().is_some_and(|d| d.set == set);
+            if v.merged_set == set && known { Ok(()) } else { Err(v.state) }
+        });
+        let before = rig.tree.volume(parent, "vol").unwrap();
+        let path = rig.tree.volume_folder(node, "vol").join("base");
+        let content = std::fs::read(&path).unwrap();
+        let size = content.len() as u64;
+        let full: Vec<u64> = (0..size / block)
+            .filter(|b| {
+                let from = usize::try_from(b * block).unwrap();
+                content[from..from + 4096].iter().any(|x| *x != 0)
+            })
+            .collect();
+        // One that holds something, and one that holds nothing.
+        let empty = (0..size / block).rev().find(|b| !full.contains(b)).unwrap();
+        let rotten = [*rig.random.of(&full), empty];
+        for b in rotten {
+            flip(&path, b * block + rig.random.below(block));
+        }
+        let mut client = rig.tree.open(node, "vol").unwrap();
+        let mut buf = vec![0; 4096];
+        let mut refused = 0;
+        for b in 0..size / block {
+            let from = usize::try_from(b * block).unwrap();
+            match client.read(b * block, &mut buf) {
+                Ok(()) => assert_eq!(buf, content[from..from + 4096], "{node}: block {b}"),
+                // The second may have been healed with the first.
+                Err(_) => refused += 1,
+            }
+        }
+        assert!(refused > 0, "{node}: a damaged block was not noticed");
+        wait_for("the damaged blocks to be whole again", LONG, || {
+            let now = std::fs::read(&path).unwrap();
+            let v = rig.tree.volume(node, "vol")?;
+            if now == content && v.reason.is_none() {
+                return Ok(());
+            }
+            // What nobody read is not noticed before the next round: read it.
+            if let Ok(mut c) = rig.tree.open(node, "vol") {
+                for b in rotten {
+                    let _ = c.read(b * block, &mut buf);
+                }
+            }
+            Err(format!("{}: {:?}", v.state, v.reason))
+        });
+        let after = rig.tree.volume(parent, "vol").unwrap();
+        assert_eq!(after.seed_sent, before.seed_sent, "{node} was not seeded");
+        assert!(
+            after.catch_up_sent - before.catch_up_sent < 64 << 10,
+            "only what was damaged came"
+        );
+        assert!(rig.tree.volume(node, "vol").unwrap().damaged_blocks > 0);
+        rig.converges();
+    }
+    let all: Vec<_> = ["p", "f1", "l1", "l2"]
+        .iter()
+        .map(|n| rig.tree.volume(n, "vol").unwrap().digests.first().cloned())
+        .collect();
+    assert!(all.iter().all(|d| d.is_some()), "{all:?}");
+    rig.tree.expect("damaged");
+    rig.tree.quiet();
+}

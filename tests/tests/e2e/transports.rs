@@ -212,6 +212,22 @@ fn a_route_added_by_quic_stays_so() {
 }
 
 #[test]
+fn a_restarted_child_says_by_quic_that_it_knows_nothing_of_the_connection() {
+    let tree = Tree::start(Plan::new(&[("p", &["l1"])]).volume("vol", 16).by("quic"));
+    tree.expect(" WARN ");
+    becomes(&tree, "p", "l1", "connected", "");
+    let before = tree.log("p").len();
+    tree.kill("l1");
+    tree.up("l1");
+    let cut = tree.cut("vol", true);
+    tree.reaches("l1", "vol", cut.set, LONG);
+    // RFC 9000, section 10.3: without it the parent would wait for the silence to be too long.
+    let log = tree.log("p");
+    assert!(log[before..].contains("lost l1 of group g1"), "{log}");
+    assert!(log[before..].contains("knows nothing of this connection"), "{log}");
+}
+
+#[test]
 fn http_2_on_the_shared_port_plain_and_inside_tls() {
     let plan = Plan::new(&[("p", &["f1"])]).volume("vol", 16).by("tls");
     let tree = Tree::start(plan);

@@ -193,6 +193,8 @@ pub(crate) const CLAIMS: &[Claim] = &[
         &[
             "rcp/tests/refusal.rs::the_list_sum_notices_contradictions",
             "rcp/tests/refusal.rs::every_bit_of_a_chunk_counts",
+            "volmcast/tests/digest.rs::every_planted_difference_is_found",
+            "tests/tests/e2e/damage.rs::a_flipped_bit_in_the_content_of_a_replica",
             READER,
         ],
     ),

@@ -108,12 +108,13 @@ pub struct Files {
     activity: File,
     snapshots: File,
     changes: File,
+    hashes: File,
     /// Another way into the save volume, for large records.
     direct: Option<Direct>,
     /// The base is a block device: holes cannot be found by seeking.
     device: bool,
     /// In the order of [`FileId`].
-    syncs: [Syncs; 6],
+    syncs: [Syncs; 7],
 }
 
 /// How large the areas of a volume are, in bytes.
@@ -156,6 +157,7 @@ impl Files {
             ("activity", 0, false),
             ("snapshots", sizes.snapshots, false),
             ("changes", 0, false),
+            ("hashes", 0, false),
         ] {
             let path = folder.join(name);
             let f = OpenOptions::new()
@@ -215,6 +217,7 @@ impl Files {
             activity: open(&folder.join("activity"))?,
             snapshots: open(&folder.join("snapshots"))?,
             changes: open_or_make(&folder.join("changes"))?,
+            hashes: open_or_make(&folder.join("hashes"))?,
             folder: folder.to_owned(),
             syncs: Default::default(),
         })
@@ -236,6 +239,7 @@ impl Files {
             FileId::Activity => &self.activity,
             FileId::Snapshots => &self.snapshots,
             FileId::Changes => &self.changes,
+            FileId::Hashes => &self.hashes,
         }
     }
 
@@ -252,6 +256,7 @@ impl Files {
             FileId::Activity => &self.syncs[3],
             FileId::Snapshots => &self.syncs[4],
             FileId::Changes => &self.syncs[5],
+            FileId::Hashes => &self.syncs[6],
         };
         syncs.sync(self.file(id))
     }

@@ -34,6 +34,8 @@ pub(super) struct Committer {
     in_flight: Option<InFlight>,
     /// The base was written since its last sync.
     pub(super) base_dirty: bool,
+    /// So was the table of hashes.
+    pub(super) hashes_dirty: bool,
     /// The snapshot area was written for a durable pin since its last sync.
     pub(super) snapshots_dirty: bool,
     /// Durably in the base.
@@ -97,6 +99,8 @@ impl Volume {
                 .fold(m.visible, SetNumber::max);
             m.merged = m.visible;
             m.blocks = self.blocks_in(m.visible).unwrap_or(m.blocks);
+            self.digest_commit(&mut m);
+            self.want.digest = m.digest;
             self.want.visible = m.visible;
             self.want.merged = m.merged;
             self.want.blocks = m.blocks;
@@ -127,6 +131,7 @@ impl Volume {
         let parts = [
             (save, CommitPart::SyncSave, FileId::Save),
             (std::mem::take(&mut self.commit.base_dirty), CommitPart::SyncBase, FileId::Base),
+            (std::mem::take(&mut self.commit.hashes_dirty), CommitPart::SyncHashes, FileId::Hashes),
             (
                 std::mem::take(&mut self.commit.snapshots_dirty),
                 CommitPart::SyncSnapshots,
@@ -181,6 +186,7 @@ impl Volume {
                 CommitPart::SyncSnapshots => "sync of the snapshot area",
                 CommitPart::WriteChanges => "write to the list of changed blocks",
                 CommitPart::SyncChanges => "sync of the list of changed blocks",
+                CommitPart::SyncHashes => "sync of the table of hashes",
                 CommitPart::WriteSlot => "write to the mailbox",
                 CommitPart::SyncSlot => "sync of the mailbox",
             };
@@ -191,9 +197,10 @@ impl Volume {
             CommitPart::WriteChanges => {
                 self.desk.io(Purpose::Commit(CommitPart::SyncChanges), FileId::Changes, Op::Sync);
             }
-            CommitPart::SyncSave | CommitPart::SyncBase | CommitPart::SyncSnapshots => {
-                self.part_done();
-            }
+            CommitPart::SyncSave
+            | CommitPart::SyncBase
+            | CommitPart::SyncSnapshots
+            | CommitPart::SyncHashes => self.part_done(),
             CommitPart::SyncChanges => {
                 self.changes_written();
                 self.part_done();
@@ -232,6 +239,7 @@ impl Volume {
         }
         self.size_committed(&before);
         self.settings_committed(&before);
+        self.digest_committed(&before);
         self.tell_saved();
         if let Role::Primary { .. } = self.cfg.role {
             self.sets_became_ready(before.visible);

@@ -502,15 +502,17 @@ impl Volume {
     /// Lowest position that is needed here, children aside.
     fn own_hold(&mut self) -> LogPos {
         let own = self.merge_hold();
+        let table = self.fold_hold();
         let drain = match self.cfg.role {
             Role::Primary { .. } => self.log.open_step().map(|s| s.first),
             _ => None,
         };
-        [own, drain].into_iter().flatten().min().unwrap_or_else(|| match self.cfg.role {
+        let own = [own, drain].into_iter().flatten().min().unwrap_or_else(|| match self.cfg.role {
             // Only finished sets may be given back.
             Role::Primary { .. } => self.sendable_end(),
             _ => LogPos(self.durable.log_head.0),
-        })
+        });
+        table.map_or(own, |t| t.min(own))
     }
 
     /// Gives room back when it runs short; detaches the hindmost child when nothing else helps.
@@ -538,6 +540,10 @@ impl Volume {
                 self.commit.request();
             }
             return;
+        }
+        if self.fold_is_ahead() || self.merge_is_ahead() {
+            // What base or table have not durably is held for them.
+            self.commit.request();
         }
         for _ in 0..=self.consumers.map.len() {
             let hold = self.hold();

@@ -18,7 +18,7 @@ pub(super) fn draft(
     for (first, data) in pieces {
         for (i, block) in data.chunks(size).enumerate() {
             let b = first + i as u64;
-            let zero = is_zero(block);
+            let zero = crate::digest::is_zero(block);
             let next = if zero { Extent::zero(b, 1) } else { Extent::data(b, 1) };
             if !zero {
                 payload.extend_from_slice(block);
@@ -30,9 +30,4 @@ pub(super) fn draft(
         }
     }
     ChunkDraft { step, number, block_size_shift: shift, flags, extents, payload: payload.freeze() }
-}
-
-fn is_zero(block: &[u8]) -> bool {
-    const ZERO: [u8; 4096] = [0; 4096];
-    block.chunks(ZERO.len()).all(|c| c == &ZERO[..c.len()])
 }

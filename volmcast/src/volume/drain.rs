@@ -12,6 +12,8 @@
 //! are read optimistically and claimed afterwards. The base is synced once after the cut, beside
 //! the copying, because a set may leave only when the primary itself could not lose it.
 
+mod hashing;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -26,6 +28,7 @@ use super::switch::Switch;
 use super::{CutPolicy, Event, Role, Volume};
 use crate::bitmap::BlockSet;
 use crate::capture::{Capture, Cause, CutError, Notice, Policy, Triggers};
+use crate::digest::{BlockHash, Sum};
 use crate::io::{FileId, Op, Outcome};
 use crate::save::RecordKind;
 use crate::snapshots::{PinId, PinKind};
@@ -66,11 +69,16 @@ struct Set {
     pieces: Vec<(u64, Bytes)>,
     piece_bytes: u64,
     next_number: u32,
-    encoded: BTreeMap<u32, Chunk>,
+    encoded: BTreeMap<u32, (Chunk, Vec<BlockHash>)>,
     appended: u32,
     blocks: u64,
     /// The base was synced since the cut.
     synced: bool,
+    /// The volume's digest as far as the set is taken; `None`: it is not known.
+    digest: Option<Sum>,
+    /// Chunks whose old hashes are still to be read, with the sum of the new ones.
+    unhashed: Vec<(Chunk, Sum)>,
+    hash_reads: usize,
     /// The data does not fit the save volume: only the number and the fact remain.
     without_data: bool,
     /// Its state is to be kept.
@@ -234,14 +242,14 @@ impl Volume {
     /// Decides whether a cut is due. True if the phase changed.
     fn idle_step(&mut self, capture: &Capture) -> bool {
         self.open_when_settled();
-        let Some(t) = &mut self.drain.triggers else { return false };
         if self.drain.opening.is_some() {
             return false;
         }
         // A set that is finished but not committed yet still counts as being drained.
-        if self.drain.forgetting {
+        if self.drain.forgetting || self.digest_waits_for_table() {
             return false;
         }
+        let Some(t) = &mut self.drain.triggers else { return false };
         if let Some(at) = self.drain.retry_at.filter(|at| self.desk.now < *at) {
             self.drain.deadline = Some(at);
             return false;
@@ -344,6 +352,9 @@ impl Volume {
             appended: 0,
             blocks: 0,
             synced: false,
+            digest: self.digest_at_cut(),
+            unhashed: Vec::new(),
+            hash_reads: 0,
             without_data: false,
             pin,
         }));
@@ -435,7 +446,10 @@ impl Volume {
             set.pieces.clear();
             set.piece_bytes = 0;
             set.encoded.clear();
+            set.digest = None;
+            set.unhashed.clear();
         }
+        self.drain_hashes();
         let (bs, chunk) =
             (self.cfg.block_size, self.cfg.chunk_bytes.max(self.cfg.block_size.bytes()));
         while let Phase::Draining(set) = &mut self.drain.phase {
@@ -530,7 +544,11 @@ impl Volume {
         self.desk.work(Purpose::Encode { attempt, number }, work);
     }
 
-    pub(super) fn drain_encoded(&mut self, number: ChunkNumber, chunk: Result<Chunk, DeltaError>) {
+    pub(super) fn drain_encoded(
+        &mut self,
+        number: ChunkNumber,
+        chunk: Result<(Chunk, Vec<BlockHash>), DeltaError>,
+    ) {
         let Phase::Draining(set) = &mut self.drain.phase else { return };
         set.encodes -= 1;
         match chunk {
@@ -539,43 +557,6 @@ impl Volume {
             }
             Err(e) => self.fail(format!("internal: a chunk could not be built: {e}")),
         }
-    }
-
-    /// Appends encoded chunks in their order, as far as there is room.
-    fn append_encoded(&mut self) {
-        loop {
-            let Phase::Draining(set) = &mut self.drain.phase else { return };
-            let Some(chunk) = set.encoded.get(&set.appended).cloned() else { return };
-            let (id, n) = (set.id, ChunkNumber(set.appended));
-            let Some((pos, end)) = self.append(RecordKind::Chunk, id.to, n, chunk.bytes()) else {
-                self.no_room_for_set();
-                return;
-            };
-            self.log.enter_chunk(pos, id, n, chunk.body_crc(), end.since(pos));
-            if let Phase::Draining(set) = &mut self.drain.phase {
-                set.encoded.remove(&n.0);
-                set.appended += 1;
-            }
-        }
-    }
-
-    /// The save volume is full in the middle of a set. If nothing but the set itself is in it, it
-    /// can never fit.
-    fn no_room_for_set(&mut self) {
-        self.make_room();
-        let only_this = self.log.open_step().is_some_and(|s| s.first <= self.log.tail());
-        if !only_this || self.log.reclaimable() > 0 {
-            return;
-        }
-        let Phase::Draining(set) = &mut self.drain.phase else { return };
-        set.without_data = true;
-        let (to, capacity) = (set.id.to, self.log.ring().capacity());
-        self.log.abandon_open_step();
-        self.commit.request();
-        self.stalled = Some(format!(
-            "set {to} is larger than the save volume ({capacity} bytes): replicas get over it by a \
-             catch-up; enlarge `save` or lower `hwm`"
-        ));
     }
 
     pub(super) fn drain_synced(&mut self, outcome: &Outcome) {
@@ -590,7 +571,11 @@ impl Volume {
 
     fn finish_set(&mut self, capture: &Capture) {
         let Phase::Draining(set) = &mut self.drain.phase else { return };
-        if set.reads + set.encodes > 0 || !set.encoded.is_empty() || !capture.drained() {
+        if set.reads + set.encodes + set.hash_reads > 0
+            || !set.encoded.is_empty()
+            || !set.unhashed.is_empty()
+            || !capture.drained()
+        {
             return;
         }
         if !set.pieces.is_empty() {
@@ -602,7 +587,11 @@ impl Volume {
         }
         let (id, count, without_data) = (set.id, set.appended, set.without_data);
         let sum = self.log.open_step().map_or(0, |s| s.sum.crc());
-        let mut flags = SetFlags::DIGEST_ABSENT;
+        let digest = set.digest.filter(|_| !without_data);
+        let mut flags = match digest {
+            Some(_) => SetFlags::default(),
+            None => SetFlags::DIGEST_ABSENT,
+        };
         if without_data {
             flags = flags.with(SetFlags::BITMAP_ONLY);
         }
@@ -614,7 +603,7 @@ impl Volume {
             block_shift: self.cfg.block_size.shift(),
             cut_time: set.cut_time,
             flags,
-            digest: [0; 32],
+            digest: digest.unwrap_or_default().to_header(),
             chunk_list_crc: if without_data { 0 } else { sum },
         };
         let took = self.desk.now.since(set.began);
@@ -628,6 +617,7 @@ impl Volume {
                 self.changes.note(id.to, first.0, n.0);
             }
         }
+        self.digest.chain = digest.map(|d| (id.to, d));
         self.history_table.drained(id.to, header.block_count, took);
         if !without_data {
             self.stalled = None;
@@ -676,6 +666,7 @@ impl Volume {
 
     fn cut_answered(&mut self, demand: Demand, state: SetNumber, fresh: bool) {
         self.desk.event(Event::CutDone { demand, state, fresh });
+        self.pass_cut(state, fresh);
         self.seed_outs_cut(state, fresh);
     }
 }

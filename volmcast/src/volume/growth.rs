@@ -20,6 +20,7 @@ use super::branches::branch_needs_room;
 use super::desk::Purpose;
 use super::{Event, Role, Volume};
 use crate::capture::Capture;
+use crate::digest::{HASH_LEN, table_range};
 use crate::io::{FileId, IoError, Op, Outcome};
 use crate::mailbox::Mailbox;
 use crate::units::{BlockCount, BlockIndex};
@@ -133,11 +134,26 @@ impl Volume {
         }
         if self.growth.extending.is_none() && self.growth.retry_at.is_none() {
             self.growth.extending = Some(blocks);
-            let at = |b: BlockCount| self.cfg.block_size.offset(BlockIndex(b.0));
-            let op = Op::Extend { from: at(self.growth.base), len: at(blocks) };
-            self.desk.io(Purpose::Extend, FileId::Base, op);
+            // What an earlier life wrote there is void, in the table as in the base.
+            let from = self.growth.base.0;
+            let (offset, _) = table_range(from, 0);
+            let len = (blocks.0 - from) * HASH_LEN;
+            self.desk.io(Purpose::ExtendTable, FileId::Hashes, Op::Zero { offset, len });
         }
         false
+    }
+
+    /// The table has zeroes behind the end of the base, which becomes longer.
+    pub(super) fn table_extended(&mut self, outcome: &Outcome) {
+        if *outcome != Outcome::Done {
+            self.base_extended(outcome);
+            return;
+        }
+        self.commit.hashes_dirty = true;
+        let Some(blocks) = self.growth.extending else { return };
+        let at = |b: BlockCount| self.cfg.block_size.offset(BlockIndex(b.0));
+        let op = Op::Extend { from: at(self.growth.base), len: at(blocks) };
+        self.desk.io(Purpose::Extend, FileId::Base, op);
     }
 
     pub(super) fn base_extended(&mut self, outcome: &Outcome) {

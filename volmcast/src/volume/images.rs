@@ -14,8 +14,9 @@ use super::Volume;
 use super::branches::{branch_needs_room, branch_of};
 use super::desk::{Purpose, SeedStep};
 use crate::io::{FileId, IoError, Op, Outcome};
+use crate::mailbox::KeptBranch;
 use crate::snapshots::{PinId, Reservation, Reserve};
-use crate::units::BlockIndex;
+use crate::units::{BlockIndex, BlockSize};
 
 /// Blocks saved at a time.
 const BATCH: usize = 64;
@@ -87,7 +88,7 @@ impl Volume {
         let i = &mut self.images;
         if i.left.is_empty() {
             self.images = Images::default();
-            self.seed_extent_write();
+            self.seed_extent_go();
             return;
         }
         i.reading = i.left.split_off(i.left.len().saturating_sub(BATCH));
@@ -191,6 +192,17 @@ impl Volume {
         }
     }
 
+    /// A seed would overwrite what branches rest on: an operator decides.
+    pub(super) fn seed_waits_for_branches(&mut self) {
+        let names: Vec<_> = self.want.aside.iter().map(KeptBranch::name).collect();
+        self.stalled = Some(format!(
+            "the volume can only be filled by a full seed, which would overwrite what branches rest \
+             on ({}): read them if anybody may want them, then `rcpctl branch drop VOLUME NAME` gives \
+             them up, and it goes on by itself",
+            names.join(", ")
+        ));
+    }
+
     /// Goes on with what waited for room.
     pub(super) fn pump_images(&mut self) {
         if self.images.retry_at.is_none_or(|t| self.desk.now < t) {
@@ -205,4 +217,15 @@ impl Volume {
             None => self.images_read(),
         }
     }
+}
+
+/// Which blocks are written.
+pub(super) fn blocks_of(
+    bs: BlockSize,
+    writes: &[(u64, Bytes)],
+    zeroes: &[(u64, u64)],
+) -> impl Iterator<Item = (u64, u64)> {
+    let shift = bs.shift();
+    let writes = writes.iter().map(|(at, b)| (*at, b.len() as u64));
+    writes.chain(zeroes.iter().copied()).map(move |(at, len)| (at >> shift, len >> shift))
 }

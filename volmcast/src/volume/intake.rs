@@ -151,6 +151,7 @@ impl Volume {
         if matches!(self.cfg.role, Role::Replica { .. }) {
             let layer = self.intake.building.get_or_insert_with(|| Layer::new(id, pos));
             layer.push(pos, chunk);
+            self.hash_chunk_at(pos, chunk.bytes().clone());
         }
         self.desk.event(Event::Sendable);
         self.pump();
@@ -200,6 +201,7 @@ impl Volume {
         self.log.enter_end(pos, end, *header);
         let blocks = BlockCount(header.volume_blocks);
         self.history_table.arrived(header);
+        self.digest.tell(header);
         if matches!(self.cfg.role, Role::Replica { .. }) {
             let mut layer = self.intake.building.take().unwrap_or_else(|| Layer::new(id, pos));
             layer.seal(header.cut_time, blocks);

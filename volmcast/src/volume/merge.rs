@@ -12,12 +12,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rcp::proto::clock::Mono;
-use rcp::proto::delta::{Chunk, DeltaError, ExtentKind};
+use rcp::proto::delta::{Chunk, DeltaError, Extent, ExtentKind};
 use rcp::proto::ids::SetNumber;
 
 use super::branches::{branch_needs_room, branch_of};
-use super::desk::{MergeStep, Purpose, Work};
+use super::desk::{MergeStep, OpenChunk, Purpose, Work};
+use super::digest::TableWrite;
+use super::fold::runs;
 use super::{Role, Volume};
+use crate::digest::{BlockHash, hashes_in, table_range};
 use crate::io::{FileId, IoError, Op, Outcome};
 use crate::save::{RecordHeader, RecordKind};
 use crate::snapshots::{PinId, Reservation, Reserve};
@@ -49,10 +52,35 @@ struct Job {
     full: bool,
     /// A durable pin that there is no room for is being marked as broken.
     breach: Option<PinId>,
+    /// Hashes of the blocks in the payload.
+    hashes: Vec<BlockHash>,
+    /// What is written to the table beside the content.
+    table: TableWrite,
+    /// Hashes of the images being read now, if they are known.
+    image_hashes: Vec<BlockHash>,
     stage: Stage,
 }
 
 impl Job {
+    fn new(pos: LogPos, to: SetNumber) -> Self {
+        Self {
+            pos,
+            to,
+            pending: 0,
+            chunk: None,
+            images: Vec::new(),
+            reading: Vec::new(),
+            written: Vec::new(),
+            image_write: None,
+            full: false,
+            breach: None,
+            hashes: Vec::new(),
+            table: TableWrite::default(),
+            image_hashes: Vec::new(),
+            stage: Stage::Body,
+        }
+    }
+
     /// It holds places in the snapshot area that are not in the index yet.
     fn is_saving(&self) -> bool {
         self.breach.is_some() || !self.written.is_empty()
@@ -112,8 +140,10 @@ impl Volume {
 
     /// A write to the base is under way, be it of a job that was given up.
     pub(super) fn base_being_written(&self) -> bool {
-        self.desk
-            .any(|p| matches!(p, Purpose::Merge { step: MergeStep::Base, .. } | Purpose::SeedIn(_)))
+        self.desk.any(|p| {
+            matches!(p, Purpose::Merge { step, .. } if step.writes())
+                || matches!(p, Purpose::SeedIn(_))
+        })
     }
 
     /// Position from which our own playback still needs records.
@@ -124,6 +154,20 @@ impl Volume {
         let readers = if self.durable.seed.is_some() { None } else { self.playback.reader_hold() };
         let own = self.commit.applied.min(self.merge.applied_pos());
         Some(readers.map_or(own, |r| r.min(own)))
+    }
+
+    /// The base holds more than a commit has said.
+    pub(super) fn merge_is_ahead(&self) -> bool {
+        self.has_base() && self.merge.applied_pos() > self.commit.applied
+    }
+
+    /// How many chunks were merged in this life.
+    pub(super) fn merge_jobs(&self) -> u64 {
+        self.merge.last_job
+    }
+
+    pub(super) fn merge_is_idle(&self) -> bool {
+        self.merge.is_idle() && self.merge.saving.is_empty()
     }
 
     pub(super) fn pump_merge(&mut self) {
@@ -179,24 +223,10 @@ impl Volume {
             self.merge.next = end;
             self.merge.last_job += 1;
             let job = self.merge.last_job;
-            self.merge.jobs.insert(
-                job,
-                Job {
-                    pos,
-                    to,
-                    pending: 0,
-                    chunk: None,
-                    images: Vec::new(),
-                    reading: Vec::new(),
-                    written: Vec::new(),
-                    image_write: None,
-                    full: false,
-                    breach: None,
-                    stage: Stage::Body,
-                },
-            );
+            self.merge.jobs.insert(job, Job::new(pos, to));
             if let Some(body) = cached {
-                self.desk.work(Purpose::Open { job }, Work::Open(body));
+                let hash = self.must_hash(pos);
+                self.desk.work(Purpose::Open { job }, Work::Open(body, hash));
             } else {
                 let offset = self.log.ring().offset(pos);
                 let op = Op::Read { offset, len: crate::save::record::HEADER_LEN + len };
@@ -245,11 +275,21 @@ impl Volume {
         match (step, outcome) {
             (MergeStep::Body, Outcome::Read(b)) => self.merge_body(id, &b),
             (MergeStep::BeforeImages, Outcome::Read(b)) => self.merge_images_read(id, &b),
-            (MergeStep::Base, Outcome::Failed(IoError::NoSpace)) => self.merge_full(),
             (MergeStep::SaveImage, Outcome::Failed(IoError::NoSpace)) => self.images_full(id),
-            (MergeStep::SaveImage | MergeStep::SyncImages | MergeStep::Base, Outcome::Done) => {
-                self.merge_part_done(id);
+            (MergeStep::ImageHashes, Outcome::Read(b)) => {
+                if let Some(job) = self.merge.jobs.get_mut(&id) {
+                    job.image_hashes = hashes_in(&b).collect();
+                }
+                self.merge_read_images(id);
             }
+            (MergeStep::OldHashes, Outcome::Read(b)) => self.merge_old_hashes(id, &b),
+            (MergeStep::Base | MergeStep::Hashes, Outcome::Failed(IoError::NoSpace)) => {
+                self.merge_full();
+            }
+            (
+                MergeStep::SaveImage | MergeStep::SyncImages | MergeStep::Base | MergeStep::Hashes,
+                Outcome::Done,
+            ) => self.merge_part_done(id),
             (_, other) => {
                 let what = match step {
                     MergeStep::Body => "read from the save volume",
@@ -257,6 +297,10 @@ impl Volume {
                     MergeStep::SaveImage => "write to the snapshot area",
                     MergeStep::SyncImages => "sync of the snapshot area",
                     MergeStep::Base => "write to the volume's content",
+                    MergeStep::OldHashes | MergeStep::ImageHashes => {
+                        "read from the table of hashes"
+                    }
+                    MergeStep::Hashes => "write to the table of hashes",
                 };
                 self.fail_io(what, &other);
             }
@@ -270,18 +314,27 @@ impl Volume {
             Ok(h) => {
                 let from = crate::save::record::HEADER_LEN;
                 let body = b.slice(from..(from + h.body_len as usize).min(b.len()));
-                self.desk.work(Purpose::Open { job: id }, Work::Open(body));
+                let hash = self.must_hash(pos);
+                self.desk.work(Purpose::Open { job: id }, Work::Open(body, hash));
             }
             Err(e) => self.log_damaged(pos, &e.to_string()),
         }
     }
 
-    pub(super) fn merge_opened(&mut self, id: u64, opened: Result<(Chunk, Bytes), DeltaError>) {
+    /// The hashes of a chunk are not known yet.
+    fn must_hash(&self, pos: LogPos) -> bool {
+        !self.digest.chunks.contains_key(&pos)
+    }
+
+    pub(super) fn merge_opened(&mut self, id: u64, opened: Result<OpenChunk, DeltaError>) {
+        let known = self.merge.jobs.get(&id).and_then(|j| self.digest.chunks.get(&j.pos)).cloned();
         // Hidden content is nobody's, unless a branch rests on it.
         let saves = self.durable.seed.is_none() || self.saves_hidden();
         let Some(job) = self.merge.jobs.get_mut(&id) else { return };
         match opened {
-            Ok((chunk, payload)) => {
+            Ok(OpenChunk { chunk, payload, hashes }) => {
+                job.hashes =
+                    hashes.or(known).unwrap_or_else(|| super::desk::hash_chunk(&chunk, &payload));
                 for e in chunk.extents() {
                     self.changes.note(job.to, e.block, u64::from(e.count));
                 }
@@ -313,7 +366,6 @@ impl Volume {
 
     /// Keeps before images, some at a time, until the base may be overwritten.
     fn merge_images(&mut self, id: u64) {
-        let bs = self.cfg.block_size;
         let Some(job) = self.merge.jobs.get_mut(&id) else { return };
         if job.images.is_empty() {
             self.merge_base(id);
@@ -322,6 +374,20 @@ impl Volume {
         job.stage = Stage::Images;
         let at = job.images.len().saturating_sub(IMAGES);
         job.reading = job.images.split_off(at);
+        // What is kept for readers is held against its hash, as what they read themselves is.
+        job.image_hashes = Vec::new();
+        let ranges: Vec<_> = job.reading.iter().map(|b| table_range(b.0, 1)).collect();
+        if self.is_hashed() {
+            let purpose = Purpose::Merge { job: id, step: MergeStep::ImageHashes };
+            self.desk.io(purpose, FileId::Hashes, Op::Gather { ranges });
+        } else {
+            self.merge_read_images(id);
+        }
+    }
+
+    fn merge_read_images(&mut self, id: u64) {
+        let bs = self.cfg.block_size;
+        let Some(job) = self.merge.jobs.get_mut(&id) else { return };
         let len = usize::try_from(bs.bytes()).unwrap_or(0);
         let ranges = job.reading.iter().map(|b| (bs.offset(*b), len)).collect();
         let purpose = Purpose::Merge { job: id, step: MergeStep::BeforeImages };
@@ -339,7 +405,12 @@ impl Volume {
             match store.reserve(b) {
                 Reserve::Slot(r) => {
                     let image = data.slice(i * len..(i + 1) * len);
-                    let crc = crc32c::crc32c(&image);
+                    let mut crc = crc32c::crc32c(&image);
+                    if job.image_hashes.get(i).is_some_and(|h| *h != BlockHash::of(b.0, &image)) {
+                        // Damaged content never becomes an image that proves itself.
+                        crc = !crc;
+                        self.board.doubt(b.0);
+                    }
                     writes.push((r.entry_offset, store.entry(&r, crc)));
                     writes.push((r.offset, image));
                     job.written.push((r, crc));
@@ -411,22 +482,58 @@ impl Volume {
             Stage::Base => {
                 // A sync that began before this moment does not cover it.
                 self.commit.base_dirty = true;
+                self.commit.hashes_dirty = true;
                 self.merge.jobs.remove(&id);
             }
         }
     }
 
     fn merge_base(&mut self, id: u64) {
-        let bs = self.cfg.block_size;
         let Some(job) = self.merge.jobs.get_mut(&id) else { return };
         job.stage = Stage::Base;
         // Under a seed chunks come before the header that says how large the volume is.
         let end = job.chunk.iter().flat_map(|(c, _)| c.extents()).map(|e| e.end()).max();
-        if !self.base_covers(BlockCount(end.unwrap_or(0))) {
+        if !self.base_covers(BlockCount(end.unwrap_or(0))) || self.pass_is_busy() {
             return;
         }
+        let Some(job) = self.merge.jobs.get(&id).filter(|j| j.pending == 0) else { return };
+        let Some((chunk, _)) = &job.chunk else { return };
+        let extents: Vec<_> = chunk
+            .extents()
+            .map(|e| Extent { block: e.block, count: e.count, kind: e.kind })
+            .collect();
+        let table = self.table_write(runs(&extents, &job.hashes));
+        if table.old_is_long() {
+            self.pass_again();
+            self.merge_base(id);
+            return;
+        }
+        let old = table.old.clone();
+        let Some(job) = self.merge.jobs.get_mut(&id) else { return };
+        job.table = table;
+        if !old.is_empty() {
+            job.pending = 1;
+            let purpose = Purpose::Merge { job: id, step: MergeStep::OldHashes };
+            self.desk.io(purpose, FileId::Hashes, Op::Gather { ranges: old });
+            return;
+        }
+        self.merge_write(id);
+    }
+
+    fn merge_old_hashes(&mut self, id: u64, old: &Bytes) {
+        let Some(job) = self.merge.jobs.get_mut(&id) else { return };
+        job.pending = 0;
+        let new = job.table.new;
+        self.pass_replaces(old, new);
+        self.merge_write(id);
+    }
+
+    /// Writes the content and its hashes.
+    fn merge_write(&mut self, id: u64) {
+        let bs = self.cfg.block_size;
         let Some(job) = self.merge.jobs.get_mut(&id) else { return };
         let Some((chunk, payload)) = job.chunk.take() else { return };
+        let table = std::mem::take(&mut job.table);
         let (mut writes, mut zeroes) = (Vec::new(), Vec::new());
         for e in chunk.extents() {
             let offset = bs.offset(BlockIndex(e.block));
@@ -435,9 +542,14 @@ impl Volume {
                 ExtentKind::Data => writes.push((offset, payload.slice(e.range()))),
             }
         }
-        job.pending = 1;
+        job.pending = if table.is_empty() { 1 } else { 2 };
         let purpose = Purpose::Merge { job: id, step: MergeStep::Base };
         self.desk.io(purpose, FileId::Base, Op::Scatter { writes, zeroes });
+        if !table.is_empty() {
+            let op = Op::Scatter { writes: table.writes, zeroes: table.zeroes };
+            let purpose = Purpose::Merge { job: id, step: MergeStep::Hashes };
+            self.desk.io(purpose, FileId::Hashes, op);
+        }
     }
 
     /// The snapshot area is full, and a branch would have to go: nothing is written over its content
@@ -463,6 +575,7 @@ impl Volume {
 
     /// The disk below the replica is full: keep everything, say so, try again.
     fn merge_full(&mut self) {
+        self.pass_again();
         let back = self.merge.applied_pos();
         self.merge.start(back, self.merge.applied);
         self.merge.retry_at = Some(self.desk.now.after(FULL_RETRY));

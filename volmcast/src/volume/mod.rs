@@ -17,12 +17,15 @@
 mod adopt;
 mod branches;
 mod changes;
+mod check;
 mod commit;
 mod consumers;
 mod demands;
 mod desk;
+mod digest;
 mod draft;
 mod drain;
+mod fold;
 mod growth;
 mod images;
 mod intake;
@@ -33,6 +36,7 @@ mod playback;
 mod promote;
 mod recover;
 mod rewind;
+mod scrub;
 mod seed_in;
 mod seed_out;
 mod status;
@@ -59,12 +63,13 @@ pub use branches::BranchInfo;
 pub use changes::MIN_CHANGES;
 pub use consumers::{Attached, Outgoing, Seeding};
 pub use demands::Demand;
-pub use desk::{Work, WorkDone};
+pub use desk::{OpenChunk, Work, WorkDone};
 pub use intake::IntakeError;
 pub use keep::KeepError;
 pub use playback::Ending;
 pub use recover::{ReadFile, RecoverError};
 pub use rewind::MAX_UNDO_RUNS;
+pub use scrub::ScrubPolicy;
 pub use seed_out::SeedProgress;
 pub use status::{Played, SetRow, VolumeStatus};
 
@@ -73,6 +78,7 @@ use commit::Committer;
 use consumers::Consumers;
 use demands::Demands;
 use desk::{Desk, Purpose};
+use digest::Digest;
 use drain::Drain;
 use growth::Growth;
 use images::Images;
@@ -136,6 +142,8 @@ pub struct VolumeConfig {
     pub save_capacity: u64,
     /// Bytes of the file that lists which blocks changed in which step, at least [`MIN_CHANGES`].
     pub changes: u64,
+    /// How gently stored content is looked through.
+    pub scrub: ScrubPolicy,
     /// Bytes of recent chunks kept in memory for children near the head.
     pub cache: u64,
     /// Bytes of chunks kept in memory that were read back from the save volume.
@@ -246,6 +254,22 @@ pub enum Event {
         /// Why, in words.
         reason: String,
     },
+    /// Blocks of the content turned out damaged: the stream must be attached again, which names
+    /// them.
+    Doubts {
+        /// In words.
+        text: String,
+    },
+    /// The content was found to differ from the primary's; reads are refused.
+    Differs {
+        /// In words.
+        text: String,
+    },
+    /// Content that differed from the primary's is right again.
+    Healed {
+        /// In words.
+        text: String,
+    },
     /// Stored data turned out damaged; what was done about it.
     Damage {
         /// In words, naming the place.
@@ -283,6 +307,7 @@ pub struct Volume {
     images: Images,
     seed_outs: SeedOuts,
     changes: Changes,
+    digest: Digest,
     /// Why no seed can pass through (relay).
     relay_refusal: Option<String>,
     /// The nodes above do not know which blocks changed (relay).
@@ -389,6 +414,7 @@ impl Volume {
             self.merge.timeout(),
             self.consumers.timeout(),
             self.growth.timeout(),
+            self.scrub_timeout(),
             self.seed_in.as_ref().and_then(SeedIn::timeout),
             self.images.timeout(),
         ]
@@ -446,6 +472,7 @@ impl Volume {
             }
             Purpose::RecordRead(read) => self.record_read_done(read, outcome),
             Purpose::Merge { job, step } => self.merge_io_done(job, step, outcome),
+            Purpose::ExtendTable => self.table_extended(&outcome),
             Purpose::Extend => self.base_extended(&outcome),
             Purpose::SeedIn(step) => self.seed_in_io_done(step, &outcome),
             Purpose::SeedOutMap { child, session } => {
@@ -454,10 +481,24 @@ impl Volume {
             Purpose::SeedOutRead { child, session, runs } => {
                 self.seed_out_read(&child, session, &runs, outcome);
             }
+            Purpose::ChunkRead { pos } => self.chunk_read(pos, outcome),
+            Purpose::CheckRead { run } => self.check_read(run, outcome),
+            Purpose::DrainHashes { attempt, new } => {
+                if self.drain.is_on(attempt) {
+                    self.drain_hashes_read(new, &outcome);
+                }
+            }
+            Purpose::Scrub { run, step } => self.scrub_io_done(run, step, outcome),
+            Purpose::SeedOutProof { child, session, runs, content } => {
+                self.seed_out_proof(&child, session, &runs, content, outcome);
+            }
+            Purpose::Fold { run, step } => self.fold_io_done(run, step, outcome),
+            Purpose::Table { run, step } => self.table_io_done(run, step, outcome),
             Purpose::ChangesRead { reader, epoch } => {
                 self.changes_read_done(reader, epoch, outcome);
             }
             Purpose::ChangesWork { .. }
+            | Purpose::ChunkHash { .. }
             | Purpose::Encode { .. }
             | Purpose::SeedEncode { .. }
             | Purpose::Open { .. }
@@ -483,8 +524,13 @@ impl Volume {
                 Purpose::SeedEncode { child, session, next_block, blocks, view },
                 WorkDone::Encoded(chunk),
             ) => {
+                let chunk = chunk.map(|(c, _)| c);
                 self.seed_out_encoded(child, session, (next_block, blocks), view, chunk);
             }
+            (Purpose::Scrub { run, .. }, WorkDone::Hashed(Ok(h))) => self.scrub_hashed(run, h),
+            (Purpose::ChunkHash { pos }, WorkDone::Hashed(h)) => self.chunk_hashed(pos, h),
+            (Purpose::Fold { run, .. }, WorkDone::Hashed(h)) => self.fold_hashed(run, h),
+            (Purpose::Table { run, .. }, WorkDone::Hashed(Ok(h))) => self.table_hashed(run, &h),
             (Purpose::ChangesWork { reader: Reader::Squeeze, epoch }, WorkDone::Squeezed(done)) => {
                 self.changes_squeezed(epoch, done);
             }
@@ -514,13 +560,20 @@ impl Volume {
             return;
         }
         self.growth.look(self.desk.now);
+        self.pump_fold();
         self.pump_drain();
         self.pump_images();
         self.pump_seed_in();
+        self.pump_check();
         self.pump_playback();
         self.pump_merge();
         self.pump_seed_outs();
         self.make_room();
+        self.pump_table();
+        if self.seed_waits_for_pass() {
+            self.pump_seed_in();
+        }
+        self.pump_scrub();
         self.pump_changes();
         self.pump_patience();
         self.pump_commit();

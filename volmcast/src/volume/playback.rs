@@ -72,6 +72,26 @@ impl Playback {
         self.policy_override = Some(p);
     }
 
+    /// The whole step after `state`.
+    pub(super) fn layer_after(&self, state: SetNumber) -> Option<Arc<Layer>> {
+        self.layers.iter().find(|(l, _)| l.id.to > state).map(|(l, _)| l.clone())
+    }
+
+    /// Whole steps that lead to states before `to`.
+    pub(super) fn layers_below(&self, to: SetNumber) -> Vec<Arc<Layer>> {
+        self.layers.iter().map(|(l, _)| l).filter(|l| l.id.to < to).cloned().collect()
+    }
+
+    /// A step that the base may not hold has this block.
+    pub(super) fn has_block(&self, block: u64) -> bool {
+        self.layers.iter().any(|(l, _)| l.has(block))
+    }
+
+    /// First record of the oldest step that the base may not hold.
+    pub(super) fn first_pos(&self) -> Option<LogPos> {
+        self.layers.front().map(|(l, _)| l.first)
+    }
+
     /// End of the records up to the state that may be merged into the base.
     pub(super) fn end_of(&self, visible: SetNumber) -> Option<LogPos> {
         self.layers.iter().rev().find(|(l, _)| l.id.to <= visible).map(|(_, end)| *end)
@@ -134,8 +154,9 @@ impl Volume {
         if self.seed_in.is_some() || self.durable.seed.is_some() || off {
             return;
         }
-        if self.want.hidden_until != self.durable.hidden_until {
-            // Hidden durably first: nobody reads the older state in between.
+        if self.want.hidden_until != self.durable.hidden_until || self.digest_waits() {
+            // Hidden durably first: nobody reads the older state in between. And a digest that is
+            // added up is that of the state that the base comes to hold.
             return;
         }
         let head = self.durable.log_head;
@@ -144,7 +165,7 @@ impl Volume {
             .playback
             .layers
             .iter()
-            .filter(|(l, end)| l.id.to > shown && *end <= head)
+            .filter(|(l, end)| l.id.to > shown && *end <= head && self.is_checked(l.id.to))
             .map(|(l, end)| (l.id.to, end.since(l.first)));
         let (mut newest, mut bytes) = (None, 0);
         for (to, len) in ready {
@@ -166,6 +187,7 @@ impl Volume {
                 return;
             }
             self.want.blocks = size;
+            self.want.digest.table = self.mark_at(newest);
             self.want.visible = newest;
             if newest >= self.want.hidden_until {
                 self.want.hidden_until = SetNumber::ZERO;
@@ -196,6 +218,7 @@ impl Volume {
             || before.seed != self.durable.seed
         {
             self.playback.layers.drain(..dropped);
+            self.forget_hashes();
             self.publish_view();
         }
         if advanced || (before.seed.is_some() && self.durable.seed.is_none()) {
@@ -228,6 +251,9 @@ impl Volume {
                     self.durable.merged
                 ),
             });
+        }
+        if let Some(why) = self.differs_words() {
+            return Some(why);
         }
         let hidden = |m: &Mailbox| m.hidden_until > m.visible;
         if let Some(m) = [&self.durable, &self.want].into_iter().find(|m| hidden(m)) {
@@ -285,6 +311,7 @@ impl Volume {
             cut_time: self.playback.cut_time,
             blocks: self.durable.blocks,
             refused: self.refusal(),
+            hashed: self.is_hashed(),
             layers,
         });
         let old = self.board.publish(view);

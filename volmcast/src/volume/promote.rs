@@ -71,6 +71,7 @@ impl Volume {
         self.playback.ending = None;
         self.playback.clear();
         self.cfg.role = Role::Primary { capture, policy };
+        self.digest_of_writer();
         if !self.is_replicating() {
             self.set_replicating(true);
         }
@@ -93,6 +94,7 @@ impl Volume {
         self.playback.drop_after(at);
         self.intake.building = None;
         self.intake.partial = false;
+        self.digest_layers_gone();
     }
 
     /// The writer becomes a replica that shows its last finished set. Nothing was changed since:
@@ -100,6 +102,7 @@ impl Volume {
     pub fn step_down(&mut self, policy: PlaybackPolicy) {
         let at = self.want.visible;
         self.playback.forget_policy();
+        self.digest_of_reader();
         self.cfg.role = Role::Replica { policy };
         self.drain = Drain::default();
         self.demands.forget();
@@ -169,6 +172,7 @@ impl Volume {
             self.want.hidden_until = SetNumber::ZERO;
             // Nor may a catch-up build on it.
             self.want.seed = None;
+            self.digest_seeded();
             self.seed_anew(SetNumber::ZERO);
             self.changes_reset(SetNumber::ZERO);
             self.publish_view();

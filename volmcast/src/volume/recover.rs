@@ -19,6 +19,7 @@ use super::commit::Committer;
 use super::consumers::Consumers;
 use super::demands::Demands;
 use super::desk::Desk;
+use super::digest::Digest;
 use super::drain::Drain;
 use super::growth::Growth;
 use super::images::Images;
@@ -31,9 +32,10 @@ use super::seed_out::SeedOuts;
 use super::status::SetTable;
 use super::switch::Switch;
 use super::{Event, Role, Volume, VolumeConfig};
+use crate::digest::{HEAD_LEN, table_head};
 use crate::history::line_of;
 use crate::io::{FileId, IoError};
-use crate::mailbox::{Mailbox, MailboxError, SLOT_LEN};
+use crate::mailbox::{Mailbox, MailboxError, SLOT_LEN, TableMark};
 use crate::save::record::HEADER_LEN;
 use crate::save::{Log, Readback, RecordHeader, RecordKind, RecordMeta, Ring};
 use crate::snapshots::PinId;
@@ -100,6 +102,7 @@ impl Volume {
         let m = Mailbox::choose(&slots, cfg.volume)
             .map_err(|source| RecoverError::Mailbox { volume: cfg.volume, source })?;
         let (tail, head) = (m.log_tail, m.log_head);
+        let digest_head = read(FileId::Hashes, 0, HEAD_LEN).map_err(io(FileId::Hashes))?;
         let mut v = Self::assemble(cfg, m, now, wall)?;
         let old = Mailbox::one_damaged(&slots);
         // What the damaged slot may have said is in the records behind the head.
@@ -121,6 +124,7 @@ impl Volume {
         }
         v.list_kept();
         v.settle(beyond.any);
+        v.settle_digest(&digest_head);
         Ok(v)
     }
 
@@ -166,6 +170,7 @@ impl Volume {
             images: Images::default(),
             seed_outs: SeedOuts::default(),
             changes: Changes::new(cfg.changes),
+            digest: Digest::default(),
             relay_refusal: None,
             relay_no_catch_up: false,
             board,
@@ -252,6 +257,9 @@ impl Volume {
         let replica = matches!(self.cfg.role, Role::Replica { .. });
         if replica && whole > self.want.visible.max(self.want.hidden_until) {
             self.want.hidden_until = whole;
+            // And their hashes in the table: what the steps after the visible state replaced can be
+            // found nowhere any more.
+            self.digest_unknown();
             // Those were perhaps kept already, and passed.
             self.keeps_waiting.retain(|s| *s >= whole);
         }
@@ -309,6 +317,7 @@ impl Volume {
         let blocks = BlockCount(header.volume_blocks);
         self.intake.partial = false;
         self.history_table.arrived(&header);
+        self.digest.tell(&header);
         self.log.enter_end(pos, end, header);
         if self.indexes(id.to) {
             let mut layer = self.intake.building.take().unwrap_or_else(|| Layer::new(id, pos));
@@ -365,10 +374,42 @@ impl Volume {
         self.publish_view();
     }
 
+    /// What the table of hashes is worth.
+    fn settle_digest(&mut self, head: &[u8]) {
+        let told = self.told(self.want.visible);
+        let mark = &mut self.want.digest;
+        let whole = *head == *table_head(self.cfg.volume, self.cfg.block_size.shift());
+        match self.cfg.role {
+            Role::Relay => return,
+            Role::Primary { .. } => {
+                if self.want.visible > self.durable.visible && mark.table != TableMark::Absent {
+                    // Sets that only the save volume knew of.
+                    mark.table = told.map_or(TableMark::Kept, TableMark::Known);
+                }
+                if mark.table != TableMark::Absent && (!whole || !self.fold_resume()) {
+                    self.digest_lost();
+                }
+            }
+            // Not zero: it was a primary's, and the change of role was cut short.
+            Role::Replica { .. } => {
+                let behind = mark.hashed > SetNumber::ZERO && mark.hashed < self.want.merged;
+                mark.hashed = SetNumber::ZERO;
+                if mark.table != TableMark::Absent && (!whole || behind) {
+                    self.digest_lost();
+                }
+            }
+        }
+        self.digest_layers_gone();
+        self.publish_view();
+    }
+
     /// Stored records are damaged: gives up the log and goes on without it.
     pub(super) fn log_damaged(&mut self, pos: LogPos, what: &str) {
         let text = match self.cfg.role {
             Role::Primary { .. } => {
+                if self.digest.fold.reached() != Some(self.want.visible) {
+                    self.digest_lost();
+                }
                 self.forget_data_of_sets();
                 format!(
                     "the save volume is damaged ({what}, tail {pos}); its old sets were given up, \
@@ -388,7 +429,11 @@ impl Volume {
                 if shown > keep {
                     self.want.hidden_until = shown;
                     self.want.visible = keep;
+                    // The table may hold hashes of steps that are gone, as the content may.
+                    self.digest_unknown();
                 }
+                self.digest.chunks.clear();
+                self.digest_layers_gone();
                 if let Some(mark) = &mut self.want.seed {
                     // Which sets were folded in, only the log could say: a catch-up that began anew
                     // could end too early, with parts of later ones in the content.

@@ -65,6 +65,8 @@ impl Volume {
     /// from now on its content is that of `fork`, but for blocks that come again. What it held is
     /// kept as a branch if `keep`. The branch's name, if there is one.
     pub fn rewind(&mut self, fork: SetNumber, history: Vec<Branch>, keep: bool) -> Option<String> {
+        let whole = self.is_whole();
+        self.digest_rewound(whole);
         let name = if keep { self.set_aside(fork) } else { None };
         self.want.history = history;
         self.log.reset(fork);

@@ -15,13 +15,16 @@ use rcp::proto::clock::Mono;
 use rcp::proto::delta::{Chunk, DeltaError, ExtentKind};
 use rcp::proto::ids::SetNumber;
 
-use super::desk::{Purpose, SeedStep, Work};
+use super::desk::{OpenChunk, Purpose, SeedStep, Work};
+use super::digest::TableWrite;
+use super::images::blocks_of;
 use super::rewind::Undo;
 use super::{Event, Role, Volume};
 use crate::bitmap::BlockSet;
+use crate::digest::BlockHash;
 use crate::io::{FileId, IoError, Op, Outcome};
-use crate::mailbox::{KeptBranch, Mailbox, SeedMark};
-use crate::units::{BlockCount, BlockIndex, BlockSize};
+use crate::mailbox::{Mailbox, SeedMark};
+use crate::units::{BlockCount, BlockIndex};
 
 /// Credit windows of extents after which progress is made durable.
 const COMMIT_EVERY: u64 = 2;
@@ -48,6 +51,14 @@ struct Extent {
     body: Bytes,
 }
 
+/// What an extent brings: content and hashes.
+#[derive(Debug, Default)]
+struct Ready {
+    writes: Vec<(u64, Bytes)>,
+    zeroes: Vec<(u64, u64)>,
+    table: TableWrite,
+}
+
 /// A seed under way.
 #[derive(Debug)]
 pub(super) struct SeedIn {
@@ -55,8 +66,10 @@ pub(super) struct SeedIn {
     queue: VecDeque<Extent>,
     /// An extent is being opened or written; it is kept, should the disk be full.
     busy: Option<Extent>,
-    /// What is to be written of it.
-    ready: Option<(Writes, Zeroes)>,
+    /// What of it is to be written.
+    ready: Option<Ready>,
+    /// Requests that must complete before the next stage.
+    pending: usize,
     /// The disk was full: when to try again, and how long to wait after that.
     retry_at: Option<Mono>,
     wait: Duration,
@@ -106,6 +119,7 @@ impl SeedIn {
             queue: VecDeque::new(),
             busy: None,
             ready: None,
+            pending: 0,
             retry_at: None,
             wait: FULL_RETRY.0,
             touched: BlockSet::new(),
@@ -140,6 +154,7 @@ impl Volume {
         }
         self.hide(from, false);
         self.want.seed = None;
+        self.digest_seeded();
         self.seed_anew(from);
         self.changes_reset(from);
         self.publish_view();
@@ -186,6 +201,17 @@ impl Volume {
         Some(self.durable.merged).filter(|m| *m > SetNumber::ZERO && self.want.merged >= *m)
     }
 
+    /// What the base holds is exactly what is shown. (A damaged table has another sum.)
+    pub(super) fn is_whole(&self) -> bool {
+        self.digest.doubts.is_empty()
+            && self.want.seed.is_none()
+            && self.durable.seed.is_none()
+            && self.want.merged == self.want.visible
+            && self.want.hidden_until == SetNumber::ZERO
+            && self.merge_is_idle()
+            && !self.base_being_written()
+    }
+
     /// A catch-up begins, of `blocks` blocks if the sender knows: the live stream joins at `from`,
     /// the content is kept, whatever else is held is given up. `volume` is the size of the volume
     /// as the parent told it last.
@@ -201,6 +227,8 @@ impl Volume {
             self.base_shrunk();
         }
         self.want.blocks = self.want.blocks.max(volume);
+        let whole = self.is_whole();
+        self.digest_caught_up(whole);
         // Parts of what was shown once may be in the content.
         let mut shown = self.want.visible.max(self.durable.visible).max(self.log.state());
         if let Some(open) = self.log.open_step()
@@ -376,6 +404,11 @@ impl Volume {
     }
 
     /// The base is being written by the seed: live sets wait their turn.
+    pub(super) fn seed_in_open(&self) -> bool {
+        self.seed_in.as_ref().is_some_and(|s| s.phase == Phase::Open)
+    }
+
+    /// The base is being written by the seed: live sets wait their turn.
     pub(super) fn seed_in_writing(&self) -> bool {
         self.seed_in.as_ref().is_some_and(|s| s.busy.is_some() || s.phase != Phase::Open)
             || self.seed_in_strays()
@@ -385,11 +418,17 @@ impl Volume {
     fn seed_in_strays(&self) -> bool {
         self.seed_in.as_ref().is_none_or(|s| s.busy.is_none())
             && (self.images.is_active()
-                || self.desk.any(|p| matches!(p, Purpose::SeedIn(_) | Purpose::SeedOpen)))
+                || self.desk.any(|p| {
+                    let clears = Purpose::SeedIn(SeedStep::Clear);
+                    let clears_hashes = Purpose::SeedIn(SeedStep::ClearHashes);
+                    matches!(p, Purpose::SeedIn(_) | Purpose::SeedOpen)
+                        && *p != clears
+                        && *p != clears_hashes
+                }))
     }
 
     pub(super) fn pump_seed_in(&mut self) {
-        let blocked = self.seed_in_strays() || self.base_being_written();
+        let blocked = self.seed_in_strays() || self.base_being_written() || self.pass_is_busy();
         let marked = self.seed_marked() && self.durable.seed.is_some();
         let (had, now) = (self.base_blocks(), self.desk.now);
         let Some(s) = &mut self.seed_in else { return };
@@ -418,12 +457,15 @@ impl Volume {
             s.phase = Phase::Clearing;
             // What sets had written goes as well; the extents include it.
             s.touched = BlockSet::new();
+            s.pending = 2;
             let len = self.cfg.block_size.offset(BlockIndex(had.0));
             self.desk.io(
                 Purpose::SeedIn(SeedStep::Clear),
                 FileId::Base,
                 Op::Zero { offset: 0, len },
             );
+            let op = self.table_reset();
+            self.desk.io(Purpose::SeedIn(SeedStep::ClearHashes), FileId::Hashes, op);
             return;
         }
         if s.phase != Phase::Open || s.busy.is_some() || !self.merge.is_idle() {
@@ -439,7 +481,7 @@ impl Volume {
             let body = extent.body.clone();
             s.busy = Some(extent);
             s.since_commit += body.len() as u64;
-            self.desk.work(Purpose::SeedOpen, Work::Open(body));
+            self.desk.work(Purpose::SeedOpen, Work::Open(body, true));
             return;
         }
         let Some(need) = s.need else { return };
@@ -455,10 +497,15 @@ impl Volume {
             .log
             .steps()
             .any(|s| s.first < at && s.end.as_ref().is_none_or(|(_, end)| *end > at));
-        if self.want.merged >= need && between_sets && self.want.seed.is_some() {
+        if self.want.merged >= need
+            && between_sets
+            && self.want.seed.is_some()
+            && self.digest_ready()
+        {
             self.want.seed = None;
             self.want.visible = self.want.merged;
             self.want.hidden_until = SetNumber::ZERO;
+            self.digest_settled(self.want.visible);
             self.commit.base_dirty = true;
             self.commit.request();
         }
@@ -476,10 +523,10 @@ impl Volume {
         false
     }
 
-    pub(super) fn seed_in_opened(&mut self, opened: Result<(Chunk, Bytes), DeltaError>) {
+    pub(super) fn seed_in_opened(&mut self, opened: Result<OpenChunk, DeltaError>) {
         let bs = self.cfg.block_size;
         let Some(s) = self.seed_in.as_mut().filter(|s| s.busy.is_some()) else { return };
-        let (chunk, payload) = match opened {
+        let OpenChunk { chunk, payload, hashes } = match opened {
             Ok(x) => x,
             Err(e) => {
                 let reason = format!("an extent of the seed is damaged: {e}");
@@ -488,9 +535,15 @@ impl Volume {
             }
         };
         let (mut writes, mut zeroes) = (Vec::new(), Vec::new());
+        let hashes = hashes.unwrap_or_default();
+        let mut rows: Vec<(u64, u64, Option<&[BlockHash]>)> = Vec::new();
+        let mut rest = &hashes[..];
         let catch_up = self.want.seed.filter(|m| m.over.is_some());
         for e in chunk.extents() {
             let count = u64::from(e.count);
+            let data = if e.kind == ExtentKind::Data { e.count as usize } else { 0 };
+            let (own, later) = rest.split_at(data.min(rest.len()));
+            rest = later;
             if let Some(mark) = catch_up {
                 s.came += count;
                 self.changes.note(mark.from, e.block, count);
@@ -501,9 +554,13 @@ impl Volume {
                     // what a set has written since is newer.
                     if catch_up.is_some() {
                         zeroes.push((bs.offset(BlockIndex(first)), count << bs.shift()));
+                        rows.push((first, count, None));
                     }
                     continue;
                 }
+                let at = usize::try_from(first - e.block).unwrap_or(usize::MAX).min(own.len());
+                let n = usize::try_from(count).unwrap_or(usize::MAX).min(own.len() - at);
+                rows.push((first, count, Some(&own[at..at + n])));
                 let from = e.range().start
                     + usize::try_from((first - e.block) << bs.shift()).unwrap_or(usize::MAX);
                 let len = usize::try_from(count << bs.shift()).unwrap_or(0);
@@ -514,36 +571,57 @@ impl Volume {
             self.seed_extent_written();
             return;
         }
+        let mut table = self.table_write(rows.iter().copied());
+        if table.old_is_long() {
+            self.pass_again();
+            table = self.table_write(rows.into_iter());
+        }
+        let Some(s) = &mut self.seed_in else { return };
         let blocks: Vec<_> = blocks_of(bs, &writes, &zeroes).collect();
-        s.ready = Some((writes, zeroes));
+        s.ready = Some(Ready { writes, zeroes, table });
         if !self.images_first(blocks.into_iter()) {
-            self.seed_extent_write();
+            self.seed_extent_go();
         }
     }
 
-    /// Writes an extent, once nobody needs what it replaces.
-    pub(super) fn seed_extent_write(&mut self) {
-        let Some((writes, zeroes)) = self.seed_in.as_mut().and_then(|s| s.ready.take()) else {
-            return;
-        };
-        let op = Op::Scatter { writes, zeroes };
-        self.desk.io(Purpose::SeedIn(SeedStep::Base), FileId::Base, op);
+    /// An extent is written, once nobody needs what it replaces.
+    pub(super) fn seed_extent_go(&mut self) {
+        let ready = self.seed_in.as_ref().and_then(|s| s.ready.as_ref());
+        // Otherwise of an attachment that has ended.
+        let Some(old) = ready.map(|r| r.table.old.clone()) else { return };
+        if old.is_empty() {
+            self.seed_extent_write();
+        } else {
+            let op = Op::Gather { ranges: old };
+            self.desk.io(Purpose::SeedIn(SeedStep::OldHashes), FileId::Hashes, op);
+        }
     }
 
-    /// A seed would overwrite what branches rest on: an operator decides.
-    fn seed_waits_for_branches(&mut self) {
-        let names: Vec<_> = self.want.aside.iter().map(KeptBranch::name).collect();
-        self.stalled = Some(format!(
-            "the volume can only be filled by a full seed, which would overwrite what branches rest \
-             on ({}): read them if anybody may want them, then `rcpctl branch drop VOLUME NAME` gives \
-             them up, and it goes on by itself",
-            names.join(", ")
-        ));
+    /// Writes an extent and its hashes.
+    fn seed_extent_write(&mut self) {
+        let Some(s) = &mut self.seed_in else { return };
+        let Some(Ready { writes, zeroes, table }) = s.ready.take() else { return };
+        s.pending = if table.is_empty() { 1 } else { 2 };
+        let op = Op::Scatter { writes, zeroes };
+        self.desk.io(Purpose::SeedIn(SeedStep::Base), FileId::Base, op);
+        if !table.is_empty() {
+            let op = Op::Scatter { writes: table.writes, zeroes: table.zeroes };
+            self.desk.io(Purpose::SeedIn(SeedStep::Hashes), FileId::Hashes, op);
+        }
     }
 
     pub(super) fn seed_in_io_done(&mut self, step: SeedStep, outcome: &Outcome) {
-        if !matches!(step, SeedStep::Clear | SeedStep::Base) {
+        if matches!(step, SeedStep::ImagesRead | SeedStep::ImagesWrite | SeedStep::ImagesSync) {
             self.images_io_done(step, outcome);
+            return;
+        }
+        if let (SeedStep::OldHashes, Outcome::Read(old)) = (step, outcome) {
+            let new = self.seed_in.as_ref().and_then(|s| s.ready.as_ref()).map(|r| r.table.new);
+            // Otherwise a stray of an attachment that has ended: nothing is written.
+            if let Some(new) = new {
+                self.pass_replaces(old, new);
+                self.seed_extent_write();
+            }
             return;
         }
         if *outcome == Outcome::Failed(IoError::NoSpace) {
@@ -553,28 +631,44 @@ impl Volume {
         if *outcome != Outcome::Done {
             let what = match step {
                 SeedStep::Clear => "clearing the volume's content",
+                SeedStep::OldHashes => "read from the table of hashes",
+                SeedStep::ClearHashes | SeedStep::Hashes => "write to the table of hashes",
                 _ => "write to the volume's content",
             };
             self.fail_io(what, outcome);
             return;
         }
+        self.commit.base_dirty = true;
+        self.commit.hashes_dirty = true;
+        if let Some(s) = &mut self.seed_in {
+            s.pending = s.pending.saturating_sub(1);
+            if s.pending > 0 {
+                return;
+            }
+        }
         match step {
-            SeedStep::Clear => {
-                let Some(s) = &mut self.seed_in else { return };
+            SeedStep::Clear | SeedStep::ClearHashes => {
+                let Some(s) = self.seed_in.as_mut().filter(|s| s.phase == Phase::Clearing) else {
+                    // Of a seed that was given up: it is cleared once more.
+                    return;
+                };
                 s.phase = Phase::Open;
                 s.wait = FULL_RETRY.0;
+                self.pass_cleared();
                 self.desk.event(Event::SeedSaved { next_block: 0 });
             }
-            _ => self.seed_extent_written(),
+            SeedStep::Base | SeedStep::Hashes => self.seed_extent_written(),
+            _ => {}
         }
     }
 
     /// The disk below the replica is full: keep what came, say so, try again.
     fn seed_in_full(&mut self, step: SeedStep) {
         let now = self.desk.now;
+        self.pass_again();
         let Some(s) = &mut self.seed_in else { return };
         match step {
-            SeedStep::Clear => s.phase = Phase::Marking,
+            SeedStep::Clear | SeedStep::ClearHashes => s.phase = Phase::Marking,
             _ => {
                 // Otherwise a stray of an attachment that has ended.
                 let Some(extent) = s.busy.take() else { return };
@@ -621,6 +715,7 @@ impl Volume {
             (Some(_), None) => {
                 self.seed_in = None;
                 self.undo = Undo::Unknown;
+                self.doubts_fetched();
                 self.keep_reached(self.durable.merged);
                 self.board.advance(self.durable.merged);
             }
@@ -635,20 +730,6 @@ impl Volume {
             _ => {}
         }
     }
-}
-
-type Writes = Vec<(u64, Bytes)>;
-type Zeroes = Vec<(u64, u64)>;
-
-/// Which blocks are written.
-fn blocks_of(
-    bs: BlockSize,
-    writes: &[(u64, Bytes)],
-    zeroes: &[(u64, u64)],
-) -> impl Iterator<Item = (u64, u64)> {
-    let shift = bs.shift();
-    let writes = writes.iter().map(|(at, b)| (*at, b.len() as u64));
-    writes.chain(zeroes.iter().copied()).map(move |(at, len)| (at >> shift, len >> shift))
 }
 
 /// The parts of `count` blocks from `first` that are not in `touched`.

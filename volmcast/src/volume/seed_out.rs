@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use rcp::proto::delta::{Chunk, ChunkFlags, DeltaError, StepId};
 use rcp::proto::ids::{ChunkNumber, NodeName, SetNumber};
 
@@ -19,9 +20,12 @@ use super::changes::Reader;
 use super::desk::{Purpose, Work};
 use super::{Attached, Event, Role, Volume};
 use crate::bitmap::{BlockSet, Run};
+use crate::digest::{BlockHash, hashes_in, table_range};
 use crate::io::{FileId, Op, Outcome};
 use crate::units::{BlockCount, BlockIndex};
 
+/// How often content is read before it counts as damaged.
+const PROOFS: u32 = 3;
 /// Most blocks of one extent of a catch-up: each may need an entry of its own.
 const MAX_EXTENT_BLOCKS: u64 = 2048;
 
@@ -47,6 +51,8 @@ struct SeedOut {
     sent: u64,
     credit: u64,
     view: SetNumber,
+    /// How often in a row the content of an extent was not what its hashes say.
+    proofs: u32,
     catch_up: Option<CatchUp>,
 }
 
@@ -139,21 +145,13 @@ impl Volume {
             sent: 0,
             credit: 0,
             view: SetNumber::ZERO,
+            proofs: 0,
             catch_up: over.map(|over| {
                 let plan = BlockSet::new();
                 CatchUp { over, doubts, plan, sent: 0, answer }
             }),
         };
         self.seed_outs.map.insert(child.clone(), s);
-    }
-
-    /// A child that is about to attach wants these blocks again, first and how many, whatever it
-    /// lacks; a relay passes the wish on.
-    pub fn consumer_doubts(&mut self, child: &NodeName, runs: &[(u64, u64)]) {
-        let end = self.want.blocks.0;
-        let inside = runs.iter().filter(|(b, _)| *b < end);
-        let blocks = inside.map(|(b, n)| (BlockIndex(*b), BlockCount((*n).min(end - b))));
-        self.seed_outs_doubts(child, blocks.collect());
     }
 
     pub(super) fn seed_outs_doubts(&mut self, child: &NodeName, blocks: BlockSet) {
@@ -347,6 +345,63 @@ impl Volume {
                 return;
             }
         };
+        if self.is_hashed() && self.durable.seed.is_none() {
+            // What is damaged here must not be passed on.
+            let ranges = runs.iter().map(|(b, n)| table_range(b.0, n.0)).collect();
+            let (child, runs) = (child.clone(), runs.to_vec());
+            let purpose = Purpose::SeedOutProof { child, session, runs, content: data };
+            self.desk.io(purpose, FileId::Hashes, Op::Gather { ranges });
+            return;
+        }
+        self.seed_out_content(child, session, runs, &data);
+    }
+
+    /// Holds content against its hashes; a block of a step that is not merged proves nothing, and
+    /// follows in the live stream.
+    pub(super) fn seed_out_proof(
+        &mut self,
+        child: &NodeName,
+        session: u64,
+        runs: &[Run],
+        content: Bytes,
+        outcome: Outcome,
+    ) {
+        let table = match outcome {
+            Outcome::Read(b) => b,
+            other => {
+                self.fail_io("read from the table of hashes", &other);
+                return;
+            }
+        };
+        let size = 1usize << self.cfg.block_size.shift();
+        let blocks = runs.iter().flat_map(|(b, n)| b.0..b.0 + n.0);
+        let wrong = blocks
+            .zip(content.chunks(size))
+            .zip(hashes_in(&table))
+            .filter(|((b, c), h)| BlockHash::of(*b, c) != *h)
+            .map(|((b, _), _)| b)
+            .find(|b| !self.playback.has_block(*b));
+        let Some(s) = self.seed_outs.entry_busy(child, session) else { return };
+        let Some(block) = wrong else {
+            s.proofs = 0;
+            self.seed_out_content(child, session, runs, &content);
+            return;
+        };
+        s.proofs += 1;
+        if s.proofs < PROOFS {
+            // It may have been merged between the two reads.
+            s.state = State::Idle;
+            return;
+        }
+        self.board.doubt(block);
+        self.consumer_forget(child);
+        let reason = format!(
+            "block {block} is damaged here and is fetched again; what {child} lacks waits for it"
+        );
+        self.desk.event(Event::Detached { child: child.clone(), reason });
+    }
+
+    fn seed_out_content(&mut self, child: &NodeName, session: u64, runs: &[Run], data: &Bytes) {
         // What was read may hold writes up to this moment.
         let view = match self.cfg.role {
             Role::Primary { .. } => self.content_is_of(),

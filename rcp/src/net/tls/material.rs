@@ -1,11 +1,13 @@
 //! What a node knows of keys and trust at one moment, read from its files.
 
+use std::fmt;
 use std::fs::Metadata;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use aws_lc_rs::hmac;
 use rustls::RootCertStore;
 use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::CryptoProvider;
@@ -115,10 +117,34 @@ impl Leaf {
     }
 }
 
+/// What only the holder of the private key can compute, and computes again after a restart.
+#[derive(Clone)]
+pub(in crate::net) struct Lasting(hmac::Key);
+
+impl Lasting {
+    fn new(key: &PrivateKeyDer<'_>) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, key.secret_der()))
+    }
+
+    /// Bytes for one purpose; they tell nothing of the key nor of those for another.
+    pub(in crate::net) fn bytes(&self, purpose: &str) -> [u8; 32] {
+        let mut out = [0; 32];
+        out.copy_from_slice(hmac::sign(&self.0, purpose.as_bytes()).as_ref());
+        out
+    }
+}
+
+impl fmt::Debug for Lasting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Lasting(..)")
+    }
+}
+
 /// Keys and trust as loaded.
 #[derive(Debug)]
 pub(super) struct Material {
     pub(super) key: Arc<CertifiedKey>,
+    pub(super) lasting: Lasting,
     pub(super) own: Leaf,
     pub(super) roots: Arc<RootCertStore>,
     pub(super) clients: Arc<dyn ClientCertVerifier>,
@@ -184,6 +210,7 @@ impl Material {
         let key = read(&files.key)?;
         let key = PrivateKeyDer::from_pem_slice(&key)
             .map_err(|e| bad(&files.key, format!("it is no private key in PEM: {e}")))?;
+        let lasting = Lasting::new(&key);
         let key = CertifiedKey::from_der(chain, key, provider).map_err(|e| {
             let why = format!("it does not fit {}: {e}", files.cert.display());
             bad(&files.key, why)
@@ -209,7 +236,7 @@ impl Material {
             .allow_unknown_revocation_status()
             .build()
             .map_err(|e| build(&e))?;
-        Ok(Self { key: Arc::new(key), own, roots, clients, servers, crl_until, notes })
+        Ok(Self { key: Arc::new(key), lasting, own, roots, clients, servers, crl_until, notes })
     }
 }
 

@@ -32,6 +32,7 @@ use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use crate::proto::ids::NodeName;
+pub(super) use material::Lasting;
 use material::{Material, Stamp};
 use untrusted::Distrust as Why;
 use verify::Judge;
@@ -236,6 +237,11 @@ impl Pki {
     /// As [`Pki::server`], for QUIC.
     pub(super) fn quic_server(&self, alpn: &[&[u8]]) -> Result<(ServerConfig, Reason), TlsError> {
         self.server(alpn, true).map_err(|e| TlsError::Other(e.to_string()))
+    }
+
+    /// What a listener for QUIC must know again after a restart.
+    pub(super) fn lasting(&self) -> Lasting {
+        self.current.load().lasting.clone()
     }
 
     /// As [`Pki::client`], for QUIC.

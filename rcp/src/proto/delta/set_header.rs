@@ -15,7 +15,7 @@ impl SetFlags {
     /// The data of the set is not available as chunks (`chunk_count` is 0): a receiver gets over it
     /// by catch-up or by a seed.
     pub const BITMAP_ONLY: Self = Self(1);
-    /// There is no volume digest; always set in this version.
+    /// There is no volume digest: the primary does not know it (yet).
     pub const DIGEST_ABSENT: Self = Self(2);
 
     const KNOWN: u32 = 3;
@@ -54,9 +54,10 @@ pub struct SetHeader {
     pub block_shift: u8,
     /// When the state `to` was cut at the primary.
     pub cut_time: Wall,
-    /// [`SetFlags::DIGEST_ABSENT`], perhaps [`SetFlags::BITMAP_ONLY`].
+    /// [`SetFlags::DIGEST_ABSENT`], [`SetFlags::BITMAP_ONLY`], both or none.
     pub flags: SetFlags,
-    /// Digest of the whole volume in the state `to`; zero when absent.
+    /// Digest of the whole volume in the state `to`: a sum of 16 bytes and 16 zero bytes; all zero
+    /// when absent.
     pub digest: [u8; 32],
     /// What [`super::ChunkListSum`] gives for its chunks.
     pub chunk_list_crc: u32,
@@ -92,6 +93,13 @@ impl SetHeader {
     #[must_use]
     pub fn to_bytes(&self) -> Bytes {
         Bytes::copy_from_slice(&self.encode())
+    }
+
+    /// The sum that is the volume's digest in the state `to`, little-endian; `None` when absent.
+    #[must_use]
+    pub fn digest_sum(&self) -> Option<u128> {
+        let absent = self.flags.contains(SetFlags::DIGEST_ABSENT);
+        (!absent).then(|| u128::from_le_bytes(array(&self.digest, 0)))
     }
 
     /// Reads and checks exactly one set header.
@@ -133,11 +141,11 @@ impl SetHeader {
             return Err(DeltaError::Field("block size"));
         }
         check_step(&self.step, false)?;
-        let absent = self.flags.contains(SetFlags::DIGEST_ABSENT);
-        if self.flags.0 & !SetFlags::KNOWN != 0 || !absent {
+        if self.flags.0 & !SetFlags::KNOWN != 0 {
             return Err(DeltaError::Flags(self.flags.0));
         }
-        if self.digest != [0; 32] {
+        let absent = self.flags.contains(SetFlags::DIGEST_ABSENT);
+        if self.digest[if absent { 0 } else { 16 }..].iter().any(|b| *b != 0) {
             return Err(DeltaError::Field("digest"));
         }
         if self.volume_blocks > max_blocks(self.block_shift) {

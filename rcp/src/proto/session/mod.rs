@@ -229,12 +229,14 @@ impl Session {
     /// Whether a frame of the application may be sent now, for drivers with a queue of their own.
     ///
     /// # Errors
-    /// [`SendError::Illegal`] if the peer would have to refuse it.
+    /// [`SendError::Illegal`] if the peer would have to refuse it, or its version has no such frame
+    /// and nothing that stands for it.
     pub fn check_send(&self, frame: FrameType) -> Result<(), SendError> {
         let ok = match (self.state, &self.peer) {
             (SessionState::Answering, _) => frame == FrameType::ProbeReply,
             (s, Some(peer)) if s.is_up() => {
                 action(SessionState::up(peer.role), frame) == Action::Pass
+                    && version::has(peer.version, frame)
             }
             _ => false,
         };

@@ -3,10 +3,13 @@
 //! The list of changes is in `PROTOCOL.md`, and a test compares it. A session fits what its node
 //! sends to the version that was chosen, and takes nothing of a later one.
 
-use super::super::frame::{Frame, StartMode, stream_error};
+use bytes::Bytes;
+
+use super::super::delta::{SetFlags, SetHeader};
+use super::super::frame::{Frame, FrameType, StartMode, stream_error};
 
 /// Versions of the protocol that this build speaks, oldest and newest.
-pub const VERSIONS: (u16, u16) = (1, 2);
+pub const VERSIONS: (u16, u16) = (1, 3);
 
 /// What sessions of a version can do, and an earlier one cannot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,21 +23,36 @@ pub struct Abilities {
     pub catch_up: bool,
     /// A receiver can tell a writer that another took its place: the frame Fence.
     pub fence: bool,
+    /// Set headers tell the digest of the volume, and a receiver can ask for blocks that it names:
+    /// the frame Doubt.
+    pub digest: bool,
     /// What it lacks, in words; empty in the newest one.
     pub lacks: &'static str,
 }
 
 /// All versions, oldest first.
-pub const ABILITIES: [Abilities; 2] = [
+pub const ABILITIES: [Abilities; 3] = [
     Abilities {
         version: 1,
         name: "1.0",
         catch_up: false,
         fence: false,
+        digest: false,
         lacks: "no catch-ups (who fell behind the save volume is sent a seed, all of its content), \
-                and no fences (a writer whose place was taken is not told so through this hop)",
+                no fences (a writer whose place was taken is not told so through this hop), and no \
+                digests (the content below is not held against the primary's, and damaged blocks \
+                are not fetched again)",
     },
-    Abilities { version: 2, name: "1.1", catch_up: true, fence: true, lacks: "" },
+    Abilities {
+        version: 2,
+        name: "1.1",
+        catch_up: true,
+        fence: true,
+        digest: false,
+        lacks: "no digests (the content below is not held against the primary's, and damaged \
+                blocks are not fetched again)",
+    },
+    Abilities { version: 3, name: "1.2", catch_up: true, fence: true, digest: true, lacks: "" },
 ];
 
 /// What sessions of a version can do. Numbers that are not listed are never chosen; they count as
@@ -50,12 +68,20 @@ pub fn version_named(name: &str) -> Option<u16> {
     ABILITIES.iter().find(|a| a.name == name).map(|a| a.version)
 }
 
+/// Whether a version has a type of frame, or something that [`fit`] makes of it.
+pub(super) fn has(version: u16, frame: FrameType) -> bool {
+    frame != FrameType::Doubt || abilities(version).digest
+}
+
 /// A frame of the node in the words of a version.
 pub(super) fn fit(version: u16, frame: Frame) -> Frame {
     let can = abilities(version);
     match frame {
         Frame::Fence { stream, text, .. } if !can.fence => {
             Frame::StreamError { stream, code: stream_error::DIVERGED, text }
+        }
+        Frame::SetEnd { stream, feeder, seq, body } if !can.digest => {
+            Frame::SetEnd { stream, feeder, seq, body: without_digest(body) }
         }
         Frame::Attach(mut a) if !can.catch_up => {
             a.over = None;
@@ -65,11 +91,27 @@ pub(super) fn fit(version: u16, frame: Frame) -> Frame {
     }
 }
 
+/// A set header that tells no digest; all else of it stays.
+fn without_digest(body: Bytes) -> Bytes {
+    match SetHeader::parse(&body) {
+        Ok(h) if h.digest_sum().is_some() => {
+            let flags = h.flags.with(SetFlags::DIGEST_ABSENT);
+            SetHeader { flags, digest: [0; 32], ..h }.to_bytes()
+        }
+        _ => body,
+    }
+}
+
 /// Whether a version knows a frame, with its fields.
 pub(super) fn knows(version: u16, frame: &Frame) -> bool {
     let can = abilities(version);
     match frame {
         Frame::Fence { .. } => can.fence,
+        Frame::Doubt { .. } => can.digest,
+        // What is no sound header is told from its own check.
+        Frame::SetEnd { body, .. } if !can.digest => {
+            SetHeader::parse(body).map_or(true, |h| h.digest_sum().is_none())
+        }
         Frame::Attach(a) => can.catch_up || a.over.is_none(),
         Frame::Start(s) => can.catch_up || !matches!(s.mode, StartMode::CatchUp { .. }),
         _ => true,

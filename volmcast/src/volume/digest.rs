@@ -1,0 +1,679 @@
+//! The table of block hashes and the volume's digest (DESIGN section 4). `docs/digest.md` says why it
+//! is right.
+//!
+//! The table is to hashes what the base is to content: it stands at the same state, is written by
+//! the same jobs, is synced by the same commits, and is read through the same steps. So nothing is
+//! ever computed twice over a value that a crash may have left half new.
+//!
+//! ```text
+//! Absent ─► built from the content ─┐                      ┌─ a log or list that was given up
+//! Kept (seed, catch-up) ────────────┴─► added up ─► Known ─┴─► Kept ─► added up ─► …
+//! ```
+//!
+//! A *pass* builds or adds up, beside everything else that writes the table: what is written before
+//! the pass's cursor is taken from its sum and added to it. It ends where the content stands at one
+//! state.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use rcp::proto::delta::SetHeader;
+use rcp::proto::ids::{Generation, SetNumber};
+
+use super::check::Check;
+use super::desk::{MergeStep, Purpose, SeedStep, TableStep, Work};
+use super::fold::Fold;
+use super::scrub::Scrub;
+use super::{Event, Role, Volume};
+use crate::bitmap::BlockSet;
+use crate::digest::{BlockHash, HASH_LEN, Sum, TABLE_AT, table_bytes, table_head, table_range};
+use crate::history::line_of;
+use crate::io::{FileId, IoError, Op, Outcome};
+use crate::mailbox::{Mailbox, TableMark};
+use crate::units::{BlockCount, BlockIndex, LogPos};
+
+/// Hashes that are read at a time.
+pub(super) const AT_ONCE: u64 = 1 << 16;
+/// Digests of sets that are remembered.
+const TOLD: usize = 64;
+/// Digests of states shown here that are remembered.
+const SEEN: usize = 16;
+
+/// Going through all blocks once.
+#[derive(Debug)]
+pub(super) struct Pass {
+    /// From the content; else from the table.
+    build: bool,
+    /// The file was made anew, for a build.
+    ready: bool,
+    /// Blocks before this one are in the sum; all once it is `u64::MAX`.
+    cursor: u64,
+    sum: Sum,
+    /// At a primary: the newest set that content which was read may belong to.
+    view: SetNumber,
+    /// The set that must be in the table before the sum is that of a state.
+    need: Option<SetNumber>,
+    /// The request that is under way, or was last.
+    run: u64,
+}
+
+/// What the digest needs to know.
+#[derive(Debug, Default)]
+pub(super) struct Digest {
+    /// The newest state whose digest is known.
+    pub(super) chain: Option<(SetNumber, Sum)>,
+    /// Digests of states after the visible one that were found right (replica).
+    pub(super) found: BTreeMap<SetNumber, Sum>,
+    /// What set headers said, and the line that each belongs to.
+    told: VecDeque<(SetNumber, Generation, Sum)>,
+    /// The newest states that were visible here, with their digests.
+    seen: VecDeque<(SetNumber, Sum)>,
+    pub(super) pass: Option<Pass>,
+    last_run: u64,
+    /// Hashes of the chunks of steps that are not merged, by position (replica).
+    pub(super) chunks: BTreeMap<LogPos, Vec<BlockHash>>,
+    pub(super) check: Option<Check>,
+    pub(super) fold: Fold,
+    /// Blocks whose content is damaged: they are wanted again from the parent.
+    pub(super) doubts: BlockSet,
+    pub(super) scrub: Scrub,
+}
+
+impl Digest {
+    /// A request number that no earlier request has.
+    pub(super) fn next_run(&mut self) -> u64 {
+        self.last_run += 1;
+        self.last_run
+    }
+
+    /// A set header came, or was found in the save volume.
+    pub(super) fn tell(&mut self, header: &SetHeader) {
+        let id = header.step;
+        self.told.retain(|(s, ..)| *s < id.to);
+        if self.told.len() >= TOLD {
+            self.told.pop_front();
+        }
+        self.told.extend(header.digest_sum().map(|d| (id.to, id.generation, Sum(d))));
+    }
+
+    /// The sum of all hashes in the table is known.
+    fn is_summed(&self) -> bool {
+        self.pass.as_ref().is_some_and(|p| p.cursor == u64::MAX)
+    }
+}
+
+/// What a write to the content means for the table.
+#[derive(Debug, Default)]
+pub(super) struct TableWrite {
+    pub(super) writes: Vec<(u64, bytes::Bytes)>,
+    pub(super) zeroes: Vec<(u64, u64)>,
+    /// Hashes that a pass has in its sum already.
+    pub(super) old: Vec<(u64, usize)>,
+    /// What comes in their place.
+    pub(super) new: Sum,
+}
+
+impl TableWrite {
+    /// More than may be read at once.
+    pub(super) fn old_is_long(&self) -> bool {
+        self.old.iter().map(|(_, len)| *len as u64).sum::<u64>() > AT_ONCE * HASH_LEN
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.writes.is_empty() && self.zeroes.is_empty()
+    }
+}
+
+impl Volume {
+    /// The digest that the primary gave for a state. Another writer's set may have the same number.
+    pub(super) fn told(&self, set: SetNumber) -> Option<Sum> {
+        let line = line_of(&self.want.history, set);
+        let of = |(s, g, _): &&(SetNumber, Generation, Sum)| *s == set && Some(*g) == line;
+        self.digest.told.iter().rev().find(of).map(|(.., d)| *d)
+    }
+
+    /// The volume's digest in the durable, visible state; `None` while it is not known here.
+    #[must_use]
+    pub fn digest(&self) -> Option<(SetNumber, Sum)> {
+        match (self.durable.digest.table, self.want.digest.table, &self.cfg.role) {
+            (_, _, Role::Relay) => None,
+            // The second: it is not about to be given up, with the state that it belongs to.
+            (TableMark::Known(sum), TableMark::Known(_), _) => Some((self.durable.visible, sum)),
+            _ => None,
+        }
+    }
+
+    /// The digests of the newest states that were visible here, as they are here; the newest first.
+    pub fn digests(&self) -> impl Iterator<Item = (SetNumber, Sum)> {
+        self.digest.seen.iter().rev().copied()
+    }
+
+    /// The content was found to differ from the primary's, in this state or before.
+    #[must_use]
+    pub fn differs(&self) -> Option<SetNumber> {
+        Some(self.want.digest.differs).filter(|s| *s > SetNumber::ZERO)
+    }
+
+    /// A commit was done: the visible state's digest is remembered.
+    pub(super) fn digest_committed(&mut self, before: &Mailbox) {
+        let (was, now) = (before.digest.differs, self.durable.digest.differs);
+        if was > SetNumber::ZERO && now == SetNumber::ZERO {
+            let text = format!(
+                "the content is the primary's again: digests have been equal since set {}, or a \
+                 seed replaced it; reads are answered",
+                self.durable.visible
+            );
+            self.desk.event(Event::Healed { text });
+            self.publish_view();
+        }
+        let Some(now) = self.digest() else { return };
+        let seen = &mut self.digest.seen;
+        if seen.back() != Some(&now) {
+            // Another line, or a sum that was found anew.
+            seen.retain(|(s, _)| *s < now.0);
+            if seen.len() >= SEEN {
+                seen.pop_front();
+            }
+            seen.push_back(now);
+        }
+    }
+
+    /// How far the table of hashes is built or added up, in percent; `None`: it is not.
+    #[must_use]
+    pub fn digest_progress(&self) -> Option<u64> {
+        let p = self.digest.pass.as_ref()?;
+        Some(p.cursor.min(self.table_end()).saturating_mul(100) / self.table_end().max(1))
+    }
+
+    /// Why the digest is not known, or what is wrong with it; in words.
+    #[must_use]
+    pub fn digest_words(&self) -> Option<String> {
+        if matches!(self.cfg.role, Role::Relay) {
+            return None;
+        }
+        let percent = self.digest_progress().unwrap_or(0);
+        match self.want.digest.table {
+            TableMark::Known(_) => None,
+            TableMark::Absent => Some(format!("the table of hashes is being made: {percent}%")),
+            TableMark::Kept => Some(format!("hashes are being added up: {percent}%")),
+        }
+    }
+
+    /// What is read from the base can be held against the table.
+    pub(super) fn is_hashed(&self) -> bool {
+        matches!(self.cfg.role, Role::Replica { .. })
+            && self.want.digest.table != TableMark::Absent
+            && self.want.seed.is_none()
+    }
+
+    /// Reads are refused because the content is not the primary's.
+    pub(super) fn differs_words(&self) -> Option<String> {
+        let at = self.want.digest.differs.max(self.durable.digest.differs);
+        if at == SetNumber::ZERO {
+            return None;
+        }
+        let now = match self.want.digest.table {
+            TableMark::Known(_) => format!(
+                "the content was read in full and is not; give it a new seed at its parent: \
+                 `rcpctl replicate seed VOLUME --to {}`",
+                self.cfg.node
+            ),
+            _ => format!(
+                "the content is read to find out where: {}%",
+                self.digest_progress().unwrap_or(0)
+            ),
+        };
+        Some(format!("the content is not the primary's (digests differ since set {at}); {now}"))
+    }
+
+    /// The table is kept beside the content: what is written there must be written here.
+    pub(super) fn keeps_table(&self) -> bool {
+        match self.want.digest.table {
+            TableMark::Absent => self.digest.pass.as_ref().is_some_and(|p| p.ready),
+            _ => true,
+        }
+    }
+
+    fn table_end(&self) -> u64 {
+        match self.cfg.role {
+            Role::Primary { .. } => self.want.blocks.0,
+            _ => self.base_blocks().0,
+        }
+    }
+
+    /// A pass has a request under way: nobody else writes the table or, for a build, the base.
+    pub(super) fn pass_is_busy(&self) -> bool {
+        self.desk.any(|p| matches!(p, Purpose::Table { .. }))
+    }
+
+    /// Somebody other than a pass writes the table, or is about to.
+    fn table_being_written(&self) -> bool {
+        // An extent that waits for images does not look again either.
+        self.images.is_active()
+            || self.desk.any(|p| {
+                matches!(
+                    p,
+                    Purpose::Merge { step: MergeStep::OldHashes | MergeStep::Hashes, .. }
+                    | Purpose::SeedIn(
+                        SeedStep::OldHashes | SeedStep::Hashes | SeedStep::ClearHashes
+                    )
+                    // From the first step on: they do not look again before they write.
+                    | Purpose::SeedOpen
+                    | Purpose::Fold { .. }
+                )
+            })
+    }
+
+    /// What blocks with these hashes mean for the table: `None` for zeroes.
+    pub(super) fn table_write<'a>(
+        &self,
+        runs: impl Iterator<Item = (u64, u64, Option<&'a [BlockHash]>)>,
+    ) -> TableWrite {
+        let mut w = TableWrite::default();
+        if !self.keeps_table() {
+            return w;
+        }
+        let pass = self.digest.pass.as_ref();
+        let tracked = pass.map_or(0, |p| p.cursor);
+        // A build writes what lies behind its cursor itself.
+        let written = pass.filter(|p| p.build).map_or(u64::MAX, |p| p.cursor);
+        for (first, count, hashes) in runs {
+            let n = count.min(written.saturating_sub(first));
+            if n == 0 {
+                continue;
+            }
+            let take = |n: u64| hashes.map(|h| &h[..usize::try_from(n).unwrap_or(0).min(h.len())]);
+            let (at, len) = table_range(first, n);
+            match take(n) {
+                Some(h) => w.writes.push((at, table_bytes(h))),
+                None => w.zeroes.push((at, len as u64)),
+            }
+            let n = count.min(tracked.saturating_sub(first));
+            if n > 0 {
+                w.old.push(table_range(first, n));
+                w.new = take(n).map_or(w.new, |h| w.new.and(Sum::of(h)));
+            }
+        }
+        w
+    }
+
+    /// The old hashes were read and the new ones are being written.
+    pub(super) fn pass_replaces(&mut self, old: &[u8], new: Sum) {
+        if let Some(p) = &mut self.digest.pass {
+            p.sum = p.sum.minus(Sum::of_table(old)).and(new);
+        }
+    }
+
+    /// Something was written to the table that the sum cannot follow: it is added up anew.
+    pub(super) fn pass_again(&mut self) {
+        if let Some(p) = &mut self.digest.pass {
+            *p = Pass::new(p.build);
+        }
+    }
+
+    /// The table holds nothing, and the content neither: a seed was cleared.
+    pub(super) fn pass_cleared(&mut self) {
+        self.digest.pass = Some(Pass { cursor: u64::MAX, ..Pass::new(false) });
+    }
+
+    /// The table follows the content from here on; its sum is to be found out.
+    pub(super) fn digest_unknown(&mut self) {
+        if let TableMark::Known(_) = self.want.digest.table {
+            self.want.digest.table = TableMark::Kept;
+        }
+        self.digest_layers_gone();
+    }
+
+    /// What the table holds is worth nothing: it is made anew from the content.
+    pub(super) fn digest_lost(&mut self) {
+        self.want.digest.table = TableMark::Absent;
+        self.want.digest.hashed = SetNumber::ZERO;
+        self.digest.pass = None;
+        self.digest.fold = Fold::default();
+        self.digest_layers_gone();
+        self.publish_view();
+        self.commit.request();
+    }
+
+    /// Steps behind the visible state are gone, or their digests are to be found out again.
+    pub(super) fn digest_layers_gone(&mut self) {
+        let d = &mut self.digest;
+        d.check = None;
+        d.found.clear();
+        d.chain = match self.want.digest.table {
+            TableMark::Known(sum) => Some((self.want.visible, sum)),
+            _ => None,
+        };
+    }
+
+    /// A seed begins in an empty base.
+    pub(super) fn digest_seeded(&mut self) {
+        self.want.digest.table = TableMark::Kept;
+        self.want.digest.hashed = SetNumber::ZERO;
+        self.want.digest.differs = SetNumber::ZERO;
+        self.digest.pass = None;
+        // They may be of another line.
+        self.digest.seen.clear();
+        self.digest_layers_gone();
+    }
+
+    /// A catch-up begins: the sum goes on from here if it is that of what the base holds.
+    pub(super) fn digest_caught_up(&mut self, whole: bool) {
+        if let TableMark::Known(sum) = self.want.digest.table {
+            let known = whole && !self.table_being_written();
+            self.digest.pass = known.then(|| Pass { cursor: u64::MAX, sum, ..Pass::new(false) });
+        } else if self.want.digest.table == TableMark::Absent {
+            self.digest.pass = None;
+        }
+        self.digest_unknown();
+    }
+
+    /// The same, and what was told of digests is of another line.
+    pub(super) fn digest_rewound(&mut self, whole: bool) {
+        self.digest_caught_up(whole);
+        self.digest.seen.clear();
+    }
+
+    /// Whether a seed or catch-up may end: its digest is known, or cannot be.
+    pub(super) fn digest_ready(&self) -> bool {
+        match self.want.digest.table {
+            TableMark::Kept => self.digest.is_summed() && !self.table_being_written(),
+            _ => true,
+        }
+    }
+
+    /// The pass waits for the content to be one state.
+    pub(super) fn digest_waits(&self) -> bool {
+        let hidden = self.want.hidden_until > SetNumber::ZERO;
+        let seeding = self.want.seed.is_some() || self.durable.seed.is_some();
+        self.digest.is_summed() && !hidden && !seeding
+    }
+
+    /// As [`digest_waits`](Self::digest_waits), at a primary between two sets.
+    pub(super) fn digest_waits_for_table(&self) -> bool {
+        let at = self.durable.visible;
+        let need = self.digest.pass.as_ref().and_then(|p| p.need);
+        self.digest.is_summed() && need.is_some_and(|n| n <= at)
+    }
+
+    /// A pass was all that a seed or catch-up waited for.
+    pub(super) fn seed_waits_for_pass(&self) -> bool {
+        self.want.seed.is_some() && self.digest.is_summed()
+    }
+
+    /// What a commit says of the digest, at a primary.
+    pub(super) fn digest_commit(&self, m: &mut Mailbox) {
+        if m.visible > self.durable.visible
+            && let TableMark::Known(_) = m.digest.table
+        {
+            let header = self.log.step_to(m.visible).and_then(|s| s.end.as_ref());
+            m.digest.table = header
+                .and_then(|(h, _)| h.digest_sum())
+                .map_or(TableMark::Kept, |s| TableMark::Known(Sum(s)));
+        }
+        m.digest.hashed = self.digest.fold.reached().unwrap_or(m.digest.hashed);
+    }
+
+    pub(super) fn pump_table(&mut self) {
+        if matches!(self.cfg.role, Role::Relay) {
+            return;
+        }
+        let absent = self.want.digest.table == TableMark::Absent;
+        if let TableMark::Known(_) = self.want.digest.table {
+            return;
+        }
+        let seeding = self.durable.seed.is_some() || self.want.seed.is_some();
+        if seeding && (absent || !self.seed_in_open()) {
+            return;
+        }
+        if self.digest.pass.is_none() {
+            self.digest.pass = Some(Pass::new(absent));
+            if !absent {
+                self.fold_resume();
+            }
+        }
+        if self.digest.is_summed() {
+            self.pass_settle();
+            return;
+        }
+        if self.pass_is_busy() || self.table_being_written() || self.base_being_written() {
+            return;
+        }
+        let end = self.table_end();
+        let run = self.digest.next_run();
+        let Some(p) = &mut self.digest.pass else { return };
+        p.run = run;
+        let at = |step| Purpose::Table { run, step };
+        if p.build && !p.ready {
+            let op = self.table_reset();
+            self.desk.io(at(TableStep::Reset), FileId::Hashes, op);
+        } else if p.cursor >= end {
+            self.pass_through();
+        } else if p.build {
+            let offset = self.cfg.block_size.offset(BlockIndex(p.cursor));
+            self.desk.io(at(TableStep::Map), FileId::Base, Op::NextData { offset });
+        } else {
+            let offset = table_range(p.cursor, 0).0;
+            self.desk.io(at(TableStep::Map), FileId::Hashes, Op::NextData { offset });
+        }
+    }
+
+    /// Makes the file of the table empty.
+    pub(super) fn table_reset(&self) -> Op {
+        let blocks = self.table_end().max(self.want.blocks.0).max(self.durable.blocks.0);
+        Op::Scatter {
+            writes: vec![(0, table_head(self.cfg.volume, self.cfg.block_size.shift()))],
+            zeroes: vec![(TABLE_AT, blocks * HASH_LEN)],
+        }
+    }
+
+    /// All blocks were passed.
+    fn pass_through(&mut self) {
+        let primary = matches!(self.cfg.role, Role::Primary { .. });
+        let Some(p) = &mut self.digest.pass else { return };
+        p.cursor = u64::MAX;
+        if primary && p.build {
+            // What was read may be of the open set: it must be closed.
+            self.demand_cut(false);
+        } else {
+            p.need = Some(SetNumber::ZERO);
+            self.pass_settle();
+        }
+    }
+
+    /// A cut was made or found needless: content that was read before it belongs to its state.
+    pub(super) fn pass_cut(&mut self, state: SetNumber, fresh: bool) {
+        if let Some(p) = &mut self.digest.pass
+            && p.cursor == u64::MAX
+            && p.need.is_none()
+            && (!fresh || p.view <= state)
+        {
+            p.need = Some(state);
+        }
+    }
+
+    /// Ends a pass if the content is exactly the visible state.
+    fn pass_settle(&mut self) {
+        let at = self.want.visible;
+        let quiet = !self.table_being_written() && !self.pass_is_busy();
+        let settled = match self.cfg.role {
+            Role::Primary { .. } => {
+                let need = self.digest.pass.as_ref().and_then(|p| p.need);
+                quiet
+                    && need.is_some_and(|n| n <= at)
+                    && self.drain.draining().is_none()
+                    && self.log.state() == at
+                    && self.durable.visible == at
+                    && self.digest.fold.applied() == Some(at)
+            }
+            _ => {
+                quiet
+                    && self.want.seed.is_none()
+                    && self.durable.seed.is_none()
+                    && self.want.hidden_until == SetNumber::ZERO
+                    && self.merge_is_idle()
+                    && self.want.merged == at
+                    && !self.base_being_written()
+            }
+        };
+        if settled {
+            self.digest_settled(at);
+        }
+    }
+
+    /// The sum of the table is the digest of the state `at`, here; it is compared with what the
+    /// primary said.
+    pub(super) fn digest_settled(&mut self, at: SetNumber) {
+        if !self.digest.is_summed() {
+            return;
+        }
+        let Some(p) = self.digest.pass.take() else { return };
+        self.want.digest.table = TableMark::Known(p.sum);
+        if matches!(self.cfg.role, Role::Primary { .. }) {
+            self.want.digest.hashed = at;
+        }
+        self.digest.chain = Some((at, p.sum));
+        self.digest.found.clear();
+        self.commit.hashes_dirty = true;
+        self.commit.request();
+        self.publish_view();
+        if matches!(self.cfg.role, Role::Primary { .. }) {
+            return;
+        }
+        if !self.compare_digest(at, p.sum) && !p.build {
+            // It may be the table that is damaged.
+            self.digest_lost();
+        }
+    }
+
+    /// Compares what is here in a state with what the primary said of it.
+    pub(super) fn compare_digest(&mut self, at: SetNumber, here: Sum) -> bool {
+        let Some(told) = self.told(at) else { return true };
+        let differed = self.want.digest.differs > SetNumber::ZERO;
+        if told == here {
+            if differed {
+                // Reads are answered once that is durable.
+                self.want.digest.differs = SetNumber::ZERO;
+                self.commit.request();
+            }
+            return true;
+        }
+        if !differed {
+            self.want.digest.differs = at;
+            let text = format!(
+                "the content here is not the primary's: in set {at} its digest is {here}, the \
+                 primary's is {told}; reads are refused, and the content is read to find out more"
+            );
+            self.desk.event(Event::Differs { text });
+            self.publish_view();
+        }
+        self.commit.request();
+        false
+    }
+
+    pub(super) fn table_io_done(&mut self, run: u64, step: TableStep, outcome: Outcome) {
+        if self.digest.pass.as_ref().is_none_or(|p| p.run != run) {
+            return;
+        }
+        let shift = self.cfg.block_size.shift();
+        let end = self.table_end();
+        let most = (self.cfg.chunk_bytes >> shift).max(1);
+        let Some(p) = &mut self.digest.pass else { return };
+        match (step, outcome) {
+            (TableStep::Reset, Outcome::Done) => {
+                p.ready = true;
+                self.fold_anew();
+            }
+            (TableStep::Map, Outcome::NextData(None)) => self.pass_through(),
+            (TableStep::Map, Outcome::NextData(Some((from, to)))) if p.build => {
+                let first = (from >> shift).max(p.cursor);
+                let last = to.div_ceil(1 << shift).min(end);
+                let count = last.saturating_sub(first).min(most);
+                if count == 0 {
+                    self.pass_through();
+                    return;
+                }
+                p.cursor = first;
+                let op = Op::Read {
+                    offset: first << shift,
+                    len: usize::try_from(count << shift).unwrap_or(0),
+                };
+                self.desk.io(Purpose::Table { run, step: TableStep::Content }, FileId::Base, op);
+            }
+            (TableStep::Map, Outcome::NextData(Some((from, to)))) => {
+                let block = |at: u64| at.saturating_sub(TABLE_AT);
+                let first = (block(from) / HASH_LEN).max(p.cursor);
+                let last = block(to).div_ceil(HASH_LEN).min(end);
+                let count = last.saturating_sub(first).min(AT_ONCE);
+                if count == 0 {
+                    self.pass_through();
+                    return;
+                }
+                p.cursor = first;
+                let (offset, len) = table_range(first, count);
+                let op = Op::Read { offset, len };
+                self.desk.io(Purpose::Table { run, step: TableStep::Sum }, FileId::Hashes, op);
+            }
+            (TableStep::Sum, Outcome::Read(b)) => {
+                p.sum = p.sum.and(Sum::of_table(&b));
+                p.cursor += b.len() as u64 / HASH_LEN;
+            }
+            (TableStep::Content, Outcome::Read(content)) => {
+                let first = BlockIndex(p.cursor);
+                let runs = vec![(first, BlockCount(content.len() as u64 >> shift))];
+                self.pass_read();
+                let work = Work::HashContent { runs, content, shift };
+                self.desk.work(Purpose::Table { run, step: TableStep::Hash }, work);
+            }
+            (TableStep::Write, Outcome::Done) => self.commit.hashes_dirty = true,
+            (TableStep::Reset | TableStep::Write, Outcome::Failed(IoError::NoSpace)) => {
+                // Without a table everything else goes on.
+                self.digest.pass = Some(Pass::new(true));
+                self.stalled = Some(
+                    "no space left for the table of hashes: free space on its file system; the \
+                     volume's digest is not known before"
+                        .to_owned(),
+                );
+            }
+            (_, other) => {
+                let what = match step {
+                    TableStep::Content => "read from the volume's content",
+                    _ => "access to the table of hashes",
+                };
+                self.fail_io(what, &other);
+            }
+        }
+    }
+
+    /// What was read of a primary's content may be of its open set.
+    fn pass_read(&mut self) {
+        if matches!(self.cfg.role, Role::Primary { .. }) {
+            let view = self.open_set();
+            if let Some(p) = &mut self.digest.pass {
+                p.view = p.view.max(view);
+            }
+        }
+    }
+
+    pub(super) fn table_hashed(&mut self, run: u64, hashes: &[BlockHash]) {
+        let Some(p) = self.digest.pass.as_mut().filter(|p| p.run == run) else { return };
+        let (offset, _) = table_range(p.cursor, 0);
+        p.sum = p.sum.and(Sum::of(hashes));
+        p.cursor += hashes.len() as u64;
+        let op = Op::Write { offset, data: vec![table_bytes(hashes)] };
+        self.desk.io(Purpose::Table { run, step: TableStep::Write }, FileId::Hashes, op);
+    }
+}
+
+impl Pass {
+    fn new(build: bool) -> Self {
+        Self {
+            build,
+            ready: !build,
+            cursor: 0,
+            sum: Sum::default(),
+            view: SetNumber::ZERO,
+            need: None,
+            run: 0,
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! Looking after stored content at a replica: blocks whose content is not what their hash says, and
+//! the search for them in the background.
+//!
+//! A block in doubt is wanted again from the parent: the next attachment names it, and the answer is
+//! a catch-up of what changed, and of it. The search reads content and table at a bounded rate, only
+//! while nothing is being merged: then each block's hash is in the table.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rcp::proto::clock::{Mono, Wall};
+use rcp::proto::ids::{NodeName, SetNumber};
+
+use super::desk::{Purpose, ScrubStep, Work};
+use super::{Event, Role, Volume};
+use crate::bitmap::{BlockSet, Run};
+use crate::digest::{BlockHash, HASH_LEN, TABLE_AT, hashes_in, table_range};
+use crate::io::{FileId, Op, Outcome};
+use crate::mailbox::TableMark;
+use crate::units::{BlockCount, BlockIndex};
+
+/// When to look again whether the search may go on.
+const LATER: Duration = Duration::from_secs(5);
+/// Blocks in doubt that are remembered.
+const MAX_DOUBTS: u64 = 1 << 16;
+
+/// How gently content is looked through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScrubPolicy {
+    /// Bytes per second; 0: not at all.
+    pub rate: u64,
+    /// From the end of one round to the beginning of the next.
+    pub every: Duration,
+}
+
+/// The search.
+#[derive(Debug, Default)]
+pub(super) struct Scrub {
+    next_at: Mono,
+    run: u64,
+    first: u64,
+    /// Where the content has something next.
+    data: Option<u64>,
+    hashes: Option<Vec<BlockHash>>,
+    table: Option<Bytes>,
+    /// What had been merged when the step began.
+    merged: (u64, SetNumber),
+    busy: bool,
+    /// Blocks that turned out damaged since the start.
+    found: u64,
+}
+
+impl Volume {
+    /// Reads what readers of the replica found; called now and then.
+    pub fn look(&mut self) {
+        let found = self.board.take_doubts();
+        if !found.is_empty() {
+            self.doubt(&found);
+        }
+        self.pump();
+    }
+
+    /// Blocks whose content is not what was stored.
+    fn doubt(&mut self, blocks: &BTreeSet<u64>) {
+        if !self.is_hashed() || self.durable.seed.is_some() {
+            return;
+        }
+        let mut fresh = Vec::new();
+        for b in blocks {
+            let b = BlockIndex(*b);
+            if !self.digest.doubts.contains(b) && self.digest.doubts.count().0 < MAX_DOUBTS {
+                self.digest.doubts.insert(b);
+                fresh.push(b.0);
+            }
+        }
+        let (Some(first), n) = (fresh.first(), fresh.len()) else { return };
+        self.digest.scrub.found += n as u64;
+        let what =
+            if n == 1 { format!("block {first}") } else { format!("{n} blocks from {first} on") };
+        let text = format!(
+            "the content is damaged: the bytes of {what} are not those that were stored; reads of \
+             them fail until they are fetched again from the parent; look at the disk"
+        );
+        self.desk.event(Event::Doubts { text });
+    }
+
+    /// Blocks that are wanted again from the parent.
+    #[must_use]
+    pub fn doubted(&self) -> Vec<Run> {
+        self.digest.doubts.runs().collect()
+    }
+
+    /// Blocks that turned out damaged since the start.
+    #[must_use]
+    pub fn damaged_blocks(&self) -> u64 {
+        self.digest.scrub.found
+    }
+
+    /// How far the search has come in this round, in percent, and when the last one ended.
+    #[must_use]
+    pub fn scrub_progress(&self) -> Option<(u64, Wall)> {
+        let on = self.cfg.scrub.rate > 0 && matches!(self.cfg.role, Role::Replica { .. });
+        let mark = &self.want.digest;
+        let percent = mark.scrub_next.saturating_mul(100) / self.durable.blocks.0.max(1);
+        on.then_some((percent.min(100), mark.scrubbed))
+    }
+
+    /// Before a child attaches: blocks that it wants, whatever changed.
+    pub fn consumer_doubts(&mut self, child: &NodeName, runs: &[(u64, u64)]) {
+        let mut set = BlockSet::new();
+        for (first, n) in runs {
+            let n = (*n).min(self.want.blocks.0.saturating_sub(*first));
+            set.insert_range(BlockIndex(*first), BlockCount(n));
+        }
+        self.seed_outs_doubts(child, set);
+    }
+
+    pub(super) fn doubts_fetched(&mut self) {
+        self.digest.doubts = BlockSet::new();
+    }
+
+    pub(super) fn scrub_timeout(&self) -> Option<Mono> {
+        let on = self.cfg.scrub.rate > 0 && matches!(self.cfg.role, Role::Replica { .. });
+        (on && !self.digest.scrub.busy).then_some(self.digest.scrub.next_at)
+    }
+
+    /// Every block of the base has its hash in the table now.
+    fn at_rest(&self) -> bool {
+        matches!(self.want.digest.table, TableMark::Known(_))
+            && self.is_hashed()
+            && self.durable.seed.is_none()
+            && self.want.digest.differs == SetNumber::ZERO
+            && self.merge_is_idle()
+            && !self.base_being_written()
+            && self.want.merged == self.want.visible
+            && self.durable.visible == self.want.visible
+    }
+
+    pub(super) fn pump_scrub(&mut self) {
+        let now = self.desk.now;
+        if self.scrub_timeout().is_none_or(|at| now < at) {
+            return;
+        }
+        let due =
+            Wall(self.want.digest.scrubbed.0.saturating_add(
+                u64::try_from(self.cfg.scrub.every.as_micros()).unwrap_or(u64::MAX),
+            ));
+        let round = self.want.digest.scrub_next > 0 || self.desk.wall >= due;
+        if !self.at_rest() || !self.digest.doubts.is_empty() || !round {
+            self.digest.scrub.next_at = now.after(LATER);
+            return;
+        }
+        let run = self.digest.next_run();
+        let first = self.want.digest.scrub_next;
+        let merged = (self.merge_jobs(), self.want.merged);
+        let s = &mut self.digest.scrub;
+        *s = Scrub { run, first, merged, busy: true, found: s.found, ..Scrub::default() };
+        let op = Op::NextData { offset: self.cfg.block_size.offset(BlockIndex(first)) };
+        self.desk.io(Purpose::Scrub { run, step: ScrubStep::MapContent }, FileId::Base, op);
+    }
+
+    pub(super) fn scrub_io_done(&mut self, run: u64, step: ScrubStep, outcome: Outcome) {
+        if self.digest.scrub.run != run {
+            return;
+        }
+        let shift = self.cfg.block_size.shift();
+        let end = self.durable.blocks.0;
+        let most = (self.cfg.chunk_bytes >> shift).max(1);
+        let s = &mut self.digest.scrub;
+        match (step, outcome) {
+            (ScrubStep::MapContent, Outcome::NextData(found)) => {
+                s.data = found.map(|(from, _)| from >> shift);
+                let op = Op::NextData { offset: table_range(s.first, 0).0 };
+                self.desk.io(Purpose::Scrub { run, step: ScrubStep::MapTable }, FileId::Hashes, op);
+            }
+            (ScrubStep::MapTable, Outcome::NextData(found)) => {
+                // A hole in one of them must be a hole in the other.
+                let table = found.map(|(from, _)| from.saturating_sub(TABLE_AT) / HASH_LEN);
+                let next = [s.data, table].into_iter().flatten().min().unwrap_or(end);
+                s.first = next.max(s.first).min(end);
+                let count = (end - s.first).min(most);
+                if count == 0 {
+                    self.scrub_round_ends();
+                    return;
+                }
+                let first = s.first;
+                let read = |(offset, len)| Op::Read { offset, len };
+                let content = (first << shift, usize::try_from(count << shift).unwrap_or(0));
+                let at = |step| Purpose::Scrub { run, step };
+                self.desk.io(at(ScrubStep::Content), FileId::Base, read(content));
+                self.desk.io(at(ScrubStep::Table), FileId::Hashes, read(table_range(first, count)));
+            }
+            (ScrubStep::Content, Outcome::Read(content)) => {
+                let runs = vec![(BlockIndex(s.first), BlockCount(content.len() as u64 >> shift))];
+                let work = Work::HashContent { runs, content, shift };
+                self.desk.work(Purpose::Scrub { run, step: ScrubStep::Hash }, work);
+            }
+            (ScrubStep::Table, Outcome::Read(b)) => {
+                s.table = Some(b);
+                self.scrub_compare();
+            }
+            (_, other) => self.fail_io("read from the volume's content or its hashes", &other),
+        }
+    }
+
+    pub(super) fn scrub_hashed(&mut self, run: u64, hashes: Vec<BlockHash>) {
+        if self.digest.scrub.run == run {
+            self.digest.scrub.hashes = Some(hashes);
+            self.scrub_compare();
+        }
+    }
+
+    fn scrub_compare(&mut self) {
+        let quiet = self.at_rest();
+        let merged = (self.merge_jobs(), self.want.merged);
+        let (now, rate) = (self.desk.now, self.cfg.scrub.rate.max(1));
+        let shift = self.cfg.block_size.shift();
+        let s = &mut self.digest.scrub;
+        let (Some(hashes), Some(table)) = (&s.hashes, &s.table) else { return };
+        let n = hashes.len() as u64;
+        let micros = (n << shift).saturating_mul(1_000_000) / rate;
+        s.next_at = now.after(Duration::from_micros(micros));
+        s.busy = false;
+        // What was merged meanwhile proves nothing: once more.
+        if !quiet || merged != s.merged {
+            return;
+        }
+        let wrong = hashes.iter().zip(hashes_in(table)).zip(s.first..);
+        let wrong: BTreeSet<u64> =
+            wrong.filter(|((a, b), _)| **a != *b).map(|(_, block)| block).collect();
+        self.want.digest.scrub_next = s.first + n;
+        if self.want.digest.scrub_next >= self.durable.blocks.0 {
+            self.scrub_round_ends();
+        }
+        if !wrong.is_empty() {
+            self.doubt(&wrong);
+        }
+    }
+
+    fn scrub_round_ends(&mut self) {
+        self.digest.scrub.busy = false;
+        self.digest.scrub.next_at = self.desk.now.after(LATER);
+        self.want.digest.scrub_next = 0;
+        self.want.digest.scrubbed = self.desk.wall;
+        self.commit.request();
+    }
+}
