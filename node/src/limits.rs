@@ -2,7 +2,8 @@
 //!
 //! Per volume: recent chunks ([`CACHE_BYTES`]), copies kept for a draining set ([`HELD_BYTES`]), and
 //! what is in flight between machine and disk (a few chunks). Per connection: [`QUEUE_BYTES`] of
-//! frames that wait for the socket (shared with the cache where they are the same chunks). For all
+//! frames that wait for the socket (shared with the cache where they are the same chunks), and
+//! [`SEED_AHEAD`] of extents that wait to become such frames. For all
 //! volumes together: chunks read back from save volumes for children that are behind, one part in
 //! [`READBACK_SHARE`] of the node's `memory`, beyond which each child still has one read of its own;
 //! and the buffers that `volmcast::storage` uses again and again (28 MiB).
@@ -23,6 +24,11 @@ pub const READBACK_SHARE: u64 = 4;
 pub const HELD_BYTES: u64 = 8 << 20;
 /// Frames that wait for one connection's socket.
 pub const QUEUE_BYTES: u64 = 4 << 20;
+/// Extents that were read for the seeds of one connection, all volumes together, and wait for their
+/// turn; one more for each seed, because an extent is not cut in two.
+pub const SEED_AHEAD: u64 = 8 << 20;
+/// They are asked for in steps of so many bytes.
+pub const SEED_STEP: u64 = 1 << 20;
 /// Signs of life between neighbours.
 pub const KEEPALIVE: Duration = Duration::from_secs(2);
 /// Connections the shared port serves at once.
@@ -38,6 +44,10 @@ pub const MIN_HEADER_READ: Duration = Duration::from_millis(500);
 pub const MAX_HANDSHAKES: usize = 256;
 /// After a write failed, the reader has this long to find what the peer said.
 pub const LAST_WORDS: Duration = Duration::from_millis(500);
+/// What is queued for a connection that was closed has this long to go.
+pub const LAST_FRAMES: Duration = Duration::from_secs(3);
+/// How often part of a long frame counts as a sign of life.
+pub const PART_OF_FRAME: Duration = Duration::from_millis(500);
 /// How often certificates on disk are looked at.
 pub const PKI_POLL: Duration = Duration::from_secs(2);
 /// How often the certificates of running sessions are judged again.

@@ -143,6 +143,8 @@ pub(super) struct Conn {
     pub(super) streams_in: BTreeMap<StreamId, VolumeId>,
     /// Data of seeds that waits for the hop's limit, and what comes after it.
     pub(super) held: VecDeque<Frame>,
+    /// Whose turn it is to send data: a stream's, or that of what is held.
+    pub(super) turn: usize,
     /// Feeder number of the session.
     pub(super) feeder: u32,
     /// The version of the protocol that was chosen.
@@ -306,6 +308,24 @@ impl Mover {
         self.pump_conn(conn);
     }
 
+    /// Part of a long frame came: the peer is alive.
+    pub fn alive(&mut self, now: Mono, wall: Wall, conn: ConnId) {
+        self.time(now, wall);
+        if let Some(c) = self.conns.get_mut(&conn) {
+            c.session.note_received(now);
+        }
+        self.heard_feeder(conn);
+    }
+
+    fn heard_feeder(&mut self, conn: ConnId) {
+        let Some(c) = self.conns.get(&conn).filter(|c| c.peer_role == Some(Role::Sender)) else {
+            return;
+        };
+        if let Some(g) = self.groups.get_mut(&c.group) {
+            g.rule.heard(c.feeder, self.now);
+        }
+    }
+
     /// The connection is gone (or never came about).
     pub fn lost(&mut self, now: Mono, wall: Wall, conn: ConnId, reason: &str) {
         self.time(now, wall);
@@ -327,12 +347,8 @@ impl Mover {
 
     pub(super) fn conn_frame(&mut self, id: ConnId, frame: DecodedFrame) {
         let now = self.now;
+        self.heard_feeder(id);
         let Some(c) = self.conns.get_mut(&id) else { return };
-        if c.peer_role == Some(Role::Sender)
-            && let Some(g) = self.groups.get_mut(&c.group)
-        {
-            g.rule.heard(c.feeder, now);
-        }
         let kind = frame.frame.frame_type();
         if matches!(kind, FrameType::Chunk | FrameType::SetEnd | FrameType::SeedData) {
             // Verified in the connection's own task; the content does not pass the session.
@@ -604,6 +620,7 @@ impl Conn {
             streams_out: BTreeMap::new(),
             streams_in: BTreeMap::new(),
             held: VecDeque::new(),
+            turn: 0,
             feeder: 0,
             version: VERSIONS.0,
             proof: Proof::Nothing,

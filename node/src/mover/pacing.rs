@@ -1,21 +1,21 @@
-//! Limits of hops: data waits, and nothing else does.
+//! What may go to a child now, and in which order.
 //!
-//! A next hop may have a limit, by the time of day. Chunks, set headers and extents of seeds go when
-//! the account of the hop is even; what is read for a seed meanwhile is held in order, and little of
-//! it, because no more is asked for than what was sent and a little ahead. Acknowledgements, signs of
-//! life and everything else go at once.
+//! Chunks, set headers and extents of seeds go while the account of the hop is even (a next hop may
+//! have a limit, by the time of day) and its queue has room. Extents that were read meanwhile are
+//! held in order, and little of them, because no more is asked for than what went and a little
+//! ahead. Extents and the live streams take turns, so that neither waits for the other's end.
+//! Acknowledgements, signs of life and everything else go at once.
 
 use rcp::proto::clock::Mono;
-use rcp::proto::frame::{Frame, Start, StreamId};
+use rcp::proto::frame::{Frame, Start};
 use rcp::proto::ids::{GroupName, NodeName};
 use rcp::proto::pace::Limit;
 
 use super::links::Link;
+use super::sending::{Outbound, Stage};
 use super::{AskId, ConnId, Effect, Level, Mover, Reply};
 use crate::api::{ApiError, ApiErrorKind};
-
-/// Bytes of a seed that may be read ahead for a hop that is limited.
-const SEED_AHEAD: u64 = 2 << 20;
+use crate::limits::{SEED_AHEAD, SEED_STEP};
 
 impl Link {
     fn rate(&self, wall: rcp::proto::clock::Wall) -> Option<u64> {
@@ -39,39 +39,67 @@ impl Mover {
         ready
     }
 
+    /// Whether more data may be queued for a connection.
+    fn has_room(&self, conn: ConnId) -> bool {
+        self.conns.get(&conn).is_some_and(|c| c.queued < self.cfg.queue_bytes)
+    }
+
     /// Sends data of a seed when its turn comes.
     pub(super) fn send_or_hold(&mut self, conn: ConnId, frame: Frame) {
         let idle = self.conns.get(&conn).is_some_and(|c| c.held.is_empty());
-        if idle && self.may_send(conn) {
+        if idle && self.has_room(conn) && self.may_send(conn) {
             self.send_held(conn, frame);
         } else if let Some(c) = self.conns.get_mut(&conn) {
             c.held.push_back(frame);
         }
     }
 
-    fn send_held(&mut self, conn: ConnId, frame: Frame) {
-        let Frame::SeedData { stream, body, .. } = &frame else {
-            self.send(conn, frame);
-            return;
-        };
-        let (stream, len) = (*stream, body.len());
-        self.send_data(conn, frame, len);
-        if let Some(out) = self.conns.get_mut(&conn).and_then(|c| c.streams_out.get_mut(&stream)) {
-            out.seed_sent += len as u64;
+    /// Sends what is held and what the streams have, in turns, as far as credit, queue and limit
+    /// allow; whose turn it is, is remembered.
+    pub(super) fn pump_conn(&mut self, conn: ConnId) {
+        let Some(c) = self.conns.get(&conn) else { return };
+        let streams: Vec<_> = c.streams_out.keys().copied().collect();
+        let mut without = 0;
+        while without <= streams.len() {
+            if !self.has_room(conn) || !self.may_send(conn) {
+                return;
+            }
+            let Some(c) = self.conns.get_mut(&conn) else { return };
+            let turn = c.turn;
+            c.turn = if turn < streams.len() { turn + 1 } else { 0 };
+            let sent = match streams.get(turn) {
+                Some(stream) => self.pump_stream(conn, *stream),
+                None => match c.held.pop_front() {
+                    Some(frame) => {
+                        self.send_held(conn, frame);
+                        true
+                    }
+                    None => false,
+                },
+            };
+            without = if sent { 0 } else { without + 1 };
         }
-        self.grant_seed(conn, stream);
     }
 
-    /// Sends what was held as far as the limit allows; true if nothing is held any more.
-    pub(super) fn pump_held(&mut self, conn: ConnId) -> bool {
-        loop {
-            if !self.may_send(conn) {
-                return false;
+    fn send_held(&mut self, conn: ConnId, frame: Frame) {
+        let c = self.conns.get_mut(&conn);
+        let out = c.and_then(|c| c.streams_out.get_mut(&frame.stream()));
+        match &frame {
+            Frame::SeedData { body, .. } => {
+                let len = body.len();
+                if let Some(out) = out {
+                    out.seed_sent += len as u64;
+                }
+                self.send_data(conn, frame, len);
             }
-            let frame = self.conns.get_mut(&conn).and_then(|c| c.held.pop_front());
-            let Some(frame) = frame else { return true };
-            self.send_held(conn, frame);
+            _ => {
+                if let Some(out) = out.filter(|_| matches!(frame, Frame::SeedEnd { .. })) {
+                    out.stage = Stage::Streaming;
+                }
+                self.send(conn, frame);
+            }
         }
+        self.grant_seeds(conn);
     }
 
     /// What was held of a stream is of no use any more once it begins anew or ends.
@@ -87,29 +115,31 @@ impl Mover {
         }
     }
 
-    /// Has a volume read extents for a child: all that the child granted, or, while the hop is
-    /// limited, a little more than was sent.
-    pub(super) fn grant_seed(&mut self, conn: ConnId, stream: StreamId) {
-        let wall = self.wall;
-        let limited = self.link_of(conn).is_some_and(|l| l.rate(wall).is_some());
-        let Some(c) = self.conns.get_mut(&conn) else { return };
-        let (Some(child), Some(out)) = (c.peer.clone(), c.streams_out.get_mut(&stream)) else {
-            return;
-        };
-        let total = match limited {
-            true => out.seed_total.min(out.seed_sent.saturating_add(SEED_AHEAD)),
-            false => out.seed_total,
-        };
-        if total <= out.seed_granted {
-            return;
+    /// Has volumes read extents for a child, as far as the child granted them, and no further ahead
+    /// of what went than [`SEED_AHEAD`], for all seeds of the connection together. The one that is
+    /// least ahead comes first.
+    pub(super) fn grant_seeds(&mut self, conn: ConnId) {
+        loop {
+            let Some(c) = self.conns.get_mut(&conn) else { return };
+            let ahead: u64 = c.streams_out.values().map(Outbound::seed_ahead).sum();
+            let wanting = c.streams_out.values_mut().filter(|o| o.wants_extents());
+            let Some(out) = wanting.min_by_key(|o| (o.seed_ahead(), o.seed_granted)) else {
+                return;
+            };
+            if ahead >= SEED_AHEAD {
+                return;
+            }
+            // What is ahead of the grant was sent because an extent is never cut in two.
+            let from = out.seed_granted.max(out.seed_sent);
+            out.seed_granted = out.seed_total.min(from.saturating_add(SEED_STEP));
+            let (id, total) = (out.volume, out.seed_granted);
+            let Some(child) = c.peer.clone() else { return };
+            if let Some(h) = self.volumes.get_mut(&id) {
+                h.volume.seed_out_credit(&child, total);
+            }
+            self.settle(id);
+            self.relay_credit(id, &child, total);
         }
-        out.seed_granted = total;
-        let id = out.volume;
-        if let Some(h) = self.volumes.get_mut(&id) {
-            h.volume.seed_out_credit(&child, total);
-        }
-        self.settle(id);
-        self.relay_credit(id, &child, total);
     }
 
     /// When a hop that data waits for may be used again.

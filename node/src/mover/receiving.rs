@@ -37,6 +37,9 @@ pub(super) struct Inbound {
     told: u64,
     pub(super) seed_told: u64,
     wants_seed: bool,
+    /// What the next chunk or set header has for a number, and the next extent.
+    seq: u64,
+    seed_seq: u64,
     /// Attachments that the parent has not answered: what it says counts for the last one only.
     unanswered: u32,
     /// When it was detached last.
@@ -59,6 +62,27 @@ pub(super) enum InStage {
 }
 
 impl Inbound {
+    /// Whether a frame with data is the next one of its stream; one of another feeder is late and
+    /// counts for nothing (PROTOCOL.md, sections 5 and 6).
+    fn in_order(&mut self, frame: &Frame, feeder: u32) -> Result<bool, String> {
+        let (from, seq, next) = match frame {
+            Frame::Chunk { feeder, seq, .. } | Frame::SetEnd { feeder, seq, .. } => {
+                (*feeder, *seq, &mut self.seq)
+            }
+            Frame::SeedData { feeder, seq, .. } => (*feeder, *seq, &mut self.seed_seq),
+            _ => return Ok(false),
+        };
+        if from != feeder {
+            return Ok(false);
+        }
+        if seq != *next {
+            let text = format!("frame {seq} of the stream came where frame {next} was due");
+            return Err(text);
+        }
+        *next += 1;
+        Ok(true)
+    }
+
     pub(super) fn retry_at(&self) -> Option<Mono> {
         match self.stage {
             InStage::Retry(at) => Some(at),
@@ -237,6 +261,8 @@ impl Mover {
             told: 0,
             seed_told: 0,
             wants_seed: false,
+            seq: 0,
+            seed_seq: 0,
             unanswered: 0,
             detached: None,
         });
@@ -339,6 +365,7 @@ impl Mover {
             return;
         }
         inbound.reason = (!s.reason.is_empty()).then(|| s.reason.clone());
+        (inbound.seq, inbound.seed_seq) = (0, 0);
         inbound.wants_seed = false;
         inbound.stage = InStage::Running;
         match s.mode {
@@ -395,9 +422,13 @@ impl Mover {
         let stream = frame.frame.stream();
         // What was on its way before we attached again belongs to no one.
         let Some(id) = self.running(conn, stream) else { return };
+        let feeder = self.conns.get(&conn).map_or(0, |c| c.feeder);
         let Some(h) = self.held(id) else { return };
-        if let Some(i) = &mut h.inbound {
-            i.stage = InStage::Running;
+        let Some(i) = &mut h.inbound else { return };
+        match i.in_order(&frame.frame, feeder) {
+            Ok(true) => i.stage = InStage::Running,
+            Ok(false) => return,
+            Err(why) => return self.reattach(id, &why),
         }
         let group = h.group.clone();
         let (mut bytes, mut extent) = (0u64, None);

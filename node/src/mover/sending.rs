@@ -38,7 +38,9 @@ pub(super) struct Outbound {
     pub(super) volume: VolumeId,
     pub(super) stage: Stage,
     window: SendWindow,
+    /// Of the next chunk or set header, and of the next extent.
     seq: u64,
+    seed_seq: u64,
     /// Why it is where it is, in words.
     pub(super) reason: Option<String>,
     pub(super) saved: SetNumber,
@@ -66,6 +68,23 @@ fn take_doubts(h: &mut Held, out: &mut Outbound, child: &NodeName, deaf: bool) -
 
 /// Runs of blocks in doubt that are taken from one child.
 const MOST_DOUBTS: usize = 1 << 16;
+
+impl Outbound {
+    fn is_filled(&self) -> bool {
+        matches!(self.stage, Stage::Seeding | Stage::CatchingUp)
+    }
+
+    /// The child granted more bytes of extents than were asked for.
+    pub(super) fn wants_extents(&self) -> bool {
+        self.is_filled() && self.seed_granted < self.seed_total
+    }
+
+    /// Bytes of extents that were asked for and did not go yet. What was granted beyond the end of
+    /// a seed is none.
+    pub(super) fn seed_ahead(&self) -> u64 {
+        if self.is_filled() { self.seed_granted.saturating_sub(self.seed_sent) } else { 0 }
+    }
+}
 
 impl Mover {
     /// The child's next attachment is answered by a seed.
@@ -147,6 +166,7 @@ impl Mover {
                 stage: Stage::Offered,
                 window: SendWindow::new(0),
                 seq: 0,
+                seed_seq: 0,
                 reason: None,
                 saved: SetNumber::ZERO,
                 force_seed: false,
@@ -202,7 +222,7 @@ impl Mover {
         let Some(out) = c.streams_out.get_mut(&a.stream) else { return };
         let Some(h) = self.volumes.get_mut(&id) else { return };
         out.window = SendWindow::new(a.credit);
-        out.seq = 0;
+        (out.seq, out.seed_seq) = (0, 0);
         (out.seed_total, out.seed_granted, out.seed_sent) = (0, 0, 0);
         out.saved = a.state;
         out.holds = a.generation.is_some();
@@ -444,7 +464,7 @@ impl Mover {
         if let Some(out) = self.conns.get_mut(&conn).and_then(|c| c.streams_out.get_mut(&stream)) {
             out.seed_total = out.seed_total.max(total);
         }
-        self.grant_seed(conn, stream);
+        self.grant_seeds(conn);
     }
 
     /// A child cannot take a stream; it asks again by itself.
@@ -467,40 +487,17 @@ impl Mover {
         }
     }
 
-    /// Sends on all streams of a connection as far as credit, queue and limit allow, in turns.
-    pub(super) fn pump_conn(&mut self, conn: ConnId) {
-        if !self.pump_held(conn) {
-            return;
-        }
-        let Some(c) = self.conns.get(&conn) else { return };
-        let streams: Vec<_> = c.streams_out.keys().copied().collect();
-        let mut more = true;
-        while more {
-            more = false;
-            for s in &streams {
-                if self.pump_stream(conn, *s) {
-                    more = true;
-                    if !self.may_send(conn) {
-                        return;
-                    }
-                }
-            }
-        }
-    }
-
     /// Sends at most one record; true if there may be another.
-    fn pump_stream(&mut self, conn: ConnId, stream: StreamId) -> bool {
-        let limit = self.cfg.queue_bytes;
+    pub(super) fn pump_stream(&mut self, conn: ConnId, stream: StreamId) -> bool {
         let Some(c) = self.conns.get_mut(&conn) else { return false };
-        let (feeder, room) = (c.feeder, limit.saturating_sub(c.queued));
+        let feeder = c.feeder;
         let (Some(child), Some(out)) = (c.peer.clone(), c.streams_out.get_mut(&stream)) else {
             return false;
         };
         if !matches!(
             out.stage,
             Stage::Streaming | Stage::Waiting | Stage::Seeding | Stage::CatchingUp
-        ) || room == 0
-        {
+        ) {
             return false;
         }
         let id = out.volume;
@@ -517,8 +514,8 @@ impl Mover {
             return false;
         }
         h.fill.sent += len as u64;
-        out.seq += 1;
         let (seq, body) = (out.seq, r.body);
+        out.seq += 1;
         let frame = match r.kind {
             RecordKind::SetEnd => Frame::SetEnd { stream, feeder, seq, body },
             _ => Frame::Chunk { stream, feeder, seq, body },
@@ -556,18 +553,15 @@ impl Mover {
         else {
             return;
         };
-        out.seq += 1;
-        let seq = out.seq;
+        let seq = out.seed_seq;
+        out.seed_seq += 1;
         let frame = Frame::SeedData { stream, feeder, seq, next_block, view, body };
         self.send_or_hold(conn, frame);
     }
 
-    /// A child's seed has been sent.
+    /// A child's seed has been read to its end.
     pub(super) fn seed_end(&mut self, id: VolumeId, child: &NodeName, need: SetNumber) {
         let Some((conn, stream, feeder)) = self.stream_to(id, child) else { return };
-        if let Some(out) = self.conns.get_mut(&conn).and_then(|c| c.streams_out.get_mut(&stream)) {
-            out.stage = Stage::Streaming;
-        }
         self.send_or_hold(conn, Frame::SeedEnd { stream, feeder, need });
     }
 

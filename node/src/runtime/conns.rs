@@ -18,7 +18,7 @@ use rcp::proto::transport::{Congestion, Hop, Transport};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::core::Input;
 use super::start::task;
@@ -41,6 +41,8 @@ pub(super) struct Outgoing {
     pub(super) frames: mpsc::Sender<Frame>,
     /// What the other side has proven, once it has.
     pub(super) proven: Option<Proven>,
+    /// Tells the tasks when the core has let go of the connection.
+    _held: DropGuard,
 }
 
 /// What carries a session that was accepted.
@@ -70,6 +72,8 @@ struct Shared {
     peer: String,
     core: mpsc::Sender<Input>,
     stop: CancellationToken,
+    /// The core has let go: what is queued may still go, for a while.
+    let_go: CancellationToken,
     ahead: Arc<Semaphore>,
 }
 
@@ -82,8 +86,10 @@ pub(super) fn spawn(
     core: mpsc::Sender<Input>,
 ) -> Outgoing {
     let (frames, queue) = mpsc::channel(limits::FRAME_QUEUE);
-    task(run(Shared::new(id, peer, core), wire, queue));
-    Outgoing { frames, proven }
+    let shared = Shared::new(id, peer, core);
+    let held = shared.let_go.clone().drop_guard();
+    task(run(shared, wire, queue));
+    Outgoing { frames, proven, _held: held }
 }
 
 /// Says once that the kernel lacks a congestion control that a route asks for.
@@ -117,6 +123,8 @@ pub(super) fn dial(
     if let Some(c) = to.hop.congestion.filter(|_| to.hop.transport != Some(Transport::Quic)) {
         warn_without(c);
     }
+    let shared = Shared::new(id, to.addr.clone(), core);
+    let held = shared.let_go.clone().drop_guard();
     task(async move {
         let dialled = dial_by(Dial {
             addr: &to.addr,
@@ -131,16 +139,16 @@ pub(super) fn dial(
             Ok((Dialled::Quic(c), p)) => (Wire::Quic(c), p),
             Err(e) => {
                 let (reason, refused) = (e.to_string(), e.is_refusal());
-                let _ = core.send(Input::Lost { conn: id, reason, refused }).await;
+                let _ = shared.core.send(Input::Lost { conn: id, reason, refused }).await;
                 return;
             }
         };
         if let Some(proven) = proven {
-            let _ = core.send(Input::Proven { conn: id, proven }).await;
+            let _ = shared.core.send(Input::Proven { conn: id, proven }).await;
         }
-        run(Shared::new(id, to.addr, core), wire, queue).await;
+        run(shared, wire, queue).await;
     });
-    Outgoing { frames, proven: None }
+    Outgoing { frames, proven: None, _held: held }
 }
 
 /// Where to dial.
@@ -151,7 +159,21 @@ pub(super) struct Destination {
     pub(super) hop: Hop,
 }
 
+/// Carries frames until the connection ends. A peer that does not read what is left to be said to
+/// it is given up.
 async fn run(shared: Shared, wire: Wire, queue: mpsc::Receiver<Frame>) {
+    let (stop, let_go) = (shared.stop.clone(), shared.let_go.clone());
+    let given_up = async {
+        let_go.cancelled().await;
+        tokio::time::sleep(limits::LAST_FRAMES).await;
+    };
+    tokio::select! {
+        () = carry(shared, wire, queue) => {}
+        () = given_up => stop.cancel(),
+    }
+}
+
+async fn carry(shared: Shared, wire: Wire, queue: mpsc::Receiver<Frame>) {
     match wire {
         Wire::Tcp(io) => {
             let (prefix, io) = io.into_parts();
@@ -218,7 +240,7 @@ async fn accept_lanes(shared: Shared, link: Arc<Link>, mut begun: watch::Receive
 async fn read_lane<R: AsyncRead + Unpin>(shared: Shared, mut reader: FramedReader<R>) {
     loop {
         let next = tokio::select! {
-            next = reader.next() => next,
+            next = shared.next(&mut reader) => next,
             () = shared.stop.cancelled() => return,
         };
         match next {
@@ -309,7 +331,26 @@ enum End {
 impl Shared {
     fn new(id: ConnId, peer: String, core: mpsc::Sender<Input>) -> Self {
         let ahead = Arc::new(Semaphore::new(READ_AHEAD));
-        Self { id, peer, core, stop: CancellationToken::new(), ahead }
+        let (stop, let_go) = (CancellationToken::new(), CancellationToken::new());
+        Self { id, peer, core, stop, let_go, ahead }
+    }
+
+    /// The next frame. While a long one comes over a slow link, the core is told that the peer is
+    /// alive.
+    async fn next<R: AsyncRead + Unpin>(
+        &self,
+        reader: &mut FramedReader<R>,
+    ) -> Result<Option<DecodedFrame>, NetError> {
+        loop {
+            let before = reader.received();
+            let next = tokio::time::timeout(limits::PART_OF_FRAME, reader.next()).await;
+            if let Ok(next) = next {
+                return next;
+            }
+            if reader.received() > before {
+                let _ = self.core.send(Input::Alive { conn: self.id }).await;
+            }
+        }
     }
 
     /// Hands a frame to the core, when there is room.
@@ -355,7 +396,7 @@ async fn read_loop<R: AsyncRead + Unpin>(
 ) {
     loop {
         let next = tokio::select! {
-            next = reader.next() => next,
+            next = shared.next(&mut reader) => next,
             () = shared.stop.cancelled() => return,
         };
         match next {
@@ -422,4 +463,79 @@ async fn write_loop<W: Pieces>(
         let _ = tokio::time::timeout(limits::LAST_WORDS, shared.stop.cancelled()).await;
     }
     (End::Failed(failed.to_string(), failed.is_refusal()), writer)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::BytesMut;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+
+    const KIB: usize = 1024;
+
+    fn connection() -> (Outgoing, DuplexStream, mpsc::Receiver<Input>) {
+        let (here, there) = duplex(64 * KIB);
+        let (core, inputs) = mpsc::channel(16);
+        let io: Box<dyn ByteStream> = Box::new(here);
+        let out = spawn(ConnId(1), Wire::Stream(io), "there".to_owned(), None, core);
+        (out, there, inputs)
+    }
+
+    const FRAMES: usize = 256;
+
+    fn frame() -> Frame {
+        Frame::Withdraw { stream: rcp::proto::frame::StreamId(1), text: "x".repeat(KIB) }
+    }
+
+    fn bytes_of(frame: &Frame) -> BytesMut {
+        let mut bytes = BytesMut::new();
+        frame.encode_head(&mut bytes).expect("it fits");
+        bytes
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn part_of_a_frame_is_a_sign_of_life() {
+        let (_out, mut there, mut inputs) = connection();
+        let bytes = bytes_of(&frame());
+        let (last, most) = bytes.split_last().expect("bytes");
+        for part in most.chunks(300) {
+            there.write_all(part).await.expect("taken");
+            let heard = inputs.recv().await;
+            assert!(matches!(heard, Some(Input::Alive { .. })), "{heard:?}");
+        }
+        // Silence is none.
+        let silence = tokio::time::timeout(Duration::from_secs(60), inputs.recv()).await;
+        assert!(silence.is_err(), "{silence:?}");
+        there.write_all(&[*last]).await.expect("taken");
+        let heard = inputs.recv().await;
+        assert!(matches!(heard, Some(Input::Frame { .. })), "{heard:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_read_is_given_up_after_the_session() {
+        let (out, mut there, _inputs) = connection();
+        for _ in 0..FRAMES {
+            out.frames.try_send(frame()).expect("room");
+        }
+        drop(out);
+        tokio::time::sleep(limits::LAST_FRAMES + Duration::from_secs(1)).await;
+        let mut got = Vec::new();
+        there.read_to_end(&mut got).await.expect("the end");
+        assert!(got.len() <= 64 * KIB, "{} bytes came after it was given up", got.len());
+    }
+
+    #[tokio::test]
+    async fn who_reads_gets_everything_after_the_session() {
+        let (out, mut there, _inputs) = connection();
+        for _ in 0..FRAMES {
+            out.frames.try_send(frame()).expect("room");
+        }
+        drop(out);
+        let mut got = Vec::new();
+        there.read_to_end(&mut got).await.expect("the end");
+        assert_eq!(got.len(), FRAMES * bytes_of(&frame()).len());
+    }
 }

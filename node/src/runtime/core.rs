@@ -51,6 +51,10 @@ pub(super) enum Input {
         conn: ConnId,
         incoming: Box<Incoming>,
     },
+    /// Part of a long frame came.
+    Alive {
+        conn: ConnId,
+    },
     Sent {
         conn: ConnId,
         bytes: u64,
@@ -243,6 +247,7 @@ impl Core {
                 self.mover.frame(now, wall, conn, incoming.frame);
             }
             Input::Sent { conn, bytes } => self.mover.sent(conn, bytes),
+            Input::Alive { conn } => self.mover.alive(now, wall, conn),
             Input::Lost { conn, reason, refused } => {
                 self.conns.remove(&conn);
                 if refused {

@@ -49,6 +49,7 @@ where
 {
     let mut reader = FramedReader::new(read, "the peer", Verify::Nothing);
     let mut writer = FramedWriter::new(write, "the peer");
+    let mut received = 0;
     loop {
         while let Some(event) = session.poll_event() {
             let heard = match event {
@@ -89,6 +90,7 @@ where
             frame = reader.next() => match frame {
                 Ok(Some(f)) => session.handle_frame(clock.mono(), f.frame),
                 Ok(None) => session.handle_broken("the peer closed the connection"),
+                Err(e) if e.is_nonsense() => session.handle_nonsense(&e.to_string()),
                 Err(e) => session.handle_broken(&e.to_string()),
             },
             written = writer.flush(), if writer.queued() > 0 => if let Err(e) = written {
@@ -104,7 +106,13 @@ where
                 Some(Command::Close(code, text)) => session.close(code, &text),
                 None => session.close(GoodbyeCode::Shutdown, "the endpoint was stopped"),
             },
-            () = sleep_until(wake) => session.handle_timeout(clock.mono()),
+            () = sleep_until(wake) => {
+                // A long frame over a slow link is a sign of life, too.
+                if reader.received() > std::mem::replace(&mut received, reader.received()) {
+                    session.note_received(clock.mono());
+                }
+                session.handle_timeout(clock.mono());
+            }
         }
     }
 }

@@ -117,3 +117,38 @@ fn a_seed_keeps_to_the_limit_and_ends_without_it() {
     tree.expect(" WARN ");
     tree.all_same("vol", set, LONG);
 }
+
+#[test]
+fn sets_go_on_beside_a_seed_over_a_limited_hop() {
+    let mut random = Random::seeded("sets beside a seed");
+    let plan = Plan::new(&[("p", &["l2"])]).volume("vol", 32).save(8);
+    let mut plan = plan.hop("p", "l2", |h| h.limit = Some("4Mbit/s".to_owned()));
+    plan.group().policy.timeout = Some("1h".to_owned());
+    plan.group().policy.hwm = Some("1 MiB".to_owned());
+    let tree = Tree::start_but(plan, &["l2"]);
+    let mut c = tree.open("p", "vol").unwrap();
+    for at in 0..24 {
+        c.write(at * MIB, &random.bytes(1 << 20), false).unwrap();
+    }
+    c.flush().unwrap();
+    tree.cut("vol", false);
+    tree.up("l2");
+    let seeding = || {
+        let c = child(&tree, "l2");
+        if c.state == "seeding" { Ok(c) } else { Err(format!("{c:?}")) }
+    };
+    wait_for("the seed to begin", LONG, seeding);
+    // Most of a minute of seed; each of these sets takes a moment of it.
+    for _ in 0..3 {
+        c.write(0, &random.bytes(4096), true).unwrap();
+        let set = tree.cut("vol", false).set;
+        wait_for("the set to be saved while the seed goes on", LONG, || {
+            let c = seeding().unwrap_or_else(|e| panic!("set {set} waited for the seed: {e}"));
+            if c.saved_set >= set { Ok(()) } else { Err(format!("{c:?}")) }
+        });
+    }
+    rcproute(&tree, &["add", "group=g1", "nexthop=l2", "limit=none"]).unwrap();
+    tree.expect(" WARN ");
+    let set = tree.cut("vol", true).set;
+    tree.all_same("vol", set, LONG);
+}
