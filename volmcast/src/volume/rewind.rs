@@ -18,7 +18,7 @@ use super::intake::Intake;
 use super::{Event, Role, Volume};
 use crate::bitmap::BlockSet;
 use crate::bitmap::changes::RegionError;
-use crate::mailbox::{Branch, SeedMark};
+use crate::mailbox::{Branch, Mailbox, SeedMark};
 
 /// Most runs of blocks that are named to a sender: a finer list is made coarser.
 pub const MAX_UNDO_RUNS: usize = 1 << 15;
@@ -33,6 +33,42 @@ pub(super) enum Undo {
 }
 
 impl Volume {
+    /// Newest state of which anything may be in the content here, shown or hidden.
+    fn content_reaches(&self) -> SetNumber {
+        let of = |m: &Mailbox| m.visible.max(m.merged).max(m.hidden_until);
+        let shown = of(&self.want).max(of(&self.durable));
+        if self.want.seed.or(self.durable.seed).is_none() {
+            return shown;
+        }
+        // Live sets are folded in chunk by chunk.
+        let open = self.log.open_step().map_or(self.log.state(), |s| s.id.to);
+        let floor = self.seed_in.as_ref().map_or(SetNumber::ZERO, |s| s.floor);
+        shown.max(open).max(floor).max(self.seed_view())
+    }
+
+    /// Newest state of which anything but an unfinished set is here: of the line that is followed,
+    /// or of one that ended before it. A history whose fork is not before it can be taken over as it
+    /// is.
+    #[must_use]
+    pub fn reaches(&self) -> SetNumber {
+        match self.cfg.role {
+            Role::Relay => self.log.state(),
+            Role::Primary { .. } | Role::Replica { .. } => {
+                self.log.state().max(self.content_reaches())
+            }
+        }
+    }
+
+    /// As [`Volume::reaches`], without sets that are only in the save volume.
+    pub(super) fn shows_past(&self, fork: SetNumber) -> bool {
+        let content = match self.cfg.role {
+            Role::Primary { .. } => return true,
+            Role::Relay => SetNumber::ZERO,
+            Role::Replica { .. } => self.content_reaches(),
+        };
+        content > fork || self.log.base() > fork
+    }
+
     /// Whether the content can be taken back to state `fork` by the blocks that changed since.
     ///
     /// # Errors

@@ -82,7 +82,7 @@ pub(super) struct SeedIn {
     told: u64,
     need: Option<SetNumber>,
     /// The base may hold parts of sets up to this one, folded in an earlier life.
-    floor: SetNumber,
+    pub(super) floor: SetNumber,
     /// Newest state of extents that came from other senders than the present one, or from nobody
     /// knows whom.
     others: SetNumber,
@@ -279,45 +279,9 @@ impl Volume {
     }
 
     /// Newest state that the extents which may be in the base are of.
-    fn seed_view(&self) -> SetNumber {
+    pub(super) fn seed_view(&self) -> SetNumber {
         let of = |m: Option<SeedMark>| m.map_or(SetNumber::ZERO, |m| m.view);
         of(self.want.seed).max(of(self.durable.seed))
-    }
-
-    /// Newest state of which anything may be in the content here, shown or hidden.
-    fn content_reaches(&self) -> SetNumber {
-        let of = |m: &Mailbox| m.visible.max(m.merged).max(m.hidden_until);
-        let shown = of(&self.want).max(of(&self.durable));
-        if self.want.seed.or(self.durable.seed).is_none() {
-            return shown;
-        }
-        // Live sets are folded in chunk by chunk.
-        let open = self.log.open_step().map_or(self.log.state(), |s| s.id.to);
-        let floor = self.seed_in.as_ref().map_or(SetNumber::ZERO, |s| s.floor);
-        shown.max(open).max(floor).max(self.seed_view())
-    }
-
-    /// Newest state of which anything but an unfinished set is here: of the line that is followed,
-    /// or of one that ended before it. A history whose fork is not before it can be taken over as it
-    /// is.
-    #[must_use]
-    pub fn reaches(&self) -> SetNumber {
-        match self.cfg.role {
-            Role::Relay => self.log.state(),
-            Role::Primary { .. } | Role::Replica { .. } => {
-                self.log.state().max(self.content_reaches())
-            }
-        }
-    }
-
-    /// As [`Volume::reaches`], without sets that are only in the save volume.
-    pub(super) fn shows_past(&self, fork: SetNumber) -> bool {
-        let content = match self.cfg.role {
-            Role::Primary { .. } => return true,
-            Role::Relay => SetNumber::ZERO,
-            Role::Replica { .. } => self.content_reaches(),
-        };
-        content > fork || self.log.base() > fork
     }
 
     /// The durable mark is that of the present seed.
