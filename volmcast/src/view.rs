@@ -157,6 +157,8 @@ pub struct ViewState {
     pub refused: Option<String>,
     /// What is read from the base can be held against the table of hashes.
     pub hashed: bool,
+    /// So can what a branch has of it, also while all else is refused.
+    pub proven: bool,
     /// Visible steps that the base may not hold yet, oldest first.
     pub layers: Vec<Arc<Layer>>,
 }
@@ -251,6 +253,12 @@ impl Pin {
     #[must_use]
     pub fn state(&self) -> SetNumber {
         self.state
+    }
+
+    /// It is of a line that ended.
+    #[must_use]
+    pub fn is_branch(&self) -> bool {
+        self.line.is_none()
     }
 
     /// Up to which step not merged yet the state is read through: a branch through none, its

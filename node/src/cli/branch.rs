@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use config::units::format_size;
@@ -234,7 +234,7 @@ fn told(d: &Difference) -> String {
     text
 }
 
-async fn export(client: &Client, w: &Which, b: &BranchStatus, to: &PathBuf) -> Result<u64, Failed> {
+async fn export(client: &Client, w: &Which, b: &BranchStatus, to: &Path) -> Result<u64, Failed> {
     let failed = |e: std::io::Error| Failed::new(format!("{}: {e}", to.display()));
     let file = File::options().write(true).create_new(true).open(to).map_err(failed)?;
     file.set_len(b.size).map_err(failed)?;

@@ -46,8 +46,7 @@ impl Rewinding {
 }
 
 impl Mover {
-    /// What is here is past the fork: it is taken back, and kept as a branch. False if that cannot be,
-    /// and why.
+    /// What is here is past the fork: it is taken back, and kept as a branch; or why that cannot be.
     pub(super) fn begin_rewind(
         &mut self,
         id: VolumeId,

@@ -133,7 +133,9 @@ impl<F: Storage> ReplicaVolume<F> {
                 Source::Chunk { layer, chunk, offset } => {
                     self.read_layer(layer, *chunk, *offset as usize + skip, out)?;
                 }
-                Source::Base => self.read_base(view.hashed, pin, start, out)?,
+                Source::Base => {
+                    self.read_base(view.hashed || view.proven && pin.is_branch(), pin, start, out)?
+                }
             }
         }
         Ok(())

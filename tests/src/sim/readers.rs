@@ -99,6 +99,11 @@ impl World {
                     }
                     self.block_status(n, &pin, &buf);
                 }
+                Err(ReadFailure::Rotten { .. } | ReadFailure::Damaged(_))
+                    if self.nodes[n].spoilt.is_some() =>
+                {
+                    self.counters.hit("damage found in a branch");
+                }
                 Err(e) => self.fail(format!("n{n}: branch {}: {e}", k.name())),
             }
         }

@@ -200,6 +200,7 @@ pub(super) enum SeedStep {
     Base,
     /// What a branch needs of it is being read, saved, synced.
     ImagesRead,
+    ImagesProof,
     ImagesWrite,
     ImagesSync,
     /// Its hashes are being written.

@@ -13,8 +13,9 @@ use rcp::proto::clock::Mono;
 use super::Volume;
 use super::branches::{branch_needs_room, branch_of};
 use super::desk::{Purpose, SeedStep};
+use crate::digest::{BlockHash, hashes_in, table_range};
 use crate::io::{FileId, IoError, Op, Outcome};
-use crate::mailbox::KeptBranch;
+use crate::mailbox::{KeptBranch, TableMark};
 use crate::snapshots::{PinId, Reservation, Reserve};
 use crate::units::{BlockIndex, BlockSize};
 
@@ -31,6 +32,8 @@ pub(super) struct Images {
     active: bool,
     left: Vec<BlockIndex>,
     reading: Vec<BlockIndex>,
+    /// Their content, while it is held against its hashes.
+    content: Bytes,
     written: Vec<(Reservation, u32)>,
     breach: Option<PinId>,
     /// What is being written, should the disk be full.
@@ -97,20 +100,67 @@ impl Volume {
         self.desk.io(Purpose::SeedIn(SeedStep::ImagesRead), FileId::Base, Op::Gather { ranges });
     }
 
-    fn images_save(&mut self, data: &Bytes) {
+    /// Content that is hidden can be held against the table of hashes, which stands where it stands.
+    pub(super) fn proves_images(&self) -> bool {
+        self.saves_hidden() && self.want.digest.table != TableMark::Absent
+    }
+
+    /// What the extent that waits writes to a block: `None` if that is zeroes.
+    fn replacement(&self, block: BlockIndex) -> Option<Bytes> {
+        let bs = self.cfg.block_size;
+        let ready = self.seed_in.as_ref()?.ready.as_ref()?;
+        let at = bs.offset(block);
+        let i = ready.writes.partition_point(|(o, d)| o + d.len() as u64 <= at);
+        let (first, data) = ready.writes.get(i).filter(|(o, _)| *o <= at)?;
+        let from = usize::try_from(at - first).ok()?;
+        let len = usize::try_from(bs.bytes()).ok()?;
+        data.get(from..from + len).map(|_| data.slice(from..from + len))
+    }
+
+    fn images_proof(&mut self, content: &Bytes) {
+        if !self.proves_images() {
+            self.images_save(content, &[]);
+            return;
+        }
+        self.images.content = content.clone();
+        let ranges = self.images.reading.iter().map(|b| table_range(b.0, 1)).collect();
+        let purpose = Purpose::SeedIn(SeedStep::ImagesProof);
+        self.desk.io(purpose, FileId::Hashes, Op::Gather { ranges });
+    }
+
+    fn images_save(&mut self, data: &Bytes, hashes: &[BlockHash]) {
         let len = usize::try_from(self.cfg.block_size.bytes()).unwrap_or(0);
         let store = &self.cfg.snapshots;
+        let reading = std::mem::take(&mut self.images.reading);
+        let waits = self.seed_in.as_ref().is_some_and(|s| s.ready.is_some());
+        let same: Vec<bool> = reading
+            .iter()
+            .filter(|_| waits)
+            .zip(data.chunks(len.max(1)))
+            .map(|(b, now)| match self.replacement(*b) {
+                Some(next) => next == now,
+                None => now.iter().all(|x| *x == 0),
+            })
+            .collect();
         let i = &mut self.images;
         let (mut writes, mut full) = (Vec::new(), None);
-        for (at, b) in std::mem::take(&mut i.reading).into_iter().enumerate() {
+        for (at, b) in reading.into_iter().enumerate() {
             if data.get(at * len..(at + 1) * len).is_none() {
                 self.fail("internal: the blocks of an image came short".to_owned());
                 return;
             }
+            // What stays as it is needs no image.
+            if same.get(at) == Some(&true) {
+                continue;
+            }
             match store.reserve(b) {
                 Reserve::Slot(r) => {
                     let image = data.slice(at * len..(at + 1) * len);
-                    let crc = crc32c::crc32c(&image);
+                    let mut crc = crc32c::crc32c(&image);
+                    if hashes.get(at).is_some_and(|h| *h != BlockHash::of(b.0, &image)) {
+                        // Damaged content never becomes an image that proves itself.
+                        crc = !crc;
+                    }
                     writes.push((r.entry_offset, store.entry(&r, crc)));
                     writes.push((r.offset, image));
                     i.written.push((r, crc));
@@ -151,7 +201,12 @@ impl Volume {
 
     pub(super) fn images_io_done(&mut self, step: SeedStep, outcome: &Outcome) {
         match (step, outcome) {
-            (SeedStep::ImagesRead, Outcome::Read(b)) => self.images_save(b),
+            (SeedStep::ImagesRead, Outcome::Read(b)) => self.images_proof(b),
+            (SeedStep::ImagesProof, Outcome::Read(table)) => {
+                let content = std::mem::take(&mut self.images.content);
+                let hashes: Vec<_> = hashes_in(table).collect();
+                self.images_save(&content, &hashes);
+            }
             (SeedStep::ImagesWrite, Outcome::Failed(IoError::NoSpace)) => {
                 self.images.retry_at = Some(self.desk.now.after(NO_ROOM));
                 self.images.told = true;

@@ -377,7 +377,7 @@ impl Volume {
         // What is kept for readers is held against its hash, as what they read themselves is.
         job.image_hashes = Vec::new();
         let ranges: Vec<_> = job.reading.iter().map(|b| table_range(b.0, 1)).collect();
-        if self.is_hashed() {
+        if self.is_hashed() || self.proves_images() {
             let purpose = Purpose::Merge { job: id, step: MergeStep::ImageHashes };
             self.desk.io(purpose, FileId::Hashes, Op::Gather { ranges });
         } else {

@@ -312,6 +312,7 @@ impl Volume {
             blocks: self.durable.blocks,
             refused: self.refusal(),
             hashed: self.is_hashed(),
+            proven: self.proves_images(),
             layers,
         });
         let old = self.board.publish(view);

@@ -53,8 +53,8 @@ struct Extent {
 
 /// What an extent brings: content and hashes.
 #[derive(Debug, Default)]
-struct Ready {
-    writes: Vec<(u64, Bytes)>,
+pub(super) struct Ready {
+    pub(super) writes: Vec<(u64, Bytes)>,
     zeroes: Vec<(u64, u64)>,
     table: TableWrite,
 }
@@ -67,7 +67,7 @@ pub(super) struct SeedIn {
     /// An extent is being opened or written; it is kept, should the disk be full.
     busy: Option<Extent>,
     /// What of it is to be written.
-    ready: Option<Ready>,
+    pub(super) ready: Option<Ready>,
     /// Requests that must complete before the next stage.
     pending: usize,
     /// The disk was full: when to try again, and how long to wait after that.
@@ -575,7 +575,8 @@ impl Volume {
     }
 
     pub(super) fn seed_in_io_done(&mut self, step: SeedStep, outcome: &Outcome) {
-        if matches!(step, SeedStep::ImagesRead | SeedStep::ImagesWrite | SeedStep::ImagesSync) {
+        use SeedStep::{ImagesProof, ImagesRead, ImagesSync, ImagesWrite};
+        if matches!(step, ImagesRead | ImagesProof | ImagesWrite | ImagesSync) {
             self.images_io_done(step, outcome);
             return;
         }
