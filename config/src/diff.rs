@@ -82,7 +82,7 @@ pub enum Change {
         /// What it was.
         volume: VolumePlan,
     },
-    /// Size, backing or capacities of a volume, as they are for this node.
+    /// Size, backing, label or capacities of a volume, as they are for this node.
     Volume {
         /// Which group.
         group: GroupName,
@@ -233,6 +233,7 @@ fn group(a: &GroupPlan, b: &GroupPlan, node: &NodeName, changes: &mut Vec<Change
 fn for_node(group: &GroupPlan, volume: &VolumePlan, node: &NodeName) -> VolumePlan {
     let mut own = volume.clone();
     own.backing.retain(|n, _| n == node);
+    own.labels.retain(|n, _| n == node);
     own.save = group.save_for(volume, node);
     own
 }
@@ -366,6 +367,7 @@ fn volume_fields(v: &VolumePlan) -> Fields {
         ("size", format_size(v.size)),
         ("block_size", format_size(v.block_size)),
         ("backing", backing.map_or("data folder".to_owned(), |p| p.display().to_string())),
+        ("as", v.labels.values().next().unwrap_or(&v.label).to_string()),
         ("save", format_size(v.save)),
         ("snapshot_area", format_size(v.snapshot_area)),
         ("nbd_allow", allow(v.nbd_allow.as_deref())),

@@ -101,6 +101,8 @@ pub struct GroupPlan {
     pub hop: Hop,
     /// What single hops say of their own, by sender and next hop.
     pub hops: BTreeMap<(NodeName, NodeName), Hop>,
+    /// Members that dial their parent, which others are dialled by.
+    pub dialling: BTreeSet<NodeName>,
     pub(crate) parents: BTreeMap<NodeName, NodeName>,
 }
 
@@ -116,6 +118,8 @@ pub struct VolumePlan {
     pub block_size: u64,
     /// Backing files or devices of the nodes that name one; relative to the node's data folder.
     pub backing: BTreeMap<NodeName, PathBuf>,
+    /// What the volume is called on the nodes that call it otherwise (VMC-03).
+    pub labels: BTreeMap<NodeName, Label>,
     /// Capacity of the save volume in bytes, where a node's override does not say otherwise.
     pub save: u64,
     /// Capacity of the snapshot area in bytes.
@@ -405,6 +409,12 @@ impl VolumePlan {
     #[must_use]
     pub fn blocks(&self) -> u64 {
         self.size / self.block_size
+    }
+
+    /// What the volume is called on one node.
+    #[must_use]
+    pub fn label_at(&self, node: &NodeName) -> &Label {
+        self.labels.get(node).unwrap_or(&self.label)
     }
 
     /// Backing file or device on one node; none means the file in the node's data folder.

@@ -65,6 +65,7 @@ pub(crate) struct RawHop {
     pub(crate) via: Option<Text>,
     pub(crate) ca: Option<Text>,
     pub(crate) limit: Option<Text>,
+    pub(crate) dial: Option<Text>,
 }
 
 #[derive(Debug)]
@@ -73,6 +74,7 @@ pub(crate) struct RawVolume {
     pub(crate) size: Option<Text>,
     pub(crate) block_size: Option<Text>,
     pub(crate) backing: RawBacking,
+    pub(crate) labels: Vec<(Text, Text)>,
     pub(crate) save: Option<Text>,
     pub(crate) snapshot_area: Option<Text>,
     pub(crate) nbd_allow: Option<Vec<Text>>,
@@ -237,8 +239,12 @@ fn group(name: Text, tree: Tree, report: &mut Report) -> RawGroup {
 
 fn volume(label: Text, tree: Tree, report: &mut Report) -> RawVolume {
     let what = format!("volume {}", shown(&label.value));
-    let known = &["size", "block_size", "backing", "save", "snapshot_area", "nbd_allow"];
+    let known = &["size", "block_size", "backing", "as", "save", "snapshot_area", "nbd_allow"];
     let mut f = Fields::new(tree, &label.span, &what, known, &["size"], report);
+    let at = Text { value: "the label".to_owned(), span: label.span.clone() };
+    let labels = f.map("as", report).into_iter();
+    let labels =
+        labels.filter_map(|(n, tree)| Some((n, text(&at, tree, &what, report)?))).collect();
     let backing = match f.take("backing") {
         None => RawBacking::None,
         Some((_, Tree { kind: Kind::Text(value), span })) => {
@@ -259,6 +265,7 @@ fn volume(label: Text, tree: Tree, report: &mut Report) -> RawVolume {
         size: f.text("size", report),
         block_size: f.text("block_size", report),
         backing,
+        labels,
         save: f.text("save", report),
         snapshot_area: f.text("snapshot_area", report),
         nbd_allow: f.list_if_there("nbd_allow", report),
@@ -461,7 +468,7 @@ fn entries(tree: Tree, owner: &str, report: &mut Report) -> Vec<(Text, Tree)> {
 
 /// Next hops: names, or mappings with `node` and how it is reached.
 fn hops(tree: Tree, owner: &str, report: &mut Report) -> Vec<RawHop> {
-    let known = &["node", "transport", "congestion", "via", "ca", "limit"];
+    let known = &["node", "transport", "congestion", "via", "ca", "limit", "dial"];
     let hop = |t: Tree, report: &mut Report| match t.kind {
         Kind::Text(value) => Some(RawHop {
             node: Text { value, span: t.span },
@@ -470,6 +477,7 @@ fn hops(tree: Tree, owner: &str, report: &mut Report) -> Vec<RawHop> {
             via: None,
             ca: None,
             limit: None,
+            dial: None,
         }),
         Kind::Map(_) => {
             let (at, what) = (t.span.clone(), format!("one of {owner}"));
@@ -481,6 +489,7 @@ fn hops(tree: Tree, owner: &str, report: &mut Report) -> Vec<RawHop> {
                 via: f.text("via", report),
                 ca: f.text("ca", report),
                 limit: f.text("limit", report),
+                dial: f.text("dial", report),
             })
         }
         other => {
@@ -559,6 +568,7 @@ fn example(field: &str) -> String {
         "feeders" => "feeders: [cel9-ser1]",
         "node" => "{node: cel2-ser1, transport: quic}",
         "via" => "via: \"http://proxy.example:80/rcp\"",
+        "dial" => "dial: child",
         "ca" => "ca: ./proxy-ca.pem",
         "groups" => "groups: {g1: {primary: cel1-ser1, routes: {cel1-ser1: [cel2-ser1]}}}",
         "defaults" => "defaults: {save: 1GiB, memory: 256MiB, snapshot_area: 1GiB}",
@@ -578,6 +588,7 @@ fn example(field: &str) -> String {
         "save" => "save: 1GiB",
         "memory" => "memory: 256MiB",
         "snapshot_area" => "snapshot_area: 1GiB",
+        "as" => "as: {cel2-ser1: other-label}",
         "backing" => "backing: {cel1-ser1: /dev/vg0/vol1}",
         "policy" => "policy: {hwm: 64MiB, timeout: 600s}",
         "playback" => "playback: {timeout: 0s, hwm: 64MiB}",

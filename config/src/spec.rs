@@ -113,6 +113,7 @@ pub struct HopSpec {
     pub via: Option<String>,
     pub ca: Option<String>,
     pub limit: Option<String>,
+    pub dial: Option<String>,
 }
 
 impl From<&str> for HopSpec {
@@ -135,6 +136,7 @@ impl Serialize for HopSpec {
             ("via", &self.via),
             ("ca", &self.ca),
             ("limit", &self.limit),
+            ("dial", &self.dial),
         ];
         let said = said.into_iter().filter_map(|(k, v)| Some((k, v.as_ref()?)));
         if said.clone().next().is_none() {
@@ -154,6 +156,13 @@ pub struct VolumeSpec {
     /// By node.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", serialize_with = "yaml::flow_map")]
     pub backing: BTreeMap<String, String>,
+    /// Labels by node, where they differ.
+    #[serde(
+        rename = "as",
+        skip_serializing_if = "BTreeMap::is_empty",
+        serialize_with = "yaml::flow_map"
+    )]
+    pub labels: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub save: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -296,6 +305,7 @@ fn group(g: &GroupPlan) -> GroupSpec {
             via: own.via.map(|v| v.to_string()),
             ca: own.ca,
             limit: own.limit.map(|l| l.to_string()),
+            dial: g.dialling.contains(to).then(|| "child".to_owned()),
         }
     };
     GroupSpec {
@@ -352,6 +362,7 @@ fn volume(v: &VolumePlan) -> VolumeSpec {
         size: format_size(v.size),
         block_size: Some(format_size(v.block_size)),
         backing: backing.map(|(n, p)| (n.to_string(), p.to_string_lossy().into_owned())).collect(),
+        labels: v.labels.iter().map(|(n, l)| (n.to_string(), l.to_string())).collect(),
         save: Some(format_size(v.save)),
         snapshot_area: Some(format_size(v.snapshot_area)),
         nbd_allow: allow(v.nbd_allow.as_deref()),

@@ -58,6 +58,7 @@ fn specs() -> impl Strategy<Value = TopologySpec> {
                     hop.limit =
                         (i % 4 == 3).then(|| "20Mbit/s@mon-fri@08:00-18:00,none".to_owned());
                     hop.congestion = (i % 3 == 1).then(|| "bbr".to_owned());
+                    hop.dial = [None, Some("child"), Some("parent")][i % 3].map(str::to_owned);
                     if i % 8 == 2 {
                         hop.via = Some("https://[::1]:8443/rcp".to_owned());
                         hop.ca = Some("./ca: of 'the' proxy.pem".to_owned());
@@ -72,6 +73,7 @@ fn specs() -> impl Strategy<Value = TopologySpec> {
                     size: format!("{}B", blocks * (512 << shift)),
                     block_size: Some(format!("{}B", 512 << shift)),
                     backing: save.map(|s| (name(0), format!("/dev/{s}/{i}"))).into_iter().collect(),
+                    labels: save.map(|s| (name(0), format!("own{i}-{s}"))).into_iter().collect(),
                     save: save.map(|s| format!("{s}MiB")),
                     snapshot_area: None,
                     nbd_allow: save.map(|_| Vec::new()),

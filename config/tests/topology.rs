@@ -285,3 +285,17 @@ fn a_node_that_joins_and_one_that_goes() {
     assert_eq!(back, ["+ node cel9-ser1", "+ group1: becomes a member"]);
     assert!(NodeDiff::between(&old, &new, &n("cel3-ser1")).is_empty());
 }
+
+#[test]
+fn the_examples_are_usable_and_differ_by_one_leaf() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let read = |name: &str| {
+        let text = std::fs::read_to_string(folder.join(name)).expect("an example");
+        Topology::compile(&text, name).unwrap_or_else(|e| panic!("{}", e.plain()))
+    };
+    let (three, four) = (read("tour.yaml"), read("tour-four.yaml"));
+    assert_eq!((three.nodes().len(), four.nodes().len()), (3, 4));
+    for node in three.nodes() {
+        assert_eq!(four.node(&node.name), Some(node));
+    }
+}

@@ -190,11 +190,13 @@ impl Total {
             None => leaf.clone(),
             Some(d) => LeafReport {
                 lag_us: leaf.lag_us.saturating_add(micros(d)),
-                text: cut(&format!(
-                    "`{child}` has not reported for {} s; before: {}",
-                    d.as_secs(),
-                    leaf.text
-                )),
+                text: cut(&{
+                    let silent = format!("`{child}` has not reported for {} s", d.as_secs());
+                    match leaf.text.as_str() {
+                        "" => silent,
+                        before => format!("{silent}; before: {before}"),
+                    }
+                }),
                 ..leaf.clone()
             },
         }));

@@ -188,9 +188,9 @@ fn drift_and_conflicts_in_words() {
     let plan = BTreeMap::from([(g("g1"), ns("b c")), (g("g2"), ns("d"))]);
     let drift = t.drift(&plan);
     assert_eq!(drift.len(), 3);
-    assert!(drift[0].contains("`rcproute add group=g1 nexthop=c`"), "{}", drift[0]);
-    assert!(drift[1].contains("`rcproute delete group=g1 nexthop=a`"), "{}", drift[1]);
-    assert!(drift[2].contains("`rcproute add group=g2 nexthop=d`"), "{}", drift[2]);
+    assert!(drift[0].contains("`rcproute cel1-ser2: add group=g1 nexthop=c --"), "{}", drift[0]);
+    assert!(drift[1].contains("`rcproute cel1-ser2: delete group=g1 nexthop=a --"), "{}", drift[1]);
+    assert!(drift[2].contains("`rcproute cel1-ser2: add group=g2 nexthop=d --"), "{}", drift[2]);
     assert!(t.drift(&BTreeMap::from([(g("g1"), ns("b a"))])).is_empty());
 
     assert!(t.conflicts(&g("g1")).is_empty());

@@ -163,8 +163,11 @@ pub struct LinkStatus {
 /// One volume on this node.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct VolumeInfo {
-    /// Its label.
+    /// Its label on this node.
     pub label: String,
+    /// Its label at the source, which its group knows it by, where that is another one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub source: String,
     /// Its UUID.
     pub id: String,
     /// Its group.
@@ -175,6 +178,9 @@ pub struct VolumeInfo {
     pub state: String,
     /// Why it cannot advance or be read, in words.
     pub reason: Option<String>,
+    /// Why it stands still by itself, whatever other nodes do: a full disk, most of all. In words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stalled: Option<String>,
     /// Replication goes on here: nobody stopped it, and it did not stop with a restart.
     pub replicating: bool,
     /// It goes on by itself after a restart.
@@ -272,6 +278,20 @@ pub struct VolumeInfo {
     pub promoting: bool,
 }
 
+impl VolumeInfo {
+    /// What its group calls it.
+    #[must_use]
+    pub fn in_group(&self) -> &str {
+        if self.source.is_empty() { &self.label } else { &self.source }
+    }
+
+    /// Whether an operator may mean it by this name: its label here, the group's, or its UUID.
+    #[must_use]
+    pub fn is_called(&self, name: &str) -> bool {
+        self.label == name || self.source == name || self.id == name
+    }
+}
+
 /// The digest of a volume in one state.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StateDigest {
@@ -311,6 +331,17 @@ pub struct SubtreeStatus {
     pub by_state: Vec<(u64, u32)>,
     /// The leaves furthest behind: name, set, lag in seconds, words.
     pub worst: Vec<(String, u64, f64, String)>,
+}
+
+/// What came of a changed topology at a running node, in words.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopologyTaken {
+    /// Taken: addresses, and who may feed this node.
+    pub taken: Vec<String>,
+    /// Routes that differ, and what changes them.
+    pub routes: Vec<String>,
+    /// What takes effect only when the node is started again.
+    pub restart: Vec<String>,
 }
 
 /// A row of the delta-set table.
@@ -657,6 +688,8 @@ pub trait NodeApi: Send + Sync + 'static {
     fn volume_delete<'a>(&'a self, volume: &'a str) -> Answer<'a, ()>;
     /// Makes and sends delta sets (true), or only marks changes (false).
     fn replicate<'a>(&'a self, volume: &'a str, on: bool) -> Answer<'a, ()>;
+    /// Takes from a topology (its text) what a running node can take.
+    fn topology(&self, text: String) -> Answer<'_, TopologyTaken>;
     /// Brings a child back by a new seed.
     fn seed<'a>(&'a self, volume: &'a str, child: &'a str) -> Answer<'a, ()>;
     /// Changes when sets are made or played.

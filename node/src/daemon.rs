@@ -44,6 +44,13 @@ fn many_descriptors() {
 /// Runs until SIGTERM or SIGINT; the exit status.
 #[must_use]
 pub fn main(args: &Args) -> i32 {
+    let newest_spoken = match version(&args.rcp_newest) {
+        Ok(v) => v,
+        Err(e) => {
+            eprintln!("rcpd: {e:#}");
+            return 2;
+        }
+    };
     let filter = EnvFilter::try_from_env("RCP_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -62,7 +69,7 @@ pub fn main(args: &Args) -> i32 {
         .thread_name("rcpd")
         .build();
     let result = runtime.context("the async runtime").and_then(|r| {
-        let result = r.block_on(run(args));
+        let result = r.block_on(run(args, newest_spoken));
         r.shutdown_timeout(std::time::Duration::from_secs(2));
         result
     });
@@ -101,7 +108,7 @@ fn version(name: &str) -> anyhow::Result<u16> {
     })
 }
 
-async fn run(args: &Args) -> anyhow::Result<()> {
+async fn run(args: &Args, newest_spoken: u16) -> anyhow::Result<()> {
     let topology = load_topology(&args.topology)?;
     let node = topology.require_node(&args.node)?;
     let base = args.topology.parent().map(std::path::Path::to_path_buf).unwrap_or_default();
@@ -109,7 +116,7 @@ async fn run(args: &Args) -> anyhow::Result<()> {
         std::path::absolute(if base.as_os_str().is_empty() { PathBuf::from(".") } else { base })?;
     let mut term = signal(SignalKind::terminate())?;
     let mut int = signal(SignalKind::interrupt())?;
-    let versions = (VERSIONS.0, version(&args.rcp_newest)?);
+    let versions = (VERSIONS.0, newest_spoken);
     let running = runtime::start(&topology, node, versions, &base).await?;
     tracing::info!(
         "{} is up: RCP and HTTP on {}, NBD on {}",

@@ -38,6 +38,14 @@ pub const MAX_CONNECTIONS: usize = 1024;
 pub const MAX_CLASSIFYING: usize = 256;
 /// Of them, from one address.
 pub const MAX_CLASSIFYING_FROM_ONE: usize = 128;
+/// Connections of the shared port that speak HTTP, at once: others can be sessions.
+pub const MAX_HTTP: usize = 512;
+/// Of them, from one address.
+pub const MAX_HTTP_FROM_ONE: usize = 256;
+/// Sessions whose peer has not introduced itself, at once.
+pub const MAX_GREETING: usize = 256;
+/// Of them, from one address.
+pub const MAX_GREETING_FROM_ONE: usize = 128;
 /// Time for the headers of a request whose first line came so late that none is left.
 pub const MIN_HEADER_READ: Duration = Duration::from_millis(500);
 /// QUIC handshakes under way at once; beyond half of them, peers have to show their address first.

@@ -48,6 +48,7 @@ fn identity(role: &str) -> Identity {
     Identity {
         volume: VolumeId([7; 16]),
         label: Label::new("vol").expect("valid"),
+        source: None,
         group: GroupName::new("g1").expect("valid"),
         node: me(),
         role: role.to_owned(),

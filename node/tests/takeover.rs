@@ -132,6 +132,7 @@ fn replica_with(folder: &Path, snapshots: u64) -> Opened {
     let identity = Identity {
         volume: VOLUME,
         label: Label::new("vol").expect("valid"),
+        source: None,
         group: GroupName::new("g1").expect("valid"),
         node: me(),
         role: "replica".to_owned(),

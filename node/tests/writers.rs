@@ -49,6 +49,7 @@ fn identity(n: &str, g: &str, role: &str) -> Identity {
     Identity {
         volume: VOLUME,
         label: Label::new("vol").expect("valid"),
+        source: None,
         group: group(g),
         node: name(n),
         role: role.to_owned(),
@@ -121,6 +122,7 @@ impl Rig {
             handlers: std::collections::BTreeSet::new(),
             versions: rcp::proto::session::VERSIONS,
             journal: rcp::proto::control::Journal::default(),
+            destinations: node::mover::Destinations::default(),
         };
         let mover = Mover::new(cfg, self.mono(), self.wall());
         let node = Node {

@@ -14,6 +14,7 @@ use rcp::net::{NetError, dial};
 use rcp::proto::classify::Refusal;
 use rcp::proto::delta::{ChunkDraft, Compression, Extent};
 use rcp::proto::frame::*;
+use rcp::proto::limits::FRAME_HEADER_LEN;
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
@@ -73,6 +74,23 @@ async fn a_chunk_is_sent_from_where_it_is() {
     frame.encode(&mut out).expect("legal");
     assert_eq!(out[1].as_ptr(), body.as_ptr());
     assert_eq!(out[0].len(), 16 + 12);
+}
+
+#[tokio::test]
+async fn nothing_large_is_taken_before_the_greeting() {
+    let (mut a, b) = duplex(64 << 10);
+    a.write_all(&frame_bytes(&big_chunk(0))[..FRAME_HEADER_LEN]).await.expect("written");
+    let mut r = FramedReader::new(b, "a stranger", Verify::Content).greeting();
+    let e = r.next().await.expect_err("who is it?");
+    assert!(e.is_nonsense() && e.to_string().contains("a stranger"), "{e}");
+    // After it, it is.
+    let (mut a, b) = duplex(4 << 20);
+    let hello = frame_bytes(&Frame::Ping { nonce: 1 });
+    a.write_all(&[hello, frame_bytes(&big_chunk(0))].concat()).await.expect("written");
+    let mut r = FramedReader::new(b, "a peer", Verify::Content).greeting();
+    for _ in 0..2 {
+        r.next().await.expect("sound").expect("a frame");
+    }
 }
 
 #[tokio::test]

@@ -2,6 +2,8 @@
 
 #[path = "e2e/afar.rs"]
 mod afar;
+#[path = "e2e/apply.rs"]
+mod apply;
 #[path = "e2e/away.rs"]
 mod away;
 #[path = "e2e/blocks.rs"]
@@ -10,6 +12,8 @@ mod blocks;
 mod crowd;
 #[path = "e2e/damage.rs"]
 mod damage;
+#[path = "e2e/dialling.rs"]
+mod dialling;
 #[path = "e2e/failover.rs"]
 mod failover;
 #[path = "e2e/filetest.rs"]
@@ -54,5 +58,7 @@ mod strangers;
 mod transports;
 #[path = "e2e/tree.rs"]
 mod tree;
+#[path = "e2e/volmcast.rs"]
+mod volmcast;
 #[path = "e2e/wrong.rs"]
 mod wrong;

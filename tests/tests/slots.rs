@@ -25,6 +25,7 @@ fn identity() -> Identity {
     Identity {
         volume: VolumeId([7; 16]),
         label: Label::new("vol").unwrap(),
+        source: None,
         group: GroupName::new("g").unwrap(),
         node: NodeName::new("n").unwrap(),
         role: "primary".to_owned(),

@@ -16,14 +16,16 @@ use traceability::claims::{CLAIMS, MISSING};
 
 /// Areas and how many requirements each has that are claimed at this stage; gaps are numbers that
 /// later work takes up.
-const AREAS: [(&str, &[u32]); 15] = [
+const AREAS: [(&str, &[u32]); 17] = [
     ("GEN", &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]),
     ("CAP", &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]),
     ("DELTA", &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
     ("SAVE", &[1, 2, 3, 4, 5, 6, 7, 8, 10, 11]),
     ("SEND", &[1, 2, 3, 4, 5]),
     ("COPY", &[1, 2, 3, 4, 5, 6, 7, 10, 11, 12]),
-    ("CB", &[2, 5, 6]),
+    ("CB", &[1, 2, 3, 4, 5, 6]),
+    ("CMD", &[1, 2, 3, 4, 5, 6, 7, 8, 9]),
+    ("VMC", &[1, 2, 3, 4, 5, 6, 7, 8]),
     ("SESS", &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]),
     ("ROUTE", &[1, 2, 3, 4, 5, 6]),
     ("FWD", &[1, 2, 3, 4, 5, 8]),

@@ -322,6 +322,7 @@ fn identity() {
     let id = Identity {
         volume: "6f1c0000-0000-4000-8000-000000000001".parse().expect("valid"),
         label: Label::new("vol1").expect("valid"),
+        source: Some(Label::new("vol7").expect("valid")),
         group: GroupName::new("g1").expect("valid"),
         node: name("cel1-ser1"),
         role: "primary".to_owned(),

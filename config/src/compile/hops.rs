@@ -72,6 +72,31 @@ pub(super) struct Hops {
     /// Hops that say something of their own, by sender and next hop.
     pub(super) own: BTreeMap<(NodeName, NodeName), Hop>,
     pub(super) feeders: BTreeSet<NodeName>,
+    /// Members that dial their parent.
+    pub(super) dialling: BTreeSet<NodeName>,
+}
+
+/// Who dials, of a parent and its next hop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dials {
+    Parent,
+    Child,
+}
+
+impl Dials {
+    const WORDS: &'static [&'static str] = &["parent", "child"];
+}
+
+impl std::str::FromStr for Dials {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "parent" => Ok(Self::Parent),
+            "child" => Ok(Self::Child),
+            _ => Err(()),
+        }
+    }
 }
 
 pub(super) fn group(
@@ -93,6 +118,8 @@ pub(super) fn group(
     for (from, list) in &raw.routes {
         for hop in list {
             let read = one(hop, title, proven, report);
+            let what = format!("next hop {} in group {title}", shown(&hop.node.value));
+            let dials = choice(hop.dial.as_ref(), Field::new("dial", &what), Dials::WORDS, report);
             let (Ok(from), Ok(to)) = (NodeName::new(&from.value), NodeName::new(&hop.node.value))
             else {
                 continue;
@@ -100,9 +127,15 @@ pub(super) fn group(
             if tree.parents.get(&to) != Some(&from) {
                 continue;
             }
+            let dialled = if dials == Some(Dials::Child) {
+                hops.dialling.insert(to.clone());
+                &from
+            } else {
+                &to
+            };
             let whole = read.or(&hops.group);
             contradictions(hop, &whole, report);
-            if let Some(node) = nodes.get(&to)
+            if let Some(node) = nodes.get(dialled)
                 && proven
                 && whole.transport == Some(Transport::Tcp)
                 && whole.via.is_none()

@@ -73,6 +73,7 @@ fn check(raw: RawTopology, report: &mut Report) -> Topology {
             groups.insert(plan.name.clone(), plan);
         }
     }
+    volumes::one_label_each(&raw.groups, &groups, report);
     Topology { nodes, groups, pki: top.pki }
 }
 
@@ -129,6 +130,7 @@ fn group<'f>(
         hop: hops.group,
         hops: hops.own,
         feeders: hops.feeders,
+        dialling: hops.dialling,
         parents: tree.parents,
         volumes,
         policy,

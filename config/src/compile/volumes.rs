@@ -4,13 +4,13 @@ use super::values::Field;
 use super::{Members, bad_name, values};
 use crate::diagnostics::{Problem, Report, Span};
 use crate::limits::{self, MAX_BLOCKS};
-use crate::plan::{Confirm, OnFull, Override, Playback, Policy, VolumePlan};
+use crate::plan::{Confirm, GroupPlan, OnFull, Override, Playback, Policy, VolumePlan};
 use crate::raw::{RawBacking, RawGroup, RawPlayback, RawPolicy, RawTopology, RawVolume};
 use crate::suggest;
 use crate::units::format_size;
 use crate::value::shown;
 use crate::yaml::Text;
-use rcp::proto::ids::{Label, NodeName};
+use rcp::proto::ids::{GroupName, Label, NodeName};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -93,12 +93,14 @@ pub(super) fn volumes<'f>(
         let nbd_allow =
             values::allow(raw.nbd_allow.as_ref(), field("nbd_allow"), defaults.proven, report);
         let backing = backing(raw, primary, members, &mut paths, report);
+        let labels = own_labels(raw, &label, members, report);
         let (Some(size), Some(block_size)) = (size, block_size) else { continue };
         out.push(VolumePlan {
             label,
             size,
             block_size,
             backing,
+            labels,
             save: save.unwrap_or(defaults.save),
             snapshot_area: snapshot_area.unwrap_or(defaults.snapshot_area),
             nbd_allow,
@@ -106,6 +108,62 @@ pub(super) fn volumes<'f>(
     }
     out.sort_by(|a, b| a.label.cmp(&b.label));
     out
+}
+
+/// What single members call a volume (VMC-03).
+fn own_labels(
+    raw: &RawVolume,
+    label: &Label,
+    members: &Members<'_>,
+    report: &mut Report,
+) -> BTreeMap<NodeName, Label> {
+    let mut out = BTreeMap::new();
+    let place = format!("`as` of volume {}", shown(&raw.label.value));
+    for (node, text) in &raw.labels {
+        let Some(node) = members.resolve(node, &place, report) else { continue };
+        match Label::new(&text.value) {
+            Ok(own) if own != *label => drop(out.insert(node, own)),
+            Ok(_) => {}
+            Err(_) => report.add(|| bad_name(text, "volume")),
+        }
+    }
+    out
+}
+
+/// No node has two volumes of one label, whatever the others call them.
+pub(super) fn one_label_each(
+    raw: &[RawGroup],
+    groups: &BTreeMap<GroupName, GroupPlan>,
+    report: &mut Report,
+) {
+    let mut taken: BTreeMap<(&NodeName, &Label), &Label> = BTreeMap::new();
+    for g in groups.values() {
+        for (v, node) in g.volumes.iter().flat_map(|v| g.members().into_iter().map(move |n| (v, n)))
+        {
+            let own = v.label_at(node);
+            let Some(first) = taken.insert((node, own), &v.label) else { continue };
+            let written = |r: &&RawVolume| !r.labels.is_empty();
+            let of = |l: &Label| {
+                let all = raw.iter().flat_map(|g| &g.volumes).filter(written);
+                all.flat_map(|r| r.labels.iter().map(move |x| (r, x))).find(|(r, (n, own_text))| {
+                    r.label.value == l.as_str()
+                        && n.value == node.as_str()
+                        && own_text.value == own.as_str()
+                })
+            };
+            let Some((_, (_, text))) = of(&v.label).or_else(|| of(first)) else { continue };
+            report.add(|| {
+                Problem::new(
+                    &text.span,
+                    format!(
+                        "volumes `{first}` and `{}` are both called `{own}` on `{node}`",
+                        v.label
+                    ),
+                )
+                .hint("labels are unique on a node: write another one")
+            });
+        }
+    }
 }
 
 fn block_size(text: &Text, field: Field<'_>, report: &mut Report) -> Option<u64> {

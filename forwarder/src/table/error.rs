@@ -24,7 +24,7 @@ pub enum RouteError {
     /// The next hop is not in the topology.
     #[error(
         "`{next_hop}` is not a node of group `{group}` as far as `{node}` knows{}; declare it in \
-         the topology file and run `rcpctl topology apply`",
+         the topology file and run `rcpctl topology apply FILE`",
         did_you_mean(.near.as_ref())
     )]
     UnknownNode {

@@ -67,13 +67,15 @@ impl Table {
             out.extend(want.difference(&have).map(|hop| {
                 format!(
                     "group `{group}`: the topology file has `{node}` -> `{hop}`, the table of \
-                     `{node}` has not; `rcproute add group={group} nexthop={hop}` adds it"
+                     `{node}` has not; `rcproute {node}: add group={group} nexthop={hop} --topology \
+                     FILE` adds it"
                 )
             }));
             out.extend(have.difference(&want).map(|hop| {
                 format!(
                     "group `{group}`: the table of `{node}` has `{node}` -> `{hop}`, the topology \
-                     file has not; `rcproute delete group={group} nexthop={hop}` removes it"
+                     file has not; `rcproute {node}: delete group={group} nexthop={hop} --topology \
+                     FILE` removes it"
                 )
             }));
         }

@@ -28,7 +28,8 @@ struct Line<'a> {
     who: &'a str,
     from: &'a str,
     what: &'a str,
-    request: &'a str,
+    /// As it was sent.
+    request: serde_json::Value,
     /// `done`, or why not.
     result: &'a str,
 }
@@ -86,6 +87,8 @@ impl Lines {
             .ok()
             .and_then(|us| jiff::Timestamp::from_microsecond(us).ok())
             .map_or_else(String::new, |t| t.to_string());
+        let request =
+            serde_json::from_str(request).unwrap_or_else(|_| serde_json::Value::from(request));
         let line = Line { at, who: &who.0, from: &caller.from, what, request, result };
         let written =
             serde_json::to_vec(&line).map_err(std::io::Error::other).and_then(|mut text| {

@@ -24,7 +24,7 @@ pub enum Scope {
     Read,
     /// Delta sets, replication and routes.
     Operate,
-    /// Volumes as such, and the end of the node.
+    /// Volumes as such, failover, the topology, and the end of the node.
     Admin,
 }
 

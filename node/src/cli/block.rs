@@ -4,30 +4,41 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
+use config::units::parse_size;
 use rcp::proto::limits::MAX_CONTROL_BLOCK;
 
-use super::client::ClientError;
+use super::client::{Client, ClientError};
 use super::commands::Common;
 use super::output::{Failed, print, print_json};
 use super::target::{Purpose, Surroundings};
 use crate::api::MemberResult;
+use crate::clock;
 use crate::hex;
 use crate::http::{paths, requests};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum BlockCommand {
     /// Run the handler of a kind at every member of a group, at most once each
+    ///
+    /// Some kinds are the program's own: volume-playback-stop and volume-playback-start (--volume),
+    /// volume-copy-extent (--volume, --extent), volume-replicate (--volume).
     Send {
         /// The group
         group: String,
-        /// The kind: what the members' `handlers` in the topology name
+        /// The kind: what the members' `handlers` in the topology name, or one of the program's own
         kind: String,
         /// Not before a member shows this state; without @SET, the newest
         #[arg(long, value_name = "VOLUME@SET")]
         after: Option<String>,
         /// What the handlers read from their standard input; - is this command's
-        #[arg(long, value_name = "FILE")]
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["volume", "extent"])]
         data: Option<PathBuf>,
+        /// The volume that a kind of the program's own is about
+        #[arg(long, value_name = "VOLUME")]
+        volume: Option<String>,
+        /// The extent of it: where it begins and how long it is, such as 1GiB+64KiB
+        #[arg(long, value_name = "OFFSET+LENGTH", requires = "volume", value_parser = extent)]
+        extent: Option<(u64, u64)>,
         /// Id of the block, to repeat one whose results were lost
         #[arg(long, value_name = "UUID")]
         id: Option<uuid::Uuid>,
@@ -37,6 +48,20 @@ pub(super) enum BlockCommand {
         #[command(flatten)]
         common: Common,
     },
+}
+
+/// An id that says when it was made, so that of two blocks the later one can be told.
+fn new_id() -> uuid::Uuid {
+    let random = uuid::Uuid::new_v4();
+    let mut rest = [0; 10];
+    rest.copy_from_slice(&random.as_bytes()[6..]);
+    uuid::Builder::from_unix_timestamp_millis(clock::wall().0 / 1000, &rest).into_uuid()
+}
+
+fn extent(text: &str) -> Result<(u64, u64), String> {
+    let (offset, length) = text.split_once('+').ok_or("write OFFSET+LENGTH, as in 1GiB+64KiB")?;
+    let bytes = |t: &str| if t == "0" { Ok(0) } else { parse_size(t).map_err(|e| e.to_string()) };
+    Ok((bytes(offset)?, bytes(length)?))
 }
 
 fn read(data: Option<&Path>) -> Result<Vec<u8>, Failed> {
@@ -59,11 +84,32 @@ fn read(data: Option<&Path>) -> Result<Vec<u8>, Failed> {
     Ok(bytes)
 }
 
+/// Sends a new block, and waits for all members.
+pub(super) async fn ask(
+    client: &Client,
+    group: &str,
+    kind: String,
+    after: Option<String>,
+    data: &[u8],
+    wait_s: u64,
+) -> Result<Vec<MemberResult>, ClientError> {
+    let id = new_id().to_string();
+    let (group, data) = (group.to_owned(), hex::encode(data));
+    let body = requests::Block { group, id, kind, after, data, wait_s };
+    client.post(paths::BLOCK_SEND, &body).await
+}
+
 pub(super) async fn run(command: BlockCommand, around: &Surroundings) -> Result<(), Failed> {
-    let BlockCommand::Send { group, kind, after, data, id, wait, common } = command;
-    let data = read(data.as_deref())?;
-    let client = common.target.one(Purpose::Any, around)?.client();
-    let id = id.unwrap_or_else(uuid::Uuid::new_v4);
+    let BlockCommand::Send { group, kind, after, data, volume, extent, id, wait, common } = command;
+    let data = match (volume, extent) {
+        (None, _) => read(data.as_deref())?,
+        (Some(volume), None) => volume.into_bytes(),
+        (Some(volume), Some((offset, length))) => {
+            format!("{volume} {offset} {length}").into_bytes()
+        }
+    };
+    let client = common.target.one(Purpose::Group(&group), around)?.client();
+    let id = id.unwrap_or_else(new_id);
     let body = requests::Block {
         group,
         id: id.to_string(),
@@ -89,7 +135,10 @@ pub(super) async fn run(command: BlockCommand, around: &Surroundings) -> Result<
     }
     let missing = members.iter().filter(|m| !m.ok).count();
     match (members.len(), missing) {
-        (0, _) => Err(again(&"the group has no member below the node that was asked")),
+        (0, _) => Err(again(
+            &"no member below the node that was asked has anything to do for it: the group has none, \
+              or it is about a volume that they do not manage",
+        )),
         (_, 0) => Ok(()),
         (all, n) => Err(again(&format!("{n} of {all} members have not executed it"))),
     }

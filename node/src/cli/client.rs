@@ -159,7 +159,14 @@ impl Client {
         }
         let request = request.body(Full::new(body)).map_err(|e| broken(&e))?;
         let exchange = async {
-            let response = send.send_request(request).await.map_err(|e| broken(&e))?;
+            let response = send.send_request(request).await.map_err(|e| {
+                if e.is_parse() {
+                    return broken(
+                        &"what answers there does not speak HTTP, so it is not rcpd's socket",
+                    );
+                }
+                broken(&e)
+            })?;
             let status = response.status();
             let body = Limited::new(response.into_body(), MAX_ANSWER);
             let body = body.collect().await.map_err(|e| broken(&e))?.to_bytes();

@@ -159,8 +159,10 @@ pub(super) async fn delta(command: Delta, around: &Surroundings) -> Result<(), F
         }
         Delta::Keep { volume, set, common } => {
             let body = requests::KeptState { volume: volume.clone(), set };
-            let sentence = format!("{volume}: state {set} is kept; read it as {volume}@{set}");
-            change(&volume, &common, around, paths::KEEP, &body, sentence).await
+            let client = common.target.one(Purpose::Volume(&volume), around)?.client();
+            let done: requests::Done = client.post(paths::KEEP, &body).await?;
+            let known = known_set(&client, &volume).await;
+            tell(common.json, &done, &kept_sentence(&volume, set, known))
         }
         Delta::Release { volume, set, common } => {
             let body = requests::KeptState { volume: volume.clone(), set };
@@ -168,6 +170,22 @@ pub(super) async fn delta(command: Delta, around: &Surroundings) -> Result<(), F
             change(&volume, &common, around, paths::RELEASE, &body, sentence).await
         }
     }
+}
+
+fn kept_sentence(volume: &str, set: u64, known: Option<u64>) -> String {
+    match known.filter(|known| *known < set) {
+        Some(known) => {
+            format!("{volume}: state {set} will be kept when it comes (newest known is {known})")
+        }
+        None => format!("{volume}: state {set} is kept; read it as {volume}@{set}"),
+    }
+}
+
+/// The newest set that a node knows of.
+async fn known_set(client: &Client, volume: &str) -> Option<u64> {
+    let status = client.status().await.ok()?;
+    let v = status.volumes.into_iter().find(|v| v.label == volume || v.id == volume)?;
+    Some(v.newest_known_set.max(v.current_set))
 }
 
 fn cut_sentence(volume: &str, keep: bool, cut: &CutInfo) -> String {
@@ -198,7 +216,7 @@ pub(super) async fn replicate(command: Replicate, around: &Surroundings) -> Resu
         Replicate::Seed { volume, to, common } => {
             let body = requests::Seed { volume: volume.clone(), child: to.clone() };
             let sentence = format!(
-                "{volume}: {to} is being seeded; `rcpctl status {volume} --watch` shows how far"
+                "{volume}: {to} is asked to take a seed; `rcpctl status {volume} --watch` shows how far"
             );
             change(&volume, &common, around, paths::SEED, &body, sentence).await
         }
@@ -242,7 +260,13 @@ pub(super) async fn down(args: DownArgs, around: &Surroundings) -> Result<(), Fa
     let mut here = args.target.all(around)?;
     if args.target.node.is_empty() {
         // A topology means its nodes on this machine, as with `rcpctl up`.
-        here.retain(|e| matches!(e.way, Way::Socket { .. }));
+        here.retain(|e| matches!(e.way, Way::Socket { .. }) && e.is_there());
+        if here.is_empty() {
+            return Err(Failed::new(
+                "none of the topology's nodes is on this machine; to stop one elsewhere: --node NAME, \
+                 and a token of the scope admin",
+            ));
+        }
     }
     let mut ended = Vec::new();
     // All are told before any is waited for.
@@ -256,6 +280,7 @@ pub(super) async fn down(args: DownArgs, around: &Surroundings) -> Result<(), Fa
     for (endpoint, client, answer) in told {
         let (stopped, text) = match answer {
             Ok(_) => gone(&client).await,
+            Err(ClientError::NotRunning(_)) if holds_folder(&client) => gone(&client).await,
             Err(ClientError::NotRunning(_)) => (true, "was not running".to_owned()),
             Err(e) => (false, e.to_string()),
         };
@@ -274,15 +299,51 @@ pub(super) async fn down(args: DownArgs, around: &Surroundings) -> Result<(), Fa
     }
 }
 
-/// Waits until nobody answers.
+/// A process that answers no more may still have the data folder.
+fn holds_folder(client: &Client) -> bool {
+    use rustix::fs::{FlockOperation, flock};
+    let Some(folder) = client.folder() else { return false };
+    let Ok(lock) = std::fs::File::open(folder.join("rcpd.lock")) else { return false };
+    flock(&lock, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
+}
+
+/// Waits until nobody answers, and the process has ended.
 async fn gone(client: &Client) -> (bool, String) {
     let waiting = async {
         while !matches!(client.ready().await, Err(ClientError::NotRunning(_))) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+        while holds_folder(client) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     };
     match tokio::time::timeout(ENDING, waiting).await {
         Ok(()) => (true, "stopped".to_owned()),
         Err(_) => (false, format!("was told to stop, and still runs after {} s", ENDING.as_secs())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_that_is_to_come_is_not_said_to_be_kept() {
+        let text = kept_sentence("v", 99, Some(1));
+        assert_eq!(text, "v: state 99 will be kept when it comes (newest known is 1)");
+        assert_eq!(kept_sentence("v", 1, Some(1)), "v: state 1 is kept; read it as v@1");
+    }
+
+    #[test]
+    fn a_process_that_answers_no_more_may_still_have_its_folder() {
+        use rustix::fs::{FlockOperation, flock};
+        let dir = tempfile::tempdir().expect("a folder");
+        let client = Client::new(dir.path().join("rcpd.sock"));
+        assert!(!holds_folder(&client));
+        let lock = std::fs::File::create(dir.path().join("rcpd.lock")).expect("a lock");
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).expect("locked");
+        assert!(holds_folder(&client));
+        drop(lock);
+        assert!(!holds_folder(&client));
     }
 }

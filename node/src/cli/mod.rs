@@ -14,6 +14,7 @@ mod columns;
 mod commands;
 mod failover;
 pub mod filetest;
+mod groups;
 mod image;
 mod output;
 mod pki;

@@ -8,6 +8,7 @@ use super::block::{self, BlockCommand};
 use super::branch::{self, BranchCommand};
 use super::commands::{self, Delta, DownArgs, Replicate};
 use super::failover::{self, ConfirmArgs, FailoverArgs, HistoryArgs, ResyncArgs};
+use super::groups::{self, GroupCommand, VolmcastCommand};
 use super::output::{Failed, finish};
 use super::pki::{self, PkiCommand};
 use super::status::{self, StatusArgs};
@@ -40,6 +41,12 @@ enum Command {
     /// Cut delta sets, keep and release states
     #[command(subcommand)]
     Delta(Delta),
+    /// List groups, their members and who is missing
+    #[command(subcommand)]
+    Group(GroupCommand),
+    /// Make, list, open and close volume multicasts: a source volume, and a copy at every member
+    #[command(subcommand)]
+    Volmcast(VolmcastCommand),
     /// Have every member of a group execute a command
     #[command(subcommand)]
     Block(BlockCommand),
@@ -65,7 +72,7 @@ enum Command {
     /// Create, import, list and change volumes
     #[command(subcommand)]
     Volume(VolumeCommand),
-    /// Check and draw topology files
+    /// Check and draw topology files, and tell running nodes of a changed one
     #[command(subcommand)]
     Topology(TopologyCommand),
     /// Make and renew the certificates that nodes trust one another by
@@ -90,6 +97,8 @@ async fn run(command: Command) -> Result<(), Failed> {
     match command {
         Command::Status(args) => status::run(args, &around).await,
         Command::Delta(command) => commands::delta(command, &around).await,
+        Command::Group(command) => groups::group(command, &around).await,
+        Command::Volmcast(command) => groups::volmcast(command, &around).await,
         Command::Block(command) => block::run(command, &around).await,
         Command::Replicate(command) => commands::replicate(command, &around).await,
         Command::Failover(args) => failover::failover(args, &around).await,
@@ -99,7 +108,7 @@ async fn run(command: Command) -> Result<(), Failed> {
         Command::Verify(args) => verify::run(args, &around).await,
         Command::History(args) => failover::history(args, &around).await,
         Command::Volume(command) => volumes::run(command, &around).await,
-        Command::Topology(command) => topology::run(command),
+        Command::Topology(command) => topology::run(command, &around).await,
         Command::Pki(command) => pki::run(command),
         Command::Token(command) => token::run(command),
         Command::Up(args) => up::run(args).await,

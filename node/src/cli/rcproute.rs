@@ -27,7 +27,7 @@ struct Cli {
 }
 
 const FORMS: &str = "\
-rcproute [OPTIONS] [NODE:] add group=GROUP nexthop=NODE [transport=tcp|tls|quic] [via=URL] [limit=20Mbit/s]
+rcproute [OPTIONS] [NODE:] add group=GROUP nexthop=NODE [transport=tcp|tls|quic] [congestion=cubic|bbr|reno] [via=URL [ca=FILE]] [limit=20Mbit/s]
        rcproute [OPTIONS] [NODE:] display [group=GROUP]
        rcproute [OPTIONS] [NODE:] delete [group=GROUP] [nexthop=NODE]";
 

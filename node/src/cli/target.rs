@@ -24,7 +24,8 @@ pub const TOKEN_VARIABLE: &str = "RCP_TOKEN";
 pub(super) const BY_TOKEN: &str = "; if it is on another machine, put a token (`rcpctl token create`) into RCP_TOKEN, or name its \
      file with --token-file";
 
-/// Where the node is. Without any of these: the folder in RCP_DIR, then the current folder.
+/// Where the node is. Without any of these: the folder in RCP_DIR, then the current folder. A topology
+/// alone means all its nodes (status, down, history, failover) or the volume's primary.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Which node")]
 pub struct Target {
@@ -34,7 +35,8 @@ pub struct Target {
     /// Control socket of the node
     #[arg(long, value_name = "FILE")]
     pub socket: Vec<PathBuf>,
-    /// Topology file that the node is in
+    /// Topology file that the node is in; without --node: all of its nodes (status, down, history,
+    /// failover, volume list), or the primary of the volume or group
     #[arg(long, value_name = "FILE")]
     pub topology: Option<PathBuf>,
     /// The node's name in the topology
@@ -75,11 +77,13 @@ pub struct Endpoint {
     pub name: Option<String>,
     /// How it is reached.
     pub way: Way,
+    /// It belongs on this machine, whether it runs or not.
+    pub here: bool,
 }
 
 impl Endpoint {
     fn of_dir(dir: &Path) -> Self {
-        Self { name: None, way: Way::socket(dir.join(SOCKET)) }
+        Self { name: None, way: Way::socket(dir.join(SOCKET)), here: true }
     }
 
     /// What to call it before it has said its name.
@@ -95,11 +99,31 @@ impl Endpoint {
         self.name.clone().unwrap_or_else(place)
     }
 
-    /// It can be asked: over the network, or there is a socket.
+    /// Which node it is, if the topology or its data folder says it.
+    #[must_use]
+    pub fn node_name(&self) -> Option<String> {
+        let stored = || {
+            let text = std::fs::read_to_string(self.way.folder()?.join("node")).ok()?;
+            Some(text.trim().to_owned())
+        };
+        self.name.clone().or_else(stored)
+    }
+
+    /// It can be asked: over the network, or it belongs here. (It may have been stopped, and its
+    /// socket be gone: that is worth telling.)
     #[must_use]
     pub fn is_there(&self) -> bool {
         match &self.way {
-            Way::Socket { path, .. } => path.exists(),
+            Way::Socket { path, .. } => self.here || path.exists(),
+            Way::Network(_) => true,
+        }
+    }
+
+    /// It has been started on this machine at some time, or can be asked over the network.
+    #[must_use]
+    pub fn was_there(&self) -> bool {
+        match &self.way {
+            Way::Socket { path, .. } => path.parent().is_some_and(Path::is_dir),
             Way::Network(_) => true,
         }
     }
@@ -131,7 +155,11 @@ impl Target {
     /// When there is none, or the topology cannot be read.
     pub fn all(&self, around: &Surroundings) -> Result<Vec<Endpoint>, Failed> {
         let mut found: Vec<Endpoint> = self.dir.iter().map(|d| Endpoint::of_dir(d)).collect();
-        found.extend(self.socket.iter().map(|s| Endpoint { name: None, way: Way::socket(s) }));
+        found.extend(self.socket.iter().map(|s| Endpoint {
+            name: None,
+            way: Way::socket(s),
+            here: true,
+        }));
         if let Some(file) = &self.topology {
             let map = Map::read(file, self, around)?;
             if self.node.is_empty() {
@@ -206,7 +234,14 @@ impl<'a> Map<'a> {
     }
 
     fn endpoint(&self, node: &NodePlan) -> Endpoint {
-        Endpoint { name: Some(node.name.to_string()), way: self.way(node) }
+        let folder = self.folder.join(&node.data).is_dir() && !self.shares(node);
+        let here = folder || is_here(&node.address);
+        Endpoint { name: Some(node.name.to_string()), way: self.way(node), here }
+    }
+
+    /// Nodes on different machines may have folders of one name.
+    fn shares(&self, node: &NodePlan) -> bool {
+        self.topology.nodes().filter(|n| n.data == node.data).count() > 1
     }
 
     /// By its socket, if the node is here; else over the network, if there is a token or, where
@@ -214,9 +249,7 @@ impl<'a> Map<'a> {
     fn way(&self, node: &NodePlan) -> Way {
         // `DIR/./one` is `DIR/one` for the eye.
         let path: PathBuf = self.folder.join(&node.data).join(SOCKET).components().collect();
-        // Nodes on different machines may have folders of one name.
-        let shared = self.topology.nodes().filter(|n| n.data == node.data).count() > 1;
-        let here = path.exists() && (!shared || is_here(&node.address));
+        let here = path.exists() && (!self.shares(node) || is_here(&node.address));
         let open = match self.trusted {
             Some(_) => self.token.is_some(),
             None => !node.address.is_loopback(),

@@ -8,6 +8,12 @@ pub(super) fn moment(us: u64) -> String {
     time.map_or_else(|| "?".to_owned(), |t| t.strftime("%m-%d %H:%M:%S").to_string())
 }
 
+/// `2026-11-26 20:11:56 UTC`: for what may be long ago.
+pub(super) fn full_moment(us: u64) -> String {
+    let time = i64::try_from(us).ok().and_then(|us| jiff::Timestamp::from_microsecond(us).ok());
+    time.map_or_else(|| "?".to_owned(), |t| t.strftime("%Y-%m-%d %H:%M:%S UTC").to_string())
+}
+
 /// `0.8 s`, `12 s`, `4 min 5 s`, `3 h 12 min`, `2 d 4 h`.
 pub(super) fn span(seconds: f64) -> String {
     if !seconds.is_finite() || seconds < 0.0 {

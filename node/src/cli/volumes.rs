@@ -70,7 +70,8 @@ pub(super) enum VolumeCommand {
         #[command(flatten)]
         target: Target,
     },
-    /// Change the label of a volume; its content, states and replicas stay
+    /// Change the label of a volume on one node; its content and states stay, and so do the labels of
+    /// its replicas
     Rename {
         /// The volume
         volume: String,
@@ -82,7 +83,8 @@ pub(super) enum VolumeCommand {
         #[command(flatten)]
         target: Target,
     },
-    /// Remove a volume and its content
+    /// Remove a volume and its content from one node; replicas elsewhere stay, and so does a backing
+    /// file outside the data folder
     Delete {
         /// The volume
         volume: String,
@@ -136,7 +138,14 @@ pub(super) async fn run(command: VolumeCommand, around: &Surroundings) -> Result
             change(&target, &volume, around, paths::VOLUME_RESIZE, &body, json, &sentence).await
         }
         VolumeCommand::Rename { volume, label, json, target } => {
-            let sentence = format!("{volume}: it is called {label} now");
+            let others = others(&target, &volume, around).await?;
+            let mut sentence = format!("{volume}: it is called {label} now");
+            if let Some(Others { here, below }) = others {
+                sentence.push_str(&format!(
+                    " on {here}; nodes that have a replica ({below}) go on calling it {volume}: the same \
+                     command with --node NAME (or --dir) renames it there"
+                ));
+            }
             let body = requests::Rename { volume: volume.clone(), label };
             change(&target, &volume, around, paths::VOLUME_RENAME, &body, json, &sentence).await
         }
@@ -147,11 +156,41 @@ pub(super) async fn run(command: VolumeCommand, around: &Surroundings) -> Result
                      say --yes"
                 )));
             }
-            let sentence = format!("{volume}: it is removed");
+            let others = others(&target, &volume, around).await?;
+            let mut sentence = format!("{volume}: it is removed");
+            if let Some(Others { here, below }) = others {
+                sentence.push_str(&format!(
+                    " on {here}; replicas stay ({below}): the same command with --node NAME (or --dir) \
+                     removes them"
+                ));
+            }
             let body = requests::Delete { volume: volume.clone() };
             change(&target, &volume, around, paths::VOLUME_DELETE, &body, json, &sentence).await
         }
     }
+}
+
+/// Nodes that keep what one node gives up.
+struct Others {
+    here: String,
+    below: String,
+}
+
+/// Who has a replica below the node that is asked, as far as it knows.
+async fn others(
+    target: &Target,
+    volume: &str,
+    around: &Surroundings,
+) -> Result<Option<Others>, Failed> {
+    let client = target.one(Purpose::Volume(volume), around)?.client();
+    let node = client.status().await?;
+    let Some(v) = node.volumes.iter().find(|v| v.label == volume || v.id == volume) else {
+        return Ok(None);
+    };
+    let group = node.groups.iter().find(|g| g.group == v.group);
+    let hops = group.into_iter().flat_map(|g| g.routes.iter()).flat_map(|(_, hops)| hops);
+    let below: Vec<&str> = hops.map(String::as_str).collect();
+    Ok((!below.is_empty()).then(|| Others { here: node.node.clone(), below: below.join(", ") }))
 }
 
 async fn change<B: Serialize>(
@@ -271,7 +310,7 @@ fn could_take(node: &NodeStatus, label: &str, group: &str) -> Result<(), Failed>
     }
 }
 
-fn absolute(path: &Path) -> Result<String, Failed> {
+pub(super) fn absolute(path: &Path) -> Result<String, Failed> {
     let full = std::path::absolute(path)
         .map_err(|e| Failed::new(format!("cannot find {}: {e}", path.display())))?;
     full.into_os_string().into_string().map_err(|bad| {

@@ -157,12 +157,20 @@ async fn unix(socket: &Path) -> io::Result<UnixStream> {
     UnixStream::connect(path).await
 }
 
+fn is_socket(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    std::fs::metadata(path).is_ok_and(|m| m.file_type().is_socket())
+}
+
 fn no_socket(path: &Path, elsewhere: &str, error: &io::Error) -> ClientError {
     let socket = path.display();
     match error.kind() {
         io::ErrorKind::NotFound => ClientError::NotRunning(format!(
             "no rcpd is running there: there is no {socket}; {HOW_TO_START}{elsewhere}"
         )),
+        io::ErrorKind::ConnectionRefused if !is_socket(path) => {
+            ClientError::Broken(format!("{socket} is no socket: a node's is DATA-FOLDER/rcpd.sock"))
+        }
         io::ErrorKind::ConnectionRefused => ClientError::NotRunning(format!(
             "no rcpd is running there: {socket} is left over from one that ended; {HOW_TO_START}"
         )),

@@ -2,6 +2,7 @@
 //! looked at put back in front), TLS, or the Unix socket. HTTP/2 only where the client begins with
 //! its preface.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use http_body_util::BodyExt;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +35,8 @@ pub enum End {
     Stopped,
     /// The service stops; the answer under way was not finished in time.
     CutOff,
+    /// The client took nothing of an answer for too long.
+    Stalled,
     /// A request that is no HTTP, a deadline, or a broken connection.
     Failed(hyper::Error),
 }
@@ -45,6 +49,7 @@ impl End {
             Self::Closed => "closed",
             Self::Stopped => "stopped",
             Self::CutOff => "cut_off",
+            Self::Stalled => "stalled",
             Self::Failed(_) => "failed",
         }
     }
@@ -99,13 +104,14 @@ where
     let at_work = Arc::new(AtWork::default());
     let counted = at_work.clone();
     let router = router.layer(from_fn(move |request: Request, next: Next| {
-        let guard = counted.enter();
+        let mut guard = counted.enter();
         async move {
             let response = next.run(request).await;
+            guard.answering();
             // Until the body was sent, or given up.
             response.map(|body| {
                 Body::new(body.map_frame(move |frame| {
-                    let _held = &guard;
+                    guard.answering();
                     frame
                 }))
             })
@@ -126,6 +132,8 @@ where
             // It may be that the client never finished its own greeting.
             drained(deadlines.header_read, connection).await
         }
+        // HTTP/2 has windows of its own: nothing is written, and no write is pending.
+        () = at_work.stalled_for(deadlines.write_stall) => End::Stalled,
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             drained(deadlines.drain, connection).await
@@ -154,24 +162,37 @@ fn ended(end: End) -> End {
 struct AtWork {
     now: AtomicU64,
     ever: AtomicU64,
+    /// Answers under way, and how many pieces of each were asked for.
+    answers: Mutex<BTreeMap<u64, u64>>,
 }
 
 /// One request under way.
-struct Working(Arc<AtWork>);
+struct Working {
+    of: Arc<AtWork>,
+    id: u64,
+}
+
+impl Working {
+    /// A piece of the answer was asked for: what came before it was taken.
+    fn answering(&mut self) {
+        *self.of.answers.lock().entry(self.id).or_default() += 1;
+    }
+}
 
 impl Drop for Working {
     fn drop(&mut self) {
-        self.0.now.fetch_sub(1, Ordering::AcqRel);
+        self.of.answers.lock().remove(&self.id);
+        self.of.now.fetch_sub(1, Ordering::AcqRel);
         // Idleness begins here.
-        self.0.ever.fetch_add(1, Ordering::AcqRel);
+        self.of.ever.fetch_add(1, Ordering::AcqRel);
     }
 }
 
 impl AtWork {
     fn enter(self: &Arc<Self>) -> Working {
         self.now.fetch_add(1, Ordering::AcqRel);
-        self.ever.fetch_add(1, Ordering::AcqRel);
-        Working(self.clone())
+        let id = self.ever.fetch_add(1, Ordering::AcqRel);
+        Working { of: self.clone(), id }
     }
 
     /// Ends once nothing was under way for at least this long, and less than twice as long.
@@ -183,6 +204,19 @@ impl AtWork {
                 return;
             }
             before = Some(ever);
+            tokio::time::sleep(limit).await;
+        }
+    }
+
+    /// Ends once an answer did not get on for at least this long, and less than twice as long.
+    async fn stalled_for(&self, limit: Duration) {
+        let mut before = BTreeMap::new();
+        loop {
+            let now = self.answers.lock().clone();
+            if now.iter().any(|(id, pieces)| before.get(id) == Some(pieces)) {
+                return;
+            }
+            before = now;
             tokio::time::sleep(limit).await;
         }
     }

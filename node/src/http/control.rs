@@ -18,10 +18,10 @@ use serde::{Deserialize, Serialize};
 
 use super::answer::{Refused, json};
 use super::guard::Asked;
-use super::limits::{BODY_READ, MAX_BODY_BYTES};
+use super::limits::{BODY_READ, MAX_BODY_BYTES, MAX_TOPOLOGY_BYTES};
 use super::requests::{
     Block, Cut, Delete, Done, Hash, KeptState, Policy, Rename, Replicate, Resize, RouteAdd,
-    RouteDelete, Seed,
+    RouteDelete, Seed, TopologyText,
 };
 use super::router::App;
 use crate::api::{ApiError, ApiErrorKind, NodeApi, VolumeSpec, WriterChange};
@@ -29,13 +29,13 @@ use crate::api::{ApiError, ApiErrorKind, NodeApi, VolumeSpec, WriterChange};
 /// The body of a request as a value, within the limits of time and length.
 async fn read<T: DeserializeOwned>(request: Request<Body>) -> Result<T, Refused> {
     let bad = |text: String| Refused(ApiError::new(ApiErrorKind::BadRequest, text));
-    let body = Limited::new(request.into_body(), MAX_BODY_BYTES);
+    let topology = request.uri().path() == super::paths::TOPOLOGY;
+    let most = if topology { MAX_TOPOLOGY_BYTES } else { MAX_BODY_BYTES };
+    let body = Limited::new(request.into_body(), most);
     let body = tokio::time::timeout(BODY_READ, body.collect())
         .await
         .map_err(|_| bad(format!("the body did not arrive within {} s", BODY_READ.as_secs())))?
-        .map_err(|e| {
-            bad(format!("the body could not be read: {e} (at most {MAX_BODY_BYTES} bytes)"))
-        })?
+        .map_err(|e| bad(format!("the body could not be read: {e} (at most {most} bytes)")))?
         .to_bytes();
     serde_json::from_slice(&body).map_err(|e| bad(format!("the body is not what is expected: {e}")))
 }
@@ -66,6 +66,17 @@ fn done(result: Result<(), Refused>) -> Response {
     answer(result.map(|()| Done { done: true }))
 }
 
+/// A request as it goes on record: what was sent, but for the bytes of a block or file.
+fn on_record<T: Serialize>(request: &T) -> String {
+    let mut value = serde_json::to_value(request).unwrap_or_default();
+    for (key, per_byte) in [("data", 2), ("text", 1)] {
+        if let Some(serde_json::Value::String(text)) = value.get_mut(key) {
+            *text = format!("{} bytes", text.len() / per_byte);
+        }
+    }
+    value.to_string()
+}
+
 /// Reads the body and runs `change` with it.
 macro_rules! change {
     ($(#[$doc:meta])* $name:ident, $body:ty, $answer:ident, |$api:ident, $q:ident| $call:expr) => {
@@ -79,7 +90,7 @@ macro_rules! change {
                 Ok(body) => body,
                 Err(refused) => return refused.into_response(),
             };
-            let request = format!("{:?}", $q);
+            let request = on_record(&$q);
             tracing::info!(change = stringify!($name), request, who = asked.who.0, "asked");
             let $api: Arc<dyn NodeApi> = app.api;
             let guard = app.guard;
@@ -112,6 +123,7 @@ change!(block_send, Block, answer, |api, q| async move {
     let order = q.order().map_err(|e| ApiError::new(ApiErrorKind::BadRequest, e))?;
     api.block_send(order).await
 });
+change!(topology, TopologyText, answer, |api, q| api.topology(q.text));
 change!(route_add, RouteAdd, answer, |api, q| api.route_add(&q.group, &q.next_hop, &q.by));
 change!(route_delete, RouteDelete, answer, |api, q| {
     api.route_delete(q.group.as_deref(), q.next_hop.as_deref())

@@ -12,6 +12,8 @@ pub const MAX_H2_STREAMS: u32 = 32;
 pub const H2_ALIVE: Duration = Duration::from_secs(20);
 /// Longest body of a change: the data of a control block, in hexadecimal digits.
 pub const MAX_BODY_BYTES: usize = 72 << 10;
+/// The same of a topology: the largest file, with what JSON makes of its line ends.
+pub const MAX_TOPOLOGY_BYTES: usize = 2 << 20;
 /// Time for a body of that length.
 pub const BODY_READ: Duration = Duration::from_secs(5);
 /// What one read of a volume takes from the disk at once.

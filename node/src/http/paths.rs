@@ -46,6 +46,8 @@ pub const WRITER: &str = "/api/v1/writer";
 pub const HASH: &str = "/api/v1/hash";
 /// Have every member of a group execute a control block.
 pub const BLOCK_SEND: &str = "/api/v1/blocks/send";
+/// Take a changed topology.
+pub const TOPOLOGY: &str = "/api/v1/topology";
 /// End the process in order.
 pub const SHUTDOWN: &str = "/api/v1/shutdown";
 
@@ -80,6 +82,7 @@ pub(crate) const CONTROL: &[Entry] = &[
     (WRITER, "POST", "change who the writer of a volume is"),
     (HASH, "POST", "have every replica hash the first bytes of a state"),
     (BLOCK_SEND, "POST", "have every member of a group execute a control block"),
+    (TOPOLOGY, "POST", "take addresses and members from a changed topology"),
     (SHUTDOWN, "POST", "end the process in order"),
 ];
 

@@ -159,6 +159,14 @@ pub struct Policy {
     pub change: PolicyChange,
 }
 
+/// Take a changed topology.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TopologyText {
+    /// The file.
+    pub text: String,
+}
+
 /// Add a next hop.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -92,6 +92,8 @@ pub enum Ask {
     },
     /// Have every member of a group execute a control block.
     Block(super::Order),
+    /// Take a changed topology.
+    Learn(Box<super::Learned>),
     /// Add a next hop.
     RouteAdd {
         /// Group.
@@ -175,6 +177,10 @@ impl Mover {
                 Ok(()) => return,
                 Err(e) => Err(e),
             },
+            Ask::Learn(learned) => {
+                self.learn(*learned);
+                Ok(Reply::Done)
+            }
             Ask::Rename { volume, label } => self.rename(&volume, &label),
             Ask::Delete { volume } => self.delete(&volume),
         };
@@ -343,6 +349,7 @@ impl Mover {
                 format!("{child} is not a next hop of {} for volume {name}", self.cfg.node),
             ));
         }
+        self.may_be_seeded(id, name, &child)?;
         if let Some(h) = self.volumes.get_mut(&id) {
             h.volume.consumer_forget(&child);
             h.relaying.forget(&child);
@@ -351,15 +358,42 @@ impl Mover {
         Ok(Reply::Done)
     }
 
+    /// A child that cannot take a seed is left as it is, with its reason.
+    fn may_be_seeded(&self, id: VolumeId, name: &str, child: &NodeName) -> Result<(), ApiError> {
+        let no = |text: String| Err(ApiError::new(ApiErrorKind::Conflict, text));
+        let Some((conn, stream, _)) = self.stream_to(id, child) else {
+            let link = self.volumes.get(&id).and_then(|h| self.groups.get(&h.group));
+            let why = link.and_then(|g| g.links.get(child)?.reason.clone()).unwrap_or_default();
+            let why = if why.is_empty() { why } else { format!(": {why}") };
+            return no(format!(
+                "{child} does not take volume {name} now{why}; when it is back it goes on by itself, or \
+                 is seeded if it has to be"
+            ));
+        };
+        let out = self.conns.get(&conn).and_then(|c| c.streams_out.get(&stream));
+        let why = out.and_then(|o| o.reason.as_deref()).unwrap_or_default();
+        if why.contains(" cannot be opened on ") {
+            return no(format!(
+                "{why}: `rcpctl volume delete {name} --yes` at {child} (--dir, or --topology with \
+                 --node {child}) gives up what is there, and it is seeded at once"
+            ));
+        }
+        Ok(())
+    }
+
     fn rename(&mut self, name: &str, label: &str) -> Result<Reply, ApiError> {
         let id = self.volume_named(name)?;
         let label = Label::new(label)
             .map_err(|e| ApiError::new(ApiErrorKind::BadRequest, e.to_string()))?;
-        if self.find(label.as_str()).is_some_and(|other| other != id) {
+        if self.labels().any(|(l, other)| *l == label && other != id) {
             let text = format!("{} already has a volume {label}", self.cfg.node);
             return Err(ApiError::new(ApiErrorKind::Conflict, text));
         }
         if let Some(h) = self.volumes.get_mut(&id) {
+            // The source's own name is the group's, until it has another.
+            if h.label == h.source && matches!(h.volume.config().role, Role::Primary { .. }) {
+                h.source = label.clone();
+            }
             h.label = label;
         }
         self.effect(Effect::Exports { volume: id });

@@ -30,7 +30,7 @@ pub(super) const MAX_PENDING: usize = 256;
 /// Longest time that somebody can wait for all members.
 const MAX_WAIT: Duration = Duration::from_secs(3600);
 /// Beginning of the kinds that nodes handle by themselves.
-const OWN_KINDS: &str = "volume-";
+pub(super) const OWN_KINDS: &str = "volume-";
 
 /// The blocks under way at this node.
 pub(super) type Blocks = control::Blocks<AskId, ConnId>;
@@ -122,9 +122,7 @@ impl Mover {
             ));
         }
         Label::new(&order.kind).map_err(|e| bad(format!("the kind of a block: {e}")))?;
-        if order.kind.starts_with(OWN_KINDS) {
-            return Err(bad(format!("kinds that begin with `{OWN_KINDS}` are the program's own")));
-        }
+        let order = self.sent_by_hand(&group, order)?;
         if order.body.len() > MAX_CONTROL_BLOCK {
             return Err(bad(format!(
                 "the data of a block is at most {MAX_CONTROL_BLOCK} bytes, this is {}: put it into a \
@@ -196,11 +194,16 @@ impl Mover {
         let plan = self.groups.get(group).map(|g| &g.plan);
         let (replica, primary) =
             plan.map_or((false, false), |p| (p.replica && !p.primary, p.primary));
-        if block.kind == HASH {
-            return if replica { Part::Repeatable } else { Part::Nothing };
+        let own = super::kinds::Own::named(&block.kind);
+        let part = own.and_then(|own| self.own_kind_part(own, block, (replica, primary)));
+        if let Some(part) = part {
+            return part;
         }
         if let Some(told) = self.controls.on_record(block) {
             return told;
+        }
+        if own.is_some() {
+            return Part::Once;
         }
         if self.cfg.handlers.contains(&block.kind) {
             return if replica || primary { Part::Once } else { Part::Nothing };
@@ -293,6 +296,9 @@ impl Mover {
                     self.effect(Effect::RecordBlock { id, bytes, whole });
                 }
                 control::Effect::Run { block, .. } if block.kind == HASH => self.hash_here(&block),
+                control::Effect::Run { group, block } if block.kind.starts_with(OWN_KINDS) => {
+                    self.run_own(&group, &block);
+                }
                 control::Effect::Run { group, block } => {
                     let ControlBlock { id, kind, after, body, .. } = block;
                     self.effect(Effect::Handle { id, kind, group, after, body });
@@ -330,6 +336,9 @@ impl Mover {
     /// The work of a block was done here.
     pub fn control_done(&mut self, now: Mono, id: [u8; 16], ok: bool, body: Bytes) {
         self.now = self.now.max(now);
+        if self.notice_done(id, ok, &body) {
+            return;
+        }
         self.controls.done(id, ok, body, self.now, self.wall);
         self.carry_out();
     }

@@ -250,6 +250,9 @@ impl Mover {
             p.asks.push(ask);
             return Ok(());
         }
+        if now && at.is_none() && self.play_no_more(ask, id, above) {
+            return Ok(());
+        }
         self.busy(id, name)?;
         self.role_is_known(id, name)?;
         let Some(h) = self.volumes.get_mut(&id) else { return Ok(()) };
@@ -304,6 +307,21 @@ impl Mover {
         self.settle(id);
         self.pump_change(id);
         Ok(())
+    }
+
+    /// A promotion is under way, and what it plays does not end, or takes too long: it plays no more.
+    fn play_no_more(&mut self, ask: AskId, id: VolumeId, above: u32) -> bool {
+        let Some(h) = self.volumes.get_mut(&id) else { return false };
+        let Change::Promoting(p) = &mut h.change else { return false };
+        if !matches!(p.stage, Stage::Playing) || p.at.is_some() || p.counter <= above {
+            return false;
+        }
+        p.now = true;
+        p.asks.push(ask);
+        h.volume.end_playback(Some(Ending::PlayNoMore));
+        self.settle(id);
+        self.pump_change(id);
+        true
     }
 
     /// It is the writer already; one that was fenced, or split, goes on from what it has, on a line

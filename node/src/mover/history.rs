@@ -110,7 +110,8 @@ impl Writer {
             };
             format!(
                 "fenced: waiting for {of} to confirm {what} (known: {}; confirmed: {}); if all of \
-                 them are gone for good and nobody was promoted: `rcpctl confirm {label} --alone`",
+                 them are gone for good and nobody was promoted: `rcpctl confirm {label} --alone` at \
+                 this node (--dir, or --topology with --node)",
                 names.join(", "),
                 c.by.len()
             )
@@ -135,8 +136,8 @@ fn fenced_text(f: &Fenced, label: &str, own: Option<Generation>) -> String {
         );
     }
     format!(
-        "fenced: {} took over as the writer at set {} (generation {}); `rcpctl resync {label}` here \
-         makes this node its replica",
+        "fenced: {} took over as the writer at set {} (generation {}); `rcpctl resync {label}` \
+         at this node (--dir, or --topology with --node) makes it a replica of that",
         f.by, f.at.set, f.at.generation
     )
 }

@@ -12,7 +12,7 @@ use rcp::proto::clock::{Mono, Wall};
 use rcp::proto::frame::{
     DecodedFrame, Frame, FrameType, GoodbyeCode, Hello, Offer, RefuseCode, Role, StreamId,
 };
-use rcp::proto::ids::{GroupName, NodeName, VolumeId};
+use rcp::proto::ids::{GroupName, Label, NodeName, VolumeId};
 use rcp::proto::pace::Pace;
 use rcp::proto::session::{
     CloseReason, Event, Peers, Session, SessionConfig, Side, VERSIONS, abilities,
@@ -22,6 +22,7 @@ use rcp::proto::transport::Hop;
 use super::history::Confirm;
 use super::sending::Outbound;
 use super::trust::Proof;
+use super::upward::{TO_DIAL, Upward};
 use super::{AskId, ConnId, Effect, Level, Mover};
 
 /// What a group is to this node, from the topology.
@@ -31,6 +32,8 @@ pub struct GroupPlan {
     pub primary: bool,
     /// It keeps replicas of what it is fed.
     pub replica: bool,
+    /// The primary according to the topology file, to tell a failover from drift.
+    pub writer: Option<NodeName>,
     /// Next hops according to the topology file, to show drift.
     pub planned: Vec<NodeName>,
     /// Members of the group, and who else may feed this node.
@@ -43,6 +46,12 @@ pub struct GroupPlan {
     pub hop: Hop,
     /// What the topology file says of single next hops of this node, to show drift.
     pub planned_ways: BTreeMap<NodeName, Hop>,
+    /// What volumes of the group are to be called here, by what the group calls them.
+    pub labels: BTreeMap<Label, Label>,
+    /// The node above, if it is dialled from here, and how.
+    pub dial_up: Option<(NodeName, Hop)>,
+    /// Next hops that dial this node.
+    pub dialled_by: BTreeSet<NodeName>,
 }
 
 /// A connection that came in.
@@ -68,6 +77,8 @@ pub(super) struct Group {
     pub(super) rule: feeder::Feeder,
     /// Offers whose volume is being created.
     pub(super) pending_offers: BTreeMap<VolumeId, (ConnId, Offer)>,
+    /// The way up, if the parent is dialled from here.
+    pub(super) up: Upward,
 }
 
 /// Who feeds this node.
@@ -89,7 +100,7 @@ pub(super) struct Link {
     pub(super) conn: Option<ConnId>,
     pub(super) up: bool,
     backoff: Backoff,
-    dial_at: Option<Mono>,
+    pub(super) dial_at: Option<Mono>,
     pub(super) reason: Option<String>,
     pub(super) refused: bool,
     pub(super) since: Wall,
@@ -119,11 +130,12 @@ impl Group {
             feeder: None,
             rule: feeder::Feeder::with_defaults(node.clone(), name.clone()),
             pending_offers: BTreeMap::new(),
+            up: Upward::default(),
         }
     }
 
     pub(super) fn timeouts(&self) -> impl Iterator<Item = Mono> {
-        self.links.values().filter_map(|l| l.dial_at)
+        self.links.values().filter_map(|l| l.dial_at).chain(self.up.dial_at)
     }
 }
 
@@ -163,6 +175,7 @@ impl Mover {
         let node = &self.cfg.node;
         let group = self.groups.entry(name.clone()).or_insert_with(|| Group::new(node, &name));
         group.plan = plan;
+        group.up.dial_at = group.plan.dial_up.as_ref().map(|_| self.now);
         for hop in hops {
             let by = self.table.hop(&name, &hop);
             self.add_link(&name, &hop, by, None);
@@ -185,6 +198,10 @@ impl Mover {
         if let Some(g) = self.groups.get_mut(group) {
             let link = g.links.entry(hop.clone()).or_default();
             link.dial_at = Some(now);
+            if g.plan.dialled_by.contains(hop) {
+                link.dial_at = asked.map(|_| now.after(TO_DIAL));
+                link.reason = Some("it dials this node (`dial: child`)".to_owned());
+            }
             link.since = wall;
             link.asked = asked;
             link.by = by;
@@ -208,7 +225,7 @@ impl Mover {
         path
     }
 
-    fn session_config(&self, group: &GroupName) -> SessionConfig {
+    pub(super) fn session_config(&self, group: &GroupName) -> SessionConfig {
         let plan = self.groups.get(group).map(|g| g.plan.clone()).unwrap_or_default();
         SessionConfig {
             versions: self.cfg.versions,
@@ -237,8 +254,13 @@ impl Mover {
                 .map(|(g, n, _)| (g.clone(), n.clone()))
                 .collect();
             for (group, node) in due {
-                self.dial(&group, &node);
+                if self.groups.get(&group).is_some_and(|g| g.plan.dialled_by.contains(&node)) {
+                    self.has_not_dialled(&group, &node);
+                } else {
+                    self.dial(&group, &node);
+                }
             }
+            self.tick_upward();
         }
         let ids: Vec<_> = self
             .conns
@@ -478,6 +500,9 @@ impl Mover {
             }
             // The peer feeds us.
             Role::Sender => {
+                if !self.upward_up(id, &group_name, &path) {
+                    return;
+                }
                 let Some(g) = self.groups.get_mut(&group_name) else { return };
                 let (sessions, bytes) = g
                     .feeder
@@ -539,6 +564,7 @@ impl Mover {
                 }
             }
         }
+        self.upward_closed(id, &group_name, role.is_some(), &text);
         let mut lost_child = None;
         if let Some(g) = self.groups.get_mut(&group_name) {
             let name = dialled.or(peer.clone());
@@ -553,7 +579,8 @@ impl Mover {
                 l.refused =
                     matches!(reason, CloseReason::Refused { .. } | CloseReason::Untrusted(_));
                 l.reason = Some(text.clone());
-                l.dial_at = Some(l.backoff.failed(text.clone(), now, random));
+                let dial_at = l.backoff.failed(text.clone(), now, random);
+                l.dial_at = (!g.plan.dialled_by.contains(&node)).then_some(dial_at);
                 lost_child = Some((node, l.asked.take()));
             }
             if let Some(f) = &mut g.feeder
@@ -609,7 +636,7 @@ impl Conn {
         abilities(self.version).digest
     }
 
-    fn new(session: Session, group: GroupName, dialled: Option<NodeName>) -> Self {
+    pub(super) fn new(session: Session, group: GroupName, dialled: Option<NodeName>) -> Self {
         Self {
             session,
             group,

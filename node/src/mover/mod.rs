@@ -12,20 +12,27 @@
 //! | `relaying` | seeds that pass through a node without content |
 //! | `routing` | live changes of the routing table |
 //! | `controls` | commands down the tree and their results |
+//! | `kinds` | the program's own kinds of commands |
+//! | `destinations` | what volumes of the group are to be called here |
 //! | `asking` | what operators and programs ask for |
 //! | `growing` | a volume becomes larger |
+//! | `learning` | a changed topology |
 //! | `history` | whose line is followed: fences, splits, confirmation |
 //! | `failover` | who the writer is: promotion, handing over, stepping down |
 //! | `settings` | replication on and off, triggers, persistency |
 //! | `status` | what they are told |
+//! | `upward` | parents that are dialled from here |
 //! | `trust` | what peers have proven |
 
 mod asking;
 mod controls;
+mod destinations;
 mod failover;
 mod growing;
 mod handover;
 mod history;
+mod kinds;
+mod learning;
 mod links;
 mod pacing;
 mod receiving;
@@ -36,6 +43,7 @@ mod sending;
 mod settings;
 mod status;
 mod trust;
+mod upward;
 mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -57,8 +65,11 @@ use forwarder::table::Table;
 
 pub use asking::{Ask, Reply};
 pub use controls::{HASH, Order};
+pub use destinations::{Destinations, NotDestinations};
 pub use failover::{Gate, NotMade};
 pub use history::Confirm;
+pub use kinds::{COPY_EXTENT, Extent};
+pub use learning::Learned;
 pub use links::{Accepted, GroupPlan};
 pub use trust::{Proof, TurnedAway};
 
@@ -99,6 +110,8 @@ pub struct MoverConfig {
     pub handlers: BTreeSet<String>,
     /// The record of control blocks.
     pub journal: Journal,
+    /// What volumes are to be called here.
+    pub destinations: Destinations,
 }
 
 /// How loud a note is.
@@ -253,6 +266,13 @@ pub enum Effect {
         /// For the handler.
         body: Bytes,
     },
+    /// Store what volumes are to be called here, durably, then tell [`Mover::destinations_stored`].
+    StoreDestinations {
+        /// Which control block asks.
+        id: [u8; 16],
+        /// The whole file.
+        bytes: Vec<u8>,
+    },
     /// Store the routing table durably.
     StoreRoutes(Vec<u8>),
     /// Answer a question.
@@ -276,8 +296,10 @@ pub enum Effect {
 pub struct NewReplica {
     /// Which volume.
     pub volume: VolumeId,
-    /// Its label.
+    /// Its label here.
     pub label: Label,
+    /// What the group calls it.
+    pub source: Label,
     /// Its group.
     pub group: GroupName,
     /// Block size.
@@ -306,6 +328,8 @@ pub struct ClosedVolume {
 #[derive(Debug)]
 struct Held {
     label: Label,
+    /// What the group calls it: the label at its source.
+    source: Label,
     group: GroupName,
     volume: Volume,
     inbound: Option<Inbound>,
@@ -323,7 +347,9 @@ struct Held {
     /// The files are being prepared for a larger size: never for two at a time.
     preparing: bool,
     /// Waiting for what was set to be durable.
-    setting: Vec<AskId>,
+    setting: Vec<settings::Waiter>,
+    /// When the newest order to start or stop playback was given that was carried out here.
+    playback_order: u64,
     /// Waiting for a demanded cut.
     cut_asks: Vec<(Demand, AskId)>,
     /// Seeds that pass through.
@@ -331,6 +357,8 @@ struct Held {
     /// Why children were detached, for status.
     detached: BTreeMap<NodeName, String>,
     fill: status::Fill,
+    /// It stands still, and the log says so.
+    stalls: bool,
     /// What the children report of the nodes below.
     below: Aggregate,
     /// Who the writer is, as far as this node knows.
@@ -354,6 +382,9 @@ pub struct Mover {
     groups: BTreeMap<GroupName, Group>,
     conns: BTreeMap<ConnId, Conn>,
     table: Table,
+    destinations: Destinations,
+    storing: destinations::Storing,
+    notices: kinds::Notices,
     /// Control blocks under way.
     controls: controls::Blocks,
     next_conn: u64,
@@ -382,6 +413,9 @@ impl Mover {
             groups: BTreeMap::new(),
             conns: BTreeMap::new(),
             table: cfg.table.clone(),
+            destinations: cfg.destinations.clone(),
+            storing: destinations::Storing::new(),
+            notices: kinds::Notices::default(),
             controls: controls::Blocks::new(
                 cfg.node.clone(),
                 cfg.journal.clone(),
@@ -436,7 +470,18 @@ impl Mover {
     }
 
     /// Takes a volume that was opened or created.
-    pub fn add_volume(&mut self, label: Label, group: GroupName, mut volume: Volume) {
+    pub fn add_volume(&mut self, label: Label, group: GroupName, volume: Volume) {
+        self.add_volume_as(label.clone(), label, group, volume);
+    }
+
+    /// Takes a volume that was opened or created, which the group may call otherwise (VMC-03).
+    pub fn add_volume_as(
+        &mut self,
+        label: Label,
+        source: Label,
+        group: GroupName,
+        mut volume: Volume,
+    ) {
         volume.resume();
         let id = volume.config().volume;
         self.creating.remove(&id);
@@ -445,6 +490,7 @@ impl Mover {
             id,
             Held {
                 label,
+                source,
                 group: group.clone(),
                 volume,
                 inbound: None,
@@ -456,10 +502,12 @@ impl Mover {
                 keeping: Vec::new(),
                 preparing: false,
                 setting: Vec::new(),
+                playback_order: 0,
                 cut_asks: Vec::new(),
                 relaying: relaying::Relaying::default(),
                 detached: BTreeMap::new(),
                 fill: status::Fill::default(),
+                stalls: false,
                 below: Aggregate::with_defaults(self.cfg.node.clone()),
                 writer: history::Writer::default(),
                 change: failover::Change::default(),
@@ -503,14 +551,25 @@ impl Mover {
         self.volumes.iter().map(|(id, h)| (&h.label, *id))
     }
 
-    /// Finds a volume by label or UUID.
+    /// What a volume is called here, and in its group.
+    #[must_use]
+    pub fn names_of(&self, id: VolumeId) -> Option<(&Label, &Label)> {
+        self.volumes.get(&id).map(|h| (&h.label, &h.source))
+    }
+
+    /// Finds a volume by label or UUID, or by what the group calls it, if that is no other's.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<VolumeId> {
         let by_label = self.volumes.iter().find(|(_, h)| h.label.as_str() == name);
-        by_label.map(|(id, _)| *id).or_else(|| {
+        let by_id = || {
             let id: VolumeId = name.parse().ok()?;
             self.volumes.contains_key(&id).then_some(id)
-        })
+        };
+        let by_source = || {
+            let mut called = self.volumes.iter().filter(|(_, h)| h.source.as_str() == name);
+            called.next().filter(|_| called.next().is_none()).map(|(id, _)| *id)
+        };
+        by_label.map(|(id, _)| *id).or_else(by_id).or_else(by_source)
     }
 
     /// When [`Mover::tick`] wants to be called next.

@@ -177,15 +177,17 @@ impl Mover {
                 return;
             }
         } else {
+            let label = self.label_for(&group, &offer.label);
             if let Some((_, other)) = self
                 .volumes
                 .iter()
-                .find(|(_, h)| h.label == offer.label)
+                .find(|(_, h)| h.label == label)
                 .map(|(i, h)| (i, h.group.clone()))
             {
                 let text = format!(
-                    "{} already has another volume with the label {} (group {other}): rename one",
-                    self.cfg.node, offer.label
+                    "{} already has another volume with the label {label} (group {other}): rename one, \
+                     or give the new one another label here (`as:` in the topology)",
+                    self.cfg.node
                 );
                 self.note(Level::Error, text.clone());
                 self.send(conn, refuse(text));
@@ -195,7 +197,8 @@ impl Mover {
             if self.creating.insert(id) {
                 self.effect(Effect::CreateReplica(NewReplica {
                     volume: id,
-                    label: offer.label.clone(),
+                    label,
+                    source: offer.label.clone(),
                     group: group.clone(),
                     block_size: bs,
                     blocks: BlockCount(offer.volume_blocks),
@@ -253,6 +256,7 @@ impl Mover {
         h.newest = h.newest.max(offer.newest);
         h.offered = BlockCount(offer.volume_blocks);
         h.volume.relay_resized(h.offered);
+        let renamed = std::mem::replace(&mut h.source, offer.label.clone()) != offer.label;
         h.inbound = Some(Inbound {
             conn,
             stream: offer.stream,
@@ -266,6 +270,10 @@ impl Mover {
             unanswered: 0,
             detached: None,
         });
+        if renamed {
+            self.effect(Effect::Exports { volume: id });
+            self.offer_again(id);
+        }
         if !known {
             // From now on this node can offer the volume to its own children.
             self.offer_to_children(id);

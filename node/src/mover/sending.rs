@@ -199,7 +199,7 @@ impl Mover {
         let offer = Offer {
             stream,
             volume: id,
-            label: h.label.clone(),
+            label: h.source.clone(),
             block_shift: m.block_size.shift(),
             volume_blocks: m.blocks.0,
             history: m.history.clone(),

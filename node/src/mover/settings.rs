@@ -2,11 +2,45 @@
 
 use std::time::Duration;
 
+use config::limits;
+use config::units::{format_duration, format_size};
 use rcp::proto::ids::VolumeId;
 use volmcast::volume::{CutPolicy, PlaybackPolicy, Role};
 
 use super::{AskId, Effect, Mover, Reply};
 use crate::api::{ApiError, ApiErrorKind, PolicyChange};
+
+/// The same limits as in a topology.
+fn within_limits(hwm: Option<u64>, timeout: Option<Duration>, replica: bool) -> Result<(), String> {
+    let sizes = limits::MIN_HWM..=limits::MAX_HWM;
+    if let Some(n) = hwm.filter(|n| !sizes.contains(n)) {
+        return Err(format!(
+            "a high-water mark of {} is not possible: from {} to {}",
+            format_size(n),
+            format_size(limits::MIN_HWM),
+            format_size(limits::MAX_HWM)
+        ));
+    }
+    let least = if replica { Duration::ZERO } else { limits::MIN_TIMEOUT };
+    if let Some(t) = timeout.filter(|t| !(least..=limits::MAX_TIMEOUT).contains(t)) {
+        return Err(format!(
+            "a timeout of {} is not possible: from {} to {}",
+            format_duration(t),
+            format_duration(least),
+            format_duration(limits::MAX_TIMEOUT)
+        ));
+    }
+    Ok(())
+}
+
+/// Who waits until what was set is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waiter {
+    /// Somebody here.
+    Ask(AskId),
+    /// A control block.
+    Block([u8; 16]),
+}
 
 impl Mover {
     /// Stops replication of a volume here, or lets it go on; answered when a restart would find it
@@ -16,16 +50,21 @@ impl Mover {
     /// In words, with the remedy.
     pub(super) fn replicate(&mut self, ask: AskId, name: &str, on: bool) -> Result<(), ApiError> {
         let id = self.switchable(name)?;
+        self.switch(id, on, Waiter::Ask(ask));
+        Ok(())
+    }
+
+    /// Stops replication of a volume, or lets it go on, for somebody who waits for that.
+    pub(super) fn switch(&mut self, id: VolumeId, on: bool, waiter: Waiter) {
         self.with_volume(id, |v| v.set_replicating(on));
         if on {
             self.attach_after_stop(id);
         }
-        self.set(ask, id);
-        Ok(())
+        self.set(waiter, id);
     }
 
     /// A volume here whose replication can be stopped.
-    fn switchable(&self, name: &str) -> Result<VolumeId, ApiError> {
+    pub(super) fn switchable(&self, name: &str) -> Result<VolumeId, ApiError> {
         let id = self.volume_named(name)?;
         let Some(h) = self.volumes.get(&id) else { return Ok(id) };
         if let Some(why) = h.volume.failure() {
@@ -43,9 +82,9 @@ impl Mover {
     }
 
     /// Answers once what was set is durable.
-    fn set(&mut self, ask: AskId, id: VolumeId) {
+    fn set(&mut self, waiter: Waiter, id: VolumeId) {
         if let Some(h) = self.volumes.get_mut(&id) {
-            h.setting.push(ask);
+            h.setting.push(waiter);
         }
         self.settings_stored(id);
     }
@@ -56,17 +95,29 @@ impl Mover {
         if !h.volume.settings_durable() {
             return;
         }
-        for ask in std::mem::take(&mut h.setting) {
-            self.effect(Effect::Reply { ask, reply: Reply::Done });
+        let on = h.volume.is_replicating();
+        for waiter in std::mem::take(&mut h.setting) {
+            match waiter {
+                Waiter::Ask(ask) => self.effect(Effect::Reply { ask, reply: Reply::Done }),
+                Waiter::Block(id) => {
+                    let text = if on { "started" } else { "stopped" };
+                    self.own_done(id, Ok(text.to_owned()));
+                }
+            }
         }
     }
 
     /// The volume stopped: nobody waits for its settings any more.
     pub(super) fn settings_failed(&mut self, id: VolumeId, why: &str) {
         let Some(h) = self.volumes.get_mut(&id) else { return };
-        for ask in std::mem::take(&mut h.setting) {
-            let e = ApiError::new(ApiErrorKind::Unavailable, why);
-            self.effect(Effect::Reply { ask, reply: Reply::Refused(e) });
+        for waiter in std::mem::take(&mut h.setting) {
+            match waiter {
+                Waiter::Ask(ask) => {
+                    let e = ApiError::new(ApiErrorKind::Unavailable, why);
+                    self.effect(Effect::Reply { ask, reply: Reply::Refused(e) });
+                }
+                Waiter::Block(id) => self.own_done(id, Err(why.to_owned())),
+            }
         }
     }
 
@@ -85,6 +136,12 @@ impl Mover {
             Some(_) => self.switchable(name)?,
         };
         let timeout = change.timeout_ms.map(Duration::from_millis);
+        let replica = self
+            .volumes
+            .get(&id)
+            .is_some_and(|h| matches!(h.volume.config().role, Role::Replica { .. }));
+        within_limits(change.hwm, timeout, replica)
+            .map_err(|text| ApiError::new(ApiErrorKind::BadRequest, text))?;
         self.with_volume(id, |v| {
             match v.config().role {
                 Role::Primary { .. } => {
@@ -107,7 +164,31 @@ impl Mover {
                 v.set_persistent(on);
             }
         });
-        self.set(ask, id);
+        self.set(Waiter::Ask(ask), id);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_topology_refuses_is_refused_here() {
+        let ms = |n| Some(Duration::from_millis(n));
+        for (hwm, timeout, replica, good) in [
+            (Some(64 << 10), ms(100), false, true),
+            (Some(1), None, false, false),
+            (Some(u64::MAX), None, true, false),
+            (None, ms(1), false, false),
+            // A replica may show what comes at once.
+            (None, ms(0), true, true),
+            (None, ms(9999 * 86_400_000), true, false),
+        ] {
+            let found = within_limits(hwm, timeout, replica);
+            assert_eq!(found.is_ok(), good, "{hwm:?} {timeout:?}: {found:?}");
+        }
+        let text = within_limits(None, ms(1), false).expect_err("too short");
+        assert_eq!(text, "a timeout of 1ms is not possible: from 100ms to 365d");
     }
 }

@@ -1,6 +1,5 @@
 //! What operators are told, and what flows up the tree.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use forwarder::aggregate::Position;
@@ -15,7 +14,7 @@ use volmcast::volume::{Role, VolumeStatus};
 use super::links::Group;
 use super::receiving::InStage;
 use super::sending::Stage;
-use super::{ConnId, Held, Mover, history};
+use super::{ConnId, Held, Level, Mover, history};
 use crate::api::{
     ChildProgress, GroupStatus, LinkStatus, NodeStatus, SecurityStatus, SetInfo, StateDigest,
     SubtreeStatus, VolumeInfo,
@@ -66,7 +65,10 @@ impl Fill {
     #[allow(clippy::cast_precision_loss)]
     fn blocks_per_second(&self, block: u64) -> (f64, f64) {
         let whole = self.at.since(self.since).as_secs_f64().max(1.0);
-        (self.sending / block as f64, self.sent as f64 / whole / block as f64)
+        let now = self.sending / block as f64;
+        // It halves for ever.
+        let now = if now < 0.01 { 0.0 } else { now };
+        (now, self.sent as f64 / whole / block as f64)
     }
 
     #[allow(clippy::cast_precision_loss)]
@@ -98,9 +100,27 @@ impl Mover {
                 h.fill.look(now, used);
             }
             self.settle(*id);
+            self.tell_stall(*id);
             self.report_volume(*id);
         }
         self.heartbeats();
+    }
+
+    /// A replica that stands still by itself is said once in the log, and that it goes on.
+    fn tell_stall(&mut self, id: VolumeId) {
+        let Some(h) = self.volumes.get_mut(&id) else { return };
+        if matches!(h.volume.config().role, Role::Primary { .. }) {
+            return;
+        }
+        let (now, label) = (h.volume.stalled().map(str::to_owned), h.label.clone());
+        if now.is_some() == h.stalls {
+            return;
+        }
+        h.stalls = now.is_some();
+        match now {
+            Some(why) => self.note(Level::Warn, format!("volume {label}: {why}")),
+            None => self.note(Level::Info, format!("volume {label} goes on")),
+        }
     }
 
     /// Sends the report of one volume to the parent.
@@ -166,7 +186,12 @@ impl Mover {
     }
 
     fn group_status(&self, name: &str, g: &Group) -> GroupStatus {
-        let role = match (g.plan.primary, g.links.is_empty(), g.plan.replica) {
+        // Whoever took over is the primary, whatever the topology says.
+        let has_volumes = self.volumes.values().any(|h| h.group.as_str() == name);
+        let writes = || self.groups.keys().any(|n| n.as_str() == name && self.writes_in(n));
+        let primary = if has_volumes { writes() } else { g.plan.primary };
+        let replica = g.plan.replica || g.plan.primary;
+        let role = match (primary, g.links.is_empty(), replica) {
             (true, ..) => "primary",
             (false, true, _) => "leaf",
             (false, false, true) => "forwarder",
@@ -176,12 +201,23 @@ impl Mover {
             node: f.node.to_string(),
             addr: self.cfg.addresses.get(&f.node).cloned().unwrap_or_default(),
             state: if f.conn.is_some() { "connected" } else { "waiting" }.to_owned(),
-            reason: f.reason.clone(),
+            reason: g.up.reason.clone().filter(|_| f.conn.is_none()).or(f.reason.clone()),
             since_us: f.since.0,
             bytes: f.bytes,
             sessions: f.sessions,
             version: self.version_of(f.conn),
             ..LinkStatus::default()
+        });
+        let parent = parent.or_else(|| {
+            let (node, hop) = g.plan.dial_up.as_ref()?;
+            Some(LinkStatus {
+                node: node.to_string(),
+                addr: self.cfg.addresses.get(node).cloned().unwrap_or_default(),
+                state: "waiting".to_owned(),
+                reason: g.up.reason.clone(),
+                transport: way_in_words(hop),
+                ..LinkStatus::default()
+            })
         });
         let children = g
             .links
@@ -206,13 +242,6 @@ impl Mover {
                 version: self.version_of(l.conn.filter(|_| l.up)),
             })
             .collect();
-        let planned: BTreeMap<_, _> = self
-            .groups
-            .iter()
-            .filter(|(n, _)| n.as_str() == name)
-            .filter(|(_, g)| !g.plan.planned.is_empty())
-            .map(|(n, g)| (n.clone(), g.plan.planned.clone()))
-            .collect();
         GroupStatus {
             group: name.to_owned(),
             role: role.to_owned(),
@@ -223,29 +252,60 @@ impl Mover {
                 .routes(Some(name))
                 .map(|t| t.entries.into_iter().map(|e| (e.node, e.next_hops)).collect())
                 .unwrap_or_default(),
-            drift: self.drift(&planned, g),
+            drift: self.drift(name, g),
         }
     }
 
     /// How the stored routes differ from the topology file.
-    fn drift(&self, planned: &BTreeMap<GroupName, Vec<NodeName>>, g: &Group) -> Vec<String> {
-        let mut out = self.table.drift(planned);
-        for (group, hops) in planned {
-            let have = self.table.next_hops(group).unwrap_or_default();
-            for hop in hops.iter().filter(|h| have.contains(h)) {
-                let stored = self.table.hop(group, hop).or(&g.plan.hop);
-                let file = g.plan.planned_ways.get(hop).cloned().unwrap_or_default();
-                let file = file.or(&g.plan.hop);
-                if stored != file {
-                    out.push(format!(
-                        "group `{group}`: the topology file has `{hop}` by {file}, the table of \
-                         `{}` by {stored}; delete and add the route to change it",
-                        self.cfg.node
-                    ));
-                }
+    fn drift(&self, name: &str, g: &Group) -> Vec<String> {
+        let all: std::collections::BTreeMap<_, _> =
+            self.groups.iter().map(|(n, g)| (n.clone(), g.plan.planned.clone())).collect();
+        let of_group = format!("group `{name}`:");
+        let mut out = self.table.drift(&all);
+        out.retain(|text| text.starts_with(&of_group));
+        let Some((group, hops)) = all.iter().find(|(n, _)| n.as_str() == name) else { return out };
+        let have = self.table.next_hops(group).unwrap_or_default();
+        for hop in hops.iter().filter(|h| have.contains(h)) {
+            let stored = self.table.hop(group, hop).or(&g.plan.hop);
+            let file = g.plan.planned_ways.get(hop).cloned().unwrap_or_default();
+            let file = file.or(&g.plan.hop);
+            if stored != file {
+                out.push(format!(
+                    "{of_group} the topology file has `{hop}` by {file}, the table of `{}` by \
+                     {stored}; delete and add the route to change it",
+                    self.cfg.node
+                ));
             }
         }
-        out
+        match self.after_failover(group, g) {
+            Some(told) if !out.is_empty() => vec![told],
+            _ => out,
+        }
+    }
+
+    /// Another node than the topology's primary is the writer: the file is behind, not the table.
+    fn after_failover(&self, group: &GroupName, g: &Group) -> Option<String> {
+        let planned = g.plan.writer.as_ref()?;
+        let opened = |h: &Held| Some(h.volume.history().last()?.opened_by.clone());
+        let mut writers = self.volumes.values().filter(|h| h.group == *group).filter_map(opened);
+        let writer = writers.find(|w| w != planned)?;
+        let lines = self.table.display(Some(group)).unwrap_or_default();
+        let routes: Vec<String> = lines
+            .iter()
+            .flat_map(|g| &g.lines)
+            .filter(|(_, hops)| !hops.is_empty())
+            .map(|(node, hops)| {
+                let hops: Vec<&str> = hops.iter().map(NodeName::as_str).collect();
+                format!("{node}: [{}]", hops.join(", "))
+            })
+            .collect();
+        let routes = routes.join(", ");
+        let part = if writer == self.cfg.node { "" } else { " (from this node down)" };
+        Some(format!(
+            "group `{group}`: {writer} took over from {planned}: write `primary: {writer}` and \
+             `routes: {{{routes}}}`{part} into the topology file, then `rcpctl topology apply FILE`; \
+             the routes of the nodes are as they should be"
+        ))
     }
 
     fn volume_info(&self, id: VolumeId, h: &Held) -> VolumeInfo {
@@ -272,11 +332,13 @@ impl Mover {
         });
         let mut info = VolumeInfo {
             label: h.label.to_string(),
+            source: if h.source == h.label { String::new() } else { h.source.to_string() },
             id: id.to_string(),
             group: h.group.to_string(),
             role: s.role.to_owned(),
             state: s.state,
             reason,
+            stalled: h.volume.stalled().map(str::to_owned),
             replicating: h.volume.is_replicating(),
             persistent: !m.settings.transient,
             size: m.block_size.offset(volmcast::units::BlockIndex(m.blocks.0)),
@@ -335,6 +397,11 @@ impl Mover {
             None => {
                 let g = self.groups.get(&h.group)?;
                 Some(match &g.feeder {
+                    Some(f) if f.conn.is_some() => format!(
+                        "the parent {} is connected and does not offer this volume: it was deleted \
+                         there, or is not there yet",
+                        f.node
+                    ),
                     Some(f) => format!(
                         "the parent {} is not connected{}",
                         f.node,

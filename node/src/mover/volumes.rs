@@ -71,12 +71,14 @@ impl Mover {
                     h.newest = h.newest.max(set);
                 }
                 self.effect(Effect::SetFinished { volume: id });
+                self.notice_of_cut(id);
                 self.effect(Effect::Exports { volume: id });
             }
             E::CutDone { demand, state, fresh } => self.cut_done(id, demand, state, fresh),
             E::Visible { .. } => {
                 self.effect(Effect::Exports { volume: id });
                 self.report_volume(id);
+                self.notice_of_cut(id);
                 self.tick_controls();
             }
             E::History => {

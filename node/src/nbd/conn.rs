@@ -92,13 +92,14 @@ impl From<io::Error> for End {
     }
 }
 
-/// Runs a connection to its end. Returns when nothing of it is left.
-pub(crate) fn serve(socket: Arc<Socket>, shared: &Shared) {
+/// Runs a connection to its end; `got_through` says whether it may open an export. Returns when
+/// nothing of it is left.
+pub(crate) fn serve(socket: Arc<Socket>, shared: &Shared, got_through: impl FnOnce() -> bool) {
     let mut rx = Rx::new();
     let deadline = Deadline::after(shared.handshake_deadline);
     let mut line = Line { socket, tunnel: None };
     match shake_hands(&mut line, shared, &mut rx, deadline) {
-        Ok(Outcome::Enter { export, info, negotiated }) => {
+        Ok(Outcome::Enter { export, info, negotiated }) if got_through() => {
             add(&shared.metrics.transmissions, 1);
             let socket = &line.socket;
             let outbox = Outbox::new(Arc::clone(socket));
@@ -127,7 +128,7 @@ pub(crate) fn serve(socket: Arc<Socket>, shared: &Shared) {
                 End::TornReply => conn.outbox.kill(),
             }
         }
-        Ok(Outcome::Abort | Outcome::More | Outcome::StartTls) => {}
+        Ok(_) => {}
         Err(_) => add(&shared.metrics.handshakes_failed, 1),
     }
 }
@@ -213,8 +214,7 @@ impl<'a> Haggling<'a> {
             }
             let step = state.step(rx.data(), self.exports(), &mut out);
             if !out.is_empty() {
-                self.line.socket.limit(deadline)?;
-                self.line.socket.send_all(&out)?;
+                self.line.socket.send_all_by(&out, deadline)?;
                 out.clear();
             }
             let (used, outcome) = step.map_err(|e| io::Error::new(ErrorKind::InvalidData, e))?;
@@ -243,8 +243,7 @@ fn shake_hands(
     rx: &mut Rx,
     deadline: Deadline,
 ) -> io::Result<Outcome> {
-    line.socket.limit(deadline)?;
-    line.socket.send_all(&handshake::greeting())?;
+    line.socket.send_all_by(&handshake::greeting(), deadline)?;
     let mut haggling = Haggling::new(line, shared);
     let mut state = Handshake::new(match haggling.tls() {
         None => TlsMode::Unavailable,

@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
-/// Connections a server holds at once; one more is closed at accept and counted.
+/// Connections with an open export, at once; one more is closed and counted.
 pub const MAX_CONNECTIONS: usize = 256;
+/// TCP connections before that, at once; one more takes the place of the oldest.
+pub const MAX_HAGGLING: usize = 64;
+/// Of them, from one address.
+pub const MAX_HAGGLING_FROM_ONE: usize = 48;
 /// A TCP peer that says nothing for so many seconds is asked whether it is still there.
 pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 /// From accept to the end of option haggling.

@@ -10,9 +10,9 @@ use super::pool::Pool;
 use super::socket::{Listener, Socket};
 use super::tls::Tls;
 use parking_lot::{Condvar, Mutex};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -59,10 +59,50 @@ impl Default for ServerConfig {
     }
 }
 
+/// How far a connection is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// It came by TCP, from there, and has not got through to an export.
+    Haggles(IpAddr),
+    /// It came by a Unix socket, or has an export.
+    Through,
+    /// It was put out; its thread is about to end.
+    Out,
+}
+
+struct Open {
+    socket: Arc<Socket>,
+    stage: Stage,
+}
+
 #[derive(Default)]
 struct Table {
     next: u64,
-    open: HashMap<u64, Arc<Socket>>,
+    open: BTreeMap<u64, Open>,
+}
+
+impl Table {
+    /// Whom somebody who comes from `from` puts out: those who say nothing push out one another,
+    /// and nobody who is through.
+    fn put_out(&self, from: IpAddr) -> Option<u64> {
+        let haggling = || {
+            self.open.iter().filter_map(|(id, o)| match o.stage {
+                Stage::Haggles(from) => Some((*id, from)),
+                _ => None,
+            })
+        };
+        let mut same = haggling().filter(|(_, a)| *a == from).map(|(id, _)| id);
+        let oldest_same = same.next();
+        if oldest_same.is_some() && 1 + same.count() >= limits::MAX_HAGGLING_FROM_ONE {
+            return oldest_same;
+        }
+        let (oldest, _) = haggling().next()?;
+        (haggling().count() >= limits::MAX_HAGGLING).then_some(oldest)
+    }
+
+    fn through(&self) -> usize {
+        self.open.values().filter(|o| o.stage == Stage::Through).count()
+    }
 }
 
 struct Inner {
@@ -172,7 +212,7 @@ impl Server {
     }
 
     fn each_connection(&self, f: impl Fn(&Socket)) {
-        self.inner.table.lock().open.values().for_each(|s| f(s));
+        self.inner.table.lock().open.values().for_each(|o| f(&o.socket));
     }
 
     fn wait(&self, deadline: Deadline) -> bool {
@@ -217,7 +257,7 @@ impl Inner {
             let started = std::thread::Builder::new()
                 .name("nbd-conn".into())
                 .stack_size(limits::STACK)
-                .spawn(move || conn::serve(socket, &place.inner.shared));
+                .spawn(move || conn::serve(socket, &place.inner.shared, || place.got_through()));
             if started.is_err() {
                 // the place was dropped with the closure
                 add(&metrics.connections_refused, 1);
@@ -235,13 +275,40 @@ struct Place {
 impl Place {
     fn take(inner: &Arc<Inner>, socket: &Arc<Socket>) -> Option<Self> {
         let mut table = inner.table.lock();
-        if table.open.len() >= inner.max_connections {
-            return None;
+        let stage = match socket.peer() {
+            Some(from) => Stage::Haggles(from.ip().to_canonical()),
+            None if table.through() >= inner.max_connections => return None,
+            None => Stage::Through,
+        };
+        if let Stage::Haggles(from) = stage
+            && let Some(o) = table.put_out(from).and_then(|id| table.open.get_mut(&id))
+        {
+            o.stage = Stage::Out;
+            o.socket.close();
+            add(&inner.shared.metrics.connections_refused, 1);
         }
         let id = table.next;
         table.next += 1;
-        table.open.insert(id, Arc::clone(socket));
+        table.open.insert(id, Open { socket: Arc::clone(socket), stage });
         Some(Self { inner: Arc::clone(inner), id })
+    }
+
+    /// It opens an export; false if there are as many as there may be.
+    fn got_through(&self) -> bool {
+        let mut table = self.inner.table.lock();
+        let through = table.through();
+        let Some(o) = table.open.get_mut(&self.id) else { return false };
+        match o.stage {
+            Stage::Through => return true,
+            Stage::Out => return false,
+            Stage::Haggles(_) if through < self.inner.max_connections => {
+                o.stage = Stage::Through;
+                return true;
+            }
+            Stage::Haggles(_) => {}
+        }
+        add(&self.inner.shared.metrics.connections_refused, 1);
+        false
     }
 }
 

@@ -93,6 +93,18 @@ impl Socket {
         Ok(())
     }
 
+    /// Sends everything before the deadline, however slowly the peer takes it.
+    pub(crate) fn send_all_by(&self, mut buf: &[u8], deadline: Deadline) -> io::Result<()> {
+        while !buf.is_empty() {
+            self.limit(deadline)?;
+            match self.send_with(buf, SendFlags::empty())? {
+                0 => return Err(ErrorKind::WriteZero.into()),
+                n => buf = &buf[n..],
+            }
+        }
+        Ok(())
+    }
+
     /// Sends what fits at once; 0 when nothing does.
     pub(crate) fn try_send(&self, buf: &[u8]) -> io::Result<usize> {
         match self.send_with(buf, SendFlags::DONTWAIT) {

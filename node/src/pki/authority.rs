@@ -252,7 +252,9 @@ impl Authority {
         if i.revoked.is_some() {
             return Err(PkiError::Refused(format!(
                 "the certificate of {node} was revoked: if {node} is to be trusted again, \
-                 `rcpctl pki issue {node}`"
+                 `rcpctl pki issue {}{node}{}`",
+                if i.user { "--client " } else { "" },
+                i.also.iter().map(|h| format!(" --host {h}")).collect::<String>()
             )));
         }
         let (also, user) = (i.also.clone(), i.user);

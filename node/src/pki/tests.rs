@@ -115,7 +115,8 @@ fn renewal_keeps_the_names_and_changes_the_key() {
 fn revocation_covers_every_certificate_that_is_still_good() {
     let (dir, mut a) = authority();
     let pki = dir.path().join("pki");
-    let first = a.issue(&node("n1"), &[], &BTreeSet::new(), days(5)).unwrap();
+    let also = ["127.0.0.1".to_owned()];
+    let first = a.issue(&node("n1"), &also, &BTreeSet::new(), days(5)).unwrap();
     let second = a.renew(&node("n1"), days(5)).unwrap();
     a.issue(&node("n2"), &[], &BTreeSet::new(), days(5)).unwrap();
     assert_eq!(a.revoke(&node("n1"), NOW + 10).unwrap(), 2);
@@ -123,6 +124,7 @@ fn revocation_covers_every_certificate_that_is_still_good() {
     assert!(e.contains("no valid certificate"), "{e}");
     let e = a.renew(&node("n1"), days(5)).unwrap_err().to_string();
     assert!(e.contains("was revoked"), "{e}");
+    assert!(e.contains("`rcpctl pki issue n1 --host 127.0.0.1`"), "{e}");
 
     let list = std::fs::read(pki.join(REVOKED)).unwrap();
     let der = rustls_pki_types::CertificateRevocationListDer::from_pem_slice(&list).unwrap();

@@ -70,8 +70,12 @@ pub(super) fn load_pki(
 /// Who may come without a certificate.
 pub(super) fn plain_rule(topology: &Topology, node: &NodePlan) -> PlainRule {
     let tcp = |g: &PlannedGroup| {
-        let hop = g.parent(&node.name).map(|p| g.hop(p, &node.name));
-        hop.is_some_and(|h| h.transport == Some(Transport::Tcp))
+        // Hops that somebody else dials.
+        let up = g.parent(&node.name).filter(|_| !g.dialling.contains(&node.name));
+        let up = up.map(|p| g.hop(p, &node.name));
+        let down = g.children(&node.name).iter().filter(|c| g.dialling.contains(*c));
+        let mut all = up.into_iter().chain(down.map(|c| g.hop(&node.name, c)));
+        all.any(|h| h.transport == Some(Transport::Tcp))
     };
     let loopback = topology.pki().is_none() || topology.groups_of(&node.name).any(tcp);
     PlainRule { node: node.name.clone(), anywhere: node.insecure_plaintext, loopback }

@@ -21,6 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::core::Input;
+use super::places::Place;
 use super::start::task;
 use crate::limits;
 use crate::mover::ConnId;
@@ -81,14 +82,14 @@ struct Shared {
 pub(super) fn spawn(
     id: ConnId,
     wire: Wire,
-    peer: String,
-    proven: Option<Proven>,
+    (peer, proven): (String, Option<Proven>),
     core: mpsc::Sender<Input>,
+    place: Option<Place>,
 ) -> Outgoing {
     let (frames, queue) = mpsc::channel(limits::FRAME_QUEUE);
     let shared = Shared::new(id, peer, core);
     let held = shared.let_go.clone().drop_guard();
-    task(run(shared, wire, queue));
+    task(run(shared, wire, queue, place));
     Outgoing { frames, proven, _held: held }
 }
 
@@ -146,7 +147,7 @@ pub(super) fn dial(
         if let Some(proven) = proven {
             let _ = shared.core.send(Input::Proven { conn: id, proven }).await;
         }
-        run(shared, wire, queue).await;
+        run(shared, wire, queue, None).await;
     });
     Outgoing { frames, proven: None, _held: held }
 }
@@ -161,41 +162,45 @@ pub(super) struct Destination {
 
 /// Carries frames until the connection ends. A peer that does not read what is left to be said to
 /// it is given up.
-async fn run(shared: Shared, wire: Wire, queue: mpsc::Receiver<Frame>) {
+async fn run(shared: Shared, wire: Wire, queue: mpsc::Receiver<Frame>, place: Option<Place>) {
     let (stop, let_go) = (shared.stop.clone(), shared.let_go.clone());
     let given_up = async {
         let_go.cancelled().await;
         tokio::time::sleep(limits::LAST_FRAMES).await;
     };
     tokio::select! {
-        () = carry(shared, wire, queue) => {}
+        () = carry(shared, wire, queue, First { lanes: None, place }) => {}
         () = given_up => stop.cancel(),
     }
 }
 
-async fn carry(shared: Shared, wire: Wire, queue: mpsc::Receiver<Frame>) {
+async fn carry(shared: Shared, wire: Wire, queue: mpsc::Receiver<Frame>, first: First) {
     match wire {
         Wire::Tcp(io) => {
             let (prefix, io) = io.into_parts();
             let (read, write) = io.into_split();
-            stream(shared, Prefixed::new(prefix, read), write, queue).await;
+            stream(shared, (Prefixed::new(prefix, read), write), queue, first).await;
         }
         Wire::Stream(io) => {
             let (read, write) = tokio::io::split(io);
-            stream(shared, read, write, queue).await;
+            stream(shared, (read, write), queue, first).await;
         }
-        Wire::Quic(c) => lanes(shared, *c, queue).await,
+        Wire::Quic(c) => lanes(shared, *c, queue, first).await,
     }
 }
 
 /// One stream in both directions.
-async fn stream<R, W>(shared: Shared, read: R, write: W, queue: mpsc::Receiver<Frame>)
-where
+async fn stream<R, W>(
+    shared: Shared,
+    (read, write): (R, W),
+    queue: mpsc::Receiver<Frame>,
+    first: First,
+) where
     R: AsyncRead + Unpin + Send + 'static,
     W: AsyncWrite + Unpin + Send + 'static,
 {
-    let reader = FramedReader::new(read, shared.peer.clone(), Verify::Content);
-    task(read_loop(shared.clone(), reader, None));
+    let reader = FramedReader::new(read, shared.peer.clone(), Verify::Content).greeting();
+    task(read_loop(shared.clone(), reader, first));
     let (end, mut writer) =
         write_loop(&shared, FramedWriter::new(write, &*shared.peer), queue).await;
     if matches!(end, End::Told) {
@@ -206,11 +211,17 @@ where
 }
 
 /// A QUIC connection: the control stream, and lanes as they are needed.
-async fn lanes(shared: Shared, c: quic::Connection, queue: mpsc::Receiver<Frame>) {
+async fn lanes(
+    shared: Shared,
+    c: quic::Connection,
+    queue: mpsc::Receiver<Frame>,
+    mut first: First,
+) {
     let link = Arc::new(c.link);
-    let (first, begun) = watch::channel(false);
-    let reader = FramedReader::new(c.recv, shared.peer.clone(), Verify::Content);
-    task(read_loop(shared.clone(), reader, Some(first)));
+    let (begins, begun) = watch::channel(false);
+    first.lanes = Some(begins);
+    let reader = FramedReader::new(c.recv, shared.peer.clone(), Verify::Content).greeting();
+    task(read_loop(shared.clone(), reader, first));
     task(accept_lanes(shared.clone(), link.clone(), begun));
     let (end, streams) = share_out(&shared, &link, c.send, queue).await;
     if matches!(end, End::Told) {
@@ -388,16 +399,31 @@ impl Shared {
     }
 }
 
-/// Reads the stream that the session begins on; `first` is told when its first frame was handed on.
+/// What changes when the first frame has come.
+struct First {
+    /// Lanes may be read.
+    lanes: Option<watch::Sender<bool>>,
+    /// The peer has introduced itself: its place is free.
+    place: Option<Place>,
+}
+
+/// Reads the stream that the session begins on.
 async fn read_loop<R: AsyncRead + Unpin>(
     shared: Shared,
     mut reader: FramedReader<R>,
-    first: Option<watch::Sender<bool>>,
+    mut first: First,
 ) {
     loop {
         let next = tokio::select! {
             next = shared.next(&mut reader) => next,
             () = shared.stop.cancelled() => return,
+            () = shared.let_go.cancelled() => {
+                // Nobody looks at it; but what is not read could cost the peer our last frames.
+                tokio::select! {
+                    _ = reader.discard() => return,
+                    () = shared.stop.cancelled() => return,
+                }
+            }
         };
         match next {
             Ok(Some(frame)) => {
@@ -411,8 +437,9 @@ async fn read_loop<R: AsyncRead + Unpin>(
             }
             Err(e) => return shared.unread(&e).await,
         }
-        if let Some(first) = &first {
-            first.send_if_modified(|b| !std::mem::replace(b, true));
+        drop(first.place.take());
+        if let Some(begun) = first.lanes.take() {
+            begun.send_replace(true);
         }
     }
 }
@@ -480,7 +507,7 @@ mod tests {
         let (here, there) = duplex(64 * KIB);
         let (core, inputs) = mpsc::channel(16);
         let io: Box<dyn ByteStream> = Box::new(here);
-        let out = spawn(ConnId(1), Wire::Stream(io), "there".to_owned(), None, core);
+        let out = spawn(ConnId(1), Wire::Stream(io), ("there".to_owned(), None), core, None);
         (out, there, inputs)
     }
 

@@ -18,6 +18,7 @@ use volmcast::volume::WorkDone;
 use super::blocks::{self, Handlers};
 use super::conns::{self, Destination, Incoming, Outgoing, Wire};
 use super::disk;
+use super::places::Place;
 use crate::api::{ApiError, ApiErrorKind, NodeStatus, RouteTable, SecurityStatus, VolumeInfo};
 use crate::clock;
 use crate::mover::{
@@ -34,6 +35,8 @@ pub(super) enum Input {
         wire: Wire,
         peer: String,
         proven: Option<Proven>,
+        /// Taken until the peer has introduced itself.
+        place: Place,
     },
     /// A connection that was dialled has proven who it is to.
     Proven {
@@ -228,9 +231,10 @@ impl Core {
     fn input(&mut self, input: Input) {
         let (now, wall) = (clock::mono(), clock::wall());
         match input {
-            Input::Accepted { accepted, wire, peer, proven } => {
+            Input::Accepted { accepted, wire, peer, proven, place } => {
                 let conn = self.mover.accepted(now, wall, accepted);
-                let out = conns::spawn(conn, wire, peer, proven, self.sender.clone());
+                let out =
+                    conns::spawn(conn, wire, (peer, proven), self.sender.clone(), Some(place));
                 self.conns.insert(conn, out);
             }
             Input::Proven { conn, proven } => {
@@ -324,7 +328,7 @@ impl Core {
     }
 
     fn create(&mut self, identity: Identity, plan: OpenPlan, reply: Waiting<VolumeInfo>) {
-        if self.mover.find(identity.label.as_str()).is_some() {
+        if self.mover.labels().any(|(l, _)| *l == identity.label) {
             let text = format!("volume {} exists already", identity.label);
             let _ = reply.send(Err(ApiError::new(ApiErrorKind::Conflict, text)));
             return;
@@ -390,7 +394,8 @@ impl Core {
                 states: o.states,
             },
         );
-        self.mover.add_volume(o.identity.label, o.identity.group, o.volume);
+        let source = o.identity.in_group().clone();
+        self.mover.add_volume_as(o.identity.label, source, o.identity.group, o.volume);
         if primary {
             self.mover.open_generation(id);
             self.mover.stand(id, standing);
@@ -477,9 +482,10 @@ impl Core {
                 let order = blocks::Order { id, kind, group, after, body };
                 self.handlers.run(order, self.sender.clone());
             }
+            Effect::StoreDestinations { id, bytes } => self.store_destinations(id, &bytes),
             Effect::StoreRoutes(bytes) => {
                 let folder = self.folder.clone();
-                if let Err(e) = super::start::store_routes(&folder, &bytes) {
+                if let Err(e) = super::tables::store_routes(&folder, &bytes) {
                     tracing::error!("the routing table could not be stored: {e}");
                 }
             }
@@ -490,6 +496,12 @@ impl Core {
             }
             Effect::Note { level, text } => say(level, &text),
         }
+    }
+
+    fn store_destinations(&mut self, id: [u8; 16], bytes: &[u8]) {
+        let stored = super::tables::store_destinations(&self.folder, bytes);
+        let stored = stored.map_err(|e| format!("the destinations: {e}"));
+        self.mover.destinations_stored(clock::mono(), id, stored);
     }
 
     /// The file with a proxy's CA, from the folder that the topology's paths start from.
@@ -505,10 +517,11 @@ impl Core {
             self.mover.replica_failed(r.volume, &why);
             return;
         };
-        let save = plan.save.get(r.label.as_str()).copied().unwrap_or(plan.default_save);
+        let save = plan.save.get(r.source.as_str()).copied().unwrap_or(plan.default_save);
         let identity = Identity {
             volume: r.volume,
-            base: plan.backing.get(r.label.as_str()).cloned(),
+            base: plan.backing.get(r.source.as_str()).cloned(),
+            source: (r.source != r.label).then_some(r.source),
             label: r.label,
             group: r.group,
             node: plan.open.node.clone(),
@@ -533,10 +546,11 @@ impl Core {
             tracing::error!("the role of a volume could not be stored: {e}");
         }
         let Some(shared) = self.volumes.get_mut(&id) else { return };
-        let Some((label, _)) = self.mover.labels().find(|(_, v)| *v == id) else { return };
+        let Some((label, source)) = self.mover.names_of(id) else { return };
         let Some(v) = self.mover.volume(id) else { return };
-        if shared.identity.label != *label {
+        if shared.identity.label != *label || shared.identity.in_group() != source {
             shared.identity.label = label.clone();
+            shared.identity.source = (source != label).then(|| source.clone());
             let folder = self.folder.join("volumes").join(id.to_string());
             if let Err(e) = shared.identity.store(&folder) {
                 tracing::error!("the new label could not be stored: {e}");
@@ -564,7 +578,7 @@ impl Core {
         let folder = self.folder.join("volumes").join(id.to_string());
         if self.volumes.remove(&id).is_none() {
             // One that could not be opened. At once: it may be offered again the next moment.
-            let gone = Identity::remove(&folder).and_then(|()| std::fs::remove_dir_all(&folder));
+            let gone = Identity::remove(&folder).and_then(|()| Identity::erase(&folder));
             if let Err(e) = gone {
                 tracing::error!("{} could not be removed: {e}", folder.display());
             }
@@ -573,7 +587,7 @@ impl Core {
         tokio::task::spawn_blocking(move || {
             // The name goes first: what a crash leaves is then removed at the next start. Connections
             // may still hold the files.
-            let gone = Identity::remove(&folder).and_then(|()| std::fs::remove_dir_all(&folder));
+            let gone = Identity::remove(&folder).and_then(|()| Identity::erase(&folder));
             if let Err(e) = gone {
                 tracing::error!("{} could not be removed: {e}", folder.display());
             }

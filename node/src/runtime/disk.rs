@@ -111,6 +111,16 @@ pub(super) fn work(volume: VolumeId, tag: Tag, work: Work, core: mpsc::Sender<In
     });
 }
 
+/// Has the next set carry an extent of a volume again.
+pub(super) async fn touch(
+    primary: Arc<crate::volumes::PrimaryVolume>,
+    offset: u64,
+    length: u64,
+) -> Result<(), String> {
+    let touched = tokio::task::spawn_blocking(move || primary.touch(offset, length)).await;
+    touched.unwrap_or_else(|e| Err(format!("the extent was not marked: {e}")))
+}
+
 /// Hashes the first `len` bytes of what is visible, which must be `state` or later.
 pub(super) fn hash(
     id: [u8; 16],

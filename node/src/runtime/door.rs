@@ -42,7 +42,8 @@ pub(super) fn exports(
 
 /// What the topology says. A volume's list holds at every node, also after a failover.
 fn rules(topology: &Topology, node: &NodePlan) -> Rules {
-    let list = |v: &config::VolumePlan| Some((v.label.to_string(), v.nbd_allow.clone()?));
+    let list =
+        |v: &config::VolumePlan| Some((v.label_at(&node.name).to_string(), v.nbd_allow.clone()?));
     Rules {
         secured: topology.pki().is_some() && !node.insecure_plaintext,
         nodes: topology.nodes().map(|n| n.name.clone()).collect(),

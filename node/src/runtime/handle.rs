@@ -1,21 +1,24 @@
 //! The running node as others see it: [`NodeApi`] over the core's queue.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rcp::proto::ids::{GroupName, Label, VolumeId};
+use config::Topology;
+use rcp::proto::ids::{GroupName, Label, NodeName, VolumeId};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use volmcast::storage::Identity;
+use volmcast::storage::{Identity, has_content};
 use volmcast::units::{BlockCount, BlockSize};
 
+use super::apply;
 use super::core::{Input, ReplicaPlan};
 use crate::api::{
     Answer, ApiError, ApiErrorKind, CutInfo, MemberResult, NodeApi, NodeStatus, PolicyChange,
-    RouteTable, RouteWay, StateReader, VolumeInfo, VolumeSpec, WriterAnswer, WriterChange,
+    RouteTable, RouteWay, StateReader, TopologyTaken, VolumeInfo, VolumeSpec, WriterAnswer,
+    WriterChange,
 };
-use crate::mover::{Ask, Order, Reply};
+use crate::mover::{Ask, COPY_EXTENT, Extent, Order, Reply};
 use crate::nbd::OpenErrorKind;
 use crate::volumes::Names;
 use crate::volumes::open::OpenPlan;
@@ -31,10 +34,31 @@ pub struct NodeHandle {
     pub(super) plans: std::collections::BTreeMap<GroupName, ReplicaPlan>,
     /// Groups this node is primary of.
     pub(super) primary_of: Vec<GroupName>,
+    /// This node.
+    pub(super) node: NodeName,
+    /// What it was started with, or learned last.
+    pub(super) topology: parking_lot::Mutex<Topology>,
 }
 
 fn gone() -> ApiError {
     ApiError::new(ApiErrorKind::Unavailable, "the node is being stopped")
+}
+
+/// A new volume begins with zeroes: what lies there already would be on this node and on no other.
+fn free_of_content(path: &Path, label: &str) -> Result<(), String> {
+    let shown = path.display();
+    let what = match std::fs::metadata(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(format!("{shown}: {e}")),
+        Ok(m) if m.is_dir() => return Err(format!("{shown} is a folder: name a file in it")),
+        Ok(m) if m.is_file() => match has_content(path) {
+            Ok(false) => return Ok(()),
+            Ok(true) => format!("has content ({} bytes)", m.len()),
+            Err(e) => return Err(format!("{shown}: {e}")),
+        },
+        Ok(_) => "is a device, and what is on it is not known".to_owned(),
+    };
+    Err(format!("{shown} {what}: `rcpctl volume import {label} {shown}` makes a volume of it"))
 }
 
 impl NodeHandle {
@@ -89,6 +113,8 @@ impl NodeHandle {
             let len =
                 std::fs::metadata(path).map_err(|e| bad(format!("{}: {e}", path.display())))?.len();
             size = size.max(len).div_ceil(bs) * bs;
+        } else if let Some(path) = &base {
+            free_of_content(path, &spec.label).map_err(bad)?;
         }
         if size == 0 || !size.is_multiple_of(bs) {
             return Err(bad(format!(
@@ -103,6 +129,7 @@ impl NodeHandle {
         let identity = Identity {
             volume: VolumeId(*uuid::Uuid::new_v4().as_bytes()),
             label,
+            source: None,
             group,
             node: plan.open.node.clone(),
             role: "primary".to_owned(),
@@ -115,6 +142,24 @@ impl NodeHandle {
         };
         let open = OpenPlan { import: spec.import, ..plan.open.clone() };
         Ok((identity, open))
+    }
+
+    /// Has the next set carry an extent again, and the order wait for it (CB-01).
+    async fn copy_extent(&self, order: &mut Order) -> Result<(), ApiError> {
+        let bad = |text: String| ApiError::new(ApiErrorKind::BadRequest, text);
+        let e = Extent::read(&order.body).map_err(bad)?;
+        let primary = self.names.get(&e.volume).and_then(|v| v.primary).ok_or_else(|| {
+            bad(format!(
+                "{} is not the label of a volume that is written here: extents are copied from the \
+                 primary",
+                e.volume
+            ))
+        })?;
+        let (offset, length) = (e.offset, e.length);
+        super::disk::touch(primary, offset, length).await.map_err(bad)?;
+        let cut = self.cut(&e.volume, false).await?;
+        order.after = Some((e.volume, Some(cut.set)));
+        Ok(())
     }
 
     /// Where its data lies.
@@ -239,8 +284,11 @@ impl NodeApi for NodeHandle {
         })
     }
 
-    fn block_send(&self, order: Order) -> Answer<'_, Vec<MemberResult>> {
+    fn block_send(&self, mut order: Order) -> Answer<'_, Vec<MemberResult>> {
         Box::pin(async move {
+            if order.kind == COPY_EXTENT {
+                self.copy_extent(&mut order).await?;
+            }
             match self.ask(Ask::Block(order)).await? {
                 Reply::Members(m) => Ok(m),
                 _ => Err(ApiError::new(ApiErrorKind::Internal, "an answer of the wrong kind")),
@@ -279,7 +327,48 @@ impl NodeApi for NodeHandle {
         Box::pin(self.table(Ask::RouteDelete { group, next_hop }))
     }
 
+    fn topology(&self, text: String) -> Answer<'_, TopologyTaken> {
+        Box::pin(async move {
+            let bad = |text: String| ApiError::new(ApiErrorKind::BadRequest, text);
+            let new = Topology::compile(&text, "the topology")
+                .map_err(|e| bad(format!("the topology is not usable\n{}", e.plain())))?;
+            let old = self.topology.lock().clone();
+            let (learned, told) = apply::compare(&old, &new, &self.node).map_err(bad)?;
+            self.done(Ask::Learn(Box::new(learned))).await?;
+            *self.topology.lock() = new;
+            Ok(told)
+        })
+    }
+
     fn shutdown(&self) {
         self.stop.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_volume_is_made_of_nothing_that_is_somebodys() {
+        let dir = tempfile::tempdir().expect("temp");
+        let path = dir.path().join("mine.txt");
+        assert_eq!(free_of_content(&path, "v5"), Ok(()));
+        std::fs::write(&path, "").expect("an empty file");
+        assert_eq!(free_of_content(&path, "v5"), Ok(()));
+        std::fs::File::options()
+            .write(true)
+            .open(&path)
+            .and_then(|f| f.set_len(1 << 20))
+            .expect("a hole");
+        assert_eq!(free_of_content(&path, "v5"), Ok(()));
+        std::fs::write(&path, "1\n2\n").expect("content");
+        let text = free_of_content(&path, "v5").expect_err("refused");
+        assert!(text.contains("has content (4 bytes): `rcpctl volume import v5 "), "{text}");
+        assert_eq!(std::fs::read(&path).expect("as it was"), b"1\n2\n");
+        let text = free_of_content(dir.path(), "v5").expect_err("refused");
+        assert!(text.contains("is a folder"), "{text}");
+        let text = free_of_content(Path::new("/dev/null"), "v5").expect_err("refused");
+        assert!(text.contains("is a device"), "{text}");
     }
 }

@@ -9,6 +9,7 @@
 //! The core task never waits for anything but its queue and the clock. Every queue has a bound;
 //! what a peer may have in flight is bounded in bytes before it is read.
 
+mod apply;
 mod blocks;
 mod certificates;
 mod conns;
@@ -17,8 +18,11 @@ mod disk;
 mod door;
 mod handle;
 mod lobby;
+mod places;
 mod port;
 mod start;
+mod stored;
+mod tables;
 mod writer;
 
 pub use handle::NodeHandle;

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::conns::Wire;
 use super::core::Input;
 use super::lobby::{Guest, Lobby};
+use super::places::Places;
 use super::start::task;
 use crate::access::{Caller, Way};
 use crate::http::{self, Deadlines};
@@ -80,6 +81,8 @@ pub(super) struct Port {
     /// The nodes of the topology: other names that a certificate carries are not a node's.
     nodes: Arc<BTreeSet<NodeName>>,
     lobby: Arc<Lobby>,
+    http: Arc<Places>,
+    greeting: Arc<Places>,
 }
 
 /// Which HTTP a connection speaks.
@@ -124,7 +127,17 @@ impl Port {
         stop: CancellationToken,
     ) -> Self {
         let Entry { rule, nodes } = entry;
-        Self { core, routers: None, stop, pki, rule, nodes: Arc::new(nodes), lobby: Arc::default() }
+        Self {
+            core,
+            routers: None,
+            stop,
+            pki,
+            rule,
+            nodes: Arc::new(nodes),
+            lobby: Arc::default(),
+            http: Places::new(limits::MAX_HTTP, limits::MAX_HTTP_FROM_ONE),
+            greeting: Places::new(limits::MAX_GREETING, limits::MAX_GREETING_FROM_ONE),
+        }
     }
 
     /// Lets everybody in who may: HTTP is served by `routers`.
@@ -334,10 +347,13 @@ impl Port {
         proven: Option<Proven>,
     ) {
         visit.through();
+        let Some(place) = self.greeting.take(visit.peer.ip()) else {
+            return crate::metrics::port_connection("full");
+        };
         let from = visit.peer.ip().to_string();
         let accepted = mover::Accepted { group, proof, from, since: visit.began };
         let peer = visit.peer.to_string();
-        let _ = self.core.send(Input::Accepted { accepted, wire, peer, proven }).await;
+        let _ = self.core.send(Input::Accepted { accepted, wire, peer, proven, place }).await;
     }
 
     /// Notes who was turned away by TLS, and why.
@@ -359,6 +375,9 @@ impl Port {
     async fn http<S: ByteStream + 'static>(&self, visit: &Visit, io: S, version: Http, way: Way) {
         visit.through();
         let Some(routers) = &self.routers else { return };
+        let Some(_place) = self.http.take(visit.peer.ip()) else {
+            return crate::metrics::port_connection("full");
+        };
         // Whoever sends its first line byte by byte has used up its time for the rest.
         let mut deadlines = Deadlines::default();
         let left = deadlines.header_read.saturating_sub(clock::mono().since(visit.began));

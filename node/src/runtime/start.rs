@@ -14,13 +14,13 @@ use forwarder::table::Table;
 use rcp::net::quic::Listener;
 use rcp::proto::control::Journal;
 use rcp::proto::delta::Compression;
-use rcp::proto::ids::{GroupName, NodeName, VolumeId};
+use rcp::proto::ids::{GroupName, NodeName};
+use rcp::proto::transport::Hop;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use volmcast::save::Budget;
-use volmcast::storage::{Identity, StorageError, replace_file};
-use volmcast::units::BlockCount;
+use volmcast::storage::{StorageError, replace_file};
 use volmcast::volume::{CutPolicy, PlaybackPolicy};
 
 use super::blocks;
@@ -29,15 +29,17 @@ use super::core::{Core, Input, ReplicaPlan};
 use super::door;
 use super::handle::NodeHandle;
 use super::port::{Entry, Port};
+use super::stored;
+use super::tables::load_tables;
 use crate::access::{Audit, Caller};
 use crate::api::NodeApi;
 use crate::http::{self, Deadlines};
 use crate::metrics::Metrics;
-use crate::mover::{ClosedVolume, Confirm, GroupPlan, Mover, MoverConfig};
+use crate::mover::{Confirm, Destinations, GroupPlan, Mover, MoverConfig};
 use crate::nbd;
 use crate::volumes::Names;
 use crate::volumes::door::Door;
-use crate::volumes::open::{self, OpenPlan};
+use crate::volumes::open::OpenPlan;
 use crate::{clock, limits};
 
 /// Starts a task; the one place in this crate that does.
@@ -49,12 +51,12 @@ pub(super) fn task(f: impl Future<Output = ()> + Send + 'static) {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The system refused.
-    #[error("{what}: {source}")]
+    #[error("{what}: {error}{}", remedy(.error))]
     Io {
         /// What was tried.
         what: String,
         /// Why not.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// In words.
     #[error("{0}")]
@@ -63,10 +65,22 @@ pub enum StartError {
 
 pub(super) fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> StartError {
     let what = what.into();
-    move |source| StartError::Io { what, source }
+    move |error| StartError::Io { what, error }
 }
 
-fn refused(e: StorageError) -> StartError {
+fn remedy(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            "; `ss -ltnup` shows by whom: stop that, or give this node another port in the topology"
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            "; run rcpd as the user that this belongs to, or give that to the user of rcpd"
+        }
+        _ => "",
+    }
+}
+
+pub(super) fn refused(e: StorageError) -> StartError {
     StartError::Refused(e.to_string())
 }
 
@@ -129,44 +143,6 @@ fn open_folder(folder: &Path, node: &NodeName) -> Result<File, StartError> {
     Ok(lock)
 }
 
-fn routes_path(folder: &Path) -> PathBuf {
-    folder.join("routes")
-}
-
-/// Stores the routing table so that a crash leaves the old or the new one.
-pub(super) fn store_routes(folder: &Path, bytes: &[u8]) -> Result<(), StorageError> {
-    replace_file(&routes_path(folder), bytes)
-}
-
-/// The stored routing table; at the first start, the topology's lines.
-fn load_routes(folder: &Path, node: &NodeName, topology: &Topology) -> Result<Table, StartError> {
-    let path = routes_path(folder);
-    match std::fs::read(&path) {
-        Ok(bytes) => Table::decode(&bytes).map_err(|e| {
-            StartError::Refused(format!(
-                "{}: {e}; remove the file to begin with the routes of the topology again",
-                path.display()
-            ))
-        }),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            let planned: BTreeMap<_, _> = topology
-                .groups()
-                .map(|g| (g.name.clone(), g.children(node).to_vec()))
-                .filter(|(_, hops)| !hops.is_empty())
-                .collect();
-            let by = |group: &GroupName, hop: &NodeName| {
-                let key = (node.clone(), hop.clone());
-                topology.group(group).and_then(|g| g.hops.get(&key)).cloned().unwrap_or_default()
-            };
-            let table = Table::from_plan_by(node.clone(), &planned, &by)
-                .map_err(|e| StartError::Refused(e.to_string()))?;
-            store_routes(folder, &table.encode()).map_err(refused)?;
-            Ok(table)
-        }
-        Err(e) => Err(io(path.display().to_string())(e)),
-    }
-}
-
 fn replica_plans(
     groups: &[&PlannedGroup],
     node: &NodePlan,
@@ -219,12 +195,12 @@ pub async fn start(
 ) -> Result<Running, StartError> {
     let folder = data_folder(base, node);
     let lock = open_folder(&folder, &node.name)?;
-    let table = load_routes(&folder, &node.name, topology)?;
+    let tables = load_tables(&folder, &node.name, topology)?;
     let pki = load_pki(topology, node, base)?;
     let (sender, queue) = mpsc::channel(limits::CORE_QUEUE);
     let names = Arc::new(Names::default());
     let (journal, records) = blocks::open(&folder)?;
-    let mover = new_mover(topology, node, versions, table, journal);
+    let mover = new_mover(topology, node, versions, tables, journal);
     let groups: Vec<_> = topology.groups_of(&node.name).collect();
     let plans = replica_plans(&groups, node, &folder);
     let mut core = Core {
@@ -246,7 +222,7 @@ pub async fn start(
         records,
         handlers: blocks::Handlers::new(node, base),
     };
-    open_volumes(&mut core, &groups, &node.name, &folder)?;
+    stored::open_volumes(&mut core, &groups, &node.name, &folder)?;
     // The export names are there before anybody is let in.
     core.effects();
 
@@ -275,11 +251,10 @@ pub async fn start(
         folder: folder.clone(),
         plans,
         primary_of: primary_of(&groups, &node.name),
+        node: node.name.clone(),
+        topology: topology.clone().into(),
     });
-    let metrics = Metrics::install()
-        .map_err(|e| StartError::Refused(format!("metrics cannot be set up: {e}")))?;
-    show_counters(&server, &metrics);
-    task(upkeep(metrics.clone(), stop.clone()));
+    let metrics = metrics_of(&server, &stop)?;
     let guard = certificates::guard(topology, node, base, audit);
     let port = Port::new(sender.clone(), pki.clone(), entry(topology, node), stop.clone());
     let routers = http::routers_with(handle.clone(), metrics, guard, Some(port.upgrades()));
@@ -312,7 +287,7 @@ fn new_mover(
     topology: &Topology,
     node: &NodePlan,
     versions: (u16, u16),
-    table: Table,
+    (table, destinations): (Table, Destinations),
     journal: Journal,
 ) -> Mover {
     let cfg = MoverConfig {
@@ -327,32 +302,48 @@ fn new_mover(
         versions,
         handlers: node.handlers.keys().cloned().collect(),
         journal,
+        destinations,
     };
     Mover::new(cfg, clock::mono(), clock::wall())
 }
 
 fn enter_groups(mover: &mut Mover, groups: &[&PlannedGroup], node: &NodeName) {
     for g in groups {
-        let plan = GroupPlan {
-            primary: g.primary == *node,
-            replica: g.role(node).is_some_and(config::Role::has_replica),
-            planned: g.children(node).to_vec(),
-            members: g.members().into_iter().chain(&g.feeders).cloned().collect(),
-            relays: g.forward_only.clone(),
-            confirm: match g.policy.confirm {
-                config::Confirm::OneChild | config::Confirm::Always => Confirm::OneChild,
-                config::Confirm::Children(n) => Confirm::Children(n),
-                config::Confirm::None => Confirm::None,
-            },
-            hop: g.hop.clone(),
-            planned_ways: g
-                .hops
-                .iter()
-                .filter(|((from, _), _)| from == node)
-                .map(|((_, to), hop)| (to.clone(), hop.clone()))
-                .collect(),
-        };
-        mover.add_group(g.name.clone(), plan);
+        mover.add_group(g.name.clone(), group_plan(g, node));
+    }
+}
+
+/// What a group is to this node.
+pub(super) fn group_plan(g: &PlannedGroup, node: &NodeName) -> GroupPlan {
+    GroupPlan {
+        primary: g.primary == *node,
+        replica: g.role(node).is_some_and(config::Role::has_replica),
+        writer: Some(g.primary.clone()),
+        planned: g.children(node).to_vec(),
+        members: g.members().into_iter().chain(&g.feeders).cloned().collect(),
+        relays: g.forward_only.clone(),
+        confirm: match g.policy.confirm {
+            config::Confirm::OneChild | config::Confirm::Always => Confirm::OneChild,
+            config::Confirm::Children(n) => Confirm::Children(n),
+            config::Confirm::None => Confirm::None,
+        },
+        hop: g.hop.clone(),
+        planned_ways: g
+            .hops
+            .iter()
+            .filter(|((from, _), _)| from == node)
+            .map(|((_, to), hop)| (to.clone(), hop.clone()))
+            .collect(),
+        dial_up: g
+            .parent(node)
+            .filter(|_| g.dialling.contains(node))
+            .map(|p| (p.clone(), Hop { limit: None, ..g.hop(p, node) })),
+        dialled_by: g.children(node).iter().filter(|c| g.dialling.contains(*c)).cloned().collect(),
+        labels: g
+            .volumes
+            .iter()
+            .filter_map(|v| Some((v.label.clone(), v.labels.get(node)?.clone())))
+            .collect(),
     }
 }
 
@@ -387,6 +378,15 @@ async fn resolve(node: &NodePlan) -> Result<Vec<std::net::SocketAddr>, StartErro
     Ok(found.take(1).collect())
 }
 
+/// The metrics of this process.
+fn metrics_of(server: &nbd::Server, stop: &CancellationToken) -> Result<Arc<Metrics>, StartError> {
+    let refused = |e| StartError::Refused(format!("metrics cannot be set up: {e}"));
+    let metrics = Metrics::install().map_err(refused)?;
+    show_counters(server, &metrics);
+    task(upkeep(metrics.clone(), stop.clone()));
+    Ok(metrics)
+}
+
 /// What the NBD server counts stands among the metrics.
 fn show_counters(server: &nbd::Server, metrics: &Metrics) {
     let counters = server.metrics();
@@ -409,83 +409,6 @@ fn first_eight(b: &[u8; 16]) -> [u8; 8] {
     let mut out = [0; 8];
     out.copy_from_slice(&b[..8]);
     out
-}
-
-/// Opens what is in the folder and makes the primary's volumes that the topology names.
-fn open_volumes(
-    core: &mut Core,
-    groups: &[&PlannedGroup],
-    node: &NodeName,
-    folder: &Path,
-) -> Result<(), StartError> {
-    let all = folder.join("volumes");
-    let entries = std::fs::read_dir(&all).map_err(io(all.display().to_string()))?;
-    let mut have = Vec::new();
-    for entry in entries.flatten() {
-        let path = entry.path();
-        if !path.join("identity").exists() {
-            // A creation that was cut short before it had a name: nothing was in it.
-            tracing::warn!("{} is an unfinished volume and is removed", path.display());
-            let _ = std::fs::remove_dir_all(&path);
-            continue;
-        }
-        let identity =
-            Identity::load(&path, node).map_err(|e| StartError::Refused(e.to_string()))?;
-        let Some(plan) = core.plans.get(&identity.group) else {
-            tracing::warn!(
-                "volume {} is of group {}, which this node is not in: it stays closed",
-                identity.label,
-                identity.group
-            );
-            continue;
-        };
-        have.push(identity.label.clone());
-        match open::open(&path, &plan.open, clock::mono(), clock::wall()) {
-            Ok(o) => core.enter(o),
-            // Other volumes go on.
-            Err(e) => {
-                let why = e.to_string();
-                core.names.set_closed(identity.volume, identity.label.as_str(), &why);
-                let (label, group, role) = (identity.label, identity.group, identity.role);
-                let closed = ClosedVolume { label, group, role, why };
-                core.mover.add_closed(identity.volume, closed);
-            }
-        }
-    }
-    for g in groups.iter().filter(|g| g.primary == *node) {
-        for v in g.volumes.iter().filter(|v| !have.contains(&v.label)) {
-            let id = VolumeId(*uuid::Uuid::new_v4().as_bytes());
-            let plan = &core.plans[&g.name];
-            let base = v.backing_for(node).map(|p| folder.join(p));
-            let import = base
-                .as_ref()
-                .is_some_and(|p| std::fs::metadata(p).is_ok_and(|m| m.len() > 0 || !m.is_file()));
-            let identity = Identity {
-                volume: id,
-                label: v.label.clone(),
-                group: g.name.clone(),
-                node: node.clone(),
-                role: "primary".to_owned(),
-                block_size: volmcast::units::BlockSize::from_bytes(v.block_size)
-                    .unwrap_or_default(),
-                blocks: BlockCount(v.blocks()),
-                save: g.save_for(v, node),
-                snapshots: v.snapshot_area,
-                base,
-                // It may have been the primary before, and have lost its disk.
-                standing: volmcast::storage::Standing {
-                    unproven: g.policy.confirm == config::Confirm::Always,
-                    ..volmcast::storage::Standing::default()
-                },
-            };
-            let path = all.join(id.to_string());
-            let plan = OpenPlan { import, ..plan.open.clone() };
-            let o = open::create(&path, &identity, &plan, clock::mono(), clock::wall())
-                .map_err(|e| StartError::Refused(e.to_string()))?;
-            core.enter(o);
-        }
-    }
-    Ok(())
 }
 
 fn bind_control(folder: &Path) -> Result<UnixListener, StartError> {

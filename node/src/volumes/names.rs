@@ -129,7 +129,10 @@ impl Names {
         };
         let Some(state) = state else {
             if e.primary.is_some() {
-                let text = format!("volume {label} is writable here; its export is `{label}`");
+                let text = format!(
+                    "volume {label} is writable here, and has no single state to read: use NBD \
+                     (export `{label}`), or name a kept state, as in {label}@SET or ?state=SET"
+                );
                 return Err(refuse(OpenErrorKind::Policy, text));
             }
             let pin = states.board().pin_visible().map_err(not_ready)?;

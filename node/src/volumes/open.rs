@@ -149,11 +149,14 @@ pub fn create(
         let text = format!("{} holds a volume already; it is left as it is", folder.display());
         return Err(OpenFailure::Area { label: identity.label.to_string(), text });
     }
+    // What a crash leaves is told from a volume that has lost its name.
+    Identity::begin(folder)?;
     let files = Files::create(folder, identity, sizes(identity))?;
     format(identity, plan, &Tuning::default(), &files)?;
     drop(files);
     // With its name the folder becomes a volume.
     identity.store(folder)?;
+    Identity::finished(folder)?;
     open(folder, plan, now, wall)
 }
 

@@ -118,6 +118,21 @@ impl PrimaryVolume {
         });
     }
 
+    /// Has the next set carry `offset..offset + len` again, as it is (CB-01).
+    ///
+    /// # Errors
+    /// In words.
+    pub fn touch(&self, offset: u64, len: u64) -> Result<(), String> {
+        let size = self.size.load(Ordering::Acquire);
+        if offset.checked_add(len).is_none_or(|end| end > size) {
+            return Err(format!(
+                "the extent of {len} bytes at {offset} ends beyond the volume, which has {size} bytes"
+            ));
+        }
+        self.change_in_pieces(offset, len, &|_, _, _| Ok(()))
+            .map_err(|e| format!("the {} cannot take it: {e:?}", self.description))
+    }
+
     /// Carries a change of `offset..offset + len` through capture and pins, then `act`.
     fn change(
         &self,

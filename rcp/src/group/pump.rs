@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 
 use super::clock::Clock;
 use super::core::{ConnId, Input};
+use crate::net::NetError;
 use crate::net::conn::{FramedReader, FramedWriter, Verify};
 use crate::proto::frame::{Frame, GoodbyeCode, Hello, RefuseCode};
 use crate::proto::session::{CloseReason, Event, Peer, Session};
@@ -60,8 +61,7 @@ where
                     Heard::Up(peer)
                 }
                 Event::Frame(Frame::Probe { .. }) => {
-                    let text = "an application's endpoint takes no volumes".to_owned();
-                    let _ = session.send(Frame::ProbeReply { ok: false, text });
+                    let _ = session.send(no_volumes());
                     continue;
                 }
                 Event::Frame(frame) => Heard::Frame(frame),
@@ -90,8 +90,7 @@ where
             frame = reader.next() => match frame {
                 Ok(Some(f)) => session.handle_frame(clock.mono(), f.frame),
                 Ok(None) => session.handle_broken("the peer closed the connection"),
-                Err(e) if e.is_nonsense() => session.handle_nonsense(&e.to_string()),
-                Err(e) => session.handle_broken(&e.to_string()),
+                Err(e) => unread(&mut session, &e),
             },
             written = writer.flush(), if writer.queued() > 0 => if let Err(e) = written {
                 session.handle_broken(&e.to_string());
@@ -115,6 +114,21 @@ where
             }
         }
     }
+}
+
+/// Nothing more can be read. A peer that sent nonsense is told so.
+fn unread(session: &mut Session, e: &NetError) {
+    let text = e.to_string();
+    if e.is_nonsense() {
+        session.handle_nonsense(&text);
+    } else {
+        session.handle_broken(&text);
+    }
+}
+
+fn no_volumes() -> Frame {
+    let text = "an application's endpoint takes no volumes".to_owned();
+    Frame::ProbeReply { ok: false, text }
 }
 
 async fn sleep_until(at: Option<tokio::time::Instant>) {

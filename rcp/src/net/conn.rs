@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::NetError;
 use super::pool::Pool;
-use crate::proto::frame::{DecodedFrame, Frame, FrameHeader};
+use crate::proto::frame::{DecodedFrame, Frame, FrameError, FrameHeader};
 use crate::proto::limits::FRAME_HEADER_LEN;
 
 /// Read at once while it is not known what comes: this much of a chunk is copied, at most.
@@ -44,6 +44,8 @@ pub struct FramedReader<R> {
     large: Option<(FrameHeader, BytesMut)>,
     pool: Pool,
     received: u64,
+    /// No frame has come yet on a stream that a session begins on.
+    greets: bool,
 }
 
 impl<R: AsyncRead + Unpin> FramedReader<R> {
@@ -57,7 +59,16 @@ impl<R: AsyncRead + Unpin> FramedReader<R> {
             large: None,
             pool: Pool::new(POOL_SLOTS),
             received: 0,
+            greets: false,
         }
+    }
+
+    /// A session begins on this stream: nothing large is taken from the peer before it has said who
+    /// it is.
+    #[must_use]
+    pub fn greeting(mut self) -> Self {
+        self.greets = true;
+        self
     }
 
     /// Names the peer, once its name is known.
@@ -101,6 +112,20 @@ impl<R: AsyncRead + Unpin> FramedReader<R> {
         }
     }
 
+    /// Reads to the end and keeps nothing.
+    ///
+    /// # Errors
+    /// [`NetError`]
+    pub async fn discard(&mut self) -> Result<(), NetError> {
+        self.large = None;
+        loop {
+            self.small.clear();
+            if self.fill().await? == 0 {
+                return Ok(());
+            }
+        }
+    }
+
     /// A control frame that is in the small buffer already. Of a data frame, moves what is there to
     /// a buffer of its own.
     fn buffered(&mut self) -> Result<Option<DecodedFrame>, NetError> {
@@ -108,6 +133,10 @@ impl<R: AsyncRead + Unpin> FramedReader<R> {
         let header = FrameHeader::parse(head).map_err(|e| NetError::frame(&self.peer, e))?;
         let whole = FRAME_HEADER_LEN + header.len();
         if header.frame_type.data_prefix().is_some() {
+            if self.greets {
+                let (frame, have) = (header.frame_type, header.len());
+                return Err(NetError::frame(&self.peer, FrameError::Length { frame, have }));
+            }
             self.small.advance(FRAME_HEADER_LEN);
             let mut body = self.pool.take(header.len());
             let have = self.small.len().min(header.len());
@@ -122,6 +151,7 @@ impl<R: AsyncRead + Unpin> FramedReader<R> {
         }
         self.small.advance(FRAME_HEADER_LEN);
         let body = self.small.split_to(header.len()).freeze();
+        self.greets = false;
         self.decode(header, body).map(Some)
     }
 

@@ -1,6 +1,6 @@
 //! What a tree is to be: a topology specification with ports that are free.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
 use std::sync::{Mutex, PoisonError};
 
@@ -21,6 +21,8 @@ pub struct Plan {
     pub spec: TopologySpec,
     /// Nodes that speak the oldest version of RCP.
     pub(super) older: BTreeSet<String>,
+    /// Hosts of nodes that do not listen on 127.0.0.1.
+    hosts: BTreeMap<String, String>,
 }
 
 impl Plan {
@@ -47,7 +49,7 @@ impl Plan {
         spec.groups.insert(GROUP.to_owned(), group);
         spec.defaults.save = Some("64 MiB".to_owned());
         spec.defaults.snapshot_area = Some("64 MiB".to_owned());
-        Self { spec, older: BTreeSet::new() }
+        Self { spec, older: BTreeSet::new(), hosts: BTreeMap::new() }
     }
 
     /// One primary, two forwarders, four leaves.
@@ -112,6 +114,13 @@ impl Plan {
         self
     }
 
+    /// A node listens on this host, as a topology writes it.
+    #[must_use]
+    pub fn host(mut self, node: &str, host: &str) -> Self {
+        self.hosts.insert(node.to_owned(), host.to_owned());
+        self
+    }
+
     /// A node keeps its data in this folder.
     #[must_use]
     pub fn data(mut self, node: &str, folder: &str) -> Self {
@@ -123,8 +132,9 @@ impl Plan {
 
     /// Gives every node addresses that are free now.
     pub(super) fn assign_ports(&mut self) {
-        for node in self.spec.nodes.values_mut() {
-            node.listen = format!("127.0.0.1:{}", free_port());
+        for (name, node) in &mut self.spec.nodes {
+            let host = self.hosts.get(name).map_or("127.0.0.1", String::as_str);
+            node.listen = format!("{host}:{}", free_port());
             node.nbd = Some(format!("127.0.0.1:{}", free_port()));
         }
     }

@@ -264,6 +264,7 @@ impl SimNode {
             versions: (VERSIONS.0, if opt.older(self.index) { VERSIONS.0 } else { VERSIONS.1 }),
             handlers: std::collections::BTreeSet::new(),
             journal: rcp::proto::control::Journal::default(),
+            destinations: node::mover::Destinations::default(),
         };
         self.mover = Some(Mover::new(cfg, now, wall));
         if self.disk.is_some() {
@@ -276,6 +277,7 @@ impl SimNode {
         let plan = GroupPlan {
             primary: place.kind == Kind::Primary,
             replica: place.kind == Kind::Replica || opt.turns && place.kind == Kind::Primary,
+            writer: None,
             planned: Vec::new(),
             members: all,
             relays,
@@ -286,6 +288,9 @@ impl SimNode {
             },
             hop: Hop::default(),
             planned_ways: std::collections::BTreeMap::new(),
+            labels: std::collections::BTreeMap::new(),
+            dial_up: None,
+            dialled_by: std::collections::BTreeSet::new(),
         };
         if let Some(m) = &mut self.mover {
             m.add_group(group(), plan);
@@ -304,6 +309,7 @@ impl SimNode {
         Identity {
             volume: VOLUME,
             label: Label::new(LABEL).expect("a valid label"),
+            source: None,
             group: group(),
             node: name(self.index),
             role: role.to_owned(),

@@ -477,7 +477,10 @@ impl World {
                     self.counters.hit("operator refused");
                 }
             }
-            Effect::Hash { .. } | Effect::RecordBlock { .. } | Effect::Handle { .. } => {}
+            Effect::Hash { .. }
+            | Effect::RecordBlock { .. }
+            | Effect::Handle { .. }
+            | Effect::StoreDestinations { .. } => {}
             Effect::Note { level, text } => {
                 self.count_note(&text);
                 self.say(format!("n{n}: {level:?}: {text}"));

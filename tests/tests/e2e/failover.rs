@@ -76,6 +76,8 @@ fn a_replica_takes_over_and_the_old_primary_comes_back_fenced() {
     let shown = rcpctl(&tree, &["failover", "vol", "--plan"]).unwrap();
     assert!(shown.contains("p, did not answer"), "{shown}");
     assert!(shown.contains("recommended: rcpctl failover vol --to "), "{shown}");
+    let no = rcpctl(&tree, &["failover", "vol", "--to", "f7"]).unwrap_err();
+    assert!(no.contains("f7") && no.contains("f1, f2") && !no.contains("answer"), "{no}");
     let told = rcpctl(&tree, &["failover", "vol", "--to", "f1", "--adopt"]).unwrap();
     eprintln!("{shown}\n{told}");
     assert!(told.contains("f1 is the writer since set"), "{told}");
@@ -90,6 +92,12 @@ fn a_replica_takes_over_and_the_old_primary_comes_back_fenced() {
     for n in ["f1", "l1"] {
         assert!(!tree.log(n).contains("a seed begins"), "{n} was seeded");
     }
+    // The file is behind, and nothing is said that would undo the failover.
+    let drift: Vec<_> =
+        tree.status("f1").unwrap().groups.into_iter().flat_map(|g| g.drift).collect();
+    let [drift] = drift.as_slice() else { panic!("{drift:?}") };
+    assert!(drift.contains("f1 took over from p: write `primary: f1`"), "{drift}");
+    assert!(drift.contains("f1: [l1, f2]") && !drift.contains("delete"), "{drift}");
     // Saying it again changes nothing.
     let again = rcpctl(&tree, &["failover", "vol", "--to", "f1"]).unwrap();
     assert!(again.contains("was the writer already"), "{again}");
@@ -177,8 +185,10 @@ fn two_promotions_are_called_a_split_and_one_command_ends_it() {
     }
     tree.kill("p");
     for (l, first) in [("l1", 100), ("l2", 200)] {
-        // Each alone, as after a partition.
-        at(&tree, l, &["failover", "vol", "--to", l]).unwrap();
+        // Each alone, as after a partition: only on the operator's word.
+        let no = at(&tree, l, &["failover", "vol", "--to", l]).unwrap_err();
+        assert!(no.contains("p was not asked") || no.contains("p were not asked"), "{no}");
+        at(&tree, l, &["failover", "vol", "--to", l, "--alone"]).unwrap();
         write_some(&tree, l, first);
         cut_at(&tree, l);
     }
@@ -231,6 +241,8 @@ fn a_primary_that_can_be_reached_is_made_read_only_first() {
     let mut client = tree.open("p", "vol").unwrap();
     let told = rcpctl(&tree, &["failover", "vol", "--to", "l1", "--adopt"]).unwrap();
     assert!(told.contains("p was made read-only first"), "{told}");
+    // Its last set has everything.
+    assert!(told.contains("lost: nothing\n"), "{told}");
     let refused = client.write(0, &content(1 << 51), false).unwrap_err().to_string();
     eprintln!("{told}{refused}");
     wait_for("p to hear who took over", LONG, || {

@@ -209,15 +209,25 @@ fn never_reads(rig: &Rig) {
 }
 
 fn over_the_cap(rig: &Rig) {
-    let before = rig.count("connections_refused");
-    // the client beside holds one place
+    let refused = || rig.count("connections_refused");
+    let open = || Client::tcp(rig.addr, "disk", TIMEOUT).unwrap();
+    let before = refused();
+    // Those that say nothing push out one another, and nobody else.
     let idle: Vec<TcpStream> = (0..60).map(|_| connect(rig)).collect();
-    eventually("refused", || rig.count("connections_refused") >= before + 21);
-    assert!(rig.server.connections() <= 40);
-    // those that say nothing are closed at the deadline, and there is room again
+    eventually("put out", || refused() >= before + 12);
+    open().disconnect().unwrap();
+    // They are closed at the deadline.
     eventually("room again", || rig.server.connections() == 1);
     drop(idle);
-    Client::tcp(rig.addr, "disk", TIMEOUT).unwrap().disconnect().unwrap();
+    // The client beside holds one of forty places.
+    let mut all: Vec<Client> = (0..39).map(|_| open()).collect();
+    let before = refused();
+    let mut one_more = open();
+    assert!(one_more.read(0, &mut [0; 512]).is_err());
+    assert_eq!(refused(), before + 1);
+    all.pop().unwrap().disconnect().unwrap();
+    eventually("a place", || rig.server.connections() == 39);
+    open().disconnect().unwrap();
 }
 
 /// Cold reads of clients that never take their replies hold memory, but neither workers nor

@@ -35,6 +35,14 @@ const IN_ORDER: &str =
     "rcp/tests/group.rs::blocks_are_executed_in_the_order_in_which_they_are_sent";
 const BLOCKS: &str =
     "tests/tests/e2e/blocks.rs::a_command_runs_once_at_every_member_and_not_before_its_data";
+const OWN_LABELS: &str =
+    "tests/tests/e2e/volmcast.rs::each_member_has_its_own_label_from_the_topology_or_the_command";
+const LISTED: &str =
+    "tests/tests/e2e/volmcast.rs::volmcasts_and_groups_are_listed_opened_and_closed";
+const PLAYBACK: &str =
+    "tests/tests/e2e/volmcast.rs::members_stop_and_start_playback_and_are_told_of_cuts";
+const EXTENT: &str = "tests/tests/e2e/volmcast.rs::an_extent_is_copied_to_every_copy_again";
+const MANAGED: &str = "tests/tests/e2e/volmcast.rs::a_member_is_told_to_send_what_it_manages_and_what_a_file_system_has_changed";
 const CUT_SHORT: &str =
     "tests/tests/e2e/blocks.rs::a_command_that_a_kill_cuts_short_does_not_run_twice";
 const FILETEST: &str =
@@ -171,11 +179,37 @@ pub(crate) const CLAIMS: &[Claim] = &[
         "stopping replication at a replica leaves it consistent, at the state it shows",
         &[STOPPED, SIM],
     ),
+    ("CB-01", "an extent of the source is written again at every copy, which says so", &[EXTENT]),
     (
         "CB-02",
-        "a command for every copy, acknowledged when all have executed it",
-        &[BLOCKS, CUT_SHORT],
+        "a command for every copy, acknowledged when all have executed it; standard notifications",
+        &[BLOCKS, CUT_SHORT, MANAGED],
     ),
+    ("CB-03", "a member is told to replicate a volume that it manages", &[MANAGED]),
+    ("CB-04", "commands of an application's own reach every member, once each", &[BLOCKS, LINES]),
+    ("CMD-01", "a member is taken into a group, and out of it, by a command", &[LISTED]),
+    ("CMD-03", "a volume with a destination label per member, by one command", &[OWN_LABELS]),
+    ("CMD-04", "a next hop is added while data flows", &[ROUTES]),
+    ("CMD-05", "the routing table is displayed", &[ROUTES]),
+    ("CMD-06", "a next hop is removed while data flows", &[ROUTES]),
+    ("CMD-07", "a file goes to every member, each says its hash", &[FILETEST]),
+    (
+        "CMD-08",
+        "replication is started and stopped, at the source and at members",
+        &[STOPPED, LISTED, PLAYBACK],
+    ),
+    ("CMD-09", "a delta set is cut on demand", &[TREE]),
+    ("VMC-01", "sender, receivers and acknowledgements, each by its own part", &[TREE]),
+    ("VMC-02", "a group lists its primary, its members and who is missing", &[LISTED]),
+    ("VMC-03", "each member has a label of its own, fixed when its copy is made", &[OWN_LABELS]),
+    ("VMC-04", "defined, opened and closed for sending; blocks are broadcast", &[LISTED, BLOCKS]),
+    (
+        "VMC-05",
+        "replication and playback start and stop, a set is made now, at all members",
+        &[LISTED, PLAYBACK, STOPPED],
+    ),
+    ("VMC-06", "save volume, stream, save volume of each member", &[TREE]),
+    ("VMC-07", "each member acknowledges each set, and the sender is told", &[TREE, LATE]),
     ("CB-05", "a named file goes to every member of a group", &[FILETEST]),
     ("CB-06", "who has not executed a block is named, and why", &[BLOCKS, FILETEST]),
     ("DELTA-01", "a replica that has applied set k equals the source at cut k", &[TREE, KILLS]),
@@ -600,6 +634,8 @@ pub(crate) const MISSING: &[(&str, &str)] = &[
     ("SAVE-06", "a save volume shared by local replicas belongs to local fan-out, later"),
     ("PLAY-02", "simple playback is not built: read-through takes its place"),
     ("PLAY-05", "a pair of delta volumes is not built: read-through takes its place"),
+    ("VMC-08", "mirroring without consistent views is not built: every replica shows whole sets"),
+    ("CMD-02", "groups are made in the topology file; no command makes one"),
     ("DIFF-01", "content with the blocks: pulling differences comes later; the list is there"),
     ("FAIL-22", "an interrupted swap is finished by repeating it: built, no test interrupts one"),
 ];

@@ -11,6 +11,7 @@
 //! blocks 65536
 //! save 67108864
 //! snapshots 1073741824
+//! source vol7                 (only where the group calls it otherwise)
 //! base /dev/vg0/vol1          (only when the base lies outside the folder)
 //! opens 6f1c….2-9a0b….41      (a primary that took over: its line, and the state it began at)
 //! fenced 6f1c….3-77fe….57 cel2-ser1 newer   (a primary that may not write: the line that took its
@@ -32,6 +33,9 @@ use crate::units::{BlockCount, BlockSize};
 /// Name of the file.
 const FILE: &str = "identity";
 const FIRST_LINE: &str = "rcp-volume 1";
+/// Proof that what is beside it is of no volume: one that is being made, or removed. Where there is an
+/// `identity` it proves nothing.
+const UNFINISHED: &str = "unfinished";
 
 /// What the file says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +44,8 @@ pub struct Identity {
     pub volume: VolumeId,
     /// Its label.
     pub label: Label,
+    /// What the group calls it, if that is something else (VMC-03).
+    pub source: Option<Label>,
     /// Its group.
     pub group: GroupName,
     /// The node whose data this is.
@@ -136,6 +142,9 @@ impl Identity {
             self.save,
             self.snapshots
         );
+        if let Some(s) = &self.source {
+            let _ = writeln!(t, "source {s}");
+        }
         if let Some(b) = &self.base {
             let _ = writeln!(t, "base {}", b.display());
         }
@@ -158,6 +167,12 @@ impl Identity {
         t
     }
 
+    /// What the group calls the volume.
+    #[must_use]
+    pub fn in_group(&self) -> &Label {
+        self.source.as_ref().unwrap_or(&self.label)
+    }
+
     /// Writes the file so that a crash leaves the old or the new one.
     ///
     /// # Errors
@@ -166,13 +181,71 @@ impl Identity {
         replace_file(&folder.join(FILE), self.text().as_bytes())
     }
 
+    /// Says of a new, empty folder, durably, that what will be in it is no volume yet, until
+    /// [`Identity::finished`].
+    ///
+    /// # Errors
+    /// [`StorageError`]: the system's, or there is something in the folder.
+    pub fn begin(folder: &Path) -> Result<(), StorageError> {
+        std::fs::create_dir_all(folder).map_err(at(folder))?;
+        let mut inside = std::fs::read_dir(folder).map_err(at(folder))?;
+        if inside.next().is_some() && !Self::is_unfinished(folder) {
+            let source = std::io::ErrorKind::DirectoryNotEmpty.into();
+            return Err(StorageError::Io { path: folder.to_owned(), source });
+        }
+        let mark = folder.join(UNFINISHED);
+        std::fs::File::create(&mark).and_then(|f| f.sync_all()).map_err(at(&mark))?;
+        super::sync_folder(folder)
+    }
+
+    /// The folder has its name: it is a volume from now on, whatever was said before.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn finished(folder: &Path) -> Result<(), StorageError> {
+        let mark = folder.join(UNFINISHED);
+        match std::fs::remove_file(&mark) {
+            Ok(()) => super::sync_folder(folder),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(at(&mark)(e)),
+        }
+    }
+
+    /// What is in a folder without an identity is proven to be of no volume.
+    #[must_use]
+    pub fn is_unfinished(folder: &Path) -> bool {
+        folder.join(UNFINISHED).is_file()
+    }
+
     /// Takes the name from a folder, durably: what is left is no volume.
     ///
     /// # Errors
     /// The system's.
     pub fn remove(folder: &Path) -> std::io::Result<()> {
-        std::fs::remove_file(folder.join(FILE))?;
+        std::fs::rename(folder.join(FILE), folder.join(UNFINISHED))?;
         std::fs::File::open(folder)?.sync_all()
+    }
+
+    /// Removes a folder that [is no volume](Identity::is_unfinished); what proves that goes last.
+    ///
+    /// # Errors
+    /// The system's; what is left can be erased again.
+    pub fn erase(folder: &Path) -> std::io::Result<()> {
+        std::fs::metadata(folder.join(UNFINISHED))?;
+        for entry in std::fs::read_dir(folder)? {
+            let entry = entry?;
+            if entry.file_name() == UNFINISHED {
+                continue;
+            }
+            if entry.file_type()?.is_dir() {
+                std::fs::remove_dir_all(entry.path())?;
+            } else {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+        std::fs::File::open(folder)?.sync_all()?;
+        std::fs::remove_file(folder.join(UNFINISHED))?;
+        std::fs::remove_dir(folder)
     }
 
     /// Reads the file of `folder`, which must belong to `node`.
@@ -204,6 +277,10 @@ impl Identity {
         let id = Self {
             volume: field("volume")?.parse().map_err(|_| damaged("volume"))?,
             label: field("label")?.parse().map_err(|_| damaged("label"))?,
+            source: match field("source") {
+                Err(_) => None,
+                Ok(text) => Some(text.parse().map_err(|_| damaged("source"))?),
+            },
             group: field("group")?.parse().map_err(|_| damaged("group"))?,
             node: field("node")?.parse().map_err(|_| damaged("node"))?,
             role: field("role")?.to_owned(),
@@ -261,6 +338,7 @@ mod tests {
         let id = Identity {
             volume: VolumeId([3; 16]),
             label: Label::new("vol1").expect("valid"),
+            source: Some(Label::new("vol7").expect("valid")),
             group: GroupName::new("g1").expect("valid"),
             node: node.clone(),
             role: "primary".to_owned(),
@@ -288,7 +366,28 @@ mod tests {
         std::fs::write(&path, bytes).expect("write");
         let e = Identity::load(dir.path(), &node).expect_err("damage").to_string();
         assert!(e.contains("checksum"), "{e}");
+        assert!(!Identity::is_unfinished(dir.path()));
         Identity::remove(dir.path()).expect("remove");
         assert!(matches!(Identity::load(dir.path(), &node), Err(StorageError::Io { .. })));
+        assert!(Identity::is_unfinished(dir.path()));
+    }
+
+    #[test]
+    fn only_an_empty_folder_is_marked_and_only_a_marked_one_is_erased() {
+        let dir = tempfile::tempdir().expect("temp");
+        let (fresh, theirs) = (dir.path().join("fresh"), dir.path().join("theirs"));
+        std::fs::create_dir(&theirs).expect("a folder");
+        std::fs::write(theirs.join("base"), "content").expect("a file");
+        Identity::begin(&theirs).expect_err("somebody's content");
+        Identity::erase(&theirs).expect_err("no mark");
+        assert!(theirs.join("base").is_file());
+        Identity::begin(&fresh).expect("an empty one");
+        std::fs::write(fresh.join("base"), "part").expect("a file");
+        Identity::begin(&fresh).expect("a second try");
+        Identity::erase(&fresh).expect("a marked one");
+        assert!(!fresh.exists());
+        Identity::begin(&fresh).expect("again");
+        Identity::finished(&fresh).expect("it is a volume");
+        assert!(!Identity::is_unfinished(&fresh));
     }
 }

@@ -469,6 +469,24 @@ fn preallocate_range(f: &File, len: u64) -> Result<(), Error> {
     }
 }
 
+/// Whether anything was ever written to a file: one that is empty, or a hole all over, has no content.
+/// Whatever else lies there (a device) counts as content.
+///
+/// # Errors
+/// The system's.
+pub fn has_content(path: &Path) -> Result<bool, Error> {
+    let f = File::open(path)?;
+    let m = f.metadata()?;
+    if !m.is_file() || m.len() == 0 {
+        return Ok(!m.is_file());
+    }
+    match rustix::fs::seek(&f, SeekFrom::Data(0)) {
+        Err(rustix::io::Errno::NXIO) => Ok(false),
+        // A file system that does not say where holes are.
+        Ok(_) | Err(_) => Ok(true),
+    }
+}
+
 fn is_device(f: &File) -> bool {
     use std::os::unix::fs::FileTypeExt;
     f.metadata().is_ok_and(|m| m.file_type().is_block_device())

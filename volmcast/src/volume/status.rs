@@ -145,6 +145,12 @@ impl Volume {
         self.log.steps().filter(|s| s.id.to > shown).map(|s| s.bytes).sum()
     }
 
+    /// Why it stands still although everybody does what he should: a full disk, most of all. In words.
+    #[must_use]
+    pub fn stalled(&self) -> Option<&str> {
+        self.stalled.as_deref()
+    }
+
     /// The set that is being made, at a primary.
     #[must_use]
     pub fn draining(&self) -> Option<SetNumber> {

@@ -29,7 +29,7 @@ pub(super) async fn adopt(
         .iter()
         .filter(|n| n.node != to)
         .flat_map(|n| &n.volumes)
-        .filter(|v| v.group == plan.group && v.label != plan.volume)
+        .filter(|v| v.group == plan.group && !v.is_called(&plan.volume))
         .filter(|v| v.role == "primary" && v.fenced.is_none())
         .map(|v| v.label.as_str())
         .collect();
@@ -50,13 +50,11 @@ pub(super) async fn adopt(
         let text = match nodes.client(&step.at) {
             None if step.remove => {
                 // Whoever is gone feeds nobody; when it is back it is fenced and lets go by itself.
-                notes.push(format!(
-                    "{} did not answer and keeps its route to {}",
-                    step.at, step.hop
-                ));
+                let how = nodes.round.silence(&step.at);
+                notes.push(format!("{} {how} and keeps its route to {}", step.at, step.hop));
                 continue;
             }
-            None => Err(format!("{} did not answer", step.at)),
+            None => Err(format!("{} {}", step.at, nodes.round.silence(&step.at))),
             Some(c) => route(c, &plan.group, &step).await,
         };
         // The old writer is expected to be gone.

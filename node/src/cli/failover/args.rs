@@ -27,9 +27,10 @@ pub(in crate::cli) struct FailoverArgs {
     /// Undo a handing over that nobody finished: the old writer goes on
     #[arg(long)]
     pub(super) take_back: bool,
-    /// With --take-back: although the node that it was handed over to does not answer, on your word
+    /// With --to: although nodes that are known of were not asked, on your word that they are gone;
+    /// with --take-back: although the node that it was handed over to does not answer, on your word
     /// that it is not the writer
-    #[arg(long, requires = "take_back")]
+    #[arg(long, conflicts_with_all = ["plan", "sync"])]
     pub(super) alone: bool,
     /// Print the answer as JSON
     #[arg(long)]

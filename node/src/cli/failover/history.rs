@@ -1,7 +1,7 @@
 //! `rcpctl history`: writers and forks of a volume.
 
 use crate::api::HistoryLine;
-use crate::cli::text::moment;
+use crate::cli::text::full_moment;
 
 /// Draws all histories that the nodes know, as one tree; `who` follows which.
 pub(super) fn draw(volume: &str, known: &[(String, Vec<HistoryLine>)]) -> String {
@@ -39,7 +39,7 @@ fn branch(known: &[(String, Vec<HistoryLine>)], depth: usize, out: &mut String, 
             "",
             if depth == 0 { "●" } else { "└─" },
             line.opened_by,
-            moment(line.opened_at_us),
+            full_moment(line.opened_at_us),
             format_args!(" ({})", line.generation),
             if at.is_empty() { String::new() } else { format!(": {}", at.join(", ")) },
         ));
@@ -70,7 +70,7 @@ mod tests {
             ("l2".to_owned(), vec![first.clone(), line("2-cc", 7, "l2")]),
             ("l3".to_owned(), vec![first, line("2-bb", 10, "l1")]),
         ];
-        let t = moment(1_700_000_000_000_000);
+        let t = full_moment(1_700_000_000_000_000);
         assert_eq!(
             draw("vol", &known),
             format!(

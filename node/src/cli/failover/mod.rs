@@ -14,12 +14,12 @@ mod takeover;
 use serde::Serialize;
 
 pub(super) use self::args::{ConfirmArgs, FailoverArgs, HistoryArgs, ResyncArgs};
-use self::plan::{Loss, Plan};
+use self::plan::{Loss, Plan, Round};
 use self::routes::Step;
 use super::client::{Client, ClientError};
 use super::output::{Failed, print, print_json, tell};
 use super::status::{self, tame};
-use super::target::{Endpoint, Purpose, Surroundings, Target};
+use super::target::{Endpoint, Purpose, Surroundings, Target, load};
 use crate::api::{HistoryLine, NodeStatus, Promoted, VolumeInfo, WriterAnswer, WriterChange};
 use crate::http::paths;
 
@@ -50,21 +50,32 @@ struct RouteDone {
 struct Nodes {
     all: Vec<NodeStatus>,
     clients: Vec<(String, Client)>,
+    /// And those that did not.
+    round: Round,
 }
 
 impl Nodes {
     async fn ask(target: &Target, around: &Surroundings) -> Result<Self, Failed> {
         let (endpoints, _) = status::present(target, around)?;
-        Ok(Self::of(&endpoints).await)
+        let mut nodes = Self::of(&endpoints).await;
+        if let Some(topology) = topology(target)? {
+            for g in topology.groups() {
+                let members = g.members().into_iter().map(ToString::to_string).collect();
+                nodes.round.members.insert(g.name.to_string(), members);
+            }
+        }
+        Ok(nodes)
     }
 
     async fn of(endpoints: &[Endpoint]) -> Self {
         let asked = status::ask(endpoints).await;
-        let mut nodes = Self { all: Vec::new(), clients: Vec::new() };
+        let mut nodes = Self { all: Vec::new(), clients: Vec::new(), round: Round::default() };
         for (a, e) in asked.into_iter().zip(endpoints) {
             if let Ok(s) = a.answer {
                 nodes.clients.push((s.node.clone(), e.client()));
                 nodes.all.push(s);
+            } else if let Some(name) = e.node_name() {
+                nodes.round.silent.insert(name);
             }
         }
         nodes
@@ -78,11 +89,36 @@ impl Nodes {
         self.client(node).ok_or_else(|| {
             let names: Vec<_> = self.clients.iter().map(|(n, _)| n.as_str()).collect();
             Failed::new(format!(
-                "{node} did not answer; those that did: {}. Nothing was changed",
+                "{node} {}; those that answered: {}. Nothing was changed",
+                self.round.silence(node),
                 if names.is_empty() { "none".to_owned() } else { names.join(", ") }
             ))
         })
     }
+}
+
+/// The topology that is named, if one is and can be read more than once.
+fn topology(target: &Target) -> Result<Option<config::Topology>, Failed> {
+    let file = target.topology.as_ref().filter(|f| f.as_path() != std::path::Path::new("-"));
+    file.map(|f| load(f)).transpose()
+}
+
+/// A mistyped name is told from a node that does not answer.
+fn known(args: &FailoverArgs, to: &str) -> Result<(), Failed> {
+    let Some(topology) = topology(&args.target)? else { return Ok(()) };
+    topology.require_node(to).map(drop).map_err(|e| Failed::new(e.to_string()))
+}
+
+/// Who was not asked may be the writer, or have more than who is to take over.
+fn everybody_was_asked(args: &FailoverArgs, plan: &Plan, to: &str) -> Result<(), Failed> {
+    let already = plan.writer_is_up && plan.writer.as_deref() == Some(to);
+    let missing = plan.ask_them().filter(|_| !args.alone && !already);
+    missing.map_or(Ok(()), |text| {
+        Err(Failed::new(format!(
+            "{text}; one of them may be the writer, or have more than {to}. On your word that they \
+             are gone: --alone. Nothing was changed"
+        )))
+    })
 }
 
 async fn change(client: &Client, change: &WriterChange) -> Result<WriterAnswer, ClientError> {
@@ -91,40 +127,56 @@ async fn change(client: &Client, change: &WriterChange) -> Result<WriterAnswer, 
 
 async fn volume_at(client: &Client, volume: &str) -> Option<VolumeInfo> {
     let status = client.status().await.ok()?;
-    status.volumes.into_iter().find(|v| v.label == volume || v.id == volume)
+    status.volumes.into_iter().find(|v| v.is_called(volume))
 }
 
 pub(super) async fn failover(args: FailoverArgs, around: &Surroundings) -> Result<(), Failed> {
     if args.take_back {
         return take_back(&args, around).await;
     }
+    if let Some(to) = &args.to {
+        known(&args, to)?;
+    }
     let nodes = Nodes::ask(&args.target, around).await?;
-    let plan = plan::plan(&args.volume, &nodes.all).map_err(Failed::new)?;
+    let plan = plan::plan(&args.volume, &nodes.all, &nodes.round).map_err(Failed::new)?;
     let Some(to) = args.to.clone().filter(|_| !args.plan) else {
         return if args.json { print_json(&plan) } else { print(&tame(&plan::draw(&plan))) };
     };
+    if !args.sync {
+        everybody_was_asked(&args, &plan, &to)?;
+    }
     let mut notes = Vec::new();
     let old = old_writer(&plan, &nodes, &to);
-    let (promoted, held_ms) = if args.sync {
+    let (promoted, held_ms, last_set) = if args.sync {
         let (p, held) = takeover::hand_over(&plan, &nodes, &to, old.as_deref()).await?;
-        (p, Some(held))
+        (p, Some(held), None)
     } else {
-        (takeover::promote(&args, &plan, &nodes, &to, old.as_deref(), &mut notes).await?, None)
+        let done = takeover::promote(&args, &plan, &nodes, &to, old.as_deref(), &mut notes);
+        let (p, last_set) = done.await?;
+        (p, None, last_set)
     };
     let held = plan::holders(&args.volume, &nodes.all);
-    let newest = plan.newest_known_set.max(promoted.newest_known_set);
+    let newest = plan.newest_known_set.max(promoted.newest_known_set).max(last_set.unwrap_or(0));
     let loss = if promoted.fresh && held_ms.is_none() {
         plan::loss(&held, promoted.set, newest)
     } else {
         Loss { sets: 0, seconds: Some(0.0), bytes: Some(0) }
     };
+    let mut stays = None;
     if let (Some(old), Some(_)) = (&old, held_ms)
         && let Some(c) = nodes.client(old)
     {
-        let resync = WriterChange::Resync { volume: args.volume.clone(), discard: false };
-        match change(c, &resync).await {
+        // Labels may differ from node to node.
+        let volume = if plan.id.is_empty() { args.volume.clone() } else { plan.id.clone() };
+        match change(c, &WriterChange::Resync { volume, discard: false }).await {
             Ok(_) => notes.push(format!("{old} is a replica now")),
-            Err(e) => notes.push(format!("{old} did not become a replica: {e}")),
+            Err(e) => {
+                stays = Some(format!(
+                    "the swap is done, but {old} did not become a replica: {e}; `rcpctl resync {}` \
+                     there makes it one",
+                    args.volume
+                ));
+            }
         }
     }
     let routes = if args.adopt || args.sync {
@@ -133,12 +185,17 @@ pub(super) async fn failover(args: FailoverArgs, around: &Surroundings) -> Resul
         Vec::new()
     };
     let undone = routes.iter().filter(|r| !r.done).count();
-    let unfinished_bytes = if held_ms.is_some() { Some(0) } else { plan.unfinished_bytes };
+    // A last set has what was unfinished.
+    let whole = held_ms.is_some() || last_set.is_some();
+    let unfinished_bytes = if whole { Some(0) } else { plan.unfinished_bytes };
     let outcome = Outcome { promoted, node: to, loss, unfinished_bytes, held_ms, routes, notes };
     if args.json {
         print_json(&outcome)?;
     } else {
         print(&tame(&told(&args.volume, &outcome)))?;
+    }
+    if let Some(text) = stays {
+        return Err(Failed::new(text));
     }
     if undone > 0 {
         return Err(Failed::new(format!(
@@ -152,7 +209,7 @@ pub(super) async fn failover(args: FailoverArgs, around: &Surroundings) -> Resul
 /// The node that wrote until now, if it is another one.
 fn old_writer(plan: &Plan, nodes: &Nodes, to: &str) -> Option<String> {
     let primaries = nodes.all.iter().filter(|n| {
-        n.node != to && n.volumes.iter().any(|v| v.label == plan.volume && v.role == "primary")
+        n.node != to && n.volumes.iter().any(|v| v.is_called(&plan.volume) && v.role == "primary")
     });
     let up = primaries.map(|n| n.node.clone()).next();
     let by_history = || {
@@ -176,7 +233,9 @@ fn told(volume: &str, o: &Outcome) -> String {
     if let Some(ms) = o.held_ms {
         out.push_str(&format!("nothing is lost; writers waited {ms} ms\n"));
     } else if o.promoted.fresh {
-        out.push_str(&format!("lost: {}", plan::told(&o.loss)));
+        let nothing = o.loss.sets == 0 && o.unfinished_bytes == Some(0);
+        let lost = if nothing { "nothing".to_owned() } else { plan::told(&o.loss) };
+        out.push_str(&format!("lost: {lost}"));
         if o.loss.sets > 0 {
             let first = o.promoted.set + 1;
             out.push_str(&format!(" (sets {first} to {})", o.promoted.set + o.loss.sets));
@@ -200,7 +259,7 @@ fn told(volume: &str, o: &Outcome) -> String {
 async fn take_back(args: &FailoverArgs, around: &Surroundings) -> Result<(), Failed> {
     let nodes = Nodes::ask(&args.target, around).await?;
     let here = |n: &&NodeStatus| {
-        let of = |v: &VolumeInfo| v.label == args.volume && v.handed_over.is_some();
+        let of = |v: &VolumeInfo| v.is_called(&args.volume) && v.handed_over.is_some();
         n.volumes.iter().any(of)
     };
     let Some(node) = nodes.all.iter().find(here) else {
@@ -209,7 +268,7 @@ async fn take_back(args: &FailoverArgs, around: &Surroundings) -> Result<(), Fai
             args.volume
         )));
     };
-    let volumes = || node.volumes.iter().filter(|v| v.label == args.volume);
+    let volumes = || node.volumes.iter().filter(|v| v.is_called(&args.volume));
     let to = volumes().find_map(|v| Some(v.handed_over.as_ref()?.to.clone())).unwrap_or_default();
     let there = match nodes.client(&to) {
         Some(c) => volume_at(c, &args.volume).await,

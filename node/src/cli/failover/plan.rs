@@ -34,6 +34,8 @@ pub(super) struct Candidate {
     pub(super) lag_seconds: Option<f64>,
     /// Why it cannot take over; absent if it can.
     pub(super) cannot: Option<String>,
+    /// Why it stands still: before that has ended it cannot play what it has.
+    pub(super) stalled: Option<String>,
     /// By plain failover.
     pub(super) loss: Loss,
     /// By failover with `--now`.
@@ -42,18 +44,38 @@ pub(super) struct Candidate {
     pub(super) would_rewind: Vec<String>,
 }
 
-/// A node that is known of and did not answer.
+/// A node that is known of and said nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Unseen {
     pub(super) node: String,
+    /// It was asked, and did not answer.
+    pub(super) asked: bool,
     /// Newest set that its parent knows it has, if any.
     pub(super) saved_set: Option<u64>,
+}
+
+/// Who was asked, beside those that answered.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Round {
+    /// Asked, and silent.
+    pub(super) silent: BTreeSet<String>,
+    /// Members of each group, if a topology tells.
+    pub(super) members: BTreeMap<String, Vec<String>>,
+}
+
+impl Round {
+    /// What to say of a node that said nothing.
+    pub(super) fn silence(&self, node: &str) -> &'static str {
+        if self.silent.contains(node) { "did not answer" } else { "was not asked" }
+    }
 }
 
 /// The whole picture.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Plan {
     pub(super) volume: String,
+    /// Its UUID.
+    pub(super) id: String,
     pub(super) group: String,
     pub(super) generation: String,
     /// Counter of the newest line that any of the nodes knows of.
@@ -64,10 +86,14 @@ pub(super) struct Plan {
     pub(super) writer: Option<String>,
     /// It answered, and may write.
     pub(super) writer_is_up: bool,
+    /// How the writer is, in words.
+    pub(super) writer_state: String,
     /// Bytes changed at the writer since its last set; unknown if it did not answer.
     pub(super) unfinished_bytes: Option<u64>,
     pub(super) candidates: Vec<Candidate>,
     pub(super) unseen: Vec<Unseen>,
+    /// The nodes that were asked.
+    pub(super) asked: Vec<String>,
     pub(super) recommended: Option<String>,
     pub(super) warnings: Vec<String>,
 }
@@ -108,14 +134,61 @@ pub(super) fn loss(held: &[Held<'_>], from: u64, newest: u64) -> Loss {
 
 /// The nodes that hold the volume.
 pub(super) fn holders<'a>(volume: &str, nodes: &'a [NodeStatus]) -> Vec<Held<'a>> {
-    let of = |n: &'a NodeStatus| {
-        n.volumes.iter().filter(move |v| v.label == volume || v.id == volume).map(move |v| (n, v))
+    let named = |v: &&VolumeInfo| v.is_called(volume);
+    let ids: BTreeSet<&str> =
+        nodes.iter().flat_map(|n| &n.volumes).filter(named).map(|v| v.id.as_str()).collect();
+    let held = nodes.iter().flat_map(|n| n.volumes.iter().map(move |v| (n, v)));
+    // Some may call it otherwise.
+    held.filter(|(_, v)| named(v) || (!v.id.is_empty() && ids.contains(v.id.as_str()))).collect()
+}
+
+impl Plan {
+    /// Nodes that are known of and were not asked: one may be the writer, or have more.
+    pub(super) fn not_asked(&self) -> Vec<&str> {
+        self.unseen.iter().filter(|u| !u.asked).map(|u| u.node.as_str()).collect()
+    }
+
+    /// Who was not asked, and what to do; `None` if everybody was.
+    pub(super) fn ask_them(&self) -> Option<String> {
+        let missing = self.not_asked();
+        let were = if missing.len() == 1 { "was" } else { "were" };
+        (!missing.is_empty()).then(|| {
+            format!(
+                "{} {were} not asked (only {}): give --topology FILE without --node, and for nodes on \
+                 other machines a token (--token-file)",
+                missing.join(", "),
+                self.asked.join(", ")
+            )
+        })
+    }
+}
+
+/// How the writer is, in words, and whether it may write.
+fn writer_state(
+    name: &str,
+    nodes: &[NodeStatus],
+    up: Option<Held<'_>>,
+    r: &Round,
+) -> (bool, String) {
+    let (up, text) = match up {
+        Some((_, v)) if v.state.starts_with("failed") => {
+            let why = v.reason.as_deref().map_or(String::new(), |r| format!(": {r}"));
+            (false, format!("its volume has failed{why}"))
+        }
+        Some((_, v)) if v.fenced.is_none() => {
+            (true, format!("up, {} since its last set", approx_size(v.dirty_bytes)))
+        }
+        Some(_) => (false, "fenced".to_owned()),
+        None if nodes.iter().any(|n| n.node == name) => {
+            (false, "up, and not the writer of this volume any more".to_owned())
+        }
+        None => (false, r.silence(name).to_owned()),
     };
-    nodes.iter().flat_map(of).collect()
+    (up, text)
 }
 
 /// Makes the plan; pure.
-pub(super) fn plan(volume: &str, nodes: &[NodeStatus]) -> Result<Plan, String> {
+pub(super) fn plan(volume: &str, nodes: &[NodeStatus], round: &Round) -> Result<Plan, String> {
     let held = holders(volume, nodes);
     let Some((_, first)) = held.first() else {
         let names: Vec<_> = nodes.iter().map(|n| n.node.as_str()).collect();
@@ -124,7 +197,7 @@ pub(super) fn plan(volume: &str, nodes: &[NodeStatus]) -> Result<Plan, String> {
             if names.is_empty() { "none".to_owned() } else { names.join(", ") }
         ));
     };
-    let (label, group) = (first.label.clone(), first.group.clone());
+    let (label, group) = (first.in_group().to_owned(), first.group.clone());
     let mut warnings = Vec::new();
     let histories = held.iter().flat_map(|(_, v)| [&v.history, &v.rival]);
     let newest =
@@ -155,24 +228,29 @@ pub(super) fn plan(volume: &str, nodes: &[NodeStatus]) -> Result<Plan, String> {
         .unwrap_or(last);
     let writer = newest.last().map(|l| l.opened_by.clone());
     let up = held.iter().find(|(n, v)| v.role == "primary" && Some(&n.node) == writer.as_ref());
-    let writer_is_up = up.is_some_and(|(_, v)| v.fenced.is_none());
+    let name = writer.as_deref().unwrap_or_default();
+    let (writer_is_up, writer_state) = writer_state(name, nodes, up.copied(), round);
+    let unseen = unseen(&label, &group, name, nodes, &held, round);
     let mut candidates: Vec<Candidate> = held
         .iter()
         .filter(|(_, v)| v.role != "relay")
         .map(|h| candidate(*h, &held, &followed, newest_known, cannot(h.1, &newest, split)))
         .collect();
-    candidates.sort_by(|a, b| {
-        let key = |c: &Candidate| (c.cannot.is_some(), std::cmp::Reverse(c.saved_set));
-        let lag = |c: &Candidate| c.lag_seconds.unwrap_or(f64::MAX);
-        key(a).cmp(&key(b)).then(lag(a).total_cmp(&lag(b))).then(a.node.cmp(&b.node))
-    });
-    let best = candidates.iter().find(|c| c.cannot.is_none() && c.role == "replica" && !split);
+    candidates.sort_by(better);
+    // Nobody can be recommended in the place of who may be up, or have more.
+    let sure = writer_is_up || unseen.iter().all(|u| u.asked);
+    let best =
+        candidates.iter().find(|c| c.cannot.is_none() && c.role == "replica" && !split && sure);
     let recommended = best.map(|c| c.node.clone());
-    let name = writer.as_deref().unwrap_or_default();
-    warnings.extend(about_writer(&label, name, writer_is_up, up.is_some()));
+    let silent = up.is_none() && round.silent.contains(name);
+    warnings.extend(about_writer(&label, name, writer_is_up, silent));
+    warnings.extend(candidates.iter().filter_map(Candidate::stands_still));
     Ok(Plan {
-        unseen: unseen(&label, &group, nodes, &held),
+        asked: nodes.iter().map(|n| n.node.clone()).chain(round.silent.iter().cloned()).collect(),
+        unseen,
+        writer_state,
         volume: label,
+        id: first.id.clone(),
         group,
         generation: newest.last().map(|l| l.generation.clone()).unwrap_or_default(),
         newest_counter: u32::try_from(counter(&newest)).unwrap_or(u32::MAX),
@@ -184,6 +262,22 @@ pub(super) fn plan(volume: &str, nodes: &[NodeStatus]) -> Result<Plan, String> {
         recommended,
         warnings,
     })
+}
+
+/// The order of candidates: the best first.
+fn better(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
+    let stands = |c: &Candidate| c.stalled.is_some();
+    let key = |c: &Candidate| (c.cannot.is_some(), stands(c), std::cmp::Reverse(c.saved_set));
+    let lag = |c: &Candidate| c.lag_seconds.unwrap_or(f64::MAX);
+    key(a).cmp(&key(b)).then(lag(a).total_cmp(&lag(b))).then(a.node.cmp(&b.node))
+}
+
+impl Candidate {
+    /// It could take over, but for what keeps it from playing.
+    fn stands_still(&self) -> Option<String> {
+        let why = self.stalled.as_ref().filter(|_| self.cannot.is_none())?;
+        Some(format!("{}: {why}; it cannot take over before that has ended", self.node))
+    }
 }
 
 fn candidate(
@@ -209,19 +303,20 @@ fn candidate(
         saved_set: saved,
         lag_seconds: v.lag_seconds,
         cannot,
+        stalled: v.stalled.clone(),
         loss: loss(held, saved, newest),
         loss_now: loss(held, v.current_set, newest),
         would_rewind: rewinds,
     }
 }
 
-fn about_writer(label: &str, name: &str, is_up: bool, answered: bool) -> Option<String> {
+fn about_writer(label: &str, name: &str, is_up: bool, silent: bool) -> Option<String> {
     if is_up {
         return Some(format!(
             "the writer {name} is up: `rcpctl failover {label} --sync --to NODE` loses nothing"
         ));
     }
-    (!answered).then(|| {
+    silent.then(|| {
         "the writer did not answer: what it changed after the newest known set is lost as well, and \
          nobody can say how much"
             .to_owned()
@@ -255,9 +350,20 @@ fn cannot(v: &VolumeInfo, newest: &[HistoryLine], split: bool) -> Option<String>
     None
 }
 
-fn unseen(label: &str, group: &str, nodes: &[NodeStatus], held: &[Held<'_>]) -> Vec<Unseen> {
+fn unseen(
+    label: &str,
+    group: &str,
+    writer: &str,
+    nodes: &[NodeStatus],
+    held: &[Held<'_>],
+    round: &Round,
+) -> Vec<Unseen> {
     let seen: BTreeSet<&str> = nodes.iter().map(|n| n.node.as_str()).collect();
     let mut out: BTreeMap<String, Option<u64>> = BTreeMap::new();
+    let members = round.members.get(group).into_iter().flatten().cloned();
+    for name in members.chain((!writer.is_empty()).then(|| writer.to_owned())) {
+        out.entry(name).or_default();
+    }
     for g in nodes.iter().flat_map(|n| &n.groups).filter(|g| g.group == group) {
         let parent = g.parent.iter().map(|p| p.node.clone());
         let routes = g.routes.iter().flat_map(|(n, hops)| hops.iter().chain([n]).cloned());
@@ -265,7 +371,7 @@ fn unseen(label: &str, group: &str, nodes: &[NodeStatus], held: &[Held<'_>]) -> 
             out.entry(name).or_default();
         }
     }
-    for (_, v) in held.iter().filter(|(_, v)| v.label == label) {
+    for (_, v) in held.iter().filter(|(_, v)| v.is_called(label)) {
         for c in v.children.iter().filter(|c| c.saved_set > 0) {
             let known = out.entry(c.node.clone()).or_default();
             *known = (*known).max(Some(c.saved_set));
@@ -277,7 +383,7 @@ fn unseen(label: &str, group: &str, nodes: &[NodeStatus], held: &[Held<'_>]) -> 
     }
     out.into_iter()
         .filter(|(n, _)| !seen.contains(n.as_str()))
-        .map(|(node, saved_set)| Unseen { node, saved_set })
+        .map(|(node, saved_set)| Unseen { asked: round.silent.contains(&node), node, saved_set })
         .collect()
 }
 
@@ -299,11 +405,9 @@ pub(super) fn draw(p: &Plan) -> String {
         p.group,
         if p.generation.is_empty() { "unknown" } else { &p.generation },
         p.newest_known_set,
-        match (&p.writer, p.writer_is_up, p.unfinished_bytes) {
-            (None, ..) => "unknown".to_owned(),
-            (Some(w), true, Some(b)) => format!("{w}, up, {} since its last set", approx_size(b)),
-            (Some(w), _, Some(_)) => format!("{w}, fenced or a replica"),
-            (Some(w), _, None) => format!("{w}, did not answer"),
+        match &p.writer {
+            None => "unknown".to_owned(),
+            Some(w) => format!("{w}, {}", p.writer_state),
         }
     );
     let rows: Vec<Vec<String>> = p
@@ -331,7 +435,8 @@ pub(super) fn draw(p: &Plan) -> String {
     out.push_str(&columns(&head, &rows));
     for u in &p.unseen {
         let last = u.saved_set.map_or_else(String::new, |s| format!(", last known at set {s}"));
-        out.push_str(&format!("  {} did not answer{last}\n", u.node));
+        let how = if u.asked { "did not answer" } else { "was not asked" };
+        out.push_str(&format!("  {} {how}{last}\n", u.node));
     }
     out.push('\n');
     for w in &p.warnings {
@@ -342,7 +447,10 @@ pub(super) fn draw(p: &Plan) -> String {
             format!("recommended: rcpctl failover {} --sync --to {n}\n", p.volume)
         }
         Some(n) => format!("recommended: rcpctl failover {} --to {n} --adopt\n", p.volume),
-        None => "recommended: nobody can take over as things are\n".to_owned(),
+        None => match p.ask_them().filter(|_| !p.writer_is_up) {
+            Some(text) => format!("recommended: nothing yet: {text}\n"),
+            None => "recommended: nobody can take over as things are\n".to_owned(),
+        },
     });
     out
 }

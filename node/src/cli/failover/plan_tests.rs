@@ -38,6 +38,12 @@ fn holder(name: &str, role: &str, shown: u64, saved: u64) -> NodeStatus {
     NodeStatus { node: name.into(), volumes: vec![v], ..NodeStatus::default() }
 }
 
+/// Everybody was asked.
+fn everybody() -> Round {
+    let names = ["p", "f1", "l1", "l2", "l3", "l4", "l5", "l9"];
+    Round { silent: names.map(str::to_owned).into(), ..Round::default() }
+}
+
 #[test]
 fn with_the_writer_gone_the_one_that_saved_most_is_recommended() {
     let mut f = holder("f1", "replica", 9, 9);
@@ -51,7 +57,7 @@ fn with_the_writer_gone_the_one_that_saved_most_is_recommended() {
     f.volumes[0].children =
         vec![ChildProgress { node: "l9".into(), saved_set: 8, ..ChildProgress::default() }];
     let nodes = [f, holder("l1", "replica", 8, 10)];
-    let p = plan("vol", &nodes).expect("a plan");
+    let p = plan("vol", &nodes, &everybody()).expect("a plan");
     assert_eq!(p.recommended.as_deref(), Some("l1"));
     assert_eq!(p.newest_known_set, 12);
     let c = |n: &str| p.candidates.iter().find(|c| c.node == n).expect("a candidate");
@@ -80,7 +86,7 @@ fn with_the_writer_gone_the_one_that_saved_most_is_recommended() {
 #[test]
 fn with_the_writer_up_a_swap_without_loss_is_recommended_and_the_loss_is_exact() {
     let nodes = [holder("p", "primary", 12, 12), holder("l1", "replica", 10, 10)];
-    let p = plan("vol", &nodes).expect("a plan");
+    let p = plan("vol", &nodes, &everybody()).expect("a plan");
     let c = &p.candidates[0];
     assert_eq!(c.node, "l1");
     assert_eq!(c.loss, Loss { sets: 2, seconds: Some(4.0), bytes: Some(2 * 256 * 4096) });
@@ -99,7 +105,8 @@ fn who_is_past_a_fork_seeding_or_split_is_told_so() {
     seeding.volumes[0].state = "seeding".into();
     let mut new = holder("l1", "primary", 11, 11);
     new.volumes[0].history.push(line("2-bbbbbbbb", 10, "l1"));
-    let p = plan("vol", &[old.clone(), past.clone(), seeding, new.clone()]).expect("a plan");
+    let p = plan("vol", &[old.clone(), past.clone(), seeding, new.clone()], &everybody())
+        .expect("a plan");
     assert_eq!(p.newest_known_set, 11, "sets of the old line do not count");
     let why = |n: &str| p.candidates.iter().find(|c| c.node == n).and_then(|c| c.cannot.clone());
     assert!(why("l2").expect("cannot").contains("past set 10, where l1 took over"));
@@ -111,7 +118,7 @@ fn who_is_past_a_fork_seeding_or_split_is_told_so() {
     let mut last = holder("l4", "primary", 8, 8);
     last.volumes[0].history.extend([line("2-bbbbbbbb", 10, "l1"), line("3-cccccccc", 7, "l4")]);
     let ahead = holder("l5", "replica", 9, 9);
-    let p = plan("vol", &[ahead, last]).expect("a plan");
+    let p = plan("vol", &[ahead, last], &everybody()).expect("a plan");
     assert_eq!(p.newest_counter, 3);
     let l5 = p.candidates.iter().find(|c| c.node == "l5").expect("l5");
     let why = l5.cannot.as_deref().expect("cannot");
@@ -119,8 +126,48 @@ fn who_is_past_a_fork_seeding_or_split_is_told_so() {
 
     past.volumes[0].history.push(line("2-cccccccc", 9, "l2"));
     past.volumes[0].role = "primary".into();
-    let p = plan("vol", &[new, past]).expect("a plan");
+    let p = plan("vol", &[new, past], &everybody()).expect("a plan");
     assert!(p.warnings[0].starts_with("split-brain"), "{:?}", p.warnings);
     assert_eq!(p.recommended, None);
-    assert!(plan("other", &[old]).is_err());
+    assert!(plan("other", &[old], &everybody()).is_err());
+}
+
+#[test]
+fn who_was_not_asked_is_not_said_to_be_gone() {
+    // Only the replica was asked; the writer may be well.
+    let nodes = [holder("l1", "replica", 10, 10)];
+    let p = plan("vol", &nodes, &Round::default()).expect("a plan");
+    assert_eq!(p.recommended, None);
+    let text = draw(&p);
+    assert!(text.contains("writer: p, was not asked\n"), "{text}");
+    assert!(text.contains("p was not asked (only l1): give --topology FILE"), "{text}");
+    assert!(!text.contains("did not answer") && !text.contains("→"), "{text}");
+
+    // Only the writer was asked; the topology tells of the others.
+    let members = [("g1".to_owned(), vec!["p".to_owned(), "l1".to_owned()])].into();
+    let round = Round { members, ..Round::default() };
+    let nodes = [holder("p", "primary", 12, 12)];
+    let p = plan("vol", &nodes, &round).expect("a plan");
+    assert_eq!(p.not_asked(), ["l1"]);
+    assert!(!draw(&p).contains("did not answer"), "{}", draw(&p));
+
+    // Asked, and silent: that is another thing.
+    let round = Round { silent: ["p".to_owned()].into(), ..Round::default() };
+    let p = plan("vol", &[holder("l1", "replica", 10, 10)], &round).expect("a plan");
+    assert_eq!(p.recommended.as_deref(), Some("l1"));
+    assert!(draw(&p).contains("writer: p, did not answer\n"), "{}", draw(&p));
+}
+
+#[test]
+fn a_replica_that_stands_still_comes_after_the_others() {
+    let mut full = holder("l1", "replica", 9, 12);
+    full.volumes[0].stalled = Some("playback stopped: no space left".into());
+    let p = plan("vol", &[full.clone(), holder("l2", "replica", 10, 10)], &everybody());
+    let p = p.expect("a plan");
+    assert_eq!(p.recommended.as_deref(), Some("l2"));
+    let text = draw(&p);
+    assert!(text.contains("! l1: playback stopped: no space left; it cannot take over"), "{text}");
+    // Better than nobody.
+    let p = plan("vol", &[full], &everybody()).expect("a plan");
+    assert_eq!(p.recommended.as_deref(), Some("l1"));
 }

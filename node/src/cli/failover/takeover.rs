@@ -8,6 +8,7 @@ use super::{Nodes, change, volume_at};
 use crate::api::{Promoted, VolumeInfo, WriterAnswer, WriterChange};
 use crate::cli::client::{Client, ClientError};
 use crate::cli::output::Failed;
+use crate::cli::status::tame;
 
 /// How long writers wait at most while a volume is handed over.
 const HOLD: Duration = Duration::from_secs(30);
@@ -15,10 +16,13 @@ const HOLD: Duration = Duration::from_secs(30);
 const LAST_SET: Duration = Duration::from_secs(25);
 /// How long it has to come near before writers are held.
 const NEAR: Duration = Duration::from_secs(120);
+/// How often it is said what is waited for.
+const TOLD: Duration = Duration::from_secs(5);
 /// How often it is looked again.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// From what it has; the old writer is made read-only first, if it answers.
+/// From what it has; the old writer is made read-only first, if it answers, and its last set, which
+/// has everything that was ever written, is told.
 pub(super) async fn promote(
     args: &FailoverArgs,
     plan: &Plan,
@@ -26,8 +30,9 @@ pub(super) async fn promote(
     to: &str,
     old: Option<&str>,
     notes: &mut Vec<String>,
-) -> Result<Promoted, Failed> {
+) -> Result<(Promoted, Option<u64>), Failed> {
     let client = nodes.need(to)?;
+    let mut last_set = None;
     if let Some(c) = plan.candidates.iter().find(|c| c.node == to)
         && let Some(why) = c.cannot.as_ref().filter(|_| c.role != "primary")
     {
@@ -45,7 +50,10 @@ pub(super) async fn promote(
             change(c, &over).await.map(|_| Some(cut.set))
         };
         match stopped.await {
-            Ok(_) => notes.push(format!("{old} was made read-only first")),
+            Ok(set) => {
+                last_set = set;
+                notes.push(format!("{old} was made read-only first"));
+            }
             Err::<_, ClientError>(e) => {
                 notes.push(format!("{old} could not be made read-only first: {e}"));
             }
@@ -53,10 +61,39 @@ pub(super) async fn promote(
     }
     let (volume, above) = (plan.volume.clone(), plan.newest_counter);
     let ask = WriterChange::Promote { volume, now: args.now, at: None, above };
-    match change(client, &ask).await? {
-        WriterAnswer::Promoted(p) => Ok(p),
+    let mut asked = std::pin::pin!(change(client, &ask));
+    let answer = loop {
+        tokio::select! {
+            answer = &mut asked => break answer?,
+            () = tokio::time::sleep(TOLD) => waiting(client, &plan.volume, to, args.now).await,
+        }
+    };
+    match answer {
+        WriterAnswer::Promoted(p) => Ok((p, last_set)),
         _ => Err(Failed::new("an answer of the wrong kind")),
     }
+}
+
+/// Says on standard error what a promotion waits for.
+async fn waiting(client: &Client, volume: &str, to: &str, now: bool) {
+    let Some(v) = volume_at(client, volume).await else {
+        eprintln!("waiting for {to}, which does not answer just now");
+        return;
+    };
+    let way_out = if v.stalled.is_some() {
+        "; it gives up after two minutes, and stays a replica then".to_owned()
+    } else if now || v.saved_set <= v.current_set {
+        String::new()
+    } else {
+        format!("; `--now`, said elsewhere, has it go on from set {}", v.current_set)
+    };
+    let why = v.stalled.or(v.reason).unwrap_or_default();
+    eprintln!(
+        "waiting for {to}: it shows set {} and has set {}: {}{way_out}",
+        v.current_set,
+        v.saved_set,
+        tame(&why)
+    );
 }
 
 /// F33: nothing is lost, or it fails and changes nothing.
@@ -73,10 +110,10 @@ pub(super) async fn hand_over(
     }
     let Some(name) = old.filter(|o| nodes.client(o).is_some()) else {
         return Err(Failed::new(format!(
-            "--sync needs the writer {}, and it did not answer: nothing was changed. Without --sync \
-             the volume can go on from what {to} has; `rcpctl failover {volume} --plan` shows what \
-             would be lost",
-            plan.writer.as_deref().unwrap_or("(unknown)")
+            "--sync needs the writer {}, and it {}: nothing was changed. Without --sync the volume can \
+             go on from what {to} has; `rcpctl failover {volume} --plan` shows what would be lost",
+            plan.writer.as_deref().unwrap_or("(unknown)"),
+            plan.writer.as_deref().map_or("did not answer", |w| nodes.round.silence(w))
         )));
     };
     let old = nodes.need(name)?;

@@ -93,12 +93,13 @@ pub(super) fn present(
         return Ok((all, Vec::new()));
     }
     let (here, elsewhere): (Vec<_>, Vec<_>) = all.into_iter().partition(Endpoint::is_there);
-    let by_token = elsewhere.iter().find_map(|e| match &e.way {
+    let by_token = here.iter().chain(&elsewhere).find_map(|e| match &e.way {
         Way::Socket { elsewhere, .. } => Some(*elsewhere),
         Way::Network(_) => None,
     });
     let elsewhere: Vec<String> = elsewhere.iter().map(Endpoint::called).collect();
-    if here.is_empty() {
+    if !here.iter().any(Endpoint::was_there) {
+        let elsewhere: Vec<String> = here.iter().map(Endpoint::called).chain(elsewhere).collect();
         return Err(Failed::new(format!(
             "none of the topology's nodes has a socket on this machine ({}); {HOW_TO_START}{}",
             elsewhere.join(", "),
@@ -136,10 +137,21 @@ fn once(args: &StatusArgs, asked: &[Asked], view: &View<'_>) -> Result<(), Faile
     } else {
         print(&render(asked, view)?)?;
     }
-    match asked.iter().filter(|a| a.answer.is_err()).count() {
-        0 => Ok(()),
-        n => Err(Failed::new(format!("{n} of {} nodes did not answer", asked.len()))),
-    }
+    unanswered(asked)
+}
+
+/// Who refused has answered.
+fn unanswered(asked: &[Asked]) -> Result<(), Failed> {
+    let refused = |a: &&Asked| matches!(a.answer, Err(ClientError::Refused(_)));
+    let no = asked.iter().filter(refused).count();
+    let silent = asked.iter().filter(|a| a.answer.is_err()).count() - no;
+    let all = asked.len();
+    let texts = [(silent, "did not answer"), (no, "refused to say how they are")].into_iter();
+    let texts: Vec<_> = texts
+        .filter(|(n, _)| *n > 0)
+        .map(|(n, what)| format!("{n} of {all} nodes {what}"))
+        .collect();
+    if texts.is_empty() { Ok(()) } else { Err(Failed::new(texts.join(", "))) }
 }
 
 fn redraw(args: &StatusArgs, asked: &[Asked], view: &View<'_>) -> Result<(), Failed> {

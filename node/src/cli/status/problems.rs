@@ -74,7 +74,7 @@ pub(super) fn find(
                 out.push((Rank::LinkDown, text));
             }
         }
-        for v in node.volumes.iter().filter(|v| wanted(&v.label)) {
+        for v in node.volumes.iter().filter(|v| wanted(&v.label) || wanted(v.in_group())) {
             of_volume(node, v, &mut out);
         }
     }
@@ -93,10 +93,12 @@ fn security(node: &NodeStatus, out: &mut Vec<(Rank, String)>) {
     }
     match s.certificate_until_us {
         Some(until) if until <= node.at_us => {
-            add(format!("its certificate expired {} ago: renew it", between(until, node.at_us)));
+            let ago = between(until, node.at_us);
+            add(format!("its certificate expired {ago} ago: `rcpctl pki renew {name}`"));
         }
         Some(until) if until - node.at_us < CERTIFICATE_SOON_US => {
-            add(format!("its certificate expires in {}: renew it", between(node.at_us, until)));
+            let left = between(node.at_us, until);
+            add(format!("its certificate expires in {left}: `rcpctl pki renew {name}`"));
         }
         _ => {}
     }
@@ -106,7 +108,13 @@ fn security(node: &NodeStatus, out: &mut Vec<(Rank, String)>) {
     // What was an hour ago is history.
     for x in s.strangers.iter().filter(|x| x.last_us + 3_600_000_000 > node.at_us) {
         let ago = between(x.last_us, node.at_us);
-        add(format!("turned away a peer at {} {ago} ago: {} ({} times)", x.from, x.why, x.times));
+        let what = if x.why.starts_with("the peer refused") {
+            "was turned away by"
+        } else {
+            "turned away"
+        };
+        let times = if x.times == 1 { String::new() } else { format!(" ({} times)", x.times) };
+        add(format!("{what} a peer at {} {ago} ago: {}{times}", x.from, x.why));
     }
 }
 
@@ -124,14 +132,21 @@ fn of_volume(node: &NodeStatus, v: &VolumeInfo, out: &mut Vec<(Rank, String)>) {
     let name = format!("{}: volume {}", node.node, v.label);
     match &v.reason {
         Some(reason) => {
-            out.push((Rank::VolumeBlocked, format!("{name} is {}: {reason}", v.state)));
+            let first = v.state.split(',').next().unwrap_or_default();
+            let text = match reason.strip_prefix(first).is_some_and(|r| r.starts_with(": ")) {
+                true => format!("{name} is {reason}"),
+                false => format!("{name} is {}: {reason}", v.state),
+            };
+            out.push((Rank::VolumeBlocked, text));
         }
         None if v.state.starts_with("failed") => {
             out.push((Rank::VolumeBlocked, format!("{name} has failed")));
         }
         None => {}
     }
-    if let Some(s) = v.save_full_in_seconds.filter(|s| *s < FULL_SOON) {
+    // A burst into an empty one is no trend.
+    let filled = v.save_used >= v.save_capacity / 4;
+    if let Some(s) = v.save_full_in_seconds.filter(|s| *s < FULL_SOON && filled) {
         out.push((Rank::SoonFull, format!("{name}: its save volume is full in {}", span(s))));
     }
     for c in &v.children {

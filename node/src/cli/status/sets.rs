@@ -14,7 +14,7 @@ const LISTED: usize = 5;
 /// One table per replica; one for the primary alone if no replica was asked.
 pub(super) fn tables(held: &[Held<'_>], lines: usize) -> Vec<String> {
     let mut out = Vec::new();
-    for group in held.chunk_by(|a, b| a.volume.label == b.volume.label) {
+    for group in held.chunk_by(|a, b| a.volume.in_group() == b.volume.in_group()) {
         let source = group.iter().find(|h| h.volume.role == "primary");
         let mut replicas: Vec<_> = group.iter().filter(|h| h.volume.role == "replica").collect();
         if replicas.is_empty() {
@@ -27,7 +27,7 @@ pub(super) fn tables(held: &[Held<'_>], lines: usize) -> Vec<String> {
 
 fn table(source: Option<&Held<'_>>, replica: Option<&Held<'_>>, lines: usize) -> String {
     let name = |h: Option<&Held<'_>>| h.map(|h| h.node.node.clone());
-    let label = source.or(replica).map_or("", |h| h.volume.label.as_str());
+    let label = source.or(replica).map_or("", |h| h.volume.in_group());
     let mut out = match (name(source), name(replica)) {
         (Some(s), Some(r)) => format!("{label}: delta sets made at {s}, played back at {r}\n"),
         (None, Some(r)) => format!("{label}: delta sets played back at {r}\n"),

@@ -31,7 +31,11 @@ struct Known<'a> {
     drift: Vec<&'a str>,
 }
 
-pub(super) fn draw(nodes: &[&NodeStatus], wanted: &dyn Fn(&str) -> bool) -> Vec<String> {
+pub(super) fn draw(
+    nodes: &[&NodeStatus],
+    silent: &BTreeSet<&str>,
+    wanted: &dyn Fn(&str) -> bool,
+) -> Vec<String> {
     let mut groups: BTreeMap<&str, Known<'_>> = BTreeMap::new();
     for node in nodes {
         for g in &node.groups {
@@ -50,7 +54,7 @@ pub(super) fn draw(nodes: &[&NodeStatus], wanted: &dyn Fn(&str) -> bool) -> Vec<
             known.drift.extend(g.drift.iter().map(String::as_str));
         }
         for v in &node.volumes {
-            groups.entry(&v.group).or_default().volumes.insert(&v.label);
+            groups.entry(&v.group).or_default().volumes.extend([v.label.as_str(), v.in_group()]);
         }
     }
     // What a node knows of the tree below counts where the nodes themselves said nothing.
@@ -66,7 +70,7 @@ pub(super) fn draw(nodes: &[&NodeStatus], wanted: &dyn Fn(&str) -> bool) -> Vec<
         .iter()
         .filter(|(_, known)| known.volumes.is_empty() || known.volumes.iter().any(|v| wanted(v)))
         .filter(|(_, known)| !known.roles.is_empty())
-        .map(|(group, known)| picture(group, known))
+        .map(|(group, known)| picture(group, known, silent))
         .collect()
 }
 
@@ -82,7 +86,7 @@ fn add_hop<'a>(known: &mut Known<'a>, from: &'a str, to: &'a str) {
     }
 }
 
-fn picture(group: &str, known: &Known<'_>) -> String {
+fn picture(group: &str, known: &Known<'_>, silent: &BTreeSet<&str>) -> String {
     let mut names: BTreeSet<&str> = known.hops.keys().copied().collect();
     names.extend(known.roles.keys().copied());
     let mut rows: Vec<(String, &str)> = Vec::new();
@@ -97,7 +101,8 @@ fn picture(group: &str, known: &Known<'_>) -> String {
     let width = rows.iter().map(|(text, _)| text.chars().count()).max().unwrap_or(0);
     let mut out = format!("GROUP {group}\n");
     for (text, node) in rows {
-        let role = known.roles.get(node).copied().unwrap_or("not asked");
+        let unknown = if silent.contains(node) { "silent" } else { "not asked" };
+        let role = known.roles.get(node).copied().unwrap_or(unknown);
         let link = known.links.get(node).map_or(String::new(), |l| words(*l));
         let line = format!("{text:width$}  {role:9}  {link}");
         out.push_str(line.trim_end());

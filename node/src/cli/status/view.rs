@@ -29,7 +29,10 @@ pub fn render(asked: &[Asked], view: &View<'_>) -> Result<String, Failed> {
     let wanted = |label: &str| view.volume.is_none_or(|v| v == label);
     if let Some(volume) = view.volume
         && !nodes.is_empty()
-        && !nodes.iter().flat_map(|n| &n.volumes).any(|v| v.label == volume)
+        && !nodes
+            .iter()
+            .flat_map(|n| &n.volumes)
+            .any(|v| v.label == volume || v.in_group() == volume)
     {
         return Err(Failed::new(not_there(volume, &nodes)));
     }
@@ -37,7 +40,8 @@ pub fn render(asked: &[Asked], view: &View<'_>) -> Result<String, Failed> {
     if !nodes.is_empty() {
         parts.push(node_lines(&nodes));
     }
-    parts.extend(trees::draw(&nodes, &wanted));
+    let silent = asked.iter().filter(|a| a.answer.is_err()).map(|a| a.called.as_str()).collect();
+    parts.extend(trees::draw(&nodes, &silent, &wanted));
     let held = volumes::held(&nodes, &wanted);
     if !held.is_empty() {
         parts.push(volumes::overview(&held));

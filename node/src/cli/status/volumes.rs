@@ -13,15 +13,18 @@ pub(super) struct Held<'a> {
     pub(super) volume: &'a VolumeInfo,
 }
 
+/// A replica that shows the newest set and was heard of within this, in seconds, is level.
+const LEVEL: f64 = 5.0;
+
 /// All wanted ones: by label, in the order of the nodes.
 pub(super) fn held<'a>(nodes: &[&'a NodeStatus], wanted: &dyn Fn(&str) -> bool) -> Vec<Held<'a>> {
     let mut all: Vec<Held<'a>> = nodes
         .iter()
         .flat_map(|node| node.volumes.iter().map(|volume| Held { node, volume }))
-        .filter(|h| wanted(&h.volume.label))
+        .filter(|h| wanted(&h.volume.label) || wanted(h.volume.in_group()))
         .collect();
     all.sort_by(|a, b| {
-        let key = |h: &Held<'a>| (h.volume.label.clone(), h.volume.role != "primary");
+        let key = |h: &Held<'a>| (h.volume.in_group().to_owned(), h.volume.role != "primary");
         key(a).cmp(&key(b))
     });
     all
@@ -61,7 +64,7 @@ fn row(h: &Held<'_>) -> Vec<String> {
         save.push_str(&format!(", full in {}", span(full_in)));
     }
     vec![
-        v.label.clone(),
+        called(v),
         h.node.node.clone(),
         v.role.clone(),
         v.state.clone(),
@@ -72,6 +75,11 @@ fn row(h: &Held<'_>) -> Vec<String> {
         save,
         children(&v.children),
     ]
+}
+
+/// `vol9 (vol1)`: its label here, and the group's where that is another.
+fn called(v: &VolumeInfo) -> String {
+    if v.source.is_empty() { v.label.clone() } else { format!("{} ({})", v.label, v.source) }
 }
 
 /// `2 streaming, 1 seeding 42 %`.
@@ -223,7 +231,11 @@ fn subtree(below: &SubtreeStatus) -> Vec<String> {
         plural(below.nodes.into(), "replica"),
         below.saved_min
     )];
-    for (node, set, lag, words) in &below.worst {
+    // A leaf that is level, and has nothing to say, is not behind.
+    let behind = |(_, set, lag, words): &&(String, u64, f64, String)| {
+        *set < to || *lag >= LEVEL || !words.is_empty()
+    };
+    for (node, set, lag, words) in below.worst.iter().filter(behind) {
         let words = if words.is_empty() { String::new() } else { format!(": {words}") };
         lines.push(format!("furthest behind: {node} at {set}, {}{words}", span(*lag)));
     }

@@ -282,3 +282,29 @@ fn the_socket_is_found() {
     let wrong = Target { node: vec!["cel2-ser2".into()], ..by_topology };
     assert!(one(&wrong, Purpose::Any, &in_dir).expect_err("node").text.contains("did you mean"));
 }
+
+#[tokio::test]
+async fn a_node_that_was_stopped_is_no_node_of_another_machine() {
+    let dir = tempfile::tempdir().expect("folder");
+    let write = |name: &str, nodes: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, format!("version: 1\nnodes:\n{nodes}")).expect("a topology");
+        path.to_str().expect("path").to_owned()
+    };
+    let near = write(
+        "near.yaml",
+        "  a: {listen: \"127.0.0.1:7101\", data: ./a}\n  b: {listen: \"127.0.0.1:7102\", data: ./b}\n",
+    );
+    let e = rcpctl::run_words(&["status", "--topology", &near]).await.expect_err("none ever");
+    assert!(e.text.contains("none of the topology's nodes has a socket"), "{}", e.text);
+    std::fs::create_dir(dir.path().join("a")).expect("a data folder");
+    let e = rcpctl::run_words(&["status", "--topology", &near]).await.expect_err("both");
+    assert_eq!((e.code, e.text.as_str()), (1, "2 of 2 nodes did not answer"));
+    // RFC 5737: nobody's address.
+    let far = write(
+        "far.yaml",
+        "  a: {listen: \"192.0.2.1:7101\", data: ./far, insecure_plaintext: true}\n",
+    );
+    let e = rcpctl::run_words(&["down", "--topology", &far]).await.expect_err("none is here");
+    assert!(e.code == 1 && e.text.contains("to stop one elsewhere: --node NAME"), "{}", e.text);
+}

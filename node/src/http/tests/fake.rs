@@ -230,6 +230,11 @@ impl NodeApi for FakeNode {
         later(Ok(RouteTable { revision: 5, entries: vec![] }))
     }
 
+    fn topology(&self, text: String) -> Answer<'_, crate::api::TopologyTaken> {
+        self.note(format!("topology {text}"));
+        later(Ok(crate::api::TopologyTaken::default()))
+    }
+
     fn shutdown(&self) {
         self.note("shutdown".into());
     }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::fake::{DB_12, DB_16, DB_SIZE, FakeNode, content};
 use super::limits::{Deadlines, MAX_BODY_BYTES, MAX_VOLUME_READS};
-use super::{End, Guard, Routers, paths, routers, serve_connection};
+use super::{End, Guard, Routers, paths, routers, serve_connection, serve_http2};
 use crate::access::{Audit, Caller, Need, Policy, Scope, Tokens, Way};
 use crate::api::{ApiError, ApiErrorKind, NodeStatus};
 use crate::metrics::Metrics;
@@ -382,12 +382,17 @@ async fn every_change_reaches_the_node() {
             r#"{"change":"promote","volume":"db"}"#,
             "Promote { volume: \"db\", now: false, at: None, above: 0 }",
         ),
+        (paths::TOPOLOGY, r#"{"text":"version: 1"}"#, "topology version: 1"),
         (paths::SHUTDOWN, "", "shutdown"),
     ] {
         let r = ask(&site.control, "POST", path, &[], body).await;
         assert_eq!(r.status, StatusCode::OK, "{path}: {}", r.text());
         assert_eq!(node.asked.lock().pop().as_deref(), Some(asked));
     }
+    // What was sent is on record, but for the bytes of a block or file.
+    let record = site.file("audit.log");
+    assert!(record.contains(r#""request":{"keep":true,"volume":"db"}"#), "{record}");
+    assert!(record.contains(r#""request":{"text":"10 bytes"}"#), "{record}");
     let spec = r#"{"label":"v","group":"g1","size":4096,"block_size":null,"backing":null,"save":null,"import":false}"#;
     let r = ask(&site.control, "POST", paths::VOLUME_CREATE, &[], spec).await;
     assert!(r.text().contains("\"label\":\"v\""), "{}", r.text());
@@ -500,6 +505,43 @@ async fn volume_reads_are_bounded_in_number() {
     tokio::time::timeout(Duration::from_secs(30), freed)
         .await
         .expect("a read ends with its client");
+}
+
+/// A frame of HTTP/2 (RFC 9113, section 4.1).
+fn h2(kind: u8, flags: u8, stream: u32, body: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(body.len()).expect("short").to_be_bytes();
+    [&len[1..], &[kind, flags], &stream.to_be_bytes(), body].concat()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_opens_no_window_is_cut_off() {
+    let (_, site) = site();
+    let (mut client, server) = tokio::io::duplex(64 << 10);
+    let (deadlines, stop) = (Deadlines::default(), CancellationToken::new());
+    let served = tokio::spawn(serve_http2(server, site.public.clone(), deadlines, stop));
+    // SETTINGS_INITIAL_WINDOW_SIZE = 0, and GET /healthz from the static table.
+    let settings = h2(4, 0, 0, &[0, 4, 0, 0, 0, 0]);
+    let head = [&[0x82, 0x86, 0x04, 8][..], b"/healthz", &[0x01, 1], b"x"].concat();
+    let ask = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), settings, h2(1, 5, 1, &head)];
+    client.write_all(&ask.concat()).await.expect("written");
+    let began = tokio::time::Instant::now();
+    let (mut answered, mut head) = (false, [0; 9]);
+    while client.read_exact(&mut head).await.is_ok() {
+        let len = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut body = vec![0; usize::try_from(len).expect("small")];
+        client.read_exact(&mut body).await.expect("a whole frame");
+        match (head[3], head[4]) {
+            // It is alive: it answers to every ping.
+            (6, 0) => client.write_all(&h2(6, 1, 0, &body)).await.expect("written"),
+            (1, _) => answered = true,
+            (0, _) => assert!(body.is_empty(), "there is no window"),
+            _ => {}
+        }
+    }
+    assert!(answered);
+    let end = served.await.expect("no panic");
+    assert!(matches!(end, End::Stalled), "{end:?}");
+    assert!(began.elapsed() <= 3 * deadlines.write_stall, "{:?}", began.elapsed());
 }
 
 proptest! {

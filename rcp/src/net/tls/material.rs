@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aws_lc_rs::hmac;
-use rustls::RootCertStore;
 use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::CertifiedKey;
+use rustls::{CertificateError, RootCertStore};
 use x509_parser::prelude::{CertificateRevocationList, FromDer, GeneralName, X509Certificate};
 
 use super::PkiError;
@@ -236,6 +236,17 @@ impl Material {
             .allow_unknown_revocation_status()
             .build()
             .map_err(|e| build(&e))?;
+        if let Some((leaf, rest)) = key.cert.split_first()
+            && let Err(e) = clients.verify_client_cert(leaf, rest, UnixTime::now())
+            && e == rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)
+        {
+            notes.push(format!(
+                "{} was not issued by an authority that is in {}: other nodes refuse it; `rcpctl pki \
+                 issue {node}` makes one, or put the right ca.pem there",
+                files.cert.display(),
+                files.ca.display()
+            ));
+        }
         Ok(Self { key: Arc::new(key), lasting, own, roots, clients, servers, crl_until, notes })
     }
 }

@@ -83,7 +83,11 @@ fn check_peer(cfg: &SessionConfig, peer: &Peer) -> Result<(), No> {
             Err((RefuseCode::Loop, format!("{it} is on the path from the primary to {us}")))
         }
         Role::Sender if !cfg.feeders.allows(it) => {
-            Err((RefuseCode::Peer, format!("{it} is not among the feeders of {us}")))
+            let text = format!(
+                "{it} is not among the feeders of {us}: write it into the group's `routes` or `feeders` \
+                 in the topology, and tell {us} (`rcpctl topology apply`, or a restart of it)"
+            );
+            Err((RefuseCode::Peer, text))
         }
         Role::Sender if peer.path.contains(us) => {
             Err((RefuseCode::Loop, format!("{us} is on the path from the primary to {it}")))

@@ -1,0 +1,664 @@
+//! Groups and volume multicasts (VMC-01 to VMC-05, CMD-01 to CMD-03): who is in a group, and which
+//! volume of its primary goes to which volume of each member.
+//!
+//! A volume multicast is a source volume at the primary and a destination volume at every member,
+//! whose label may differ and is fixed before the volume is made. Opening and closing it for
+//! sending is starting and stopping its replication.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use config::units::approx_size;
+use serde::Serialize;
+
+use super::block;
+use super::columns::columns;
+use super::commands::{Common, size};
+use super::output::{Failed, print, print_json, tell};
+use super::status::{self, Asked, tame};
+use super::target::{Purpose, Surroundings, Target};
+use super::volumes::absolute;
+use crate::api::{LinkStatus, NodeStatus, RouteTable, RouteWay, VolumeInfo, VolumeSpec};
+use crate::http::{paths, requests};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum GroupCommand {
+    /// Feed a node that its topology names as a member: probed, stored, live
+    Add {
+        /// The group
+        group: String,
+        /// The node
+        #[arg(value_name = "NODE")]
+        member: String,
+        /// Who feeds it [default: the primary]
+        #[arg(long, value_name = "NODE")]
+        below: Option<String>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Feed a member no longer; what is below it goes with it, and its replicas stay as they are
+    Remove {
+        /// The group
+        group: String,
+        /// The node
+        #[arg(value_name = "NODE")]
+        member: String,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Groups with their members, routes and volumes, and who is missing
+    List {
+        /// Only this group
+        group: Option<String>,
+        /// Print them as JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        target: Target,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum VolmcastCommand {
+    /// Make a source volume, and say what its copies are called
+    ///
+    /// Every member that is named has to answer before anything is made. A volume that is there
+    /// already gets labels for the copies that are not made yet.
+    Create(CreateArgs),
+    /// Source volumes, and what is at each member
+    List {
+        /// Only this source volume
+        volume: Option<String>,
+        /// Print them as JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Open for sending: make and send delta sets
+    Open {
+        /// The source volume
+        volume: String,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Close: changes are only marked
+    Close {
+        /// The source volume
+        volume: String,
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(super) struct CreateArgs {
+    /// Label of the source volume, and of every copy that is not called otherwise
+    source: String,
+    /// Its group
+    #[arg(long, value_name = "GROUP")]
+    group: String,
+    /// What a member calls its copy; may be said for several members
+    #[arg(long, value_name = "NODE=LABEL")]
+    dest: Vec<String>,
+    /// Size of the source volume, if it is not there yet
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    size: Option<u64>,
+    /// Its block size [default: 4KiB]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    block_size: Option<u64>,
+    /// Capacity of its save volume
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    save: Option<u64>,
+    /// Backing file or block device at the primary [default: a sparse file in the data folder]
+    #[arg(long, value_name = "FILE")]
+    backing: Option<PathBuf>,
+    /// Seconds to wait for the members that are named
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(..=3600))]
+    wait: u64,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// A group as far as it is known.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub(super) struct GroupView {
+    group: String,
+    primary: Option<String>,
+    members: Vec<Member>,
+    volumes: Vec<String>,
+    missing: Vec<Missing>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Member {
+    node: String,
+    /// `primary`, `forwarder`, `leaf`, `relay`; none if it was not asked.
+    role: Option<String>,
+    fed_by: Option<String>,
+    /// Of the session with its parent; none at the primary, and where nobody told.
+    state: Option<String>,
+    next_hops: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Missing {
+    node: String,
+    why: String,
+}
+
+/// A source volume and its copies.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct VolmcastView {
+    source: String,
+    id: String,
+    group: String,
+    /// The node that sends it, if that was asked.
+    primary: Option<String>,
+    /// Delta sets are made and sent.
+    open: Option<bool>,
+    size: u64,
+    destinations: Vec<Destination>,
+    /// Members without a copy, or that did not answer.
+    missing: Vec<Missing>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Destination {
+    node: String,
+    label: String,
+    role: String,
+    state: String,
+    set: u64,
+    lag_seconds: Option<f64>,
+    reason: Option<String>,
+}
+
+/// The groups of all nodes that answered.
+pub(super) fn groups(asked: &[Asked]) -> Vec<GroupView> {
+    let nodes: Vec<&NodeStatus> = asked.iter().filter_map(|a| a.answer.as_ref().ok()).collect();
+    let names: BTreeSet<&str> =
+        nodes.iter().flat_map(|n| &n.groups).map(|g| g.group.as_str()).collect();
+    names.into_iter().map(|group| one_group(group, &nodes, asked)).collect()
+}
+
+fn one_group(group: &str, nodes: &[&NodeStatus], asked: &[Asked]) -> GroupView {
+    let mut parents: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut hops: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    let mut links: BTreeMap<&str, &LinkStatus> = BTreeMap::new();
+    let mut roles: BTreeMap<&str, &str> = BTreeMap::new();
+    let here = || nodes.iter().flat_map(|n| n.groups.iter().map(move |g| (*n, g)));
+    for (n, g) in here().filter(|(_, g)| g.group == group) {
+        roles.insert(&n.node, &g.role);
+        hops.insert(&n.node, g.children.iter().map(|c| c.node.clone()).collect());
+        for c in &g.children {
+            parents.insert(&c.node, &n.node);
+            links.insert(&c.node, c);
+        }
+    }
+    // What nobody said of itself.
+    for (n, g) in here().filter(|(_, g)| g.group == group) {
+        if let Some(p) = &g.parent {
+            parents.entry(&n.node).or_insert(&p.node);
+            links.entry(&n.node).or_insert(p);
+        }
+        for (from, to) in g.routes.iter().filter(|(from, _)| !roles.contains_key(from.as_str())) {
+            hops.entry(from).or_insert_with(|| to.clone());
+            for child in to {
+                parents.entry(child).or_insert(from);
+            }
+        }
+    }
+    let mut names: BTreeSet<&str> = parents.iter().flat_map(|(c, p)| [*c, *p]).collect();
+    names.extend(roles.keys());
+    let silent = |name: &str| {
+        let error = asked.iter().filter(|a| a.called == name).find_map(|a| a.answer.as_ref().err());
+        error.map(ToString::to_string)
+    };
+    let missing = |name: &&str| {
+        let link = links.get(name).filter(|l| l.state != "connected");
+        let why = link.map(|l| l.reason.clone().unwrap_or_else(|| l.state.clone()));
+        let why = why.or_else(|| silent(name))?;
+        Some(Missing { node: (*name).to_owned(), why })
+    };
+    let root = names.iter().find(|n| !parents.contains_key(**n) && hops.contains_key(**n));
+    let primary = roles.iter().find(|(_, r)| **r == "primary").map(|(n, _)| n).or(root);
+    let of = nodes.iter().flat_map(|n| &n.volumes).filter(|v| v.group == group);
+    let volumes: BTreeSet<_> = of.map(|v| v.in_group().to_owned()).collect();
+    let member = |name: &&str| Member {
+        node: (*name).to_owned(),
+        role: roles.get(name).map(|r| (*r).to_owned()),
+        fed_by: parents.get(name).map(|p| (*p).to_owned()),
+        state: links.get(name).map(|l| l.state.clone()),
+        next_hops: hops.get(name).cloned().unwrap_or_default(),
+    };
+    GroupView {
+        group: group.to_owned(),
+        primary: primary.map(|p| (*p).to_owned()),
+        members: names.iter().map(member).collect(),
+        volumes: volumes.into_iter().collect(),
+        missing: names.iter().filter_map(missing).collect(),
+    }
+}
+
+/// The source volumes of all nodes that answered, and their copies.
+pub(super) fn volmcasts(asked: &[Asked]) -> Vec<VolmcastView> {
+    let groups = groups(asked);
+    let mut out: BTreeMap<(String, String), VolmcastView> = BTreeMap::new();
+    let nodes = asked.iter().filter_map(|a| a.answer.as_ref().ok());
+    let mut held: Vec<(&NodeStatus, &VolumeInfo)> =
+        nodes.flat_map(|n| n.volumes.iter().map(move |v| (n, v))).collect();
+    // The source says what it is called.
+    held.sort_by_key(|(n, v)| (v.role != "primary", &n.node));
+    for (n, v) in held {
+        let key = (v.group.clone(), v.id.clone());
+        let view = out.entry(key).or_insert_with(|| VolmcastView {
+            source: v.in_group().to_owned(),
+            id: v.id.clone(),
+            group: v.group.clone(),
+            primary: None,
+            open: None,
+            size: v.size,
+            destinations: Vec::new(),
+            missing: Vec::new(),
+        });
+        if v.role == "primary" && view.primary.is_none() {
+            view.primary = Some(n.node.clone());
+            view.open = Some(v.replicating);
+            continue;
+        }
+        view.destinations.push(Destination {
+            node: n.node.clone(),
+            label: v.label.clone(),
+            role: v.role.clone(),
+            state: v.state.clone(),
+            set: v.current_set,
+            lag_seconds: v.lag_seconds,
+            reason: v.reason.clone(),
+        });
+    }
+    for view in out.values_mut() {
+        let Some(g) = groups.iter().find(|g| g.group == view.group) else { continue };
+        let has: BTreeSet<&String> =
+            view.destinations.iter().map(|d| &d.node).chain(&view.primary).collect();
+        for m in g.members.iter().filter(|m| !has.contains(&m.node)) {
+            let known = g.missing.iter().find(|x| x.node == m.node).map(|x| x.why.clone());
+            let asked = if m.role.is_some() { "has no copy yet" } else { "was not asked" };
+            let why = known.unwrap_or_else(|| asked.to_owned());
+            view.missing.push(Missing { node: m.node.clone(), why });
+        }
+    }
+    let mut all: Vec<_> = out.into_values().collect();
+    all.sort_by(|a, b| (&a.source, &a.group).cmp(&(&b.source, &b.group)));
+    all
+}
+
+fn absent(missing: &[Missing]) -> String {
+    missing.iter().map(|m| format!("missing: {}: {}\n", m.node, m.why)).collect()
+}
+
+fn draw_group(g: &GroupView) -> String {
+    let dash = |t: Option<&String>| t.map_or("-", String::as_str).to_owned();
+    let list = |l: &[String]| if l.is_empty() { "none".to_owned() } else { l.join(", ") };
+    let row = |m: &Member| {
+        let role = m.role.clone().unwrap_or_else(|| "not asked".to_owned());
+        let hops = if m.next_hops.is_empty() { "-".to_owned() } else { m.next_hops.join(" ") };
+        vec![m.node.clone(), role, dash(m.fed_by.as_ref()), dash(m.state.as_ref()), hops]
+    };
+    let rows: Vec<_> = g.members.iter().map(row).collect();
+    format!(
+        "GROUP {}, primary {}, volumes: {}\n{}{}",
+        g.group,
+        g.primary.as_deref().unwrap_or("unknown"),
+        list(&g.volumes),
+        columns(&["MEMBER", "ROLE", "FED BY", "SESSION", "NEXT HOPS"], &rows),
+        absent(&g.missing)
+    )
+}
+
+fn draw_volmcast(v: &VolmcastView) -> String {
+    let state = match v.open {
+        Some(true) => "open",
+        Some(false) => "closed",
+        None => "its source was not asked",
+    };
+    let rows: Vec<_> = v
+        .destinations
+        .iter()
+        .map(|d| {
+            let state = match &d.reason {
+                Some(why) => format!("{}: {why}", d.state),
+                None => d.state.clone(),
+            };
+            vec![d.node.clone(), d.label.clone(), d.role.clone(), d.set.to_string(), state]
+        })
+        .collect();
+    format!(
+        "VOLMCAST {} of {} at {}, {}, {state}\n{}{}",
+        v.source,
+        v.group,
+        v.primary.as_deref().unwrap_or("unknown"),
+        approx_size(v.size),
+        columns(&["DESTINATION", "VOLUME", "ROLE", ">SET", "STATE"], &rows),
+        absent(&v.missing)
+    )
+}
+
+pub(super) async fn group(command: GroupCommand, around: &Surroundings) -> Result<(), Failed> {
+    let (group, json, target) = match command {
+        GroupCommand::Add { group, member, below, common } => {
+            return change(&group, &member, Some(below), &common, around).await;
+        }
+        GroupCommand::Remove { group, member, common } => {
+            return change(&group, &member, None, &common, around).await;
+        }
+        GroupCommand::List { group, json, target } => (group, json, target),
+    };
+    let (here, _) = status::present(&target, around)?;
+    let asked = status::ask(&here).await;
+    let mut all = groups(&asked);
+    all.retain(|g| group.as_ref().is_none_or(|name| g.group == *name));
+    if json {
+        print_json(&all)?;
+    } else {
+        let text: Vec<_> = all.iter().map(draw_group).collect();
+        print(&tame(&text.join("\n")))?;
+    }
+    answered(&asked)?;
+    match group {
+        Some(name) if all.is_empty() => Err(Failed::new(format!("no node is in a group `{name}`"))),
+        _ => Ok(()),
+    }
+}
+
+/// Adds a member below a node, or takes one away: a route of the node that feeds it.
+async fn change(
+    group: &str,
+    node: &str,
+    below: Option<Option<String>>,
+    common: &Common,
+    around: &Surroundings,
+) -> Result<(), Failed> {
+    let (here, _) = status::present(&common.target, around)?;
+    let asked = status::ask(&here).await;
+    let all = groups(&asked);
+    let g = all.iter().find(|g| g.group == group).ok_or_else(|| {
+        let known: Vec<_> = all.iter().map(|g| g.group.as_str()).collect();
+        Failed::new(format!("no node is in a group `{group}`; there are: {}", known.join(", ")))
+    })?;
+    let at = feeder(g, node, below.as_ref().map(Option::as_deref)).map_err(Failed::new)?;
+    let named = |a: &&Asked| a.answer.as_ref().is_ok_and(|s| s.node == at);
+    let place = asked.iter().position(|a| named(&a)).and_then(|i| here.get(i));
+    let client = place.map(super::target::Endpoint::client).ok_or_else(|| {
+        Failed::new(format!("{at}, which feeds or is to feed {node}, did not answer"))
+    })?;
+    let (add, sentence) = (below.is_some(), format!("{group}: {node} is fed by {at}"));
+    let (group, node) = (group.to_owned(), node.to_owned());
+    if add {
+        let body = requests::RouteAdd { group, next_hop: node, by: RouteWay::default() };
+        let table: RouteTable = client.post(paths::ROUTE_ADD, &body).await?;
+        return tell(common.json, &table, &sentence);
+    }
+    let sentence = format!("{sentence} no longer");
+    let body = requests::RouteDelete { group: Some(group), next_hop: Some(node) };
+    let table: RouteTable = client.post(paths::ROUTE_DELETE, &body).await?;
+    tell(common.json, &table, &sentence)
+}
+
+/// At which node a route is to be added, below a node if one is named, or to be taken away.
+fn feeder(g: &GroupView, node: &str, below: Option<Option<&str>>) -> Result<String, String> {
+    let group = &g.group;
+    let fed_by = g.members.iter().find(|m| m.next_hops.iter().any(|h| h == node));
+    if g.primary.as_deref() == Some(node) {
+        return Err(format!("{node} is the primary of {group}: `rcpctl failover` makes another"));
+    }
+    match (below, fed_by) {
+        (None, Some(m)) => Ok(m.node.clone()),
+        (None, None) => Err(format!("nobody that answered feeds {node} in {group}")),
+        (Some(_), Some(m)) => {
+            Err(format!("{node} is fed by {} in {group} already: remove it there first", m.node))
+        }
+        (Some(Some(below)), None) => Ok(below.to_owned()),
+        (Some(None), None) => g.primary.clone().ok_or_else(|| {
+            format!("the primary of {group} did not answer: say who feeds {node} (--below)")
+        }),
+    }
+}
+
+/// Those that did not answer make the list incomplete.
+fn answered(asked: &[Asked]) -> Result<(), Failed> {
+    let silent = asked.iter().filter_map(|a| Some((a, a.answer.as_ref().err()?)));
+    let silent: Vec<_> = silent.map(|(a, e)| format!("{}: {e}", a.called)).collect();
+    if silent.is_empty() { Ok(()) } else { Err(Failed::new(silent.join("\n"))) }
+}
+
+pub(super) async fn volmcast(
+    command: VolmcastCommand,
+    around: &Surroundings,
+) -> Result<(), Failed> {
+    match command {
+        VolmcastCommand::Create(args) => create(args, around).await,
+        VolmcastCommand::List { volume, json, target } => {
+            let (here, _) = status::present(&target, around)?;
+            let asked = status::ask(&here).await;
+            let mut all = volmcasts(&asked);
+            all.retain(|v| volume.as_ref().is_none_or(|x| v.source == *x || v.id == *x));
+            if json {
+                print_json(&all)?;
+            } else {
+                let text: Vec<_> = all.iter().map(draw_volmcast).collect();
+                print(&tame(&text.join("\n")))?;
+            }
+            answered(&asked)?;
+            match volume {
+                Some(x) if all.is_empty() => {
+                    Err(Failed::new(format!("no node has a volume that its group calls `{x}`")))
+                }
+                _ => Ok(()),
+            }
+        }
+        VolmcastCommand::Open { volume, common } => switch(volume, true, &common, around).await,
+        VolmcastCommand::Close { volume, common } => switch(volume, false, &common, around).await,
+    }
+}
+
+async fn switch(
+    volume: String,
+    on: bool,
+    common: &Common,
+    around: &Surroundings,
+) -> Result<(), Failed> {
+    let client = common.target.one(Purpose::Volume(&volume), around)?.client();
+    let sentence = if on {
+        format!("{volume}: open for sending")
+    } else {
+        format!("{volume}: closed; changes are marked until `rcpctl volmcast open {volume}`")
+    };
+    let body = requests::Replicate { volume, on };
+    let done: requests::Done = client.post(paths::REPLICATE, &body).await?;
+    tell(common.json, &done, &sentence)
+}
+
+/// What was made.
+#[derive(Serialize)]
+struct Created {
+    source: VolumeInfo,
+    destinations: BTreeMap<String, String>,
+}
+
+async fn create(args: CreateArgs, around: &Surroundings) -> Result<(), Failed> {
+    let endpoint = args.common.target.one(Purpose::Group(&args.group), around)?;
+    let client = endpoint.client();
+    let node = client.status().await?;
+    match node.groups.iter().find(|g| g.group == args.group) {
+        Some(g) if g.role == "primary" => {}
+        Some(_) | None => {
+            return Err(Failed::new(format!(
+                "{} is not the primary of a group {}: source volumes are made there",
+                node.node, args.group
+            )));
+        }
+    }
+    let of = |v: &&VolumeInfo| v.group == args.group && v.is_called(&args.source);
+    let there = node.volumes.iter().find(of);
+    let size = match (there, args.size) {
+        (Some(v), Some(size)) if v.size != size => {
+            let is = approx_size(v.size);
+            let text = format!("{} is there, and has {is}: leave --size away", args.source);
+            return Err(Failed::new(text));
+        }
+        (None, None) => {
+            let text = format!("{} is not there yet: how large is it to be? (--size)", args.source);
+            return Err(Failed::usage(text));
+        }
+        (_, size) => size,
+    };
+    let backing = args.backing.as_deref().map(absolute).transpose()?;
+    let members = if args.dest.is_empty() {
+        Vec::new()
+    } else {
+        let data = format!("{} {}", args.source, args.dest.join(" "));
+        let kind = "volume-destination".to_owned();
+        block::ask(&client, &args.group, kind, None, data.as_bytes(), args.wait).await?
+    };
+    let bad: Vec<_> = members.iter().filter(|m| !m.ok).collect();
+    if !bad.is_empty() || (members.is_empty() && !args.dest.is_empty()) {
+        let lines: Vec<_> = bad.iter().map(|m| format!("{}: {}", m.node, m.text)).collect();
+        return Err(Failed::new(format!(
+            "no volume was made, for not every member of {} can take it:\n{}",
+            args.group,
+            tame(&lines.join("\n"))
+        )));
+    }
+    let source = match (there, size) {
+        (Some(v), _) => v.clone(),
+        (None, size) => {
+            let spec = VolumeSpec {
+                label: args.source.clone(),
+                group: args.group.clone(),
+                size: size.unwrap_or_default(),
+                block_size: args.block_size,
+                backing,
+                save: args.save,
+                import: false,
+            };
+            client.post(paths::VOLUME_CREATE, &spec).await?
+        }
+    };
+    let pairs = args.dest.iter().filter_map(|d| d.split_once('='));
+    let destinations = pairs.map(|(n, l)| (n.to_owned(), l.to_owned())).collect();
+    let made = if there.is_some() { "was there" } else { "is made" };
+    let mut text =
+        format!("{}: {made} at {}, {}", args.source, node.node, approx_size(source.size));
+    for d in &args.dest {
+        text.push_str(&format!("\n{}", d.replacen('=', ": ", 1)));
+    }
+    tell(args.common.json, &Created { source, destinations }, &text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::GroupStatus;
+    use crate::cli::client::ClientError;
+
+    fn link(node: &str, state: &str, reason: Option<&str>) -> LinkStatus {
+        LinkStatus {
+            node: node.to_owned(),
+            state: state.to_owned(),
+            reason: reason.map(str::to_owned),
+            ..LinkStatus::default()
+        }
+    }
+
+    fn volume(label: &str, source: &str, role: &str) -> VolumeInfo {
+        VolumeInfo {
+            label: label.to_owned(),
+            source: source.to_owned(),
+            id: "6f1c".to_owned(),
+            group: "g1".to_owned(),
+            role: role.to_owned(),
+            state: if role == "primary" { "writable" } else { "readable" }.to_owned(),
+            replicating: true,
+            current_set: 7,
+            size: 1 << 20,
+            ..VolumeInfo::default()
+        }
+    }
+
+    fn asked(node: &str, group: GroupStatus, volumes: Vec<VolumeInfo>) -> Asked {
+        let groups = vec![GroupStatus { group: "g1".to_owned(), ..group }];
+        let status = NodeStatus { node: node.to_owned(), groups, volumes, ..NodeStatus::default() };
+        Asked { called: node.to_owned(), answer: Ok(status) }
+    }
+
+    fn tree() -> Vec<Asked> {
+        let primary = GroupStatus {
+            role: "primary".to_owned(),
+            children: vec![
+                link("f1", "connected", None),
+                link("l3", "waiting", Some("connection refused")),
+            ],
+            routes: [("f1".to_owned(), vec!["l1".to_owned(), "l2".to_owned()])].into(),
+            ..GroupStatus::default()
+        };
+        let leaf = GroupStatus {
+            role: "leaf".to_owned(),
+            parent: Some(link("f1", "connected", None)),
+            ..GroupStatus::default()
+        };
+        let silent = ClientError::NotRunning("nobody listens".to_owned());
+        vec![
+            asked("p", primary, vec![volume("vol1", "", "primary")]),
+            asked("l1", leaf.clone(), vec![volume("vol9", "vol1", "replica")]),
+            asked("l2", leaf, Vec::new()),
+            Asked { called: "f1".to_owned(), answer: Err(silent) },
+        ]
+    }
+
+    #[test]
+    fn a_group_lists_its_members_its_volumes_and_who_is_missing() {
+        let all = groups(&tree());
+        let [g] = all.as_slice() else { panic!("{all:?}") };
+        assert_eq!((g.group.as_str(), g.primary.as_deref()), ("g1", Some("p")));
+        let names: Vec<_> = g.members.iter().map(|m| m.node.as_str()).collect();
+        assert_eq!(names, ["f1", "l1", "l2", "l3", "p"]);
+        assert_eq!(g.volumes, ["vol1"]);
+        let f1 = &g.members[0];
+        assert_eq!((f1.role.as_deref(), f1.fed_by.as_deref()), (None, Some("p")));
+        assert_eq!(f1.next_hops, ["l1", "l2"]);
+        let missing: Vec<_> = g.missing.iter().map(|m| (m.node.as_str(), m.why.as_str())).collect();
+        assert_eq!(missing, [("f1", "nobody listens"), ("l3", "connection refused")]);
+        let at = |node: &str, below: Option<Option<&str>>| feeder(g, node, below);
+        assert_eq!(at("l1", None), Ok("f1".to_owned()));
+        assert_eq!(at("l4", Some(None)), Ok("p".to_owned()));
+        assert_eq!(at("l4", Some(Some("f1"))), Ok("f1".to_owned()));
+        for (node, below, word) in [
+            ("p", None, "is the primary"),
+            ("l4", None, "nobody that answered feeds l4"),
+            ("l1", Some(None), "is fed by f1 in g1 already"),
+        ] {
+            let e = at(node, below).expect_err(node);
+            assert!(e.contains(word), "{e}");
+        }
+        let text = draw_group(g);
+        assert!(text.starts_with("GROUP g1, primary p, volumes: vol1\n"), "{text}");
+        assert!(text.ends_with("missing: l3: connection refused\n"), "{text}");
+    }
+
+    #[test]
+    fn a_volmcast_lists_the_label_at_each_member() {
+        let all = volmcasts(&tree());
+        let [v] = all.as_slice() else { panic!("{all:?}") };
+        assert_eq!((v.source.as_str(), v.primary.as_deref()), ("vol1", Some("p")));
+        assert_eq!(v.open, Some(true));
+        let [d] = v.destinations.as_slice() else { panic!("{v:?}") };
+        assert_eq!((d.node.as_str(), d.label.as_str(), d.set), ("l1", "vol9", 7));
+        let missing: Vec<_> = v.missing.iter().map(|m| (m.node.as_str(), m.why.as_str())).collect();
+        let silent = ("f1", "nobody listens");
+        assert_eq!(missing, [silent, ("l2", "has no copy yet"), ("l3", "connection refused")]);
+        let text = draw_volmcast(v);
+        assert!(text.starts_with("VOLMCAST vol1 of g1 at p, 1 MiB, open\n"), "{text}");
+    }
+}

@@ -1,0 +1,42 @@
+//! A changed topology in a running node: where nodes are, and who may feed whom. Routes stay what the
+//! nodes have stored.
+
+use std::collections::BTreeMap;
+
+use rcp::proto::ids::{GroupName, NodeName};
+
+use super::{GroupPlan, Level, Mover};
+
+/// What a running node takes from a topology.
+#[derive(Clone, Debug, Default)]
+pub struct Learned {
+    /// Addresses of all its nodes.
+    pub addresses: BTreeMap<NodeName, String>,
+    /// Of groups that the node is in. What it keeps and who writes is not taken from here.
+    pub groups: BTreeMap<GroupName, GroupPlan>,
+}
+
+impl Mover {
+    /// Takes it. Sessions that are up stay as they are; the next one is by what was learned. Nodes that
+    /// are no longer there are still known as long as a route leads to them.
+    pub(super) fn learn(&mut self, learned: Learned) {
+        let routed = |n: &NodeName| self.groups.values().any(|g| g.links.contains_key(n));
+        let gone: Vec<_> = self
+            .cfg
+            .addresses
+            .keys()
+            .filter(|n| !learned.addresses.contains_key(*n) && !routed(n))
+            .cloned()
+            .collect();
+        for node in gone {
+            self.cfg.addresses.remove(&node);
+        }
+        self.cfg.addresses.extend(learned.addresses);
+        for (name, plan) in learned.groups {
+            let Some(g) = self.groups.get_mut(&name) else { continue };
+            let GroupPlan { members, relays, writer, planned, planned_ways, .. } = plan;
+            g.plan = GroupPlan { members, relays, writer, planned, planned_ways, ..g.plan.clone() };
+        }
+        self.note(Level::Info, "another topology was learned".to_owned());
+    }
+}

@@ -1,0 +1,290 @@
+//! What lies in the folder `volumes` of a node at its start, and the volumes that its topology names.
+//!
+//! Nothing here removes content: only what is proven to be the beginning or the rest of a volume goes,
+//! and a volume that has lost its identity keeps the node from making an empty one in its place.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use config::{GroupPlan as PlannedGroup, VolumePlan};
+use rcp::proto::ids::{NodeName, VolumeId};
+use volmcast::storage::{Identity, Standing, StorageError, has_content};
+use volmcast::units::{BlockCount, BlockSize};
+
+use super::core::{Core, ReplicaPlan};
+use super::start::{StartError, io};
+use crate::clock;
+use crate::mover::ClosedVolume;
+use crate::volumes::open::{self, OpenPlan};
+
+/// A volume's folder.
+#[derive(Debug)]
+struct Stored {
+    path: PathBuf,
+    identity: Identity,
+}
+
+fn refused(text: String) -> StartError {
+    StartError::Refused(text)
+}
+
+/// The volumes in the folder.
+fn look(all: &Path, node: &NodeName) -> Result<Vec<Stored>, StartError> {
+    let at = || all.display().to_string();
+    let mut found: Vec<Stored> = Vec::new();
+    for entry in std::fs::read_dir(all).map_err(io(at()))? {
+        let entry = entry.map_err(io(at()))?;
+        let path = entry.path();
+        let named = entry.file_name().to_str().is_some_and(|n| n.parse::<VolumeId>().is_ok());
+        let folder = entry.file_type().map_err(io(path.display().to_string()))?.is_dir();
+        let identity = match Identity::load(&path, node) {
+            Ok(identity) => identity,
+            Err(e) if !is_absent(&e) => return Err(refused(e.to_string())),
+            Err(_) if folder && Identity::is_unfinished(&path) => {
+                tracing::warn!("{} is an unfinished volume and is removed", path.display());
+                let _ = Identity::erase(&path);
+                continue;
+            }
+            Err(_) if folder && named => {
+                // Succeeds only where nothing is in it.
+                if std::fs::remove_dir(&path).is_err() {
+                    return Err(refused(format!(
+                        "{} has content and no identity: restore the file `identity` in it from a \
+                         backup, or move the folder out of {}; nothing of it was touched",
+                        path.display(),
+                        all.display()
+                    )));
+                }
+                continue;
+            }
+            Err(_) => {
+                if entry.file_name() != "lost+found" {
+                    tracing::warn!("{} is no volume: it is left as it is", path.display());
+                }
+                continue;
+            }
+        };
+        // A crash may have come between the two.
+        Identity::finished(&path).map_err(|e| refused(e.to_string()))?;
+        if let Some(other) = found.iter().find(|f| f.identity.volume == identity.volume) {
+            return Err(refused(format!(
+                "{} and {} are the same volume {} ({}): move the one that is a copy out of {}",
+                other.path.display(),
+                path.display(),
+                identity.label,
+                identity.volume,
+                all.display()
+            )));
+        }
+        found.push(Stored { path, identity });
+    }
+    Ok(found)
+}
+
+/// There is no identity; it is not merely one that cannot be read.
+fn is_absent(e: &StorageError) -> bool {
+    let absent = |k| matches!(k, ErrorKind::NotFound | ErrorKind::NotADirectory);
+    matches!(e, StorageError::Io { source, .. } if absent(source.kind()))
+}
+
+/// Opens what is in the folder and makes the primary's volumes that the topology names.
+pub(super) fn open_volumes(
+    core: &mut Core,
+    groups: &[&PlannedGroup],
+    node: &NodeName,
+    folder: &Path,
+) -> Result<(), StartError> {
+    let all = folder.join("volumes");
+    let mut have = Vec::new();
+    for Stored { path, identity } in look(&all, node)? {
+        let Some(plan) = core.plans.get(&identity.group) else {
+            tracing::warn!(
+                "volume {} is of group {}, which this node is not in: it stays closed",
+                identity.label,
+                identity.group
+            );
+            continue;
+        };
+        have.push(identity.in_group().clone());
+        match open::open(&path, &plan.open, clock::mono(), clock::wall()) {
+            Ok(o) => core.enter(o),
+            // Other volumes go on.
+            Err(e) => {
+                let remedy = match identity.role.as_str() {
+                    "primary" => format!(
+                        "restore it from a backup, or let a replica take over (`rcpctl failover {} \
+                         --plan`)",
+                        identity.label
+                    ),
+                    _ => format!(
+                        "or give up what is here, and it is seeded again: `rcpctl volume delete {} \
+                         --yes` at this node",
+                        identity.label
+                    ),
+                };
+                let why = format!("{e}; {remedy}");
+                core.names.set_closed(identity.volume, identity.label.as_str(), &why);
+                let (label, group, role) = (identity.label, identity.group, identity.role);
+                let closed = ClosedVolume { label, group, role, why };
+                core.mover.add_closed(identity.volume, closed);
+            }
+        }
+    }
+    for g in groups.iter().filter(|g| g.primary == *node) {
+        for v in g.volumes.iter().filter(|v| !have.contains(&v.label)) {
+            let (identity, plan) = new_primary(g, v, node, folder, &core.plans[&g.name])?;
+            let path = all.join(identity.volume.to_string());
+            let o = open::create(&path, &identity, &plan, clock::mono(), clock::wall())
+                .map_err(|e| refused(e.to_string()))?;
+            core.enter(o);
+        }
+    }
+    Ok(())
+}
+
+/// A volume that the topology names and the primary does not have.
+fn new_primary(
+    g: &PlannedGroup,
+    v: &VolumePlan,
+    node: &NodeName,
+    folder: &Path,
+    plan: &ReplicaPlan,
+) -> Result<(Identity, OpenPlan), StartError> {
+    let base = v.backing_for(node).map(|p| folder.join(p));
+    let mut import = false;
+    if let Some(path) = &base
+        && let Ok(m) = std::fs::metadata(path)
+    {
+        import = m.len() > 0 || !m.is_file();
+        if m.is_file() && m.len() < v.size && has_content(path).unwrap_or(true) {
+            return Err(refused(format!(
+                "{} has content ({} bytes), and volume {} is to have {} bytes: if this file is \
+                 meant, say `truncate -s {} {}`",
+                path.display(),
+                m.len(),
+                v.label,
+                v.size,
+                v.size,
+                path.display()
+            )));
+        }
+    }
+    let identity = Identity {
+        volume: VolumeId(*uuid::Uuid::new_v4().as_bytes()),
+        label: v.label_at(node).clone(),
+        source: v.labels.get(node).map(|_| v.label.clone()),
+        group: g.name.clone(),
+        node: node.clone(),
+        role: "primary".to_owned(),
+        block_size: BlockSize::from_bytes(v.block_size).unwrap_or_default(),
+        blocks: BlockCount(v.blocks()),
+        save: g.save_for(v, node),
+        snapshots: v.snapshot_area,
+        base,
+        // It may have been the primary before, and have lost its disk.
+        standing: Standing {
+            unproven: g.policy.confirm == config::Confirm::Always,
+            ..Standing::default()
+        },
+    };
+    Ok((identity, OpenPlan { import, ..plan.open.clone() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcp::proto::ids::{GroupName, Label};
+
+    const ID: [u8; 16] = [7; 16];
+
+    fn node() -> NodeName {
+        NodeName::new("cel1-ser1").expect("valid")
+    }
+
+    fn identity() -> Identity {
+        Identity {
+            volume: VolumeId(ID),
+            label: Label::new("vol1").expect("valid"),
+            source: None,
+            group: GroupName::new("g1").expect("valid"),
+            node: node(),
+            role: "primary".to_owned(),
+            block_size: BlockSize::DEFAULT,
+            blocks: BlockCount(16),
+            save: 8 << 20,
+            snapshots: 1 << 20,
+            base: None,
+            standing: Standing::default(),
+        }
+    }
+
+    /// A folder `volumes` with one volume in it.
+    fn folder() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().expect("temp");
+        let path = dir.path().join(VolumeId(ID).to_string());
+        std::fs::create_dir(&path).expect("a folder");
+        std::fs::write(path.join("base"), "content").expect("a base");
+        identity().store(&path).expect("an identity");
+        (dir, path)
+    }
+
+    fn why(dir: &Path) -> String {
+        look(dir, &node()).expect_err("refused").to_string()
+    }
+
+    #[test]
+    fn a_volume_that_lost_its_identity_is_refused_and_keeps_its_content() {
+        let (dir, path) = folder();
+        assert_eq!(look(dir.path(), &node()).expect("a volume").len(), 1);
+        std::fs::rename(path.join("identity"), dir.path().join("elsewhere")).expect("moved");
+        let text = why(dir.path());
+        assert!(text.contains("has content and no identity: restore"), "{text}");
+        assert_eq!(std::fs::read(path.join("base")).expect("still there"), b"content");
+        // One that cannot be read is not one that is absent.
+        std::fs::create_dir(path.join("identity")).expect("something else");
+        let text = why(dir.path());
+        assert!(text.contains("identity"), "{text}");
+        assert!(path.join("base").exists());
+    }
+
+    #[test]
+    fn folders_and_files_of_others_are_left_as_they_are() {
+        let (dir, _) = folder();
+        std::fs::create_dir(dir.path().join("backup")).expect("a folder");
+        std::fs::write(dir.path().join("backup/important.img"), "x").expect("a file");
+        std::fs::create_dir(dir.path().join("lost+found")).expect("a folder");
+        std::fs::write(dir.path().join("notes"), "x").expect("a file");
+        assert_eq!(look(dir.path(), &node()).expect("one volume").len(), 1);
+        assert!(dir.path().join("backup/important.img").exists());
+        assert!(dir.path().join("lost+found").exists() && dir.path().join("notes").exists());
+    }
+
+    #[test]
+    fn only_what_is_proven_to_be_unfinished_is_removed() {
+        let (dir, path) = folder();
+        let begun = dir.path().join(VolumeId([8; 16]).to_string());
+        Identity::begin(&begun).expect("a creation begins");
+        std::fs::write(begun.join("base"), "part").expect("and is cut short");
+        let empty = dir.path().join(VolumeId([9; 16]).to_string());
+        std::fs::create_dir(&empty).expect("before that");
+        // The mark of a volume that was finished means nothing.
+        std::fs::write(path.join("unfinished"), "").expect("left by a crash");
+        assert_eq!(look(dir.path(), &node()).expect("one volume").len(), 1);
+        assert!(!begun.exists() && !empty.exists());
+        assert!(path.join("base").exists() && !path.join("unfinished").exists());
+        // A removal that was cut short ends.
+        Identity::remove(&path).expect("removed");
+        assert!(look(dir.path(), &node()).expect("none").is_empty());
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_copy_of_a_volume_beside_it_is_refused() {
+        let (dir, path) = folder();
+        let copy = dir.path().join("copy");
+        std::fs::create_dir(&copy).expect("a folder");
+        std::fs::copy(path.join("identity"), copy.join("identity")).expect("a copy");
+        let text = why(dir.path());
+        assert!(text.contains("are the same volume vol1"), "{text}");
+    }
+}
