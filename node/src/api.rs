@@ -278,6 +278,15 @@ pub struct VolumeInfo {
     pub promoting: bool,
 }
 
+/// The digest of a volume in one state.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StateDigest {
+    /// The state.
+    pub set: u64,
+    /// 32 hexadecimal digits.
+    pub digest: String,
+}
+
 impl VolumeInfo {
     /// What its group calls it.
     #[must_use]
@@ -290,15 +299,6 @@ impl VolumeInfo {
     pub fn is_called(&self, name: &str) -> bool {
         self.label == name || self.source == name || self.id == name
     }
-}
-
-/// The digest of a volume in one state.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct StateDigest {
-    /// The state.
-    pub set: u64,
-    /// 32 hexadecimal digits.
-    pub digest: String,
 }
 
 /// How far a child is with one volume.

@@ -67,9 +67,18 @@ fn drive_but(o: &mut Opened, fails: &dyn Fn(&Io) -> bool) -> Vec<Event> {
 }
 
 fn drive_at(o: &mut Opened, now: Mono, fails: &dyn Fn(&Io) -> Option<IoError>) -> Vec<Event> {
+    drive_in(o, now, Wall(1), fails)
+}
+
+fn drive_in(
+    o: &mut Opened,
+    now: Mono,
+    wall: Wall,
+    fails: &dyn Fn(&Io) -> Option<IoError>,
+) -> Vec<Event> {
     let v = &mut o.volume;
     let mut events = Vec::new();
-    v.timer(now, Wall(1));
+    v.timer(now, wall);
     loop {
         let mut more = false;
         while let Some(io) = v.poll_io() {
@@ -88,7 +97,7 @@ fn drive_at(o: &mut Opened, now: Mono, fails: &dyn Fn(&Io) -> Option<IoError>) -
             events.push(e);
             more = true;
         }
-        v.timer(now, Wall(1));
+        v.timer(now, wall);
         if !more {
             return events;
         }
@@ -501,4 +510,44 @@ fn a_catch_up_that_begins_anew_remembers_what_was_folded_in() {
     std::fs::write(folder.join("save"), vec![0; 16 << 20]).expect("spoiled");
     let o = open_at(&folder);
     assert_eq!(o.volume.catch_up_base(), None, "a seed follows");
+}
+
+/// A block and its hash that are both of an older state look right where they lie. A round of the
+/// search in which nothing is merged adds the hashes up, and finds that they are not those which
+/// made the digest.
+#[test]
+fn a_block_and_its_hash_that_are_stale_together_are_found() {
+    let dir = tempfile::tempdir().expect("temp");
+    let mut o = replica(&dir.path().join("v"));
+    for set in 1..=5 {
+        feed(&mut o.volume, set);
+        drive(&mut o);
+    }
+    let v = &o.volume;
+    assert_eq!((v.durable().visible, v.durable().merged), (SetNumber(5), SetNumber(5)));
+    let (_, was) = v.digest().expect("known");
+    // A day later, in the time that rounds take.
+    let look = |o: &mut Opened, from: u64| {
+        let mut events = Vec::new();
+        for second in from..from + 60 {
+            let now = Mono(NOW.0 + second * 1_000_000);
+            events.extend(drive_in(o, now, Wall((1 + from) * 86_400_000_000), &|_| None));
+        }
+        events
+    };
+    let differs = |e: &Event| matches!(e, Event::Differs { .. });
+    assert!(!look(&mut o, 10).iter().any(differs), "nothing is wrong yet");
+    assert!(o.volume.scrub_progress().is_some_and(|(_, at)| at > Wall(1)), "a round was made");
+
+    // The writes of set 3 are lost, in both files.
+    o.files.file(FileId::Base).write_all_at(&[0; 4096], 3 * 4096).expect("written");
+    let at = volmcast::digest::table_range(3, 1).0;
+    o.files.file(FileId::Hashes).write_all_at(&[0; 16], at).expect("written");
+    let events = look(&mut o, 100);
+    assert!(events.iter().any(differs), "{events:?}");
+    let v = &o.volume;
+    assert_eq!(v.damaged_blocks(), 0, "each block is what its hash says");
+    assert_eq!(v.differs(), Some(SetNumber(5)));
+    assert!(v.refusal().is_some_and(|r| r.contains("not the primary's")), "{:?}", v.refusal());
+    assert_ne!(v.digest().map(|d| d.1), Some(was), "the content was read in full");
 }

@@ -56,19 +56,6 @@ pub(super) struct Outbound {
     doubts: Vec<(u64, u64)>,
 }
 
-/// What a child wants beyond what it lacks: blocks that it named, or all of the content, which is
-/// what it gets for them from a node that cannot ask for them (`deaf`). True if it is seeded.
-fn take_doubts(h: &mut Held, out: &mut Outbound, child: &NodeName, deaf: bool) -> bool {
-    let doubts = std::mem::take(&mut out.doubts);
-    let forced = std::mem::take(&mut out.force_seed) || (deaf && !doubts.is_empty());
-    h.relaying.doubts = if forced { Vec::new() } else { doubts };
-    h.volume.consumer_doubts(child, &h.relaying.doubts);
-    forced
-}
-
-/// Runs of blocks in doubt that are taken from one child.
-const MOST_DOUBTS: usize = 1 << 16;
-
 impl Outbound {
     fn is_filled(&self) -> bool {
         matches!(self.stage, Stage::Seeding | Stage::CatchingUp)
@@ -85,6 +72,19 @@ impl Outbound {
         if self.is_filled() { self.seed_granted.saturating_sub(self.seed_sent) } else { 0 }
     }
 }
+
+/// What a child wants beyond what it lacks: blocks that it named, or all of the content, which is
+/// what it gets for them from a node that cannot ask for them (`deaf`). True if it is seeded.
+fn take_doubts(h: &mut Held, out: &mut Outbound, child: &NodeName, deaf: bool) -> bool {
+    let doubts = std::mem::take(&mut out.doubts);
+    let forced = std::mem::take(&mut out.force_seed) || (deaf && !doubts.is_empty());
+    h.relaying.doubts = if forced { Vec::new() } else { doubts };
+    h.volume.consumer_doubts(child, &h.relaying.doubts);
+    forced
+}
+
+/// Runs of blocks in doubt that are taken from one child.
+const MOST_DOUBTS: usize = 1 << 16;
 
 impl Mover {
     /// The child's next attachment is answered by a seed.

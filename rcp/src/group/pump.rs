@@ -68,8 +68,7 @@ where
                 Event::Closed(why) => Heard::Closed(why),
             };
             let over = matches!(heard, Heard::Closed(_));
-            let told = core.send(Input::Heard { conn, heard }).await;
-            if over || told.is_err() {
+            if core.send(Input::Heard { conn, heard }).await.is_err() || over {
                 flush(&mut session, &mut writer).await;
                 return writer.into_inner();
             }

@@ -229,6 +229,7 @@ pub(crate) const CLAIMS: &[Claim] = &[
             "rcp/tests/refusal.rs::every_bit_of_a_chunk_counts",
             "volmcast/tests/digest.rs::every_planted_difference_is_found",
             "tests/tests/e2e/damage.rs::a_flipped_bit_in_the_content_of_a_replica",
+            "tests/tests/e2e/damage.rs::one_hundred_planted_differences",
             READER,
         ],
     ),

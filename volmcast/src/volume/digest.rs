@@ -95,6 +95,13 @@ impl Digest {
         self.told.extend(header.digest_sum().map(|d| (id.to, id.generation, Sum(d))));
     }
 
+    /// The digest of a state as it was known here, where no header of it is remembered.
+    pub(super) fn keep_own(&mut self, set: SetNumber, line: Option<Generation>, sum: Sum) {
+        if let Some(line) = line.filter(|_| !self.told.iter().any(|(s, ..)| *s >= set)) {
+            self.told.push_back((set, line, sum));
+        }
+    }
+
     /// The sum of all hashes in the table is known.
     fn is_summed(&self) -> bool {
         self.pass.as_ref().is_some_and(|p| p.cursor == u64::MAX)
@@ -337,6 +344,7 @@ impl Volume {
     /// Steps behind the visible state are gone, or their digests are to be found out again.
     pub(super) fn digest_layers_gone(&mut self) {
         let d = &mut self.digest;
+        d.scrub.round = None;
         d.check = None;
         d.found.clear();
         d.chain = match self.want.digest.table {

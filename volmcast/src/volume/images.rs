@@ -248,7 +248,11 @@ impl Volume {
     }
 
     /// A seed would overwrite what branches rest on: an operator decides.
-    pub(super) fn seed_waits_for_branches(&mut self) {
+    pub(super) fn seed_waits_for_branches(&mut self) -> bool {
+        if !self.has_branches() {
+            self.stalled = None;
+            return false;
+        }
         let names: Vec<_> = self.want.aside.iter().map(KeptBranch::name).collect();
         self.stalled = Some(format!(
             "the volume can only be filled by a full seed, which would overwrite what branches rest \
@@ -256,6 +260,7 @@ impl Volume {
              them up, and it goes on by itself",
             names.join(", ")
         ));
+        true
     }
 
     /// Goes on with what waited for room.

@@ -15,7 +15,8 @@ use rcp::proto::ids::{NodeName, SetNumber};
 use super::desk::{Purpose, ScrubStep, Work};
 use super::{Event, Role, Volume};
 use crate::bitmap::{BlockSet, Run};
-use crate::digest::{BlockHash, HASH_LEN, TABLE_AT, hashes_in, table_range};
+use crate::digest::{BlockHash, HASH_LEN, Sum, TABLE_AT, hashes_in, table_range};
+use crate::history::line_of;
 use crate::io::{FileId, Op, Outcome};
 use crate::mailbox::TableMark;
 use crate::units::{BlockCount, BlockIndex};
@@ -47,6 +48,9 @@ pub(super) struct Scrub {
     /// What had been merged when the step began.
     merged: (u64, SetNumber),
     busy: bool,
+    /// The hashes of this round added up, while nothing was merged since it began: what had been
+    /// merged by then.
+    pub(super) round: Option<((u64, SetNumber), Sum)>,
     /// Blocks that turned out damaged since the start.
     found: u64,
 }
@@ -76,6 +80,7 @@ impl Volume {
         }
         let (Some(first), n) = (fresh.first(), fresh.len()) else { return };
         self.digest.scrub.found += n as u64;
+        self.digest.scrub.round = None;
         let what =
             if n == 1 { format!("block {first}") } else { format!("{n} blocks from {first} on") };
         let text = format!(
@@ -117,6 +122,7 @@ impl Volume {
     }
 
     pub(super) fn doubts_fetched(&mut self) {
+        self.digest.scrub.round = None;
         self.digest.doubts = BlockSet::new();
     }
 
@@ -155,7 +161,8 @@ impl Volume {
         let first = self.want.digest.scrub_next;
         let merged = (self.merge_jobs(), self.want.merged);
         let s = &mut self.digest.scrub;
-        *s = Scrub { run, first, merged, busy: true, found: s.found, ..Scrub::default() };
+        let round = if first == 0 { Some((merged, Sum::default())) } else { s.round };
+        *s = Scrub { run, first, merged, busy: true, round, found: s.found, ..Scrub::default() };
         let op = Op::NextData { offset: self.cfg.block_size.offset(BlockIndex(first)) };
         self.desk.io(Purpose::Scrub { run, step: ScrubStep::MapContent }, FileId::Base, op);
     }
@@ -229,6 +236,8 @@ impl Volume {
         let wrong = hashes.iter().zip(hashes_in(table)).zip(s.first..);
         let wrong: BTreeSet<u64> =
             wrong.filter(|((a, b), _)| **a != *b).map(|(_, block)| block).collect();
+        s.round = s.round.filter(|(m, _)| *m == merged && wrong.is_empty());
+        s.round = s.round.map(|(m, sum)| (m, sum.and(Sum::of_table(table))));
         self.want.digest.scrub_next = s.first + n;
         if self.want.digest.scrub_next >= self.durable.blocks.0 {
             self.scrub_round_ends();
@@ -244,5 +253,29 @@ impl Volume {
         self.want.digest.scrub_next = 0;
         self.want.digest.scrubbed = self.desk.wall;
         self.commit.request();
+        let round = self.digest.scrub.round.take();
+        let merged = (self.merge_jobs(), self.want.merged);
+        if let (Some((m, here)), TableMark::Known(sum)) = (round, self.want.digest.table)
+            && (m, self.at_rest()) == (merged, true)
+            && here != sum
+        {
+            self.stale_together(sum, here);
+        }
+    }
+
+    /// Each block is what its hash says, and the hashes are not those that were written: blocks and
+    /// their hashes are of an older state, together.
+    fn stale_together(&mut self, was: Sum, here: Sum) {
+        let at = self.want.visible;
+        self.want.digest.differs = at;
+        let text = format!(
+            "the content here is not the primary's: the hashes that are stored make the digest \
+             {here}, and those of set {at} made {was}; writes to the disk were lost; reads are \
+             refused, and the content is read to find out more"
+        );
+        self.desk.event(Event::Differs { text });
+        // What was known of the state is compared again when the content was read.
+        self.digest.keep_own(at, line_of(&self.want.history, at), was);
+        self.digest_lost();
     }
 }

@@ -412,14 +412,11 @@ impl Volume {
                 self.desk.event(Event::SeedSaved { next_block: 0 });
                 return;
             }
-            if self.has_branches() {
-                self.seed_waits_for_branches();
+            if self.seed_waits_for_branches() {
                 return;
             }
-            self.stalled = None;
             let Some(s) = &mut self.seed_in else { return };
             s.phase = Phase::Clearing;
-            // What sets had written goes as well; the extents include it.
             s.touched = BlockSet::new();
             s.pending = 2;
             let len = self.cfg.block_size.offset(BlockIndex(had.0));
