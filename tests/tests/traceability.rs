@@ -35,7 +35,7 @@ const AREAS: [(&str, &[u32]); 17] = [
     ("DIFF", &[1, 2, 3, 4, 5, 6]),
     ("FAIL", &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 14, 16, 17, 20, 21, 22]),
 ];
-const ALGORITHMS: [&str; 11] =
+const ALGORITHMS: [&str; 12] =
     ["F10", "F11", "F12", "F17", "F23", "F26", "F27", "F28", "F31", "F32", "F33", "F34"];
 
 fn ids() -> BTreeSet<String> {
