@@ -340,11 +340,9 @@ impl Volume {
                 }
                 let store = &self.cfg.snapshots;
                 let hidden = self.durable.seed.is_some();
-                if hidden {
-                    if let Some(seed) = &mut self.seed_in {
-                        for e in chunk.extents() {
-                            seed.touch(e.block, e.count);
-                        }
+                if hidden && let Some(seed) = &mut self.seed_in {
+                    for e in chunk.extents() {
+                        seed.touch(e.block, e.count);
                     }
                 }
                 if saves {
