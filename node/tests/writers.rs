@@ -123,6 +123,7 @@ impl Rig {
             versions: rcp::proto::session::VERSIONS,
             journal: rcp::proto::control::Journal::default(),
             destinations: node::mover::Destinations::default(),
+            listed: ["secret".to_owned()].into(),
         };
         let mover = Mover::new(cfg, self.mono(), self.wall());
         let node = Node {
@@ -678,4 +679,18 @@ fn a_step_down_that_the_disk_does_not_confirm_leaves_a_writer_on_the_disk() {
     r.is_closed("p", "l1 took over");
     r.promote("p");
     r.is_open("p");
+}
+
+#[test]
+fn a_label_with_a_list_of_its_own_is_neither_taken_nor_given_away() {
+    let mut r = two();
+    let rename = |volume: &str, label: &str| Ask::Rename {
+        volume: volume.to_owned(),
+        label: label.to_owned(),
+    };
+    let ask = r.ask("p", rename("vol", "secret"));
+    let told = r.told("p", ask);
+    assert!(told.contains("Refused") && told.contains("`nbd_allow`"), "{told}");
+    let ask = r.ask("p", rename("vol", "other"));
+    assert!(r.told("p", ask).contains("Done"), "{}", r.told("p", ask));
 }

@@ -155,10 +155,11 @@ pub struct ViewState {
     pub blocks: BlockCount,
     /// Why reads are refused, if they are.
     pub refused: Option<String>,
-    /// What is read from the base can be held against the table of hashes.
-    pub hashed: bool,
-    /// So can what a branch has of it, also while all else is refused.
-    pub proven: bool,
+    /// What is read from the base can be held against the table of hashes, and which table that is:
+    /// another number, another table.
+    pub hashed: Option<u64>,
+    /// The same of what a branch has of it, also while all else is refused.
+    pub proven: Option<u64>,
     /// Visible steps that the base may not hold yet, oldest first.
     pub layers: Vec<Arc<Layer>>,
 }

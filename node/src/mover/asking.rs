@@ -389,6 +389,18 @@ impl Mover {
             let text = format!("{} already has a volume {label}", self.cfg.node);
             return Err(ApiError::new(ApiErrorKind::Conflict, text));
         }
+        let old = self.label_of(id);
+        if let Some(listed) =
+            [old.as_str(), label.as_str()].into_iter().find(|l| self.cfg.listed.contains(*l))
+        {
+            let text = format!(
+                "the topology says by label who may open {listed} over NBD (`nbd_allow`), and another \
+                 label would have another list: take the list away and start {} again, rename, then \
+                 write volume and list under the new label; nothing was changed",
+                self.cfg.node
+            );
+            return Err(ApiError::new(ApiErrorKind::Conflict, text));
+        }
         if let Some(h) = self.volumes.get_mut(&id) {
             // The source's own name is the group's, until it has another.
             if h.label == h.source && matches!(h.volume.config().role, Role::Primary { .. }) {

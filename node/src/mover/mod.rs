@@ -112,6 +112,8 @@ pub struct MoverConfig {
     pub journal: Journal,
     /// What volumes are to be called here.
     pub destinations: Destinations,
+    /// Labels here whose exports the topology has a list for (`nbd_allow`): they are not renamed.
+    pub listed: BTreeSet<String>,
 }
 
 /// How loud a note is.

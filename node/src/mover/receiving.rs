@@ -62,8 +62,8 @@ pub(super) enum InStage {
 }
 
 impl Inbound {
-    /// Whether a frame with data is the next one of its stream; one of another feeder is late and
-    /// counts for nothing (PROTOCOL.md, sections 5 and 6).
+    /// Whether a frame with data is the next one of its stream; one of another feeder is late, one
+    /// that came before came twice, and neither counts (PROTOCOL.md, sections 5 and 6).
     fn in_order(&mut self, frame: &Frame, feeder: u32) -> Result<bool, String> {
         let (from, seq, next) = match frame {
             Frame::Chunk { feeder, seq, .. } | Frame::SetEnd { feeder, seq, .. } => {
@@ -72,10 +72,10 @@ impl Inbound {
             Frame::SeedData { feeder, seq, .. } => (*feeder, *seq, &mut self.seed_seq),
             _ => return Ok(false),
         };
-        if from != feeder {
+        if from != feeder || seq < *next {
             return Ok(false);
         }
-        if seq != *next {
+        if seq > *next {
             let text = format!("frame {seq} of the stream came where frame {next} was due");
             return Err(text);
         }
@@ -603,7 +603,9 @@ impl Mover {
         let (conn, stream) = (i.conn, i.stream);
         let total = h.volume.intake_credit();
         let quantum = h.volume.config().window / 8;
-        let grant = total >= i.told + quantum;
+        // Little at a time is not worth a frame, unless the sender may have nothing left.
+        let short = i.told.saturating_sub(h.volume.intake_received()) < quantum;
+        let grant = total >= i.told + quantum || short && total > i.told;
         if grant {
             i.told = total;
         }

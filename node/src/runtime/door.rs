@@ -1,5 +1,6 @@
 //! The NBD door of a running node: the topology's rules, and who hears of those turned away.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use config::{NodePlan, Topology};
@@ -42,14 +43,19 @@ pub(super) fn exports(
 
 /// What the topology says. A volume's list holds at every node, also after a failover.
 fn rules(topology: &Topology, node: &NodePlan) -> Rules {
-    let list =
-        |v: &config::VolumePlan| Some((v.label_at(&node.name).to_string(), v.nbd_allow.clone()?));
     Rules {
         secured: topology.pki().is_some() && !node.insecure_plaintext,
         nodes: topology.nodes().map(|n| n.name.clone()).collect(),
         node: node.nbd_allow.clone(),
-        volumes: topology.groups().flat_map(|g| g.volumes.iter().filter_map(list)).collect(),
+        volumes: listed(topology, node),
     }
+}
+
+/// The lists of volumes that have their own, by label at this node.
+pub(super) fn listed(topology: &Topology, node: &NodePlan) -> BTreeMap<String, Vec<config::Allow>> {
+    let list =
+        |v: &config::VolumePlan| Some((v.label_at(&node.name).to_string(), v.nbd_allow.clone()?));
+    topology.groups().flat_map(|g| g.volumes.iter().filter_map(list)).collect()
 }
 
 /// Refusals go to a metric, to `refused.log`, and to log and status, where each kind and peer stands

@@ -303,6 +303,7 @@ fn new_mover(
         handlers: node.handlers.keys().cloned().collect(),
         journal,
         destinations,
+        listed: door::listed(topology, node).into_keys().collect(),
     };
     Mover::new(cfg, clock::mono(), clock::wall())
 }

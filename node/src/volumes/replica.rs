@@ -133,9 +133,7 @@ impl<F: Storage> ReplicaVolume<F> {
                 Source::Chunk { layer, chunk, offset } => {
                     self.read_layer(layer, *chunk, *offset as usize + skip, out)?;
                 }
-                Source::Base => {
-                    self.read_base(view.hashed || view.proven && pin.is_branch(), pin, start, out)?
-                }
+                Source::Base => self.read_base(pin, start, out)?,
             }
         }
         Ok(())
@@ -225,19 +223,22 @@ impl<F: Storage> ReplicaVolume<F> {
         Ok(())
     }
 
+    /// Which table proves what this pin has of the base, if one does.
+    fn table_for(&self, pin: &Pin) -> Option<u64> {
+        let view = self.board.view();
+        view.hashed.or(view.proven.filter(|_| pin.is_branch()))
+    }
+
     /// From the base, or from before images where the pin has them. What was read from the base
     /// counts only if a second look still says that it is there.
-    fn read_base(
-        &self,
-        hashed: bool,
-        pin: &Pin,
-        offset: u64,
-        out: &mut [u8],
-    ) -> Result<(), ReadFailure> {
+    fn read_base(&self, pin: &Pin, offset: u64, out: &mut [u8]) -> Result<(), ReadFailure> {
         let bs = self.block_size;
         let (first, count) = bs.span(offset, out.len() as u64);
         loop {
             let mut rotten = None;
+            // As of now: the view that a request holds may be of a time before the table was given
+            // up.
+            let table = self.table_for(pin);
             let before = self.look(pin, first, count)?;
             for (run_first, run_count, found) in &before {
                 let start = bs.offset(*run_first).max(offset);
@@ -246,7 +247,7 @@ impl<F: Storage> ReplicaVolume<F> {
                 let at = usize::try_from(start - offset).unwrap_or(0);
                 let part = &mut out[at..at + usize::try_from(end - start).unwrap_or(0)];
                 match found {
-                    Found::Base if hashed => {
+                    Found::Base if table.is_some() => {
                         let bad = self.read_proven(*run_first, *run_count, start, part)?;
                         rotten = rotten.or(bad);
                     }
@@ -271,8 +272,12 @@ impl<F: Storage> ReplicaVolume<F> {
             // What was being overwritten meanwhile proves nothing.
             if self.look(pin, first, count)? == before {
                 let Some(block) = rotten else { return Ok(()) };
-                // Unless the table itself is made anew.
-                if self.board.view().hashed {
+                // Nor does a table that was given up meanwhile.
+                if self.table_for(pin) != table {
+                    continue;
+                }
+                // Content that is hidden comes anew anyway.
+                if self.board.view().hashed.is_some() {
                     self.board.doubt(block);
                 }
                 return Err(ReadFailure::Rotten { block, state: pin.state() });

@@ -265,6 +265,7 @@ impl SimNode {
             handlers: std::collections::BTreeSet::new(),
             journal: rcp::proto::control::Journal::default(),
             destinations: node::mover::Destinations::default(),
+            listed: std::collections::BTreeSet::new(),
         };
         self.mover = Some(Mover::new(cfg, now, wall));
         if self.disk.is_some() {

@@ -292,6 +292,8 @@ fn a_flipped_bit_in_the_content_of_a_replica() {
 fn one_hundred_planted_differences() {
     const BLOCK: u64 = 4096;
     let mut rig = Rig::new("hundred");
+    let set = rig.write();
+    rig.everywhere(set);
     let path = rig.tree.volume_folder("l1", "vol").join("base");
     let blocks =
         |content: &[u8]| -> Vec<Vec<u8>> { content.chunks(4096).map(<[u8]>::to_vec).collect() };

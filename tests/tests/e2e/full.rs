@@ -70,12 +70,14 @@ fn replica_full(node: &str, others: &[&str]) {
         v.reason.clone().filter(full).ok_or(format!("{}: {:?}", v.state, v.reason))
     });
     eprintln!("full: {node} says: {why}");
-    if why.contains("playback stopped") {
-        wait_for("the log to say so", LONG, || {
-            let log = tree.log(node);
-            if log.contains("volume vol: playback stopped") { Ok(()) } else { Err(log) }
-        });
-    }
+    wait_for("the log to say so", LONG, || {
+        let log = tree.log(node);
+        if log.contains("has stopped: no space") || log.contains("volume vol: playback stopped") {
+            Ok(())
+        } else {
+            Err(log)
+        }
+    });
     for n in others {
         tree.reaches(n, "vol", set, LONG);
     }

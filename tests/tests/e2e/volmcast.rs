@@ -100,6 +100,11 @@ fn volmcasts_and_groups_are_listed_opened_and_closed() {
     let set = write(&tree, "vol", 0, 1);
     tree.reaches("l1", "at-l1", set, LONG);
     tree.reaches("l3", "vol", set, LONG);
+    tree.reaches("l2", "vol", set, LONG);
+    wait_for("every member to be heard of", LONG, || {
+        let out = ctl(&tree, &["group", "list"])?;
+        if out.contains("missing: ") { Err(out) } else { Ok(()) }
+    });
     let groups = json(&tree, &["group", "list", "--json"]);
     let g = &groups[0];
     assert_eq!((&g["group"], &g["primary"]), (&"g1".into(), &"p".into()), "{g}");

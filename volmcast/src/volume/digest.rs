@@ -20,6 +20,7 @@ use rcp::proto::delta::SetHeader;
 use rcp::proto::ids::{Generation, SetNumber};
 
 use super::check::Check;
+use super::demands::Demand;
 use super::desk::{MergeStep, Purpose, SeedStep, TableStep, Work};
 use super::fold::Fold;
 use super::scrub::Scrub;
@@ -52,6 +53,8 @@ pub(super) struct Pass {
     view: SetNumber,
     /// The set that must be in the table before the sum is that of a state.
     need: Option<SetNumber>,
+    /// At a primary: the demand for the cut that closes what was read.
+    demand: Option<Demand>,
     /// The request that is under way, or was last.
     run: u64,
 }
@@ -69,6 +72,8 @@ pub(super) struct Digest {
     seen: VecDeque<(SetNumber, Sum)>,
     pub(super) pass: Option<Pass>,
     last_run: u64,
+    /// How many tables were given up in this life.
+    pub(super) edition: u64,
     /// Hashes of the chunks of steps that are not merged, by position (replica).
     pub(super) chunks: BTreeMap<LogPos, Vec<BlockHash>>,
     pub(super) check: Option<Check>,
@@ -266,8 +271,27 @@ impl Volume {
                     // From the first step on: they do not look again before they write.
                     | Purpose::SeedOpen
                     | Purpose::Fold { .. }
+                    | Purpose::ExtendTable
                 )
             })
+    }
+
+    /// A request is under way that may write the table anywhere: a pass's, one of a writer's table
+    /// that outlived a change of role, or the table becomes longer. Merging and seeding wait for it.
+    pub(super) fn table_is_taken(&self) -> bool {
+        self.pass_is_busy()
+            || self.desk.any(|p| matches!(p, Purpose::Fold { .. } | Purpose::ExtendTable))
+    }
+
+    /// The table is being made empty, to its end and behind it.
+    pub(super) fn table_being_reset(&self) -> bool {
+        self.desk.any(|p| {
+            matches!(
+                p,
+                Purpose::Table { step: TableStep::Reset, .. }
+                    | Purpose::SeedIn(SeedStep::ClearHashes)
+            )
+        })
     }
 
     /// What blocks with these hashes mean for the table: `None` for zeroes.
@@ -334,6 +358,7 @@ impl Volume {
     pub(super) fn digest_lost(&mut self) {
         self.want.digest.table = TableMark::Absent;
         self.want.digest.hashed = SetNumber::ZERO;
+        self.digest.edition += 1;
         self.digest.pass = None;
         self.digest.fold = Fold::default();
         self.digest_layers_gone();
@@ -429,6 +454,10 @@ impl Volume {
         if let TableMark::Known(_) = self.want.digest.table {
             return;
         }
+        if matches!(self.cfg.role, Role::Primary { .. }) && self.want.generation().is_none() {
+            // Not opened for writing yet: the set that ends a pass could not be cut.
+            return;
+        }
         let seeding = self.durable.seed.is_some() || self.want.seed.is_some();
         if seeding && (absent || !self.seed_in_open()) {
             return;
@@ -480,22 +509,36 @@ impl Volume {
         let Some(p) = &mut self.digest.pass else { return };
         p.cursor = u64::MAX;
         if primary && p.build {
-            // What was read may be of the open set: it must be closed.
-            self.demand_cut(false);
+            self.pass_demands_cut();
+            self.pump();
         } else {
             p.need = Some(SetNumber::ZERO);
             self.pass_settle();
         }
     }
 
-    /// A cut was made or found needless: content that was read before it belongs to its state.
-    pub(super) fn pass_cut(&mut self, state: SetNumber, fresh: bool) {
-        if let Some(p) = &mut self.digest.pass
-            && p.cursor == u64::MAX
-            && p.need.is_none()
-            && (!fresh || p.view <= state)
-        {
+    /// What was read may be of the open set: it must be closed.
+    fn pass_demands_cut(&mut self) {
+        let demand = self.add_demand(false);
+        if let Some(p) = &mut self.digest.pass {
+            p.demand = Some(demand);
+        }
+    }
+
+    /// A demand was answered: a cut was made or found needless. Content that was read before belongs
+    /// to its state; not if only somebody else's demand was answered.
+    pub(super) fn pass_cut(&mut self, demand: Demand, state: SetNumber, fresh: bool) {
+        let Some(p) = &mut self.digest.pass else { return };
+        let waits = p.cursor == u64::MAX && p.need.is_none();
+        if !waits || p.demand.is_some_and(|own| demand < own) {
+            return;
+        }
+        let unchanged = !fresh && state == self.durable.visible;
+        if unchanged || p.view <= state {
             p.need = Some(state);
+        } else {
+            // The answer was for a state that had to be kept, and newer content was read.
+            self.pass_demands_cut();
         }
     }
 
@@ -591,16 +634,22 @@ impl Volume {
                 p.ready = true;
                 self.fold_anew();
             }
-            (TableStep::Map, Outcome::NextData(None)) => self.pass_through(),
+            (TableStep::Map, Outcome::NextData(None)) => {
+                self.pass_read();
+                self.pass_through();
+            }
             (TableStep::Map, Outcome::NextData(Some((from, to)))) if p.build => {
                 let first = (from >> shift).max(p.cursor);
                 let last = to.div_ceil(1 << shift).min(end);
                 let count = last.saturating_sub(first).min(most);
                 if count == 0 {
+                    self.pass_read();
                     self.pass_through();
                     return;
                 }
                 p.cursor = first;
+                // A hole was read as well: the open set may have made it.
+                self.pass_read();
                 let op = Op::Read {
                     offset: first << shift,
                     len: usize::try_from(count << shift).unwrap_or(0),
@@ -652,7 +701,7 @@ impl Volume {
         }
     }
 
-    /// What was read of a primary's content may be of its open set.
+    /// What was read of a primary's content, or found to be a hole, may be of its open set.
     fn pass_read(&mut self) {
         if matches!(self.cfg.role, Role::Primary { .. }) {
             let view = self.open_set();
@@ -681,6 +730,7 @@ impl Pass {
             sum: Sum::default(),
             view: SetNumber::ZERO,
             need: None,
+            demand: None,
             run: 0,
         }
     }

@@ -137,11 +137,17 @@ impl Volume {
     /// Asks for a cut now (CAP-13): an [`Event::CutDone`] with this demand or a later one answers.
     /// With `keep` the state stays readable at the primary until it is released.
     pub fn demand_cut(&mut self, keep: bool) -> Demand {
+        let demand = self.add_demand(keep);
+        self.pump();
+        demand
+    }
+
+    /// As [`demand_cut`](Self::demand_cut), for whoever pumps afterwards.
+    pub(super) fn add_demand(&mut self, keep: bool) -> Demand {
         let demand = self.demands.add(keep);
         if let Some(t) = &mut self.drain.triggers {
             t.demand();
         }
-        self.pump();
         demand
     }
 
@@ -242,7 +248,8 @@ impl Volume {
     /// Decides whether a cut is due. True if the phase changed.
     fn idle_step(&mut self, capture: &Capture) -> bool {
         self.open_when_settled();
-        if self.drain.opening.is_some() {
+        if self.drain.opening.is_some() || self.want.generation().is_none() {
+            // A set is of a line: it waits until there is one.
             return false;
         }
         // A set that is finished but not committed yet still counts as being drained.
@@ -598,7 +605,12 @@ impl Volume {
         let header = SetHeader {
             step: id,
             chunk_count: if without_data { 0 } else { count },
-            block_count: set.blocks,
+            // What was gathered and given up counts as well.
+            block_count: if without_data {
+                set.drained.runs().map(|(_, n)| n.0).sum()
+            } else {
+                set.blocks
+            },
             volume_blocks: set.volume_blocks.0,
             block_shift: self.cfg.block_size.shift(),
             cut_time: set.cut_time,
@@ -666,7 +678,7 @@ impl Volume {
 
     fn cut_answered(&mut self, demand: Demand, state: SetNumber, fresh: bool) {
         self.desk.event(Event::CutDone { demand, state, fresh });
-        self.pass_cut(state, fresh);
+        self.pass_cut(demand, state, fresh);
         self.seed_outs_cut(state, fresh);
     }
 }

@@ -10,6 +10,7 @@ use rcp::proto::ids::{Attempt, SetNumber};
 use super::desk::{FoldStep, Purpose, Work};
 use super::digest::{Pass, TableWrite};
 use super::{Role, Volume};
+use crate::bitmap::BlockSet;
 use crate::digest::{BlockHash, Sum, table_range};
 use crate::io::{FileId, IoError, Op, Outcome};
 use crate::mailbox::TableMark;
@@ -76,12 +77,18 @@ impl Volume {
         }
     }
 
-    /// The replica becomes the writer: its table stands at the visible state.
+    /// The replica becomes the writer: its table stands at the visible state, unless it is in doubt.
     pub(super) fn digest_of_writer(&mut self) {
         let at = self.want.visible;
         self.want.digest.hashed = at;
         self.want.digest.differs = SetNumber::ZERO;
         self.digest.chunks.clear();
+        if !self.digest.doubts.is_empty() {
+            // It may be their hashes that are damaged: sets would be told with a wrong digest. What
+            // the content holds is the volume from here on.
+            self.digest.doubts = BlockSet::new();
+            self.digest_lost();
+        }
         let table = self.keeps_table();
         self.digest.fold = Fold { at: table.then(|| (self.log.head(), at)), ..Fold::default() };
         self.digest_layers_gone();
@@ -146,7 +153,7 @@ impl Volume {
             return;
         }
         loop {
-            if self.digest.fold.busy.is_some() || self.pass_is_busy() {
+            if self.digest.fold.busy.is_some() || self.table_is_taken() {
                 return;
             }
             let Some((next, applied)) = self.digest.fold.at else {

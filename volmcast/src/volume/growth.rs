@@ -132,7 +132,8 @@ impl Volume {
             self.growth.retry_at = Some(self.desk.now.after(RETRY));
             return false;
         }
-        if self.growth.extending.is_none() && self.growth.retry_at.is_none() {
+        let wait = self.table_is_taken() || self.table_being_reset();
+        if self.growth.extending.is_none() && self.growth.retry_at.is_none() && !wait {
             self.growth.extending = Some(blocks);
             // What an earlier life wrote there is void, in the table as in the base.
             let from = self.growth.base.0;

@@ -90,6 +90,12 @@ impl Volume {
         self.intake.granted
     }
 
+    /// Bytes of bodies that came since the stream was attached.
+    #[must_use]
+    pub fn intake_received(&self) -> u64 {
+        self.intake.received
+    }
+
     /// What is here already took credit and no room: more may be granted at once.
     fn intake_skipped(&mut self, len: u64) {
         self.intake.received += len;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rcp::proto::clock::Mono;
-use rcp::proto::delta::{Chunk, DeltaError, Extent, ExtentKind};
+use rcp::proto::delta::{Chunk, DeltaError, Extent, ExtentKind, PlacedExtent};
 use rcp::proto::ids::SetNumber;
 
 use super::branches::{branch_needs_room, branch_of};
@@ -84,6 +84,19 @@ impl Job {
     /// It holds places in the snapshot area that are not in the index yet.
     fn is_saving(&self) -> bool {
         self.breach.is_some() || !self.written.is_empty()
+    }
+}
+
+/// What a chunk writes to this block is what is there: it needs no image.
+fn stays(extents: &[PlacedExtent], payload: &[u8], block: BlockIndex, now: &[u8]) -> bool {
+    let at = extents.partition_point(|e| e.end() <= block.0);
+    let Some(e) = extents.get(at).filter(|e| e.block <= block.0) else { return false };
+    match e.kind {
+        ExtentKind::Zero => now.iter().all(|x| *x == 0),
+        ExtentKind::Data => {
+            let skip = usize::try_from(block.0 - e.block).unwrap_or(0) * now.len();
+            payload.get(e.range()).and_then(|p| p.get(skip..skip + now.len())) == Some(now)
+        }
     }
 }
 
@@ -398,8 +411,14 @@ impl Volume {
         let store = &self.cfg.snapshots;
         let mut writes = Vec::new();
         let (mut breach, mut full) = (None, None);
+        let extents: Vec<_> = job.chunk.iter().flat_map(|(c, _)| c.extents()).collect();
         for (i, b) in std::mem::take(&mut job.reading).into_iter().enumerate() {
-            let Some(_) = data.get(i * len..(i + 1) * len) else { continue };
+            let Some(now) = data.get(i * len..(i + 1) * len) else { continue };
+            // After a crash whole extents of the activity log are sent, and few of their blocks have
+            // changed.
+            if job.chunk.as_ref().is_some_and(|(_, payload)| stays(&extents, payload, b, now)) {
+                continue;
+            }
             match store.reserve(b) {
                 Reserve::Slot(r) => {
                     let image = data.slice(i * len..(i + 1) * len);
@@ -491,7 +510,7 @@ impl Volume {
         job.stage = Stage::Base;
         // Under a seed chunks come before the header that says how large the volume is.
         let end = job.chunk.iter().flat_map(|(c, _)| c.extents()).map(|e| e.end()).max();
-        if !self.base_covers(BlockCount(end.unwrap_or(0))) || self.pass_is_busy() {
+        if !self.base_covers(BlockCount(end.unwrap_or(0))) || self.table_is_taken() {
             return;
         }
         let Some(job) = self.merge.jobs.get(&id).filter(|j| j.pending == 0) else { return };

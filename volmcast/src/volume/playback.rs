@@ -311,8 +311,8 @@ impl Volume {
             cut_time: self.playback.cut_time,
             blocks: self.durable.blocks,
             refused: self.refusal(),
-            hashed: self.is_hashed(),
-            proven: self.proves_images(),
+            hashed: self.is_hashed().then_some(self.digest.edition),
+            proven: self.proves_images().then_some(self.digest.edition),
             layers,
         });
         let old = self.board.publish(view);

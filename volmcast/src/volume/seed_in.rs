@@ -392,7 +392,7 @@ impl Volume {
     }
 
     pub(super) fn pump_seed_in(&mut self) {
-        let blocked = self.seed_in_strays() || self.base_being_written() || self.pass_is_busy();
+        let blocked = self.seed_in_strays() || self.base_being_written() || self.table_is_taken();
         let marked = self.seed_marked() && self.durable.seed.is_some();
         let (had, now) = (self.base_blocks(), self.desk.now);
         let Some(s) = &mut self.seed_in else { return };

@@ -299,7 +299,11 @@ impl Volume {
 
     pub(super) fn seed_out_mapped(&mut self, child: &NodeName, session: u64, outcome: Outcome) {
         let (bs, blocks) = (self.cfg.block_size, self.want.blocks.0);
+        let primary = matches!(self.cfg.role, Role::Primary { .. });
+        let reaches = if primary { self.content_is_of() } else { SetNumber::ZERO };
         let Some(s) = self.seed_outs.entry_busy(child, session) else { return };
+        // A hole that was passed may be of the open set, as content that is read may be.
+        s.view = s.view.max(reaches);
         match outcome {
             Outcome::NextData(Some((from, to))) => {
                 let first = (from >> bs.shift()).max(s.next);

@@ -17,6 +17,10 @@ impl Volume {
                 return;
             };
             let (id, n) = (set.id, ChunkNumber(set.appended));
+            if self.too_large_to_send(chunk.bytes().len() as u64) {
+                self.give_data_up();
+                return;
+            }
             let Some((pos, end)) = self.append(RecordKind::Chunk, id.to, n, chunk.bytes()) else {
                 self.no_room_for_set();
                 return;
@@ -71,14 +75,27 @@ impl Volume {
         if !only_this || self.log.reclaimable() > 0 {
             return;
         }
+        self.give_data_up();
+    }
+
+    /// A receiver keeps part of its save volume free while a set arrives: one with as much room as
+    /// this node could not take the set under way with `more` bytes, and would wait for ever.
+    fn too_large_to_send(&self, more: u64) -> bool {
+        let first = self.log.open_step().map(|s| s.first);
+        let have = first.map_or(0, |first| self.log.head().since(first));
+        have + more > self.log.ring().capacity() / 4 * 3
+    }
+
+    /// The set under way goes on without its data.
+    fn give_data_up(&mut self) {
         let Phase::Draining(set) = &mut self.drain.phase else { return };
         set.without_data = true;
         let (to, capacity) = (set.id.to, self.log.ring().capacity());
         self.log.abandon_open_step();
         self.commit.request();
         self.stalled = Some(format!(
-            "set {to} is larger than the save volume ({capacity} bytes): replicas get over it by a \
-             catch-up; enlarge `save` or lower `hwm`"
+            "set {to} is larger than what a save volume of {capacity} bytes takes: replicas get over \
+             it by a catch-up; enlarge `save` or lower `hwm`"
         ));
     }
 }
