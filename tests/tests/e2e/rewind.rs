@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use node::api::{CutInfo, VolumeInfo};
+use node::api::{BranchStatus, CutInfo, VolumeInfo};
 use node::http::{paths, requests};
 use tests::rig::{Plan, Tree, program, run, said, tool, wait_for};
 
@@ -65,11 +65,21 @@ fn fenced(tree: &Tree, node: &str, by: &str) {
     });
 }
 
-/// The only branch of a node, which is exactly what is in the file, by whatever way it is read.
+/// The branches of a node are exactly what is in the files, by whatever way they are read. The newest
+/// of them.
 #[track_caller]
-fn branch_is(tree: &Tree, node: &str, held: &Path) -> String {
+fn branches_are(tree: &Tree, node: &str, held: &[(u64, &Path)]) -> BranchStatus {
     let v: VolumeInfo = tree.volume(node, "vol").unwrap();
-    let [b] = &v.branches[..] else { panic!("one branch of {node}: {:?}", v.branches) };
+    let sets: Vec<_> = v.branches.iter().map(|b| b.set).collect();
+    assert_eq!(sets, held.iter().map(|(s, _)| *s).collect::<Vec<_>>(), "{:?}", v.branches);
+    for (b, (_, held)) in v.branches.iter().zip(held) {
+        branch_is(tree, node, b, held);
+    }
+    v.branches.last().expect("a branch").clone()
+}
+
+#[track_caller]
+fn branch_is(tree: &Tree, node: &str, b: &BranchStatus, held: &Path) {
     let export = format!("vol@branch:{}", b.name);
     let read = image(tree, node, &export, &format!("{node}.branch")).expect("it was there");
     equal(held, &read);
@@ -90,15 +100,19 @@ fn branch_is(tree: &Tree, node: &str, held: &Path) -> String {
     for f in [read, to] {
         std::fs::remove_file(f).unwrap();
     }
-    b.name.clone()
 }
 
-/// What went to children as extents of catch-ups is at most so many blocks and a tenth.
+/// Everything that went to a child since it was taken over, extents, sets and headers, is at most so
+/// many runs of 16 blocks and a tenth.
 #[track_caller]
-fn sent_at_most(tree: &Tree, node: &str, blocks: u64) {
-    let sent = tree.volume(node, "vol").unwrap().catch_up_sent;
-    eprintln!("{sent} bytes were sent for {blocks} blocks, {} bytes", blocks * BLOCK);
-    assert!(sent > 0 && sent * 10 <= blocks * BLOCK * 11, "{sent} bytes for {blocks} blocks");
+fn sent_at_most(tree: &Tree, node: &str, child: &str, runs: u64) {
+    let status = tree.status(node).unwrap();
+    let link = status.groups[0].children.iter().find(|l| l.node == child).expect("a child");
+    let extents = tree.volume(node, "vol").unwrap().catch_up_sent;
+    let (sent, differs) = (link.bytes, runs * 16 * BLOCK);
+    eprintln!("{sent} bytes went to {child}, {extents} of them as extents, and {differs} differed");
+    assert!(extents > 0 && sent >= extents, "{sent} bytes, {extents} of them as extents");
+    assert!(sent * 10 <= differs * 11, "{sent} bytes for {differs} that differ");
 }
 
 #[test]
@@ -106,28 +120,33 @@ fn an_old_primary_goes_back_by_what_differs_and_keeps_it_as_a_branch() {
     let tree = Tree::start(Plan::new(&[("p", &["l1"])]).volume("vol", 4096));
     tree.expect(" WARN ");
     tree.expect(" ERROR ");
-    write(&tree, "p", 0, 16_000, 60, 1);
+    write(&tree, "p", 0, 8_000, 130, 1);
     let common = cut_at(&tree, "p");
     tree.reaches("l1", "vol", common, LONG);
     tree.kill("l1");
-    // 4 MiB in sets that nobody has, 1 MiB in none.
-    write(&tree, "p", 16_000, 16_000, 32, 2);
-    cut_at(&tree, "p");
-    write(&tree, "p", 100_000, 777, 32, 3);
-    cut_at(&tree, "p");
-    write(&tree, "p", 500_000, 999, 16, 4);
+    // 6 MiB in sets that nobody has, 2 MiB in none; 1 MiB of that was empty before.
+    write(&tree, "p", 8_000, 8_000, 64, 2);
+    let second = cut_at(&tree, "p");
+    write(&tree, "p", 8_000 * 65, 8_000, 32, 3);
+    let third = cut_at(&tree, "p");
+    write(&tree, "p", 8_000 * 97, 8_000, 16, 4);
+    write(&tree, "p", 500_020, 992, 16, 4);
     tree.kill("p");
 
     tree.up("l1");
     rcpctl(&tree, &["failover", "vol", "--to", "l1"]).unwrap();
-    // 3 MiB, a part of it in the same blocks.
-    write(&tree, "l1", 16_000, 16_000, 16, 5);
+    // 2 MiB, half of it in the same blocks.
+    write(&tree, "l1", 8_000, 8_000, 16, 5);
     cut_at(&tree, "l1");
-    write(&tree, "l1", 800_000, 444, 32, 6);
+    write(&tree, "l1", 8_000 * 113, 8_000, 16, 6);
 
     tree.up("p");
     fenced(&tree, "p", "l1");
     let Some(held) = image(&tree, "p", "vol", "held") else { return };
+    let kept = [second, third].map(|set| {
+        image(&tree, "p", &format!("vol@{set}"), &format!("held.{set}")).expect("it was there")
+    });
+    let held = [(second, kept[0].as_path()), (third, kept[1].as_path()), (third + 1, held.as_path())];
     let told = at(&tree, "p", &["resync", "vol"]).unwrap();
     assert!(told.contains("kept as branch"), "{told}");
     eprintln!("{told}");
@@ -136,22 +155,26 @@ fn an_old_primary_goes_back_by_what_differs_and_keeps_it_as_a_branch() {
     let set = cut_at(&tree, "l1");
     tree.reaches("p", "vol", set, LONG);
     assert!(!tree.log("p").contains("a seed begins"), "p was seeded");
-    // After the crash whole extents of the activity log counted as changed: they are zeroes but for
-    // what was written, and cost next to nothing.
-    sent_at_most(&tree, "l1", 16 * (32 + 32 + 16 + 16 + 32));
+    // Of both lines, what has content now. (After the crash whole extents of the activity log counted
+    // as changed: they are zeroes but for what was written, and cost next to nothing.)
+    sent_at_most(&tree, "l1", "p", 64 + 32 + 16 + 16);
     let kept = format!("vol@{set}");
     let (a, b) = (image(&tree, "l1", &kept, "l1.now"), image(&tree, "p", &kept, "p.now"));
     equal(&a.unwrap(), &b.unwrap());
 
-    let name = branch_is(&tree, "p", &held);
-    // It stays over a restart, and while the new line goes on.
+    let tip = branches_are(&tree, "p", &held);
+    // What stayed as it was is not saved.
+    assert!(tip.saved_blocks <= 16 * (64 + 32 + 16 + 16 + 16), "{tip:?}");
+    // They stay over a restart, and while the new line goes on.
     tree.kill("p");
     tree.up("p");
-    write(&tree, "l1", 0, 16_000, 60, 7);
+    write(&tree, "l1", 0, 8_000, 60, 7);
     let set = cut_at(&tree, "l1");
     tree.reaches("p", "vol", set, LONG);
-    assert_eq!(branch_is(&tree, "p", &held), name);
-    at(&tree, "p", &["branch", "drop", "vol", &name]).unwrap();
+    let name = branches_are(&tree, "p", &held).name;
+    for b in tree.volume("p", "vol").unwrap().branches {
+        at(&tree, "p", &["branch", "drop", "vol", &b.name]).unwrap();
+    }
     wait_for("the branch to be gone", LONG, || {
         let v = tree.volume("p", "vol")?;
         if v.branches.is_empty() { Ok(()) } else { Err(format!("{:?}", v.branches)) }
@@ -165,7 +188,7 @@ fn a_replica_past_the_fork_goes_back_by_itself() {
     let tree = Tree::start(Plan::new(&[("p", &["l1", "l2"])]).volume("vol", 4096));
     tree.expect(" WARN ");
     tree.expect(" ERROR ");
-    write(&tree, "p", 0, 16_000, 60, 1);
+    write(&tree, "p", 0, 8_000, 80, 1);
     let common = cut_at(&tree, "p");
     for l in ["l1", "l2"] {
         tree.reaches(l, "vol", common, LONG);
@@ -178,18 +201,18 @@ fn a_replica_past_the_fork_goes_back_by_itself() {
     let Some(held) = image(&tree, "l2", &format!("vol@{ahead}"), "held") else { return };
 
     tree.up("l1");
-    at(&tree, "l1", &["failover", "vol", "--to", "l1"]).unwrap();
+    at(&tree, "l1", &["failover", "vol", "--to", "l1", "--alone"]).unwrap();
     write(&tree, "l1", 24_000, 8_000, 32, 3);
     let told = rcpctl(&tree, &["failover", "vol", "--to", "l1", "--adopt"]).unwrap();
     eprintln!("{told}");
     let set = cut_at(&tree, "l1");
     tree.reaches("l2", "vol", set, LONG);
     assert!(!tree.log("l2").contains("a seed begins"), "l2 was seeded");
-    sent_at_most(&tree, "l1", 16 * (64 + 32));
+    sent_at_most(&tree, "l1", "l2", 64);
     assert!(tree.log("l2").contains("is kept as branch"), "it says so");
     let kept = format!("vol@{set}");
     let (a, b) = (image(&tree, "l1", &kept, "l1.now"), image(&tree, "l2", &kept, "l2.now"));
     equal(&a.unwrap(), &b.unwrap());
-    let name = branch_is(&tree, "l2", &held);
+    let name = branches_are(&tree, "l2", &[(ahead, held.as_path())]).name;
     at(&tree, "l2", &["branch", "drop", "vol", &name]).unwrap();
 }
