@@ -96,7 +96,7 @@ impl World {
                     }
                     if let Err(e) = self.model.check((k.line, k.set), 0, &buf) {
                         // While the table of hashes is gone nothing tells what has rotted.
-                        if self.nodes[n].spoilt.is_some() && !states.board().view().proven.is_none()
+                        if self.nodes[n].spoilt.is_some() && states.board().view().proven.is_none()
                         {
                             self.counters.hit("damage in a branch that nothing can tell");
                             continue;

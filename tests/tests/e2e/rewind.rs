@@ -146,7 +146,8 @@ fn an_old_primary_goes_back_by_what_differs_and_keeps_it_as_a_branch() {
     let kept = [second, third].map(|set| {
         image(&tree, "p", &format!("vol@{set}"), &format!("held.{set}")).expect("it was there")
     });
-    let held = [(second, kept[0].as_path()), (third, kept[1].as_path()), (third + 1, held.as_path())];
+    let held =
+        [(second, kept[0].as_path()), (third, kept[1].as_path()), (third + 1, held.as_path())];
     let told = at(&tree, "p", &["resync", "vol"]).unwrap();
     assert!(told.contains("kept as branch"), "{told}");
     eprintln!("{told}");
