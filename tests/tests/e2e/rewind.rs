@@ -65,24 +65,25 @@ fn fenced(tree: &Tree, node: &str, by: &str) {
     });
 }
 
-/// The branches of a node are exactly what is in the files, by whatever way they are read. The newest
-/// of them.
+/// The branches of a node are exactly what is in the files. The newest of them.
 #[track_caller]
 fn branches_are(tree: &Tree, node: &str, held: &[(u64, &Path)]) -> BranchStatus {
     let v: VolumeInfo = tree.volume(node, "vol").unwrap();
     let sets: Vec<_> = v.branches.iter().map(|b| b.set).collect();
     assert_eq!(sets, held.iter().map(|(s, _)| *s).collect::<Vec<_>>(), "{:?}", v.branches);
     for (b, (_, held)) in v.branches.iter().zip(held) {
-        branch_is(tree, node, b, held);
+        let export = format!("vol@branch:{}", b.name);
+        let read = image(tree, node, &export, &format!("{node}.branch")).expect("it was there");
+        equal(held, &read);
+        std::fs::remove_file(read).unwrap();
     }
     v.branches.last().expect("a branch").clone()
 }
 
+/// So it is by other ways as well.
 #[track_caller]
 fn branch_is(tree: &Tree, node: &str, b: &BranchStatus, held: &Path) {
     let export = format!("vol@branch:{}", b.name);
-    let read = image(tree, node, &export, &format!("{node}.branch")).expect("it was there");
-    equal(held, &read);
     if let Some(mut nbdcopy) = tool("nbdcopy", "libnbd-bin") {
         let to = tree.dir().join(format!("{node}.nbdcopy"));
         run(nbdcopy.arg(tree.unix_uri(node, &export)).arg(&to));
@@ -97,9 +98,7 @@ fn branch_is(tree: &Tree, node: &str, b: &BranchStatus, held: &Path) {
     let told = at(tree, node, &["branch", "export", "vol", &b.name, "--to", &to_text]).unwrap();
     equal(held, &to);
     eprintln!("{list}{show}{told}");
-    for f in [read, to] {
-        std::fs::remove_file(f).unwrap();
-    }
+    std::fs::remove_file(to).unwrap();
 }
 
 /// Everything that went to a child since it was taken over, extents, sets and headers, is at most so
@@ -117,28 +116,28 @@ fn sent_at_most(tree: &Tree, node: &str, child: &str, runs: u64) {
 
 #[test]
 fn an_old_primary_goes_back_by_what_differs_and_keeps_it_as_a_branch() {
-    let tree = Tree::start(Plan::new(&[("p", &["l1"])]).volume("vol", 4096));
+    let tree = Tree::start(Plan::new(&[("p", &["l1"])]).volume("vol", 1024));
     tree.expect(" WARN ");
     tree.expect(" ERROR ");
-    write(&tree, "p", 0, 8_000, 130, 1);
+    write(&tree, "p", 0, 2_000, 130, 1);
     let common = cut_at(&tree, "p");
     tree.reaches("l1", "vol", common, LONG);
     tree.kill("l1");
     // 6 MiB in sets that nobody has, 2 MiB in none; 1 MiB of that was empty before.
-    write(&tree, "p", 8_000, 8_000, 64, 2);
+    write(&tree, "p", 2_000, 2_000, 64, 2);
     let second = cut_at(&tree, "p");
-    write(&tree, "p", 8_000 * 65, 8_000, 32, 3);
+    write(&tree, "p", 2_000 * 65, 2_000, 32, 3);
     let third = cut_at(&tree, "p");
-    write(&tree, "p", 8_000 * 97, 8_000, 16, 4);
-    write(&tree, "p", 500_020, 992, 16, 4);
+    write(&tree, "p", 2_000 * 97, 2_000, 16, 4);
+    write(&tree, "p", 81_000, 2_000, 16, 4);
     tree.kill("p");
 
     tree.up("l1");
     rcpctl(&tree, &["failover", "vol", "--to", "l1"]).unwrap();
     // 2 MiB, half of it in the same blocks.
-    write(&tree, "l1", 8_000, 8_000, 16, 5);
+    write(&tree, "l1", 2_000, 2_000, 16, 5);
     cut_at(&tree, "l1");
-    write(&tree, "l1", 8_000 * 113, 8_000, 16, 6);
+    write(&tree, "l1", 2_000 * 113, 2_000, 16, 6);
 
     tree.up("p");
     fenced(&tree, "p", "l1");
@@ -164,12 +163,13 @@ fn an_old_primary_goes_back_by_what_differs_and_keeps_it_as_a_branch() {
     equal(&a.unwrap(), &b.unwrap());
 
     let tip = branches_are(&tree, "p", &held);
+    branch_is(&tree, "p", &tip, held[2].1);
     // What stayed as it was is not saved.
     assert!(tip.saved_blocks <= 16 * (64 + 32 + 16 + 16 + 16), "{tip:?}");
     // They stay over a restart, and while the new line goes on.
     tree.kill("p");
     tree.up("p");
-    write(&tree, "l1", 0, 8_000, 60, 7);
+    write(&tree, "l1", 0, 2_000, 60, 7);
     let set = cut_at(&tree, "l1");
     tree.reaches("p", "vol", set, LONG);
     let name = branches_are(&tree, "p", &held).name;
@@ -186,16 +186,16 @@ fn an_old_primary_goes_back_by_what_differs_and_keeps_it_as_a_branch() {
 
 #[test]
 fn a_replica_past_the_fork_goes_back_by_itself() {
-    let tree = Tree::start(Plan::new(&[("p", &["l1", "l2"])]).volume("vol", 4096));
+    let tree = Tree::start(Plan::new(&[("p", &["l1", "l2"])]).volume("vol", 1024));
     tree.expect(" WARN ");
     tree.expect(" ERROR ");
-    write(&tree, "p", 0, 8_000, 80, 1);
+    write(&tree, "p", 0, 2_000, 80, 1);
     let common = cut_at(&tree, "p");
     for l in ["l1", "l2"] {
         tree.reaches(l, "vol", common, LONG);
     }
     tree.kill("l1");
-    write(&tree, "p", 16_000, 8_000, 64, 2);
+    write(&tree, "p", 4_000, 2_000, 64, 2);
     let ahead = cut_at(&tree, "p");
     tree.reaches("l2", "vol", ahead, LONG);
     tree.kill("p");
@@ -203,7 +203,8 @@ fn a_replica_past_the_fork_goes_back_by_itself() {
 
     tree.up("l1");
     at(&tree, "l1", &["failover", "vol", "--to", "l1", "--alone"]).unwrap();
-    write(&tree, "l1", 24_000, 8_000, 32, 3);
+    write(&tree, "l1", 6_000, 2_000, 32, 3);
+    cut_at(&tree, "l1");
     let told = rcpctl(&tree, &["failover", "vol", "--to", "l1", "--adopt"]).unwrap();
     eprintln!("{told}");
     let set = cut_at(&tree, "l1");
@@ -214,6 +215,7 @@ fn a_replica_past_the_fork_goes_back_by_itself() {
     let kept = format!("vol@{set}");
     let (a, b) = (image(&tree, "l1", &kept, "l1.now"), image(&tree, "l2", &kept, "l2.now"));
     equal(&a.unwrap(), &b.unwrap());
-    let name = branches_are(&tree, "l2", &[(ahead, held.as_path())]).name;
-    at(&tree, "l2", &["branch", "drop", "vol", &name]).unwrap();
+    let tip = branches_are(&tree, "l2", &[(ahead, held.as_path())]);
+    branch_is(&tree, "l2", &tip, &held);
+    at(&tree, "l2", &["branch", "drop", "vol", &tip.name]).unwrap();
 }
