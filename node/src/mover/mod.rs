@@ -26,12 +26,14 @@
 
 mod asking;
 mod controls;
+mod delay;
 mod destinations;
 mod failover;
 mod growing;
 mod handover;
 mod history;
 mod kinds;
+mod lag;
 mod learning;
 mod links;
 mod pacing;
@@ -340,6 +342,8 @@ struct Held {
     /// Newest set known to exist, and the moment up to which it is known to be the newest.
     newest: rcp::proto::ids::SetNumber,
     as_of: Wall,
+    /// What time it is there.
+    clock: lag::WriterClock,
     /// Size as the parent told it last.
     offered: BlockCount,
     /// Waiting for the volume to have a size.
@@ -359,6 +363,8 @@ struct Held {
     /// Why children were detached, for status.
     detached: BTreeMap<NodeName, String>,
     fill: status::Fill,
+    /// What holds it back.
+    own: delay::Own,
     /// It stands still, and the log says so.
     stalls: bool,
     /// What the children report of the nodes below.
@@ -499,6 +505,7 @@ impl Mover {
                 fed_by: None,
                 newest,
                 as_of: Wall(0),
+                clock: lag::WriterClock::default(),
                 offered,
                 growing: Vec::new(),
                 keeping: Vec::new(),
@@ -509,6 +516,7 @@ impl Mover {
                 relaying: relaying::Relaying::default(),
                 detached: BTreeMap::new(),
                 fill: status::Fill::default(),
+                own: delay::Own::default(),
                 stalls: false,
                 below: Aggregate::with_defaults(self.cfg.node.clone()),
                 writer: history::Writer::default(),

@@ -1,7 +1,6 @@
 //! Streams to children: one per volume and session, each at the child's own pace.
 
 use bytes::Bytes;
-use rcp::proto::clock::Wall;
 use rcp::proto::credit::SendWindow;
 use rcp::proto::delta::Chunk;
 use rcp::proto::frame::{Attach, Frame, Offer, Start, StartMode, StreamId, stream_error};
@@ -10,6 +9,7 @@ use volmcast::history::holds;
 use volmcast::save::RecordKind;
 use volmcast::volume::{Attached, Role, Seeding, Volume};
 
+use super::delay::{Brake, Delay, Meter};
 use super::relaying::Wanted;
 use super::{ConnId, Held, Level, Mover};
 
@@ -54,9 +54,18 @@ pub(super) struct Outbound {
     pub(super) seed_sent: u64,
     /// Blocks that the child wants again with its next attachment.
     doubts: Vec<(u64, u64)>,
+    /// Bytes of the live stream that went, how fast, and what holds them back.
+    pub(super) sent: u64,
+    pub(super) going: Meter,
+    pub(super) delay: Delay<Brake>,
 }
 
 impl Outbound {
+    /// Bytes of the live stream that the child would take.
+    pub(super) fn room(&self) -> u64 {
+        self.window.available()
+    }
+
     fn is_filled(&self) -> bool {
         matches!(self.stage, Stage::Seeding | Stage::CatchingUp)
     }
@@ -135,7 +144,7 @@ impl Mover {
         }
     }
 
-    fn child_conns(&self, id: VolumeId) -> Vec<ConnId> {
+    pub(super) fn child_conns(&self, id: VolumeId) -> Vec<ConnId> {
         let Some(h) = self.volumes.get(&id) else { return Vec::new() };
         self.groups
             .get(&h.group)
@@ -175,6 +184,9 @@ impl Mover {
                 seed_granted: 0,
                 seed_sent: 0,
                 doubts: Vec::new(),
+                sent: 0,
+                going: Meter::default(),
+                delay: Delay::default(),
             },
         );
         self.send_offer(conn, stream, id);
@@ -514,6 +526,7 @@ impl Mover {
             return false;
         }
         h.fill.sent += len as u64;
+        out.sent += len as u64;
         let (seq, body) = (out.seq, r.body);
         out.seq += 1;
         let frame = match r.kind {
@@ -595,32 +608,6 @@ impl Mover {
             }
             let code = stream_error::DETACHED;
             self.send(conn, Frame::StreamError { stream, code, text: reason });
-        }
-    }
-
-    /// Says to all children what the newest state is, and as of when.
-    pub(super) fn heartbeats(&mut self) {
-        let ids: Vec<_> = self.volumes.keys().copied().collect();
-        for id in ids {
-            let Some(h) = self.volumes.get_mut(&id) else { continue };
-            if let Role::Primary { capture, .. } = &h.volume.config().role {
-                let visible = h.volume.durable().visible;
-                let clean = capture.dirty_bytes() == 0 && capture.drained();
-                h.newest = visible;
-                h.as_of =
-                    if clean { self.wall } else { h.volume.cut_time(visible).unwrap_or(Wall(0)) };
-            }
-            let (newest, as_of) = (h.newest, h.as_of);
-            for conn in self.child_conns(id) {
-                let stream = self
-                    .conns
-                    .get(&conn)
-                    .and_then(|c| c.streams_out.iter().find(|(_, o)| o.volume == id))
-                    .map(|(s, _)| *s);
-                if let Some(stream) = stream {
-                    self.send(conn, Frame::Heartbeat { stream, state: newest, as_of, newest });
-                }
-            }
         }
     }
 }

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use forwarder::aggregate::Position;
-use rcp::proto::clock::{Mono, Wall};
+use rcp::proto::clock::Mono;
 use rcp::proto::frame::{Frame, StreamId};
 use rcp::proto::ids::{GroupName, NodeName, SetNumber, VolumeId};
 use rcp::proto::session::abilities;
 use rcp::proto::transport::Hop;
 use volmcast::digest::Sum;
-use volmcast::volume::{Role, VolumeStatus};
+use volmcast::volume::Role;
 
 use super::links::Group;
 use super::receiving::InStage;
@@ -78,19 +78,9 @@ impl Fill {
 }
 
 impl Mover {
-    /// Seconds by which the visible state is behind what the primary has.
-    fn lag(&self, h: &Held, s: &VolumeStatus) -> Option<f64> {
-        match h.volume.config().role {
-            Role::Primary { .. } => Some(0.0),
-            _ if s.visible >= h.newest && h.as_of > Wall(0) => {
-                Some(self.wall.since(h.as_of).as_secs_f64())
-            }
-            _ => s.visible_cut_time.map(|t| self.wall.since(t).as_secs_f64()),
-        }
-    }
-
     /// Sends reports up and heartbeats down.
     pub(super) fn report(&mut self) {
+        self.look_at_delays();
         let ids: Vec<_> = self.volumes.keys().copied().collect();
         for id in &ids {
             let now = self.now;
@@ -99,6 +89,7 @@ impl Mover {
                 let used = h.volume.save_used();
                 h.fill.look(now, used);
             }
+            self.judge_age(*id);
             self.settle(*id);
             self.tell_stall(*id);
             self.report_volume(*id);
@@ -134,7 +125,7 @@ impl Mover {
                 visible: s.visible,
                 saved: s.saved,
                 lag: Duration::try_from_secs_f64(lag).unwrap_or_default(),
-                text: s.reason.unwrap_or_default(),
+                text: s.reason.or_else(|| self.delayed(h).map(|d| d.text)).unwrap_or_default(),
             }
         });
         let now = self.now;
@@ -339,6 +330,7 @@ impl Mover {
             state: s.state,
             reason,
             stalled: h.volume.stalled().map(str::to_owned),
+            delayed: self.delayed(h),
             replicating: h.volume.is_replicating(),
             persistent: !m.settings.transient,
             size: m.block_size.offset(volmcast::units::BlockIndex(m.blocks.0)),
@@ -424,10 +416,10 @@ impl Mover {
         g.links
             .iter()
             .map(|(n, l)| {
-                let out = l
-                    .conn
-                    .and_then(|c| self.conns.get(&c))
-                    .and_then(|c| c.streams_out.values().find(|o| o.volume == id));
+                let of_conn = |conn: &ConnId| self.conns.get(conn).map(|c| c.streams_out.iter());
+                let found = l.conn.as_ref().and_then(of_conn);
+                let found = found.and_then(|mut all| all.find(|(_, o)| o.volume == id));
+                let out = found.map(|(_, o)| o);
                 let (state, mut reason) = match out {
                     None => ("offline", l.reason.clone()),
                     Some(o) => (
@@ -474,6 +466,10 @@ impl Mover {
                     saved_set: out.map_or(0, |o| o.saved.0),
                     behind_bytes: h.volume.consumer_behind(n).unwrap_or(0),
                     seed_percent,
+                    delayed: l
+                        .conn
+                        .zip(found)
+                        .and_then(|(conn, (stream, _))| self.child_delayed(h, n, conn, *stream)),
                 }
             })
             .collect()

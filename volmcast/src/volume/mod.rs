@@ -41,6 +41,7 @@ mod seed_in;
 mod seed_out;
 mod status;
 mod switch;
+mod waits;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -72,6 +73,7 @@ pub use rewind::MAX_UNDO_RUNS;
 pub use scrub::ScrubPolicy;
 pub use seed_out::SeedProgress;
 pub use status::{Played, SetRow, VolumeStatus};
+pub use waits::Waits;
 
 use changes::{Changes, Reader};
 use commit::Committer;
@@ -323,6 +325,8 @@ pub struct Volume {
     failed: Option<String>,
     /// The volume works, but not all of it: why, in words.
     stalled: Option<String>,
+    /// The replica is older than its readers may be given: why, in words.
+    too_old: Option<String>,
 }
 
 impl Volume {

@@ -116,6 +116,11 @@ impl Playback {
         !self.retired.is_empty()
     }
 
+    /// Whole steps after the visible state.
+    pub(super) fn unshown(&self, visible: SetNumber) -> usize {
+        self.layers.iter().filter(|(l, _)| l.id.to > visible).count()
+    }
+
     /// Blocks and sets between the visible state and the newest whole step, for status.
     pub(super) fn unmerged(&self) -> usize {
         self.layers.len()
@@ -263,7 +268,7 @@ impl Volume {
                 m.hidden_until, m.visible
             ));
         }
-        None
+        self.too_old.clone()
     }
 
     fn catching_up(&self, need: Option<SetNumber>) -> String {
@@ -290,6 +295,15 @@ impl Volume {
             format!("{what}: {} MiB of changed blocks have come so far", mib(came))
         } else {
             format!("{what}: {} of {} MiB", mib(came), mib(planned))
+        }
+    }
+
+    /// Refuses the newest state to readers, with the reason, because it is too old for them; or lets
+    /// them have it again. What they have pinned they read on.
+    pub fn refuse_as_old(&mut self, why: Option<String>) {
+        if self.too_old.is_some() != why.is_some() {
+            self.too_old = why;
+            self.publish_view();
         }
     }
 
