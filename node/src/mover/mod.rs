@@ -524,6 +524,8 @@ impl Mover {
             },
         );
         self.begin_confirming(id);
+        // It is not known yet how old it is.
+        self.judge_age(id);
         self.effect(Effect::Exports { volume: id });
         self.offer_to_children(id);
         self.attach_pending(id);
