@@ -48,6 +48,8 @@ mod reader;
 mod recorded;
 #[path = "e2e/restart.rs"]
 mod restart;
+#[path = "e2e/rewind.rs"]
+mod rewind;
 #[path = "e2e/routes.rs"]
 mod routes;
 #[path = "e2e/stopped.rs"]

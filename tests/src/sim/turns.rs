@@ -95,7 +95,10 @@ impl World {
                 let discard = self.rng.percent(50);
                 self.resync(n, discard);
             }
-            75..95 => {
+            75..79 => {
+                self.drop_branch(n);
+            }
+            79..95 => {
                 let writer = self.some_writer();
                 let parent = writer.filter(|_| self.rng.percent(70)).unwrap_or(n);
                 let child = self.some_node();
@@ -123,6 +126,14 @@ impl World {
             self.nodes[n].saved = None;
         }
         self.change(n, WriterChange::Resync { volume: volume(), discard });
+    }
+
+    /// An operator gives up what a node keeps of a line that ended.
+    fn drop_branch(&mut self, n: usize) {
+        let all = self.info(n).map(|v| v.branches).unwrap_or_default();
+        let Some(branch) = self.rng.pick(&all).map(|b| b.name.clone()) else { return };
+        self.counters.hit("branch dropped");
+        self.change(n, WriterChange::DropBranch { volume: volume(), branch });
     }
 
     /// Only if the other is a replica, says so, and is not about to be more.
@@ -383,7 +394,13 @@ impl World {
             return Some(format!("n{n} is down"));
         }
         let busy = |v: &VolumeInfo| {
-            let doing = ["writes are held", "becomes a replica", "is being handed over"];
+            let doing = [
+                "writes are held",
+                "becomes a replica",
+                "is being handed over",
+                "is to be taken back",
+                "is being taken back",
+            ];
             v.promoting || v.reason.as_ref().is_some_and(|r| doing.iter().any(|d| r.contains(d)))
         };
         let newest = self.newest_counter();
@@ -437,7 +454,13 @@ impl World {
         for (n, v) in all.iter().enumerate().filter(|(n, _)| *n != head) {
             let Some(v) = v else { return Some(format!("n{n} has no volume")) };
             if v.role == "primary" && !busy(v) && v.fenced.is_some() && !waits(v) {
-                self.resync(n, true);
+                let discard = self.rng.percent(30);
+                self.resync(n, discard);
+            }
+            if v.reason.as_ref().is_some_and(|r| r.contains("branch drop")) {
+                self.counters.hit("branch in the way");
+                self.drop_branch(n);
+                return Some(format!("n{n}: {:?}", v.reason));
             }
             if v.role == "primary" || v.history != info.history {
                 return Some(format!("n{n} is no replica of n{head} yet: {:?}", v.reason));
