@@ -34,8 +34,18 @@ impl Mover {
         self.cfg.addresses.extend(learned.addresses);
         for (name, plan) in learned.groups {
             let Some(g) = self.groups.get_mut(&name) else { continue };
-            let GroupPlan { members, relays, writer, planned, planned_ways, .. } = plan;
-            g.plan = GroupPlan { members, relays, writer, planned, planned_ways, ..g.plan.clone() };
+            g.bypass.set_on(!plan.no_bypass);
+            let old = std::mem::take(&mut g.plan);
+            g.plan = GroupPlan {
+                primary: old.primary,
+                replica: old.replica,
+                confirm: old.confirm,
+                hop: old.hop,
+                labels: old.labels,
+                dial_up: old.dial_up,
+                dialled_by: old.dialled_by,
+                ..plan
+            };
         }
         self.note(Level::Info, "another topology was learned".to_owned());
     }

@@ -5,8 +5,10 @@
 //! from the primary refuses, so that no loop can close.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use forwarder::backoff::Backoff;
+use forwarder::bypass::Bypass;
 use forwarder::feeder;
 use rcp::proto::clock::{Mono, Wall};
 use rcp::proto::frame::{
@@ -52,6 +54,14 @@ pub struct GroupPlan {
     pub dial_up: Option<(NodeName, Hop)>,
     /// Next hops that dial this node.
     pub dialled_by: BTreeSet<NodeName>,
+    /// Nodes above this one according to the topology file, the parent first.
+    pub above: Vec<NodeName>,
+    /// Who is asked to feed this node, in this order, when neither its parent nor a node above does.
+    pub fallbacks: Vec<NodeName>,
+    /// Those whose fallback this node is, and their parents.
+    pub fallback_of: BTreeMap<NodeName, NodeName>,
+    /// A child that is away is not bypassed.
+    pub no_bypass: bool,
 }
 
 /// A connection that came in.
@@ -79,6 +89,8 @@ pub(super) struct Group {
     pub(super) pending_offers: BTreeMap<VolumeId, (ConnId, Offer)>,
     /// The way up, if the parent is dialled from here.
     pub(super) up: Upward,
+    /// Who is fed in the place of a child that is away.
+    pub(super) bypass: Bypass,
 }
 
 /// Who feeds this node.
@@ -114,7 +126,12 @@ pub(super) struct Link {
     pub(super) pace: Pace,
     /// Data could not go because of it.
     pub(super) waits: bool,
+    /// It is fed in the place of this node, which is away: no route leads to it.
+    pub(super) in_place_of: Option<NodeName>,
 }
+
+/// How soon a child is dialled again that another feeds.
+const FED_AGAIN: Duration = Duration::from_millis(500);
 
 impl Group {
     /// What comes from the feeder is the writer's own, perhaps passed on by nodes without content.
@@ -131,11 +148,13 @@ impl Group {
             rule: feeder::Feeder::with_defaults(node.clone(), name.clone()),
             pending_offers: BTreeMap::new(),
             up: Upward::default(),
+            bypass: Bypass::default(),
         }
     }
 
     pub(super) fn timeouts(&self) -> impl Iterator<Item = Mono> {
-        self.links.values().filter_map(|l| l.dial_at).chain(self.up.dial_at)
+        let links = self.links.values().filter_map(|l| l.dial_at);
+        links.chain(self.up.dial_at).chain(self.bypass.timeout())
     }
 }
 
@@ -174,6 +193,7 @@ impl Mover {
         let hops: Vec<_> = self.table.next_hops(&name).map(<[_]>::to_vec).unwrap_or_default();
         let node = &self.cfg.node;
         let group = self.groups.entry(name.clone()).or_insert_with(|| Group::new(node, &name));
+        group.bypass.set_on(!plan.no_bypass);
         group.plan = plan;
         group.up.dial_at = group.plan.dial_up.as_ref().map(|_| self.now);
         for hop in hops {
@@ -205,6 +225,9 @@ impl Mover {
             link.since = wall;
             link.asked = asked;
             link.by = by;
+            if link.asked.is_none() && link.in_place_of.is_none() {
+                g.bypass.starts(hop, now);
+            }
         }
         self.tick_links();
     }
@@ -425,6 +448,9 @@ impl Mover {
             return;
         }
         let named = self.conns.get(&id).map(|c| c.group.clone());
+        if let Some(group) = named.as_ref().filter(|_| hello.role == Role::Sender) {
+            self.name_above(group, &hello.node);
+        }
         let refused = named.and_then(|g| self.not_above_a_writer(&g, hello));
         let Some(c) = self.conns.get_mut(&id) else { return };
         let group_name = c.group.clone();
@@ -492,6 +518,7 @@ impl Mover {
                     self.close(old, GoodbyeCode::Replaced, "a newer session took its place");
                 }
                 self.note(Level::Info, format!("feeding {node} for group {group_name}"));
+                self.bypass_up(&group_name, &node);
                 if let Some(ask) = asked {
                     self.route_confirmed(ask, &group_name, &node);
                 }
@@ -579,7 +606,11 @@ impl Mover {
                 l.refused =
                     matches!(reason, CloseReason::Refused { .. } | CloseReason::Untrusted(_));
                 l.reason = Some(text.clone());
-                let dial_at = l.backoff.failed(text.clone(), now, random);
+                let mut dial_at = l.backoff.failed(text.clone(), now, random);
+                if let CloseReason::Refused { code: RefuseCode::Fed, .. } = reason {
+                    // Perhaps by the node above, in the place of this one: until it lets go.
+                    dial_at = dial_at.min(now.after(FED_AGAIN));
+                }
                 l.dial_at = (!g.plan.dialled_by.contains(&node)).then_some(dial_at);
                 lost_child = Some((node, l.asked.take()));
             }
@@ -589,6 +620,7 @@ impl Mover {
                 f.conn = None;
                 f.since = wall;
                 f.reason = Some(text.clone());
+                g.rule.broke(number);
                 if let CloseReason::Goodbye { code: GoodbyeCode::Reconfigured, .. } = reason {
                     g.rule.released(number, now);
                 }
@@ -596,6 +628,9 @@ impl Mover {
                     h.inbound = None;
                 }
             }
+        }
+        if let Some((node, None)) = &lost_child {
+            self.bypass_lost(&group_name, node, reason);
         }
         let level = if self.stopping { Level::Info } else { Level::Warn };
         if let Some((node, asked)) = lost_child {

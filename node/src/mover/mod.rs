@@ -21,10 +21,12 @@
 //! | `failover` | who the writer is: promotion, handing over, stepping down |
 //! | `settings` | replication on and off, triggers, persistency |
 //! | `status` | what they are told |
+//! | `bypass` | who is fed in the place of a child that is away |
 //! | `upward` | parents that are dialled from here |
 //! | `trust` | what peers have proven |
 
 mod asking;
+mod bypass;
 mod controls;
 mod destinations;
 mod failover;
@@ -355,6 +357,8 @@ struct Held {
     cut_asks: Vec<(Demand, AskId)>,
     /// Seeds that pass through.
     relaying: relaying::Relaying,
+    /// Where the content of children begins that were seeded from here.
+    seeded: BTreeMap<NodeName, rcp::proto::ids::SetNumber>,
     /// Why children were detached, for status.
     detached: BTreeMap<NodeName, String>,
     fill: status::Fill,
@@ -383,6 +387,8 @@ pub struct Mover {
     groups: BTreeMap<GroupName, Group>,
     conns: BTreeMap<ConnId, Conn>,
     table: Table,
+    /// It knows something of the tree below that is not stored.
+    learned: bool,
     destinations: Destinations,
     storing: destinations::Storing,
     notices: kinds::Notices,
@@ -414,6 +420,7 @@ impl Mover {
             groups: BTreeMap::new(),
             conns: BTreeMap::new(),
             table: cfg.table.clone(),
+            learned: false,
             destinations: cfg.destinations.clone(),
             storing: destinations::Storing::new(),
             notices: kinds::Notices::default(),
@@ -506,6 +513,7 @@ impl Mover {
                 playback_order: 0,
                 cut_asks: Vec::new(),
                 relaying: relaying::Relaying::default(),
+                seeded: BTreeMap::new(),
                 detached: BTreeMap::new(),
                 fill: status::Fill::default(),
                 stalls: false,
@@ -609,10 +617,14 @@ impl Mover {
         }
         self.tick_links();
         self.tick_paces();
+        self.tick_bypass();
         if now >= self.next_report {
             self.next_report = now.after(REPORT_EVERY);
             self.report();
             self.tick_controls();
+            if std::mem::take(&mut self.learned) {
+                self.effect(Effect::StoreRoutes(self.table.encode()));
+            }
         }
     }
 

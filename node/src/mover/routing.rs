@@ -179,13 +179,22 @@ impl Mover {
         self.routes(None)
     }
 
-    fn drop_link(&mut self, group: &GroupName, hop: &NodeName, why: &str) {
+    pub(super) fn drop_link(&mut self, group: &GroupName, hop: &NodeName, why: &str) {
         let Some(link) = self.groups.get_mut(group).and_then(|g| g.links.remove(hop)) else {
             return;
         };
         if let Some(conn) = link.conn {
             self.close(conn, GoodbyeCode::Reconfigured, why);
         }
+        self.forget_child(group, hop);
+        let below = self.groups.get_mut(group).map(|g| g.bypass.forget(hop)).unwrap_or_default();
+        for node in below {
+            self.drop_link(group, &node, why);
+        }
+    }
+
+    /// A node is fed from here no more: nothing is kept for it.
+    pub(super) fn forget_child(&mut self, group: &GroupName, hop: &NodeName) {
         let ids: Vec<_> =
             self.volumes.iter().filter(|(_, h)| h.group == *group).map(|(id, _)| *id).collect();
         for id in ids {
@@ -213,7 +222,7 @@ impl Mover {
     pub(super) fn child_routes(&mut self, conn: ConnId, routes: Vec<Line>) {
         let Some(c) = self.conns.get(&conn) else { return };
         let (group, Some(child)) = (c.group.clone(), c.peer.clone()) else { return };
-        match self.table.update(&group, &child, &routes) {
+        match self.learn_routes(&group, &child, &routes) {
             Ok(true) => {
                 for text in self.table.conflicts(&group) {
                     self.note(Level::Error, text);

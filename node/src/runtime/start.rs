@@ -340,6 +340,10 @@ pub(super) fn group_plan(g: &PlannedGroup, node: &NodeName) -> GroupPlan {
             .filter(|_| g.dialling.contains(node))
             .map(|p| (p.clone(), Hop { limit: None, ..g.hop(p, node) })),
         dialled_by: g.children(node).iter().filter(|c| g.dialling.contains(*c)).cloned().collect(),
+        above: std::iter::successors(g.parent(node), |n| g.parent(n)).cloned().collect(),
+        fallbacks: Vec::new(),
+        fallback_of: BTreeMap::new(),
+        no_bypass: false,
         labels: g
             .volumes
             .iter()

@@ -78,6 +78,8 @@ pub struct Options {
     pub bad_disks: bool,
     /// The writer changes: promotions, swaps, old writers that come back.
     pub turns: bool,
+    /// Those below a node that is away are fed from above; forwarders are away for long.
+    pub bypass: bool,
     /// Nothing goes wrong: only for a first look.
     pub calm: bool,
     /// Nodes that speak the oldest version of the protocol, a bit for each.
@@ -142,6 +144,7 @@ impl Options {
             switches: Vec::new(),
             bad_disks: false,
             turns: false,
+            bypass: false,
             calm: false,
             older: 0,
         }
