@@ -17,7 +17,7 @@
 //! A child that comes back has to be up for a while before anything is handed back to it; that time
 //! doubles with each return that did not last. This module keeps no time and no session.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -90,6 +90,8 @@ struct Watched {
     handed: Option<Mono>,
     /// Who is fed in its place.
     places: BTreeMap<NodeName, Place>,
+    /// Who is not to be fed in its place until it has been up again.
+    left: BTreeSet<NodeName>,
     /// Why it is not handed back yet.
     waits: Option<String>,
 }
@@ -162,6 +164,7 @@ impl Bypass {
         let w = self.watched.entry(node.clone()).or_insert_with(|| Watched::of(node.clone()));
         (w.away, w.elsewhere) = (None, false);
         w.back.get_or_insert(now);
+        w.left.clear();
         let place = self.watched.values_mut().find_map(|w| w.places.get_mut(node));
         if let Some(place) = place {
             *place = Place::Taken;
@@ -182,6 +185,15 @@ impl Bypass {
             gone.extend(w.places.into_keys());
         }
         gone
+    }
+
+    /// A node is not to be fed in another's place any more, before that one has been up again.
+    pub fn leave(&mut self, node: &NodeName) {
+        for w in self.watched.values_mut() {
+            if w.places.remove(node).is_some() && w.back.is_none() {
+                w.left.insert(node.clone());
+            }
+        }
     }
 
     /// In whose place a node is fed from here, be it only tried.
@@ -227,7 +239,7 @@ impl Bypass {
         let wanted: Vec<_> = around
             .next_hops(&root, of)
             .into_iter()
-            .filter(|n| !around.is_next_hop(n))
+            .filter(|n| !around.is_next_hop(n) && !w.left.contains(n))
             .filter(|n| match w.places.get(n) {
                 None => !self.watched.contains_key(n),
                 Some(Place::Taken) => false,
@@ -318,9 +330,9 @@ impl Bypass {
         out
     }
 
-    /// When [`Bypass::steps`] has something to look at next, as far as time decides it.
+    /// When, after `now`, [`Bypass::steps`] has something to look at next, as far as time decides it.
     #[must_use]
-    pub fn timeout(&self) -> Option<Mono> {
+    pub fn timeout(&self, now: Mono) -> Option<Mono> {
         let one = |w: &Watched| {
             let taken = !w.places.is_empty();
             let away = w.away.map(|(since, patience)| since.after(patience)).filter(|_| !taken);
@@ -330,7 +342,7 @@ impl Bypass {
                 Place::Refused { until, .. } if w.away.is_some() => Some(*until),
                 _ => None,
             });
-            away.into_iter().chain(back).chain(again).min()
+            away.into_iter().chain(back).chain(again).filter(|t| *t > now).min()
         };
         self.watched.values().filter_map(one).min()
     }
@@ -383,6 +395,7 @@ impl Watched {
             strikes: 0,
             handed: None,
             places: BTreeMap::new(),
+            left: BTreeSet::new(),
             waits: None,
         }
     }

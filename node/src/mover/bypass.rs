@@ -135,6 +135,17 @@ impl Mover {
         self.pass_controls_on(group, node);
     }
 
+    /// An operator wants a node to be fed in another's place no longer.
+    pub(super) fn let_go(&mut self, group: &GroupName, node: &NodeName, of: &NodeName) {
+        let text = format!("{node} is fed in the place of {of} no longer: an operator said so");
+        self.note(Level::Info, format!("group {group}: {text}"));
+        if let Some(g) = self.groups.get_mut(group) {
+            g.bypass.leave(node);
+        }
+        self.drop_link(group, node, &text);
+        self.pass_controls_on(group, node);
+    }
+
     /// The session with a child is up.
     pub(super) fn bypass_up(&mut self, group: &GroupName, node: &NodeName) {
         let now = self.now;

@@ -35,6 +35,9 @@ impl Mover {
         for (name, plan) in learned.groups {
             let Some(g) = self.groups.get_mut(&name) else { continue };
             g.bypass.set_on(!plan.no_bypass);
+            if !plan.fallbacks.is_empty() && g.up.dial_at.is_none() && !g.up.is_dialling() {
+                g.up.dial_at = Some(self.now);
+            }
             let old = std::mem::take(&mut g.plan);
             g.plan = GroupPlan {
                 primary: old.primary,

@@ -128,6 +128,8 @@ pub(super) struct Link {
     pub(super) waits: bool,
     /// It is fed in the place of this node, which is away: no route leads to it.
     pub(super) in_place_of: Option<NodeName>,
+    /// It came by itself, since this node is one of its fallbacks: it is not dialled.
+    pub(super) guest: bool,
 }
 
 /// How soon a child is dialled again that another feeds.
@@ -152,9 +154,9 @@ impl Group {
         }
     }
 
-    pub(super) fn timeouts(&self) -> impl Iterator<Item = Mono> {
+    pub(super) fn timeouts(&self, now: Mono) -> impl Iterator<Item = Mono> {
         let links = self.links.values().filter_map(|l| l.dial_at);
-        links.chain(self.up.dial_at).chain(self.bypass.timeout())
+        links.chain(self.up.dial_at).chain(self.bypass.timeout(now))
     }
 }
 
@@ -195,7 +197,8 @@ impl Mover {
         let group = self.groups.entry(name.clone()).or_insert_with(|| Group::new(node, &name));
         group.bypass.set_on(!plan.no_bypass);
         group.plan = plan;
-        group.up.dial_at = group.plan.dial_up.as_ref().map(|_| self.now);
+        let dials = group.plan.dial_up.is_some() || !group.plan.fallbacks.is_empty();
+        group.up.dial_at = dials.then_some(self.now);
         for hop in hops {
             let by = self.table.hop(&name, &hop);
             self.add_link(&name, &hop, by, None);
@@ -450,6 +453,7 @@ impl Mover {
         let named = self.conns.get(&id).map(|c| c.group.clone());
         if let Some(group) = named.as_ref().filter(|_| hello.role == Role::Sender) {
             self.name_above(group, &hello.node);
+            self.return_from_fallback(group, &hello.node);
         }
         let refused = named.and_then(|g| self.not_above_a_writer(&g, hello));
         let Some(c) = self.conns.get_mut(&id) else { return };
@@ -464,6 +468,15 @@ impl Mover {
         };
         if hello.role == Role::Receiver {
             // It dials to be fed (a child behind NAT): only if it is one of our next hops.
+            if let Some(of) = group.plan.fallback_of.get(&hello.node) {
+                let guest = || Link {
+                    guest: true,
+                    in_place_of: Some(of.clone()),
+                    since: self.wall,
+                    ..Link::default()
+                };
+                group.links.entry(hello.node.clone()).or_insert_with(guest);
+            }
             if group.links.contains_key(&hello.node) {
                 c.session.accept(now, 0);
             } else {
@@ -592,7 +605,7 @@ impl Mover {
             }
         }
         self.upward_closed(id, &group_name, role.is_some(), &text);
-        let mut lost_child = None;
+        let (mut lost_child, mut lost_guest) = (None, None);
         if let Some(g) = self.groups.get_mut(&group_name) {
             let name = dialled.or(peer.clone());
             if let Some((node, l)) = name
@@ -612,7 +625,9 @@ impl Mover {
                     dial_at = dial_at.min(now.after(FED_AGAIN));
                 }
                 l.dial_at = (!g.plan.dialled_by.contains(&node)).then_some(dial_at);
-                lost_child = Some((node, l.asked.take()));
+                let (asked, guest) = (l.asked.take(), l.guest);
+                lost_guest = guest.then(|| node.clone());
+                lost_child = Some((node, asked));
             }
             if let Some(f) = &mut g.feeder
                 && f.conn == Some(id)
@@ -631,6 +646,9 @@ impl Mover {
         }
         if let Some((node, None)) = &lost_child {
             self.bypass_lost(&group_name, node, reason);
+        }
+        if let Some(node) = lost_guest {
+            self.drop_link(&group_name, &node, "it is gone");
         }
         let level = if self.stopping { Level::Info } else { Level::Warn };
         if let Some((node, asked)) = lost_child {

@@ -590,7 +590,7 @@ impl Mover {
         });
         let sessions = self.conns.values().map(|c| c.session.poll_timeout());
         let feeding = self.groups.iter().filter(|(name, _)| !self.lets_go(name));
-        let links = feeding.flat_map(|(_, g)| g.timeouts());
+        let links = feeding.flat_map(|(_, g)| g.timeouts(self.now));
         volumes
             .chain(sessions)
             .flatten()

@@ -165,6 +165,13 @@ impl Mover {
             .map(NodeName::new)
             .transpose()
             .map_err(|e| ApiError::new(ApiErrorKind::BadRequest, e.to_string()))?;
+        if let (Some(g), Some(node)) = (&group, &hop)
+            && let Some(of) = self.link(g, node).and_then(|l| l.in_place_of.clone())
+        {
+            let (g, node) = (g.clone(), node.clone());
+            self.let_go(&g, &node, &of);
+            return self.routes(None);
+        }
         let changes = self
             .table
             .delete(group.as_ref(), hop.as_ref())
@@ -222,6 +229,9 @@ impl Mover {
     pub(super) fn child_routes(&mut self, conn: ConnId, routes: Vec<Line>) {
         let Some(c) = self.conns.get(&conn) else { return };
         let (group, Some(child)) = (c.group.clone(), c.peer.clone()) else { return };
+        if self.link(&group, &child).is_some_and(|l| l.guest) {
+            return;
+        }
         match self.learn_routes(&group, &child, &routes) {
             Ok(true) => {
                 for text in self.table.conflicts(&group) {

@@ -107,7 +107,7 @@ impl World {
         if self.opt.bad_disks && self.rng.percent(10) {
             self.lose_slot(n);
         }
-        let long = self.rng.percent(15);
+        let long = self.rng.percent(if self.opt.bypass { 60 } else { 15 });
         let (from, to) = if long { (4_000_000, 12_000_000) } else { (10_000, 1_500_000) };
         if long {
             self.counters.hit("long absence");

@@ -158,3 +158,49 @@ fn those_below_a_dead_forwarder_go_on_and_are_handed_back() {
 fn a_forwarder_that_lost_its_disk_is_brought_up_beside_those_below_it() {
     die_and_return("bypass, empty", true);
 }
+
+fn written(tree: &Tree, byte: u8) -> u64 {
+    tree.open("p", "vol").unwrap().write(0, &[byte; 4096], true).unwrap();
+    tree.cut("vol", true).set
+}
+
+#[test]
+fn a_leaf_that_nobody_feeds_asks_its_fallback_and_returns() {
+    let mut plan = Plan::new(&[("p", &["f1", "f2"]), ("f1", &["l1"])]).volume("vol", 16);
+    plan.group().bypass = Some(false);
+    plan.group().fallbacks.insert("l1".to_owned(), vec!["f2".to_owned()]);
+    let tree = Tree::start(plan);
+    tree.expect(" WARN ");
+    tree.all_same("vol", written(&tree, 1), LONG);
+    tree.kill("f1");
+    fed_by(&tree, "l1", "f2");
+    let set = written(&tree, 2);
+    tree.reaches("l1", "vol", set, LONG);
+    tree.same("l1", "vol", set);
+    assert_eq!(child(&tree, "f2", "l1").unwrap().in_place_of.as_deref(), Some("f1"));
+    assert_eq!(child(&tree, "p", "f1").unwrap().bypass, None, "it is switched off");
+    tree.up("f1");
+    fed_by(&tree, "l1", "f1");
+    tree.all_same("vol", written(&tree, 3), LONG);
+    wait_for("f2 to forget l1", LONG, || match child(&tree, "f2", "l1") {
+        None => Ok(()),
+        Some(l) => Err(format!("{l:?}")),
+    });
+    tree.quiet();
+}
+
+#[test]
+fn a_member_that_dials_its_parent_dials_the_node_above_it() {
+    let plan = Plan::new(&[("p", &["f1"]), ("f1", &["l1"])]).volume("vol", 16);
+    let tree = Tree::start(plan.hop("f1", "l1", |h| h.dial = Some("child".to_owned())));
+    tree.expect(" WARN ");
+    tree.all_same("vol", written(&tree, 1), LONG);
+    tree.kill("f1");
+    fed_by(&tree, "l1", "p");
+    let set = written(&tree, 2);
+    tree.reaches("l1", "vol", set, LONG);
+    tree.up("f1");
+    fed_by(&tree, "l1", "f1");
+    tree.all_same("vol", written(&tree, 3), LONG);
+    tree.quiet();
+}
