@@ -28,6 +28,7 @@
 mod asking;
 mod bypass;
 mod controls;
+mod delay;
 mod destinations;
 mod failover;
 mod growing;
@@ -362,6 +363,8 @@ struct Held {
     /// Why children were detached, for status.
     detached: BTreeMap<NodeName, String>,
     fill: status::Fill,
+    /// What holds it back.
+    own: delay::Own,
     /// It stands still, and the log says so.
     stalls: bool,
     /// What the children report of the nodes below.
@@ -516,6 +519,7 @@ impl Mover {
                 seeded: BTreeMap::new(),
                 detached: BTreeMap::new(),
                 fill: status::Fill::default(),
+                own: delay::Own::default(),
                 stalls: false,
                 below: Aggregate::with_defaults(self.cfg.node.clone()),
                 writer: history::Writer::default(),
