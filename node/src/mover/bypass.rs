@@ -31,6 +31,9 @@ impl Surroundings for Around<'_> {
     }
 
     fn has_caught_up(&self, of: &NodeName, node: &NodeName) -> Result<(), String> {
+        // What a node without content is sent beside the live stream is for those below it.
+        let relays = self.mover.groups.get(self.group).map(|g| &g.plan.relays);
+        let relay = relays.is_some_and(|r| r.contains(of));
         let here = self.mover.volumes.values().filter(|h| h.group == *self.group);
         for h in here.filter(|h| !h.volume.history().is_empty() && !h.writer.is_fenced()) {
             let Some(theirs) = self.mover.out_to(h, node) else { continue };
@@ -40,6 +43,7 @@ impl Surroundings for Around<'_> {
             };
             match out.stage {
                 Stage::Streaming => {}
+                Stage::Seeding | Stage::CatchingUp if relay => {}
                 Stage::Seeding => return Err(format!("{of} is being seeded, volume {label}")),
                 Stage::CatchingUp => return Err(format!("{of} is catching up, volume {label}")),
                 _ => return Err(format!("{of} does not stream volume {label} yet")),
@@ -51,7 +55,7 @@ impl Surroundings for Around<'_> {
                     out.saved, theirs.saved
                 ));
             }
-            if theirs.saved < seeded {
+            if theirs.saved < seeded && !relay {
                 return Err(format!(
                     "volume {label}: {node} has set {}, and {of} nothing before set {seeded}",
                     theirs.saved

@@ -10,7 +10,7 @@ use volmcast::mailbox::{Mailbox, SLOT_LEN};
 use volmcast::units::BlockCount;
 
 use super::disk::Disk;
-use super::node::{GROUP, LABEL, VOLUME, name};
+use super::node::{GROUP, LABEL, SimNode, VOLUME, name};
 use super::options::Kind;
 use super::world::{Event, World};
 
@@ -104,6 +104,13 @@ impl World {
             }
         }
         self.nodes[n].slot_lost &= self.one_slot(n);
+        if self.opt.bypass && self.nodes[n].kind != Kind::Primary && self.rng.percent(8) {
+            self.counters.hit("disk lost");
+            self.say(format!("n{n} loses its disk"));
+            let life = self.nodes[n].life;
+            self.nodes[n] = SimNode::new(n, &self.opt);
+            self.nodes[n].life = life;
+        }
         if self.opt.bad_disks && self.rng.percent(10) {
             self.lose_slot(n);
         }

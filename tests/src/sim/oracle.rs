@@ -264,6 +264,22 @@ impl World {
         }
     }
 
+    /// When all nodes are up, everybody is fed along the routes.
+    fn in_anothers_place(&self) -> Option<String> {
+        let movers = self.nodes.iter().filter_map(|n| n.mover.as_ref()).filter(|_| self.opt.bypass);
+        for status in movers.map(node::mover::Mover::status) {
+            for c in status.groups.iter().flat_map(|g| &g.children) {
+                if let Some(of) = &c.in_place_of {
+                    return Some(format!("{} feeds {} in the place of {of}", status.node, c.node));
+                }
+                if c.state != "connected" {
+                    return Some(format!("{} is not connected to {}", status.node, c.node));
+                }
+            }
+        }
+        None
+    }
+
     /// Why the tree has not converged, if so.
     pub fn unsettled(&mut self) -> Option<String> {
         if !self.client.requests.is_empty() {
@@ -305,6 +321,9 @@ impl World {
             if self.nodes[n].kind != Kind::Relay && !whole {
                 return Some(format!("n{n} is still merging"));
             }
+        }
+        if let Some(why) = self.in_anothers_place() {
+            return Some(why);
         }
         for n in 0..self.nodes.len() {
             if self.nodes[n].spoilt.is_some()
@@ -373,6 +392,7 @@ impl World {
             for g in &s.groups {
                 for l in g.parent.iter().chain(&g.children) {
                     lines.push(format!("  link {} {}: {:?}", l.node, l.state, l.reason));
+                    lines.extend(l.bypass.as_ref().map(|b| format!("    bypass: {b}")));
                 }
             }
             for v in &s.volumes {

@@ -1,6 +1,6 @@
 //! A forwarder dies: its parent feeds those below it, and hands them back (FWD-06).
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use node::api::LinkStatus;
 use tests::rig::{Clock, MIB, Plan, Random, Tree, wait_for};
@@ -39,16 +39,16 @@ fn fed_by(tree: &Tree, node: &str, feeder: &str) {
 }
 
 /// How long until a leaf shows more than the newest set of this moment.
-fn goes_on(tree: &Tree, leaves: &[&str], since: Instant) -> Duration {
+fn goes_on(tree: &Tree, leaves: &[&str], since: &Clock) -> Duration {
     let newest = tree.volume("p", "vol").unwrap().current_set;
     let mut worst = Duration::ZERO;
     for leaf in leaves {
         let shown = || tree.volume(leaf, "vol").map_or(0, |v| v.current_set);
         while shown() <= newest {
-            assert!(since.elapsed() < GENEROUS, "{leaf} stands still:\n{}", tree.log(leaf));
+            assert!(since.passed() < GENEROUS, "{leaf} stands still:\n{}", tree.log(leaf));
             Clock::default().pace(Duration::from_millis(10));
         }
-        worst = worst.max(since.elapsed());
+        worst = worst.max(since.passed());
     }
     worst
 }
@@ -62,11 +62,11 @@ fn kill_and_return(tree: &Tree, empty: bool) {
     }
     let before: Vec<u64> = leaves.iter().map(|l| parent(tree, l).bytes).collect();
     let sibling = parent(tree, "f2").bytes;
-    let killed = Instant::now();
+    let killed = Clock::default();
     tree.kill("f1");
     let through_f1: Vec<u64> = leaves.iter().map(|l| parent(tree, l).bytes).collect();
     assert!(leaves.iter().all(|l| parent(tree, l).node == "f1"), "taken over within no time");
-    let stood = goes_on(tree, &leaves, killed);
+    let stood = goes_on(tree, &leaves, &killed);
     eprintln!("f1 killed (empty: {empty}): the leaves went on after {stood:?}");
     for l in leaves {
         fed_by(tree, l, "p");
@@ -85,7 +85,7 @@ fn kill_and_return(tree: &Tree, empty: bool) {
         std::fs::remove_dir_all(tree.folder("f1")).unwrap();
     }
     tree.up("f1");
-    let since = Instant::now();
+    let since = Clock::default();
     // What p sent to them, as long as it says so.
     let mut by_p = [0u64; 2];
     wait_for("f1 to feed l1 and l2 again", LONG, || {
@@ -97,11 +97,8 @@ fn kill_and_return(tree: &Tree, empty: bool) {
             Some(p) => Err(format!("{p:?}: {:?}", child(tree, "p", "f1"))),
         }
     });
-    let stood = goes_on(tree, &leaves, Instant::now());
-    eprintln!(
-        "f1 back: handed back within {:?}, and they went on after {stood:?}",
-        since.elapsed()
-    );
+    let stood = goes_on(tree, &leaves, &Clock::default());
+    eprintln!("f1 back: handed back within {:?}, and they went on after {stood:?}", since.passed());
     assert!(child(tree, "p", "l1").is_none());
     assert_eq!(child(tree, "p", "f1").unwrap().bypass, None);
     let set = tree.cut("vol", false).set;
