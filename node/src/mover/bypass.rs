@@ -6,7 +6,7 @@
 
 use forwarder::bypass::{Step, Surroundings};
 use forwarder::table::Line;
-use rcp::proto::frame::RefuseCode;
+use rcp::proto::frame::{GoodbyeCode, RefuseCode};
 use rcp::proto::ids::{GroupName, NodeName, SetNumber};
 use rcp::proto::session::CloseReason;
 use rcp::proto::transport::Hop;
@@ -166,7 +166,12 @@ impl Mover {
         let Some(g) = self.groups.get_mut(group) else { return };
         let (fed, why) = match reason {
             CloseReason::Refused { code: RefuseCode::Fed, text } => (true, text.clone()),
-            CloseReason::Refused { .. } | CloseReason::Untrusted(_) => (false, reason.to_string()),
+            // Whoever refuses is alive.
+            CloseReason::Refused { .. }
+            | CloseReason::Untrusted(_)
+            | CloseReason::Goodbye { code: GoodbyeCode::Reconfigured, .. } => {
+                (false, reason.to_string())
+            }
             _ => return g.bypass.lost(node, now),
         };
         g.bypass.refused(node, fed, &why, now);

@@ -1,5 +1,6 @@
 //! A forwarder dies: its parent feeds those below it, and hands them back (FWD-06).
 
+use std::process::Command;
 use std::time::Duration;
 
 use node::api::LinkStatus;
@@ -199,5 +200,32 @@ fn a_member_that_dials_its_parent_dials_the_node_above_it() {
     tree.up("f1");
     fed_by(&tree, "l1", "f1");
     tree.all_same("vol", written(&tree, 3), LONG);
+    tree.quiet();
+}
+
+fn signal(tree: &Tree, node: &str, what: &str) {
+    let pid = tree.pid(node).unwrap().to_string();
+    assert!(Command::new("kill").args([what, &pid]).status().unwrap().success());
+}
+
+#[test]
+fn a_forwarder_that_hangs_is_bypassed_and_its_old_sessions_count_for_nothing() {
+    let tree = Tree::start(plan(64));
+    tree.expect(" WARN ");
+    tree.all_same("vol", written(&tree, 1), LONG);
+    signal(&tree, "f1", "-STOP");
+    let set = written(&tree, 2);
+    for l in ["l1", "l2"] {
+        fed_by(&tree, l, "p");
+        tree.reaches(l, "vol", set, LONG);
+    }
+    let set = written(&tree, 3);
+    // It wakes up behind both, and believes for a moment that nothing happened.
+    signal(&tree, "f1", "-CONT");
+    for l in ["l1", "l2"] {
+        tree.reaches(l, "vol", set, LONG);
+        fed_by(&tree, l, "f1");
+    }
+    tree.all_same("vol", written(&tree, 4), LONG);
     tree.quiet();
 }
