@@ -70,8 +70,8 @@ pub trait Surroundings {
 enum Place {
     /// It is fed from here, or that is being tried.
     Taken,
-    /// It is fed by another: when to ask again, after how many times.
-    Refused { until: Mono, times: u32, why: String },
+    /// It is fed by another: when to ask again (`None`: it is being asked), after how many times.
+    Refused { until: Option<Mono>, times: u32, why: String },
 }
 
 #[derive(Clone, Debug)]
@@ -124,9 +124,13 @@ impl Bypass {
     }
 
     /// A next hop of this node that has not been heard of since the start; it has more time than
-    /// others, since perhaps the whole tree is being started.
-    pub fn starts(&mut self, child: &NodeName, now: Mono) {
-        let patience = self.patience.max(BYPASS_PATIENCE_AT_START);
+    /// others, since perhaps the whole tree is being started, unless others were fed in its place
+    /// before the start.
+    pub fn starts(&mut self, child: &NodeName, was_bypassed: bool, now: Mono) {
+        let patience = match was_bypassed {
+            true => self.patience,
+            false => self.patience.max(BYPASS_PATIENCE_AT_START),
+        };
         self.watched.entry(child.clone()).or_insert_with(|| Watched {
             away: Some((now, patience)),
             ..Watched::of(child.clone())
@@ -139,6 +143,11 @@ impl Bypass {
         let Some(w) = self.watched.get_mut(node) else { return };
         w.away.get_or_insert((now, patience));
         (w.back, w.elsewhere, w.waits) = (None, false, None);
+        let place = self.watched.values_mut().find_map(|w| w.places.get_mut(node));
+        if let Some(place) = place.filter(|p| matches!(p, Place::Refused { until: None, .. })) {
+            // It is dialled until it answers.
+            *place = Place::Taken;
+        }
     }
 
     /// A node refused a session: it is alive. `fed` says that it did so because another feeds it.
@@ -156,7 +165,7 @@ impl Bypass {
             Place::Taken => 0,
         };
         let wait = BYPASS_ASK_AGAIN.saturating_mul(1 << times.min(16)).min(BYPASS_ASK_AGAIN_MAX);
-        *place = Place::Refused { until: now.after(wait), times, why: why.to_owned() };
+        *place = Place::Refused { until: Some(now.after(wait)), times, why: why.to_owned() };
     }
 
     /// A session with a node is up.
@@ -243,7 +252,7 @@ impl Bypass {
             .filter(|n| match w.places.get(n) {
                 None => !self.watched.contains_key(n),
                 Some(Place::Taken) => false,
-                Some(Place::Refused { until, .. }) => *until <= now,
+                Some(Place::Refused { until, .. }) => until.is_some_and(|t| t <= now),
             })
             .collect();
         if wanted.is_empty() {
@@ -259,7 +268,7 @@ impl Bypass {
                 // What it was refused before still counts.
                 let again = matches!(w.places.get(node), Some(Place::Refused { .. }));
                 if let Some(Place::Refused { until, .. }) = w.places.get_mut(node) {
-                    *until = now.after(BYPASS_ASK_AGAIN_MAX);
+                    *until = None;
                 }
                 if !again {
                     w.places.insert(node.clone(), Place::Taken);
@@ -339,7 +348,7 @@ impl Bypass {
             let hold = BYPASS_HOLD.saturating_mul(1 << w.strikes.min(16)).min(BYPASS_HOLD_MAX);
             let back = w.back.map(|since| since.after(hold)).filter(|_| taken);
             let again = w.places.values().filter_map(|p| match p {
-                Place::Refused { until, .. } if w.away.is_some() => Some(*until),
+                Place::Refused { until, .. } if w.away.is_some() => *until,
                 _ => None,
             });
             away.into_iter().chain(back).chain(again).filter(|t| *t > now).min()

@@ -56,7 +56,7 @@ fn release(node: &str, of: &str) -> Step {
 fn up() -> Bypass {
     let mut b = Bypass::default();
     for child in ["n3", "n7"] {
-        b.starts(&n(child), at(0));
+        b.starts(&n(child), false, at(0));
         b.up(&n(child), at(0));
     }
     b
@@ -112,10 +112,14 @@ fn a_child_that_refuses_is_alive() {
 #[test]
 fn the_whole_tree_may_be_starting() {
     let (t, mut b) = (tree(), Bypass::default());
-    b.starts(&n("n3"), at(0));
+    b.starts(&n("n3"), false, at(0));
     b.lost(&n("n3"), at(100));
     assert_eq!(b.steps(at(5000), &t), []);
     assert_eq!(b.steps(at(0).after(BYPASS_PATIENCE_AT_START), &t).len(), 2);
+    // This node was away, in the middle of a bypass.
+    let mut b = Bypass::default();
+    b.starts(&n("n3"), true, at(0));
+    assert_eq!(b.steps(at(0).after(BYPASS_PATIENCE), &t).len(), 2);
 }
 
 #[test]
@@ -273,7 +277,9 @@ proptest! {
         let mut now = at(0);
         for h in what {
             match h {
-                Happens::Lost(i) => b.lost(&names[i], now),
+                Happens::Lost(i) if i == 0 || i == 4 || fed.contains(&names[i]) => {
+                    b.lost(&names[i], now);
+                }
                 Happens::Up(i) if i == 0 || i == 4 || fed.contains(&names[i]) => b.up(&names[i], now),
                 Happens::Fed(i) if fed.remove(&names[i]) => {
                     b.refused(&names[i], true, "fed", now);
@@ -283,7 +289,7 @@ proptest! {
                         fed.remove(&below);
                     }
                 }
-                Happens::Up(_) | Happens::Fed(_) | Happens::Forgotten(_) => {}
+                Happens::Lost(_) | Happens::Up(_) | Happens::Fed(_) | Happens::Forgotten(_) => {}
                 Happens::Passes(ms) => now = now.after(Duration::from_millis(ms)),
             }
             for step in b.steps(now, &t) {

@@ -150,12 +150,30 @@ impl Mover {
         self.pass_controls_on(group, node);
     }
 
+    /// Nodes below a child that have places in save volumes here, and are not fed from here: they
+    /// were fed in its place before this node was started.
+    pub(super) fn left_from_bypass(&self, group: &GroupName, child: &NodeName) -> Vec<NodeName> {
+        let Some(g) = self.groups.get(group) else { return Vec::new() };
+        let here = self.volumes.values().filter(|h| h.group == *group);
+        let names = here.flat_map(|h| h.volume.durable().consumers.iter().map(|c| &c.name));
+        let left =
+            |n: &&NodeName| !g.links.contains_key(*n) && self.table.is_below(group, child, n);
+        let found: std::collections::BTreeSet<_> = names.filter(left).cloned().collect();
+        found.into_iter().collect()
+    }
+
     /// The session with a child is up.
     pub(super) fn bypass_up(&mut self, group: &GroupName, node: &NodeName) {
         let now = self.now;
         let Some(g) = self.groups.get_mut(group) else { return };
         g.bypass.up(node, now);
-        let Some(of) = g.links.get(node).and_then(|l| l.in_place_of.clone()) else { return };
+        let Some(of) = g.links.get(node).and_then(|l| l.in_place_of.clone()) else {
+            // It feeds them again: nothing is kept for them.
+            for left in self.left_from_bypass(group, node) {
+                self.forget_child(group, &left);
+            }
+            return;
+        };
         self.controls.adopt(group, node, &of);
         self.note(Level::Info, format!("group {group}: feeding {node} in the place of {of}"));
     }

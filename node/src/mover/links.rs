@@ -218,6 +218,7 @@ impl Mover {
         asked: Option<AskId>,
     ) {
         let (now, wall) = (self.now, self.wall);
+        let was_bypassed = !self.left_from_bypass(group, hop).is_empty();
         if let Some(g) = self.groups.get_mut(group) {
             let link = g.links.entry(hop.clone()).or_default();
             link.dial_at = Some(now);
@@ -229,7 +230,7 @@ impl Mover {
             link.asked = asked;
             link.by = by;
             if link.asked.is_none() && link.in_place_of.is_none() {
-                g.bypass.starts(hop, now);
+                g.bypass.starts(hop, was_bypassed, now);
             }
         }
         self.tick_links();
