@@ -85,6 +85,7 @@ fn specs() -> impl Strategy<Value = TopologySpec> {
                     timeout: timeout.map(|t| format!("{t}ms")),
                     hwm: hwm.map(|h| format!("{h}KiB")),
                     save: None,
+                    ..PlaybackSpec::default()
                 };
                 (name(node.index(count)), own)
             });

@@ -45,6 +45,7 @@ impl Mover {
                 confirm: old.confirm,
                 hop: old.hop,
                 labels: old.labels,
+                max_staleness: old.max_staleness,
                 dial_up: old.dial_up,
                 dialled_by: old.dialled_by,
                 ..plan

@@ -35,6 +35,7 @@ mod growing;
 mod handover;
 mod history;
 mod kinds;
+mod lag;
 mod learning;
 mod links;
 mod pacing;
@@ -342,6 +343,8 @@ struct Held {
     /// Newest set known to exist, and the moment up to which it is known to be the newest.
     newest: rcp::proto::ids::SetNumber,
     as_of: Wall,
+    /// What time it is there.
+    clock: lag::WriterClock,
     /// Size as the parent told it last.
     offered: BlockCount,
     /// Waiting for the volume to have a size.
@@ -508,6 +511,7 @@ impl Mover {
                 fed_by: None,
                 newest,
                 as_of: Wall(0),
+                clock: lag::WriterClock::default(),
                 offered,
                 growing: Vec::new(),
                 keeping: Vec::new(),

@@ -349,6 +349,7 @@ pub(super) fn group_plan(g: &PlannedGroup, node: &NodeName) -> GroupPlan {
             .filter_map(|(n, _)| Some((n.clone(), g.parent(n)?.clone())))
             .collect(),
         no_bypass: !g.bypass,
+        max_staleness: g.playback_for(node).max_staleness,
         labels: g
             .volumes
             .iter()
