@@ -5,7 +5,6 @@
 //! from the primary refuses, so that no loop can close.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::Duration;
 
 use forwarder::backoff::Backoff;
 use forwarder::bypass::Bypass;
@@ -16,9 +15,7 @@ use rcp::proto::frame::{
 };
 use rcp::proto::ids::{GroupName, Label, NodeName, VolumeId};
 use rcp::proto::pace::Pace;
-use rcp::proto::session::{
-    CloseReason, Event, Peers, Session, SessionConfig, Side, VERSIONS, abilities,
-};
+use rcp::proto::session::{Event, Peers, Session, SessionConfig, Side, VERSIONS, abilities};
 use rcp::proto::transport::Hop;
 
 use super::history::Confirm;
@@ -113,7 +110,7 @@ pub(super) struct Feeder {
 pub(super) struct Link {
     pub(super) conn: Option<ConnId>,
     pub(super) up: bool,
-    backoff: Backoff,
+    pub(super) backoff: Backoff,
     pub(super) dial_at: Option<Mono>,
     pub(super) reason: Option<String>,
     pub(super) refused: bool,
@@ -133,9 +130,6 @@ pub(super) struct Link {
     /// It came by itself, since this node is one of its fallbacks: it is not dialled.
     pub(super) guest: bool,
 }
-
-/// How soon a child is dialled again that another feeds.
-const FED_AGAIN: Duration = Duration::from_millis(500);
 
 impl Group {
     /// What comes from the feeder is the writer's own, perhaps passed on by nodes without content.
@@ -168,7 +162,7 @@ pub(super) struct Conn {
     pub(super) session: Session,
     pub(super) group: GroupName,
     /// The next hop it was dialled for.
-    dialled: Option<NodeName>,
+    pub(super) dialled: Option<NodeName>,
     pub(super) peer: Option<NodeName>,
     /// What the peer is in the session, once it is up.
     pub(super) peer_role: Option<Role>,
@@ -188,7 +182,7 @@ pub(super) struct Conn {
     pub(super) proof: Proof,
     /// Its address, if it connected.
     pub(super) from: String,
-    closing: bool,
+    pub(super) closing: bool,
 }
 
 impl Mover {
@@ -567,113 +561,6 @@ impl Mover {
                 self.note(Level::Info, format!("fed by {node} for group {group_name}"));
                 self.report_routes(&group_name);
             }
-        }
-    }
-
-    pub(super) fn close(&mut self, id: ConnId, code: GoodbyeCode, text: &str) {
-        if let Some(c) = self.conns.get_mut(&id) {
-            c.session.close(code, text);
-        }
-        self.drive(id);
-    }
-
-    fn closed(&mut self, id: ConnId, reason: &CloseReason) {
-        let (now, wall) = (self.now, self.wall);
-        let random = self.random();
-        let Some(c) = self.conns.get_mut(&id) else { return };
-        if std::mem::replace(&mut c.closing, true) {
-            return;
-        }
-        let (group_name, dialled, peer, role, number) =
-            (c.group.clone(), c.dialled.clone(), c.peer.clone(), c.peer_role, c.feeder);
-        let outs = std::mem::take(&mut c.streams_out);
-        self.effect(Effect::Close { conn: id });
-        let text = reason.to_string();
-        if let Some(child) = &peer
-            && role == Some(Role::Receiver)
-        {
-            for out in outs.values() {
-                if let Some(h) = self.volumes.get_mut(&out.volume) {
-                    // A newer session with the same child may already be streaming.
-                    if self
-                        .groups
-                        .get(&group_name)
-                        .and_then(|g| g.links.get(child))
-                        .is_none_or(|l| l.conn == Some(id))
-                    {
-                        h.volume.consumer_leave(child);
-                        h.relaying.forget(child);
-                    }
-                }
-            }
-        }
-        self.upward_closed(id, &group_name, role.is_some(), &text);
-        let (mut lost_child, mut lost_guest) = (None, None);
-        if let Some(g) = self.groups.get_mut(&group_name) {
-            let name = dialled.or(peer.clone());
-            if let Some((node, l)) = name
-                .and_then(|n| g.links.get_key_value(&n).map(|(k, _)| k.clone()))
-                .and_then(|n| g.links.get_mut(&n).map(|l| (n, l)))
-                && l.conn == Some(id)
-            {
-                l.conn = None;
-                l.up = false;
-                l.since = wall;
-                l.refused =
-                    matches!(reason, CloseReason::Refused { .. } | CloseReason::Untrusted(_));
-                l.reason = Some(text.clone());
-                let mut dial_at = l.backoff.failed(text.clone(), now, random);
-                if let CloseReason::Refused { code: RefuseCode::Fed, .. } = reason {
-                    // Perhaps by the node above, in the place of this one: until it lets go.
-                    dial_at = dial_at.min(now.after(FED_AGAIN));
-                }
-                l.dial_at = (!g.plan.dialled_by.contains(&node)).then_some(dial_at);
-                let (asked, guest) = (l.asked.take(), l.guest);
-                lost_guest = guest.then(|| node.clone());
-                lost_child = Some((node, asked));
-            }
-            if let Some(f) = &mut g.feeder
-                && f.conn == Some(id)
-            {
-                f.conn = None;
-                f.since = wall;
-                f.reason = Some(text.clone());
-                g.rule.broke(number);
-                if let CloseReason::Goodbye { code: GoodbyeCode::Reconfigured, .. } = reason {
-                    g.rule.released(number, now);
-                }
-                for h in self.volumes.values_mut().filter(|h| h.group == group_name) {
-                    h.inbound = None;
-                }
-            }
-        }
-        if let Some((node, None)) = &lost_child {
-            self.bypass_lost(&group_name, node, reason);
-        }
-        if let Some(node) = lost_guest {
-            self.drop_link(&group_name, &node, "it is gone");
-        }
-        let level = if self.stopping { Level::Info } else { Level::Warn };
-        if let Some((node, asked)) = lost_child {
-            if let Some(ask) = asked {
-                self.route_refused(ask, &group_name, &node, reason, &text);
-            } else if role.is_some() {
-                self.note(level, format!("lost {node} of group {group_name}: {text}"));
-            }
-        } else if role == Some(Role::Sender) {
-            let node = peer.map(|p| p.to_string()).unwrap_or_default();
-            self.note(level, format!("lost the parent {node} of group {group_name}: {text}"));
-        }
-        // What it still had to send was handed over before; nobody tells us when that is done.
-        self.conns.remove(&id);
-    }
-
-    /// Ends all sessions in order; nothing is dialled any more.
-    pub fn stop(&mut self) {
-        self.stopping = true;
-        let ids: Vec<_> = self.conns.keys().copied().collect();
-        for id in ids {
-            self.close(id, GoodbyeCode::Shutdown, "the node is being stopped");
         }
     }
 }

@@ -21,12 +21,14 @@
 //! | `failover` | who the writer is: promotion, handing over, stepping down |
 //! | `settings` | replication on and off, triggers, persistency |
 //! | `status` | what they are told |
+//! | `closing` | the end of sessions |
 //! | `bypass` | who is fed in the place of a child that is away |
 //! | `upward` | parents that are dialled from here |
 //! | `trust` | what peers have proven |
 
 mod asking;
 mod bypass;
+mod closing;
 mod controls;
 mod delay;
 mod destinations;
