@@ -310,8 +310,8 @@ impl Bypass {
                 // Perhaps its parent does not know what is below it.
                 Place::Taken if bypassed => Err(format!("{node} is away as well")),
                 Place::Taken if !hops.contains(node) => Err(format!(
-                    "it has no route to {node} any more: add that at {of}, or delete it here, with \
-                     rcproute"
+                    "it has no route to {node} any more: `rcproute delete` it here, then `rcproute \
+                     add` it at {of}"
                 )),
                 Place::Taken => around.has_caught_up(of, node),
             };

@@ -211,7 +211,7 @@ fn nobody_is_left_without_a_feeder_by_a_route_that_was_lost() {
     b.up(&n("n3"), at(2000));
     assert_eq!(b.steps(at(9000), &t), [release("n5", "n3")]);
     let words = b.words(&n("n3"), at(9000)).expect("still");
-    assert!(words.contains("it has no route to n4 any more: add that at n3"), "{words}");
+    assert!(words.contains("it has no route to n4 any more: `rcproute delete` it here, then `rcproute add` it at n3"), "{words}");
     // An operator lets it go: not again before 3 is back.
     b.leave(&n("n4"));
     assert_eq!(b.words(&n("n3"), at(9000)), None);

@@ -422,6 +422,9 @@ impl World {
                 self.ask(n, Ask::Replicate { volume: LABEL.to_owned(), on: true });
             }
         }
+        for (n, node) in self.without_route() {
+            self.ask(n, Ask::RouteDelete { group: Some(GROUP.to_owned()), next_hop: Some(node) });
+        }
         let head = self.head;
         let writer = self.nodes[head].volume();
         let dirty = writer.and_then(|v| v.capture()).map_or(0, |c| c.dirty_bytes());

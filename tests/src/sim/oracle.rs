@@ -264,6 +264,29 @@ impl World {
         }
     }
 
+    /// Who feeds whom in the place of a node that is back and has no route to it: for an operator.
+    pub fn without_route(&self) -> Vec<(usize, String)> {
+        let mut out = Vec::new();
+        for (n, node) in self.nodes.iter().enumerate().filter(|_| self.opt.bypass) {
+            let Some(m) = &node.mover else { continue };
+            let words = |of: &str, c: &str| format!("{of} is back: feeding {c} in its place");
+            for g in m.status().groups {
+                let lost = |of: &str, c: &str| {
+                    let b = g.children.iter().find(|l| l.node == of)?.bypass.as_ref()?;
+                    (b.starts_with(&words(of, c)) && b.contains("has no route to")).then_some(())
+                };
+                for c in &g.children {
+                    if let Some(of) = &c.in_place_of
+                        && lost(of, &c.node).is_some()
+                    {
+                        out.push((n, c.node.clone()));
+                    }
+                }
+            }
+        }
+        out
+    }
+
     /// When all nodes are up, everybody is fed along the routes.
     fn in_anothers_place(&self) -> Option<String> {
         let movers = self.nodes.iter().filter_map(|n| n.mover.as_ref()).filter(|_| self.opt.bypass);
