@@ -84,8 +84,8 @@ fn specs() -> impl Strategy<Value = TopologySpec> {
                 let own = PlaybackSpec {
                     timeout: timeout.map(|t| format!("{t}ms")),
                     hwm: hwm.map(|h| format!("{h}KiB")),
+                    max_staleness: timeout.map(|t| format!("{}s", t + 2)),
                     save: None,
-                    ..PlaybackSpec::default()
                 };
                 (name(node.index(count)), own)
             });

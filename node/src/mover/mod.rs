@@ -43,6 +43,7 @@ mod links;
 mod pacing;
 mod receiving;
 mod relaying;
+mod rewinding;
 mod routing;
 mod sending;
 mod settings;
@@ -533,6 +534,8 @@ impl Mover {
             },
         );
         self.begin_confirming(id);
+        // It is not known yet how old it is.
+        self.judge_age(id);
         self.effect(Effect::Exports { volume: id });
         self.offer_to_children(id);
         self.attach_pending(id);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use config::spec::PlaybackSpec;
 use node::api::Delayed;
+use node::http::{paths, requests};
 use tests::rig::{
     Clock, Device, MIB, Mounted, Narrow, Plan, Process, Random, Tree, may_mount, program, run,
     said, tool, wait_for,
@@ -129,10 +130,12 @@ fn a_replica_that_is_too_old_is_not_read() {
     let tree = Tree::start(plan);
     tree.expect(" WARN ");
     tree.open("p", "vol").unwrap().write(0, &[1; 4096], true).unwrap();
-    let kept = tree.cut("vol", true).set;
+    let kept = tree.cut("vol", false).set;
     tree.reaches("l1", "vol", kept, LONG);
     let opens = |name: &str| tree.open("l1", name).map(|_| ()).map_err(|e| e.to_string());
     wait_for("l1 to be current", LONG, || opens("vol"));
+    let body = requests::KeptState { volume: "vol".to_owned(), set: kept };
+    let _: requests::Done = tree.post("l1", paths::KEEP, &body).unwrap();
     let mut before = tree.open("l1", "vol").unwrap();
 
     tree.kill("p");

@@ -22,9 +22,11 @@ use super::desk::Desk;
 use super::digest::Digest;
 use super::drain::Drain;
 use super::growth::Growth;
+use super::images::Images;
 use super::intake::Intake;
 use super::merge::Merge;
 use super::playback::Playback;
+use super::rewind::Undo;
 use super::seed_in::SeedIn;
 use super::seed_out::SeedOuts;
 use super::status::SetTable;
@@ -36,6 +38,7 @@ use crate::io::{FileId, IoError};
 use crate::mailbox::{Mailbox, MailboxError, SLOT_LEN, TableMark};
 use crate::save::record::HEADER_LEN;
 use crate::save::{Log, Readback, RecordHeader, RecordKind, RecordMeta, Ring};
+use crate::snapshots::PinId;
 use crate::units::{BlockCount, LogPos};
 use crate::view::{Layer, PinBoard};
 
@@ -143,6 +146,9 @@ impl Volume {
         for c in &m.consumers {
             consumers.restore(c.name.clone(), c.acked.max(m.log_tail));
         }
+        for k in &m.aside {
+            cfg.snapshots.close_line(PinId(k.pin));
+        }
         let mut merge = Merge::default();
         merge.start(m.log_tail, m.merged);
         let board = PinBoard::new(cfg.snapshots.clone());
@@ -160,6 +166,8 @@ impl Volume {
             growth: Growth::new(m.blocks),
             switch: Switch::opened(m.settings),
             seed_in: None,
+            undo: Undo::default(),
+            images: Images::default(),
             seed_outs: SeedOuts::default(),
             changes: Changes::new(cfg.changes),
             digest: Digest::default(),
@@ -263,7 +271,7 @@ impl Volume {
     fn seed_of_unknown_content(&mut self) {
         if matches!(self.cfg.role, Role::Replica { .. }) {
             let keep = self.want.merged;
-            self.hide(keep);
+            self.hide(keep, false);
             self.want.seed = None;
             self.seed_anew(keep);
             self.changes_reset(keep);
@@ -430,7 +438,8 @@ impl Volume {
                 if let Some(mark) = &mut self.want.seed {
                     // Which sets were folded in, only the log could say: a catch-up that began anew
                     // could end too early, with parts of later ones in the content.
-                    mark.over = None;
+                    (mark.over, mark.undo) = (None, false);
+                    self.give_up_kept();
                     self.seed_anew(keep);
                     format!(
                         "the save volume was damaged while the replica was being seeded ({what}, \
