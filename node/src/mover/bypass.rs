@@ -34,10 +34,14 @@ impl Surroundings for Around<'_> {
         // What a node without content is sent beside the live stream is for those below it.
         let relays = self.mover.groups.get(self.group).map(|g| &g.plan.relays);
         let relay = relays.is_some_and(|r| r.contains(of));
+        let whole = relays.is_none_or(|r| !r.contains(node));
         let here = self.mover.volumes.values().filter(|h| h.group == *self.group);
         for h in here.filter(|h| !h.volume.history().is_empty() && !h.writer.is_fenced()) {
             let Some(theirs) = self.mover.out_to(h, node) else { continue };
             let label = &h.label;
+            if whole && matches!(theirs.stage, Stage::Seeding | Stage::CatchingUp) {
+                return Err(format!("{node} is being brought back first, volume {label}"));
+            }
             let Some(out) = self.mover.out_to(h, of) else {
                 return Err(format!("volume {label} is not taken by {of} yet"));
             };
