@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rcp::proto::clock::Wall;
 use rcp::proto::frame::{GoodbyeCode, RefuseCode, Role};
 use rcp::proto::ids::{GroupName, NodeName};
 use rcp::proto::session::CloseReason;
@@ -92,9 +93,12 @@ impl Mover {
         let g = self.groups.get_mut(group)?;
         let dials = g.plan.dialled_by.contains(&node);
         let l = g.links.get_mut(&node).filter(|l| l.conn == Some(id))?;
+        // An attempt that failed is not when it was lost.
+        if l.up || l.since == Wall(0) {
+            l.since = wall;
+        }
         l.conn = None;
         l.up = false;
-        l.since = wall;
         l.refused = matches!(reason, CloseReason::Refused { .. } | CloseReason::Untrusted(_));
         l.reason = Some(reason.to_string());
         let mut dial_at = l.backoff.failed(reason.to_string(), now, random);
