@@ -9,6 +9,8 @@
 //!
 //! `A` names who asked here, `C` a connection; both are the node's.
 
+mod adopt;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -166,6 +168,13 @@ struct Pending<A, C> {
     /// The result here, until it is on record.
     held: Option<(bool, Bytes)>,
     since: Mono,
+}
+
+impl<A, C> Pending<A, C> {
+    /// Bytes of what is known of a node.
+    fn said_by(&self, node: &NodeName) -> usize {
+        self.results.get(node).map_or(0, |(_, known)| known.len())
+    }
 }
 
 /// The blocks under way at a node.
@@ -365,28 +374,6 @@ impl<A: Copy, C: Copy> Blocks<A, C> {
         }
     }
 
-    /// A node is a child from now on that was below one before: it is told what that one has not
-    /// finished, and is waited for.
-    pub fn adopt(&mut self, group: &GroupName, child: &NodeName, of: &NodeName) {
-        for p in self.pending.values_mut().filter(|p| p.group == *group && p.waiting.contains(of)) {
-            if p.children.insert(child.clone()) {
-                p.waiting.insert(child.clone());
-            }
-        }
-    }
-
-    /// The reverse of [`Blocks::adopt`]: it is not waited for here any more, and what is said of it
-    /// may come through another.
-    pub fn passed_on(&mut self, group: &GroupName, child: &NodeName, now: Mono) {
-        for id in self.ids() {
-            let Some(p) = self.pending.get_mut(&id).filter(|p| p.group == *group) else { continue };
-            p.children.remove(child);
-            if p.waiting.remove(child) {
-                self.check(id, now);
-            }
-        }
-    }
-
     /// Children that have not finished a block.
     #[must_use]
     pub fn unfinished(&self, id: &BlockId) -> Vec<NodeName> {
@@ -484,7 +471,7 @@ impl<A: Copy, C: Copy> Blocks<A, C> {
         let mut body = body.slice(..body.len().min(MAX_RESULT));
         // A child with a talkative subtree leaves room for this node and the other children.
         if node != self.node && !p.children.contains(&node) {
-            p.text -= p.results.get(&node).map_or(0, |(_, known)| known.len());
+            p.text -= p.said_by(&node);
             if p.text + body.len() > MAX_TEXT {
                 body = Bytes::from_static(b"(left out: there are too many long results)");
             }
