@@ -26,6 +26,7 @@
 
 mod asking;
 mod controls;
+mod damage;
 mod destinations;
 mod failover;
 mod growing;

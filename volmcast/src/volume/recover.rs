@@ -119,6 +119,11 @@ impl Volume {
             Ok(()) if old => v.old_slot(head, beyond.whole, read),
             Ok(()) => {}
         }
+        if old && matches!(v.cfg.role, Role::Primary { .. }) {
+            // It was durable, in the slot that is damaged or as a header: nobody sees it shrink until
+            // the next commit names it again.
+            v.durable.blocks = v.durable.blocks.max(v.want.blocks);
+        }
         v.list_kept();
         v.settle(beyond.any);
         v.settle_digest(&digest_head);

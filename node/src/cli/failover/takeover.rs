@@ -38,6 +38,11 @@ pub(super) async fn promote(
     {
         return Err(Failed::new(format!("{to} cannot take over: {why}. Nothing was changed")));
     }
+    if let Some(c) = plan.candidates.iter().find(|c| c.node == to)
+        && let Some(why) = c.damaged.as_ref().filter(|_| !args.lose_damaged_blocks)
+    {
+        return Err(damaged(plan, to, why));
+    }
     // FAIL-06.
     let up = old.filter(|o| Some(*o) == plan.writer.as_deref() && plan.writer_is_up);
     if let Some((old, c)) = up.and_then(|o| Some((o, nodes.client(o)?))) {
@@ -60,7 +65,8 @@ pub(super) async fn promote(
         }
     }
     let (volume, above) = (plan.volume.clone(), plan.newest_counter);
-    let ask = WriterChange::Promote { volume, now: args.now, at: None, above };
+    let lose_damaged_blocks = args.lose_damaged_blocks;
+    let ask = WriterChange::Promote { volume, now: args.now, at: None, above, lose_damaged_blocks };
     let mut asked = std::pin::pin!(change(client, &ask));
     let answer = loop {
         tokio::select! {
@@ -72,6 +78,20 @@ pub(super) async fn promote(
         WriterAnswer::Promoted(p) => Ok((p, last_set)),
         _ => Err(Failed::new("an answer of the wrong kind")),
     }
+}
+
+/// Nobody is made the writer with damage that is known, unasked.
+fn damaged(plan: &Plan, to: &str, why: &str) -> Failed {
+    let volume = &plan.volume;
+    let other = match &plan.recommended {
+        Some(n) => format!("promote {n}"),
+        None => "promote another replica".to_owned(),
+    };
+    Failed::new(format!(
+        "{to} should not take over: {why}. {other}, or wait until it was fetched again; if no other \
+         copy is left: `rcpctl failover {volume} --to {to} --lose-damaged-blocks`, and what was there \
+         is lost. Nothing was changed"
+    ))
 }
 
 /// Says on standard error what a promotion waits for.
@@ -107,6 +127,10 @@ pub(super) async fn hand_over(
     let new = nodes.need(to)?;
     if let Some(done) = volume_at(new, volume).await.and_then(writer_already) {
         return Ok((done, 0));
+    }
+    let here = plan.candidates.iter().find(|c| c.node == to);
+    if let Some(why) = here.and_then(|c| c.damaged.as_ref()) {
+        return Err(damaged(plan, to, why));
     }
     let Some(name) = old.filter(|o| nodes.client(o).is_some()) else {
         return Err(Failed::new(format!(
@@ -202,12 +226,14 @@ fn writer_already(v: VolumeInfo) -> Option<Promoted> {
         set: v.current_set,
         newest_known_set: v.current_set,
         fresh: false,
+        damaged: None,
     })
 }
 
 async fn finish(new: &Client, plan: &Plan, set: u64) -> Result<Promoted, ClientError> {
     let (volume, above) = (plan.volume.clone(), plan.newest_counter);
-    let ask = WriterChange::Promote { volume, now: false, at: Some(set), above };
+    let (now, at, lose_damaged_blocks) = (false, Some(set), false);
+    let ask = WriterChange::Promote { volume, now, at, above, lose_damaged_blocks };
     match change(new, &ask).await? {
         WriterAnswer::Promoted(p) if p.set >= set => Ok(p),
         WriterAnswer::Promoted(p) => Err(ClientError::Broken(format!(
