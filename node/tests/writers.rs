@@ -22,6 +22,9 @@ use volmcast::storage::{Identity, Standing, Storage};
 use volmcast::units::{BlockCount, BlockSize};
 use volmcast::volume::{CutPolicy, PlaybackPolicy};
 
+#[path = "writers/damage.rs"]
+mod damage;
+
 const VOLUME: VolumeId = VolumeId([7; 16]);
 const BLOCKS: u64 = 256;
 

@@ -361,6 +361,15 @@ impl World {
         }
     }
 
+    /// As soon as a replica shows something, a bit of it flips.
+    pub fn rot(&mut self, n: usize) {
+        let shows = self.nodes[n].kind == Kind::Replica && self.visible(n) > Some(SetNumber::ZERO);
+        match shows {
+            true => self.spoil(n),
+            false => self.after(100_000, 200_000, Event::Rot { node: n }),
+        }
+    }
+
     /// A bit of a replica's content flips, or of the hashes beside it.
     fn spoil(&mut self, n: usize) {
         use volmcast::io::FileId;

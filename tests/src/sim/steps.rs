@@ -9,7 +9,8 @@ use std::collections::BTreeSet;
 use rcp::proto::frame::{DecodedFrame, Frame, FrameType, Verified};
 use rcp::proto::session::{Action, SessionState, action};
 
-use super::world::World;
+use super::options::Kind;
+use super::world::{Event, World};
 
 /// A frame that may come in a state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -66,14 +67,34 @@ pub struct Trap {
 /// What was sent to one node, to see what is sent again.
 #[derive(Debug, Default)]
 pub struct Sent {
-    chunks: BTreeSet<(u64, u32, u32)>,
+    chunks: BTreeSet<(u64, u64, u32, u32)>,
+    /// Of the seed or catch-up under way: one that begins anew, over another state or at another
+    /// one, is another step.
     extents: BTreeSet<u64>,
+    seed: Option<(Option<u64>, u64)>,
+    /// Bytes of chunks, and of extents, that came again: what a broken hop costs in its live stream,
+    /// and in the seed or catch-up beside it.
+    again: (u64, u64),
+}
+
+impl Sent {
+    /// Bytes that were sent to it a second time: in the live stream, and in a seed or catch-up.
+    #[must_use]
+    pub fn again(&self) -> (u64, u64) {
+        self.again
+    }
 }
 
 impl World {
     /// Sets the one blow of the run.
     #[must_use]
     pub fn with_trap(mut self, trap: Trap) -> Self {
+        if trap.step.frame == FrameType::Doubt {
+            // Nobody names damaged blocks where there are none.
+            for node in (0..self.nodes.len()).filter(|n| self.nodes[*n].kind == Kind::Replica) {
+                self.after(2_500_000, 3_000_000, Event::Rot { node });
+            }
+        }
         self.trap = Some(trap);
         self
     }
