@@ -8,8 +8,8 @@ use rcp::proto::delta::{
     Chunk, ChunkDraft, ChunkFlags, ChunkHeader, ChunkListSum, Compression, DeltaError, Extent,
     SetFlags, SetHeader,
 };
-use rcp::proto::frame::{DecodedFrame, Frame, FrameError, FrameHeader};
-use rcp::proto::ids::ChunkNumber;
+use rcp::proto::frame::{DecodedFrame, Frame, FrameError, FrameHeader, Offer, StreamId};
+use rcp::proto::ids::{ChunkNumber, Label, SetNumber, VolumeId};
 use rcp::proto::limits;
 use support::*;
 
@@ -220,6 +220,34 @@ fn an_encoder_refuses_what_a_decoder_would() {
         panic!("a long text is cut, not refused");
     };
     assert_eq!(text.len(), limits::MAX_TEXT);
+}
+
+#[test]
+fn a_volume_of_more_than_the_most_blocks_is_refused_by_writer_and_reader() {
+    let offer = |volume_blocks| {
+        Frame::Offer(Offer {
+            stream: StreamId(1),
+            volume: VolumeId([7; 16]),
+            label: Label::new("vol").expect("label"),
+            block_shift: 12,
+            volume_blocks,
+            oldest: SetNumber(1),
+            newest: SetNumber(2),
+            history: vec![],
+        })
+    };
+    let most = limits::max_blocks(12);
+    assert_eq!((most, limits::max_blocks(20)), (1 << 34, 1 << 26));
+    assert!(offer(most + 1).encode_head(&mut BytesMut::new()).is_err());
+    let mut b = frame_bytes(&offer(most)).to_vec();
+    assert!(parse_frame(&b).is_ok());
+    let at = b.windows(8).position(|w| w == most.to_le_bytes()).expect("its size");
+    b[at..at + 8].copy_from_slice(&(most + 1).to_le_bytes());
+    let body = crc32c_of(&b[limits::FRAME_HEADER_LEN..]);
+    b[8..12].copy_from_slice(&body.to_le_bytes());
+    reseal(&mut b, limits::FRAME_HEADER_LEN);
+    let Err(Some(e)) = parse_frame(&b) else { panic!("one block too many") };
+    assert!(e.to_string().contains("volume size"), "{e}");
 }
 
 proptest! {

@@ -7,6 +7,7 @@
 //! need a bearer token (RFC 6750) or, for reads, a node's certificate.
 
 mod audit;
+pub(crate) mod host;
 mod tokens;
 
 pub use audit::Audit;

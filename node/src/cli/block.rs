@@ -11,7 +11,7 @@ use super::client::{Client, ClientError};
 use super::commands::Common;
 use super::output::{Failed, print, print_json};
 use super::target::{Purpose, Surroundings};
-use crate::api::MemberResult;
+use crate::api::{MemberResult, NodeStatus};
 use crate::clock;
 use crate::hex;
 use crate::http::{paths, requests};
@@ -45,6 +45,9 @@ pub(super) enum BlockCommand {
         /// Seconds to wait for all members
         #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(..=3600))]
         wait: u64,
+        /// Only the node that is asked and the members below it: it need not be the primary
+        #[arg(long)]
+        below: bool,
         #[command(flatten)]
         common: Common,
     },
@@ -99,8 +102,25 @@ pub(super) async fn ask(
     client.post(paths::BLOCK_SEND, &body).await
 }
 
+/// From the primary a block goes to every member; from another node only to itself and those below.
+fn reaches_all(status: &NodeStatus, group: &str) -> Result<(), Failed> {
+    let node = &status.node;
+    match status.groups.iter().find(|g| g.group == group) {
+        // The node says it better.
+        None => Ok(()),
+        Some(g) if g.role == "primary" => Ok(()),
+        Some(g) => Err(Failed::new(format!(
+            "{node} is a {} of group {group}: from here a block reaches only it and the members below it. \
+             Ask the primary (--node NAME with --topology FILE, or --dir), or mean only those with \
+             --below",
+            g.role
+        ))),
+    }
+}
+
 pub(super) async fn run(command: BlockCommand, around: &Surroundings) -> Result<(), Failed> {
-    let BlockCommand::Send { group, kind, after, data, volume, extent, id, wait, common } = command;
+    let BlockCommand::Send { group, kind, after, data, volume, extent, id, wait, below, common } =
+        command;
     let data = match (volume, extent) {
         (None, _) => read(data.as_deref())?,
         (Some(volume), None) => volume.into_bytes(),
@@ -109,6 +129,9 @@ pub(super) async fn run(command: BlockCommand, around: &Surroundings) -> Result<
         }
     };
     let client = common.target.one(Purpose::Group(&group), around)?.client();
+    if !below {
+        reaches_all(&client.status().await?, &group)?;
+    }
     let id = id.unwrap_or_else(new_id);
     let body = requests::Block {
         group,

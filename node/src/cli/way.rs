@@ -6,8 +6,8 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rcp::net::ByteStream;
 use rcp::net::tls::{self, Trusted};
+use rcp::net::{ByteStream, connect_tcp};
 use rcp::proto::ids::NodeName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, UnixStream};
@@ -137,7 +137,7 @@ impl Remote {
 }
 
 async fn tcp(address: &str) -> io::Result<TcpStream> {
-    let io = TcpStream::connect(address).await?;
+    let io = connect_tcp(address).await?;
     io.set_nodelay(true)?;
     let alive = TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE);
     SockRef::from(&io).set_tcp_keepalive(&alive.with_retries(3))?;

@@ -11,7 +11,9 @@ use axum::response::{IntoResponse, Response};
 use super::answer::{Refused, text};
 use super::router::App;
 use super::{answer, paths};
-use crate::access::{Audit, Caller, Denied, Policy, Token, TokenError, Tokens, Who};
+use crate::access::{
+    Audit, Caller, Denied, Need, Policy, Token, TokenError, Tokens, Way, Who, host,
+};
 use crate::api::{ApiError, ApiErrorKind};
 use crate::clock;
 
@@ -27,6 +29,8 @@ pub struct Guard {
     pub tokens: Option<Tokens>,
     /// The record of changes.
     pub audit: Arc<Audit>,
+    /// The host in this node's address in the topology.
+    pub host: String,
 }
 
 impl Guard {
@@ -37,6 +41,29 @@ impl Guard {
             None => Err(TokenError::Unknown),
         };
         Some(shown.map_or(Err(TokenError::Unknown), known))
+    }
+
+    /// Whether a request names this node, as far as that matters for `need`.
+    fn addressed(&self, need: Need, caller: &Caller, request: &Request) -> Result<(), ApiError> {
+        if matches!(caller.way, Way::Socket { .. }) {
+            return Ok(());
+        }
+        let host = host::named(request.version(), request.uri(), request.headers())
+            .map_err(|line| ApiError::new(ApiErrorKind::BadRequest, line))?;
+        match (host, need) {
+            (Some(host), Need::Scope(_))
+                if !self.policy.secured && !host::is_ours(host, &self.host) =>
+            {
+                let line = format!(
+                    "this node has no certificates and does not answer to the name {}, which \
+                     anybody could give to its address: use the address itself, or give the \
+                     topology `pki:`",
+                    answer::echo(host)
+                );
+                Err(ApiError::new(ApiErrorKind::Forbidden, line))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Puts a change on record.
@@ -74,6 +101,10 @@ pub(super) async fn guarded(
     // Whoever forgets to say by what way a request came gets what a stranger gets.
     let caller = caller.map_or_else(|| Caller::plain("?"), |Extension(c)| c);
     let (need, token) = (paths::need(&path), app.guard.token(request.headers()));
+    if let Err(e) = app.guard.addressed(need, &caller, &request) {
+        tracing::debug!(from = %caller.from, %path, why = e.text, "request refused");
+        return said(&path, e);
+    }
     match app.guard.policy.decide(need, &caller, token) {
         Ok(who) => {
             request.extensions_mut().insert(Asked { who, caller });
@@ -99,13 +130,18 @@ fn refuse(path: &str, denied: Denied) -> Response {
             (ApiErrorKind::Forbidden, "Bearer realm=\"rcp\", error=\"insufficient_scope\"", t)
         }
     };
-    let mut response = if paths::is_api(path) {
-        Refused(ApiError::new(kind, line)).into_response()
-    } else {
-        text(answer::status_of(kind), line)
-    };
+    let mut response = said(path, ApiError::new(kind, line));
     response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
     response
+}
+
+/// An error in the form of the path: JSON for the API, else a line.
+fn said(path: &str, e: ApiError) -> Response {
+    if paths::is_api(path) {
+        Refused(e).into_response()
+    } else {
+        text(answer::status_of(e.kind), e.text)
+    }
 }
 
 #[cfg(test)]

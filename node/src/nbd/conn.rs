@@ -306,19 +306,23 @@ impl Conn<'_> {
                 return Ok(REQUEST_LEN);
             };
             let request = Request::parse(header).map_err(|_| End::Protocol)?;
+            let checked = proto::check(&request, &self.info, self.negotiated);
+            let whole = REQUEST_LEN + request.len as usize;
+            if matches!(checked, Ok(Op::Write { .. }))
+                && whole <= RX_BUFFER
+                && self.rx.data().len() < whole
+            {
+                return Ok(whole);
+            }
             self.count(&request);
-            match proto::check(&request, &self.info, self.negotiated) {
+            match checked {
+                Ok(Op::Write { fua }) if whole > RX_BUFFER => {
+                    self.rx.consume(REQUEST_LEN);
+                    self.stream_write(&request, fua)?;
+                }
                 Ok(Op::Write { fua }) => {
-                    let whole = REQUEST_LEN + request.len as usize;
-                    if whole > RX_BUFFER {
-                        self.rx.consume(REQUEST_LEN);
-                        self.stream_write(&request, fua)?;
-                    } else if self.rx.data().len() < whole {
-                        return Ok(whole);
-                    } else {
-                        self.write(&request, fua)?;
-                        self.rx.consume(whole);
-                    }
+                    self.write(&request, fua)?;
+                    self.rx.consume(whole);
                 }
                 Ok(Op::Disc) => {
                     self.rx.consume(REQUEST_LEN);

@@ -53,8 +53,9 @@ pub const HOLE_MIN: u64 = 32 * 1024;
 pub const BUDGET: usize = 64 * 1024 * 1024;
 /// Idle pieces that the budget keeps warm.
 pub const SPARE_PIECES: usize = 8;
-/// Threads for what may block.
-pub const WORKERS: usize = 8;
+/// Threads for what may block; one export has at most half of them, so that another whose writes are
+/// held does not hold it up.
+pub const WORKERS: usize = 16;
 /// Requests that wait for a worker.
 pub const POOL_QUEUE: usize = 1024;
 /// Requests of one connection in the pool or waiting for their reply to be sent.

@@ -133,6 +133,10 @@ pub(crate) fn put_read_header(
 }
 
 impl Job for Task {
+    fn owner(&self) -> usize {
+        self.export.as_ref().map_or(0, |export| Arc::as_ptr(export).cast::<()>().addr())
+    }
+
     fn run(mut self) {
         let (Some(work), Some(export)) = (self.work.take(), self.export.take()) else { return };
         let parcel = carry_out(&self.request, work, self.negotiated, &*export, &self.metrics);

@@ -41,6 +41,7 @@ pub(super) fn guard(
         },
         tokens: pki.map(|dir| access::Tokens::of(&base.join(dir))),
         audit,
+        host: node.address.host_text(),
     }
 }
 

@@ -230,14 +230,16 @@ impl Exports for Seen {
     fn open(&self, name: &str) -> Result<Arc<dyn Export>, OpenError> {
         self.no_certificate()?;
         let only = if name.is_empty() { self.names.only() } else { None };
-        let label = only.as_deref().unwrap_or(label(name));
+        // Resolved once: between two looks a volume may go or come.
+        let found = only.as_deref().unwrap_or(name);
+        let label = label(found);
         let verdict = self.rules.decide(label, &self.caller);
         if verdict == Verdict::No {
             let e = self.unknown(name);
             self.tell("nbd-refused", &e.text);
             return Err(e);
         }
-        let open = self.names.open(name).map_err(|e| {
+        let open = self.names.open(found).map_err(|e| {
             let none = e.kind == OpenErrorKind::Unknown && self.names.get(label).is_none();
             if none { self.unknown(name) } else { e }
         })?;

@@ -412,16 +412,15 @@ impl Export for PrimaryVolume {
         }
     }
 
-    fn zero(&self, offset: u64, len: u64, no_hole: bool, _fast: bool) -> Result<(), Errno> {
+    fn zero(&self, offset: u64, len: u64, no_hole: bool, fast: bool) -> Result<(), Errno> {
         self.change_in_pieces(offset, len, &|f, at, n| {
-            if no_hole {
-                let mode =
-                    rustix::fs::FallocateFlags::ZERO_RANGE | rustix::fs::FallocateFlags::KEEP_SIZE;
-                if rustix::fs::fallocate(f, mode, at, n).is_ok() {
-                    return Ok(());
-                }
+            if storage::zero_at_once(f, at, n, no_hole)? {
+                Ok(())
+            } else if fast {
+                Err(Errno::NotSup)
+            } else {
+                Ok(storage::write_zeroes(f, at, n)?)
             }
-            Ok(storage::zero_range(f, at, n)?)
         })
     }
 

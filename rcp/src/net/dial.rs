@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::tls::{self, Pki, Proven, TlsError};
-use super::{NetError, quic, via};
+use super::{NetError, connect_tcp, quic, via};
 use crate::proto::classify::opening_line;
 use crate::proto::ids::{GroupName, NodeName};
 use crate::proto::limits::DIAL_DEADLINE;
@@ -126,9 +126,9 @@ async fn secured(
     Ok((Dialled::Stream(Box::new(io)), Some(proven)))
 }
 
-/// A TCP connection; congestion control that the kernel does not have is left at its default.
+/// A TCP connection to any address of `addr`; congestion control that the kernel does not have is left at its default.
 async fn connect(addr: &str, congestion: Option<Congestion>) -> Result<TcpStream, NetError> {
-    let io = TcpStream::connect(addr).await.map_err(|e| NetError::io(addr, "connecting", e))?;
+    let io = connect_tcp(addr).await.map_err(|e| NetError::io(addr, "connecting", e))?;
     io.set_nodelay(true).map_err(|e| NetError::io(addr, "setting TCP_NODELAY", e))?;
     if let Some(c) = congestion {
         let _ = socket2::SockRef::from(&io).set_tcp_congestion(c.as_str().as_bytes());

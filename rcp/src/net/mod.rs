@@ -9,12 +9,14 @@ pub mod port;
 pub mod quic;
 pub mod tls;
 
+mod addresses;
 mod dial;
 mod error;
 mod pool;
 mod prefixed;
 mod via;
 
+pub use addresses::connect_tcp;
 pub use dial::{ByteStream, Dial, Dialled, dial, dial_by};
 pub use error::NetError;
 pub use prefixed::Prefixed;

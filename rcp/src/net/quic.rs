@@ -30,7 +30,7 @@ pub use quinn::{RecvStream, SendStream};
 use super::conn::{PIECES, Pieces};
 use super::port::PortRefusal;
 use super::tls::{ALPN_RCP, Lasting, Pki, Proven, TlsError, Untrusted, server_name};
-use super::{NetError, Prefixed};
+use super::{NetError, Prefixed, addresses};
 use crate::proto::classify::{Verdict, classify, opening_line};
 use crate::proto::frame::{Frame, StreamId};
 use crate::proto::ids::{GroupName, NodeName};
@@ -323,26 +323,28 @@ pub(super) async fn dial(
     let tls = |source| NetError::Tls { peer: addr.to_owned(), source };
     server_name(peer).map_err(|e| tls(e.into()))?;
     let found = tokio::net::lookup_host(addr).await;
-    let mut last = NetError::io(addr, "looking up", io::ErrorKind::NotFound.into());
-    for remote in found.map_err(|e| NetError::io(addr, "looking up", e))? {
-        match dial_one(addr, remote, peer, group, pki, congestion).await {
-            Ok(done) => return Ok(done),
-            Err(e) => last = e,
-        }
-    }
-    Err(last)
+    let found = found.map_err(|e| NetError::io(addr, "looking up", e))?;
+    let made = addresses::first(found, |remote| shake_hands(addr, remote, peer, pki, congestion));
+    let nowhere = || Err(NetError::io(addr, "looking up", io::ErrorKind::NotFound.into()));
+    let link = made.await.unwrap_or_else(nowhere)?;
+    let proven = Proven::of_dialled(&chain(&link.link), peer);
+    let opened = link.link.open_bi().await;
+    let (mut send, recv) = opened.map_err(|e| tls(of_connection(&e, None)))?;
+    let failed = |e| NetError::io(addr, "writing the opening line", e);
+    send.write_all(&opening_line(group)).await.map_err(|e| failed(e.into()))?;
+    send.flush().await.map_err(failed)?;
+    let recv = Prefixed::new(Bytes::new(), recv);
+    Ok((Connection { send, recv, link }, proven))
 }
 
-async fn dial_one(
+async fn shake_hands(
     addr: &str,
     remote: SocketAddr,
     peer: &NodeName,
-    group: &GroupName,
     pki: &Pki,
     congestion: Option<Congestion>,
-) -> Result<(Connection, Proven), NetError> {
+) -> Result<Link, NetError> {
     let tls = |source| NetError::Tls { peer: addr.to_owned(), source };
-    let failed = |what, e| NetError::io(addr, what, e);
     let (config, reason) = pki.quic_client(peer).map_err(tls)?;
     let crypto =
         QuicClientConfig::try_from(config).map_err(|e| tls(TlsError::Other(e.to_string())))?;
@@ -353,21 +355,12 @@ async fn dial_one(
         SocketAddr::V6(_) => (std::net::Ipv6Addr::UNSPECIFIED, 0).into(),
     };
     let endpoint = endpoint(quinn::EndpointConfig::default(), any, None)
-        .map_err(|e| failed("opening a UDP socket", e))?;
-    let lost = |e: &ConnectionError| tls(of_connection(e, reason.get()));
+        .map_err(|e| NetError::io(addr, "opening a UDP socket", e))?;
     let connecting = endpoint
         .connect_with(config, remote, peer.as_str())
         .map_err(|e| tls(TlsError::Other(e.to_string())))?;
-    let link = connecting.await.map_err(|e| lost(&e))?;
-    let proven = Proven::of_dialled(&chain(&link), peer);
-    let (mut send, recv) = link.open_bi().await.map_err(|e| lost(&e))?;
-    send.write_all(&opening_line(group))
-        .await
-        .map_err(|e| failed("writing the opening line", e.into()))?;
-    send.flush().await.map_err(|e| failed("writing the opening line", e))?;
-    let recv = Prefixed::new(Bytes::new(), recv);
-    let link = Link { link, _endpoint: Some(endpoint) };
-    Ok((Connection { send, recv, link }, proven))
+    let link = connecting.await.map_err(|e| tls(of_connection(&e, reason.get())))?;
+    Ok(Link { link, _endpoint: Some(endpoint) })
 }
 
 fn chain(link: &quinn::Connection) -> Vec<CertificateDer<'static>> {

@@ -14,6 +14,12 @@ pub const MAX_VOLUME_BLOCKS: u64 = 1 << 34;
 /// Most bytes of a volume (64 TiB).
 pub const MAX_VOLUME_BYTES: u64 = 64 << 40;
 
+/// Most blocks that a volume with this block size may have.
+#[must_use]
+pub fn max_blocks(block_shift: u8) -> u64 {
+    MAX_VOLUME_BLOCKS.min(MAX_VOLUME_BYTES >> block_shift)
+}
+
 /// Bytes of a chunk's header.
 pub const CHUNK_HEADER_LEN: usize = 128;
 /// Bytes of a set header.

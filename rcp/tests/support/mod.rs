@@ -240,7 +240,7 @@ fn any_offer() -> impl Strategy<Value = Offer> {
             volume: VolumeId(id),
             label: Label::new("vol-1.x").expect("label"),
             block_shift,
-            volume_blocks: n[0],
+            volume_blocks: n[0] % (rcp::proto::limits::max_blocks(block_shift) + 1),
             history,
             oldest: SetNumber(n[1]),
             newest: SetNumber(n[2]),

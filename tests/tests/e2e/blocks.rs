@@ -112,6 +112,18 @@ fn a_command_runs_once_at_every_member_and_not_before_its_data() {
         other => Err(format!("{other:?}")),
     });
     assert!(tree.volume("l2", "vol").unwrap().current_set > set);
+
+    // From a node in the middle only itself and who is below it are reached, and only if that is meant.
+    let from = |words: &[&str]| {
+        let mut c = Command::new(program("rcpctl"));
+        said(
+            c.args(["block", "send", "g1", "note"]).args(words).arg("--dir").arg(tree.folder("f1")),
+        )
+    };
+    let e = from(&[]).unwrap_err();
+    assert!(e.contains("f1 is a forwarder of group g1") && e.contains("--below"), "{e}");
+    let out = from(&["--below"]).expect("all of them");
+    assert_eq!(out.matches("done    noted").count(), 3, "{out}");
 }
 
 #[test]

@@ -441,16 +441,33 @@ pub fn read_full(f: &File, mut offset: u64, mut buf: &mut [u8]) -> Result<(), Er
 /// # Errors
 /// The system's.
 pub fn zero_range(f: &File, offset: u64, len: u64) -> Result<(), Error> {
+    if zero_at_once(f, offset, len, false)? { Ok(()) } else { write_zeroes(f, offset, len) }
+}
+
+/// Makes a range read as zeroes without writing it, and says whether the file can do that. With
+/// `provisioned` its space stays (or becomes) its own, so that a later write cannot want for room;
+/// otherwise its space is given back.
+///
+/// # Errors
+/// The system's, among them that there is no room.
+pub fn zero_at_once(f: &File, offset: u64, len: u64, provisioned: bool) -> Result<bool, Error> {
+    use rustix::io::Errno as Os;
     if len == 0 {
-        return Ok(());
+        return Ok(true);
     }
-    let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    match rustix::fs::fallocate(f, punch, offset, len) {
-        Ok(()) => return Ok(()),
-        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NODEV | rustix::io::Errno::INVAL) => {
-        }
-        Err(e) => return Err(e.into()),
+    let how = if provisioned { FallocateFlags::ZERO_RANGE } else { FallocateFlags::PUNCH_HOLE };
+    match rustix::fs::fallocate(f, how | FallocateFlags::KEEP_SIZE, offset, len) {
+        Ok(()) => Ok(true),
+        Err(Os::OPNOTSUPP | Os::NODEV | Os::NOSYS | Os::INVAL) => Ok(false),
+        Err(e) => Err(e.into()),
     }
+}
+
+/// Writes zeroes over a range, which is provisioned afterwards.
+///
+/// # Errors
+/// The system's.
+pub fn write_zeroes(f: &File, offset: u64, len: u64) -> Result<(), Error> {
     static ZERO: [u8; 64 << 10] = [0; 64 << 10];
     let (mut offset, end) = (offset, offset + len);
     while offset < end {

@@ -33,7 +33,8 @@ fn running() -> Running {
     let dir = tempfile::tempdir().expect("folder");
     let node = FakeNode::new();
     let audit = Audit::new(dir.path());
-    let guard = Guard { policy: Policy::default(), tokens: None, audit: audit.into() };
+    let guard =
+        Guard { policy: Policy::default(), tokens: None, audit: audit.into(), host: String::new() };
     let all = routers(node.clone(), Metrics::detached(), guard);
     let router = all.caller(Caller::socket(None));
     let listener = tokio::net::UnixListener::bind(dir.path().join(SOCKET)).expect("bind");

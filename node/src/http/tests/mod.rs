@@ -48,7 +48,8 @@ fn guarded_site(policy: Policy, tokens: bool) -> (Arc<FakeNode>, Site) {
     let node = FakeNode::new();
     let dir = tempfile::tempdir().expect("folder");
     let tokens = tokens.then(|| Tokens::of(dir.path()));
-    let guard = Guard { policy, tokens, audit: Audit::new(dir.path()).into() };
+    let guard =
+        Guard { policy, tokens, audit: Audit::new(dir.path()).into(), host: "cel1.example".into() };
     let all = routers(node.clone(), Metrics::detached(), guard);
     let (public, control) =
         (all.caller(Caller::plain("127.0.0.1:9")), all.caller(Caller::socket(Some(7))));
@@ -94,10 +95,11 @@ async fn ask(
     let (mut send, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(client)).await.expect("handshake");
     tokio::spawn(connection);
-    let mut request = Request::builder()
-        .method(Method::from_bytes(method.as_bytes()).expect("method"))
-        .uri(path)
-        .header("host", "rcpd");
+    let mut request =
+        Request::builder().method(Method::from_bytes(method.as_bytes()).expect("method")).uri(path);
+    if headers.iter().all(|(name, _)| *name != "host") {
+        request = request.header("host", "rcpd");
+    }
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
@@ -125,6 +127,28 @@ async fn get(router: &Router, path: &str, headers: &[(&str, &str)]) -> Reply {
 pub(crate) async fn one_request() {
     let (_, site) = site();
     assert_eq!(get(&site.public, "/healthz", &[]).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_name_that_anybody_may_own_reads_nothing() {
+    let (_, site) = site();
+    let as_host = async |path, host| get(&site.public, path, &[("host", host)]).await;
+    for path in ["/api/v1/status", "/v1/volumes/vol"] {
+        let r = as_host(path, "evil.example:7000").await;
+        assert_eq!(r.status, StatusCode::FORBIDDEN, "{path}");
+        assert!(r.text().contains("does not answer to the name evil.example"), "{}", r.text());
+        for host in ["cel1.example:7000", "127.0.0.1:7000", "[::1]", "localhost", "cel1"] {
+            assert_ne!(as_host(path, host).await.status, StatusCode::FORBIDDEN, "{path} {host}");
+        }
+    }
+    assert_eq!(as_host("/metrics", "evil.example").await.status, StatusCode::OK);
+    let r = get(&site.public, "/healthz", &[("host", "a"), ("host", "b")]).await;
+    assert_eq!(r.status, StatusCode::BAD_REQUEST);
+    assert!(r.text().contains("several hosts"), "{}", r.text());
+    // With certificates, who asks is proven and the name does not matter.
+    let (_, site) = guarded_site(Policy { secured: true, ..Policy::default() }, true);
+    let r = get(&site.public, "/api/v1/status", &[("host", "evil.example")]).await;
+    assert_eq!(r.status, StatusCode::UNAUTHORIZED);
 }
 
 #[tokio::test]

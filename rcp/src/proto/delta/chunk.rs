@@ -3,11 +3,10 @@
 use bytes::Bytes;
 
 use super::super::ids::ChunkNumber;
-use super::super::limits::{CHUNK_HEADER_LEN, EXTENT_LEN, MAX_EXTENTS, MAX_PAYLOAD};
+use super::super::limits::{CHUNK_HEADER_LEN, EXTENT_LEN, MAX_EXTENTS, MAX_PAYLOAD, max_blocks};
 use super::super::wire::{put, u32_at, u64_at};
 use super::{
     ChunkFlags, DeltaError, Extent, ExtentKind, KIND_CHUNK, Preamble, StepId, check_step, compress,
-    max_blocks,
 };
 
 /// The fixed part of a chunk, proved by its own checksum alone; enough to walk over a log.

@@ -22,7 +22,7 @@ pub use list_sum::ChunkListSum;
 pub use set_header::{SetFlags, SetHeader};
 
 use super::ids::{Attempt, Generation, SetNumber, VolumeId};
-use super::limits::{MAX_BLOCK_SHIFT, MAX_VOLUME_BLOCKS, MAX_VOLUME_BYTES, MIN_BLOCK_SHIFT};
+use super::limits::{MAX_BLOCK_SHIFT, MIN_BLOCK_SHIFT};
 use super::wire::{array, put, u16_at, u32_at, u64_at};
 
 /// First four bytes of every chunk and set header: `RCPD`.
@@ -205,11 +205,6 @@ impl Preamble {
             key_id,
         })
     }
-}
-
-/// Most blocks that a volume with this block size may have.
-fn max_blocks(block_shift: u8) -> u64 {
-    MAX_VOLUME_BLOCKS.min(MAX_VOLUME_BYTES >> block_shift)
 }
 
 /// A step must lead forward; a seed starts from nothing.

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 
 use super::super::clock::Wall;
-use super::super::limits::SET_HEADER_LEN;
+use super::super::limits::{SET_HEADER_LEN, max_blocks};
 use super::super::wire::{array, put, u32_at, u64_at};
-use super::{DeltaError, KIND_SET_HEADER, Preamble, StepId, check_step, max_blocks};
+use super::{DeltaError, KIND_SET_HEADER, Preamble, StepId, check_step};
 
 /// Flags of a set header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -10,7 +10,7 @@ use super::super::ids::{
 use super::super::limits::{
     MAX_BLOCK_SHIFT, MAX_CONTROL_BLOCK, MAX_CONTROL_KIND, MAX_DOUBTS, MAX_HISTORY, MAX_LEAF_TEXT,
     MAX_PATH, MAX_PROBE_VOLUMES, MAX_REPORT_LEAVES, MAX_REPORT_STATES, MAX_ROUTE_HOPS,
-    MAX_ROUTE_NODES, MAX_TEXT, MIN_BLOCK_SHIFT,
+    MAX_ROUTE_NODES, MAX_TEXT, MIN_BLOCK_SHIFT, max_blocks,
 };
 use super::super::wire::{Cursor, Malformed};
 use super::{
@@ -189,12 +189,16 @@ fn offer(stream: StreamId, c: &mut Cursor) -> Get<Offer> {
     if !(MIN_BLOCK_SHIFT..=MAX_BLOCK_SHIFT).contains(&block_shift) {
         return Err(Malformed::Value("block size"));
     }
+    let volume_blocks = c.u64()?;
+    if volume_blocks > max_blocks(block_shift) {
+        return Err(Malformed::Value("volume size"));
+    }
     Ok(Offer {
         stream,
         volume,
         label,
         block_shift,
-        volume_blocks: c.u64()?,
+        volume_blocks,
         oldest: set(c)?,
         newest: set(c)?,
         history: history(c)?,

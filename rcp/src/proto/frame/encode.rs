@@ -7,7 +7,7 @@ use super::super::ids::{Generation, NodeName};
 use super::super::limits::{
     FRAME_HEADER_LEN, MAX_CONTROL_BLOCK, MAX_CONTROL_KIND, MAX_DOUBTS, MAX_HISTORY, MAX_LEAF_TEXT,
     MAX_PATH, MAX_PROBE_VOLUMES, MAX_REPORT_LEAVES, MAX_REPORT_STATES, MAX_ROUTE_HOPS,
-    MAX_ROUTE_NODES, MAX_TEXT,
+    MAX_ROUTE_NODES, MAX_TEXT, max_blocks,
 };
 use super::super::wire::put_text;
 use super::{
@@ -209,6 +209,9 @@ fn put_welcome(b: &mut BytesMut, x: &Welcome) -> Result<(), FrameError> {
 }
 
 fn put_offer(b: &mut BytesMut, x: &Offer) -> Result<(), FrameError> {
+    if x.volume_blocks > max_blocks(x.block_shift) {
+        return Err(FrameError::TooLong { frame: FrameType::Offer, field: "volume" });
+    }
     b.put_slice(&x.volume.0);
     put_name(b, x.label.as_str());
     b.put_u8(x.block_shift);
