@@ -244,7 +244,7 @@ pub struct VolumeInfo {
     /// The content was found to differ from the primary's in this set; reads are refused.
     #[serde(default)]
     pub differs: Option<u64>,
-    /// Blocks of the content that turned out damaged since the start; they are fetched again.
+    /// Blocks of the content that turned out damaged since the start.
     #[serde(default)]
     pub damaged_blocks: u64,
     /// What is known to be damaged here now, or cannot be proved, in words: a replica of which this

@@ -1,6 +1,7 @@
 //! Damage, and who the writer is: a node that knows of some is not made the writer unasked.
 
 use rcp::proto::ids::{NodeName, VolumeId};
+use volmcast::storage::Standing;
 
 use super::failover::conflict;
 use super::{Effect, Held, Level, Mover};
@@ -22,6 +23,17 @@ pub(super) fn fits(h: &mut Held, node: &NodeName, lose: bool) -> Result<(), ApiE
          fetched it again from its parent; if there is no other: `rcpctl failover {name} --to {node} \
          --lose-damaged-blocks` takes what the disk holds, and what was there is lost"
     )))
+}
+
+/// What is damaged as a promotion begins, to be stored before the role is: whoever reads it later must
+/// know. `None` if that is stored already.
+pub(super) fn remembered(h: &mut Held) -> Option<Standing> {
+    let damage = h.volume.damage();
+    if h.writer.damaged == damage {
+        return None;
+    }
+    h.writer.damaged = damage;
+    Some(h.writer.standing())
 }
 
 impl Mover {

@@ -290,21 +290,16 @@ impl Mover {
         }
         let inbound = h.inbound.take().map(|i| (i.conn, i.stream));
         h.change = Change::Promoting(Promoting { parent: inbound, ..p });
-        let damage = h.volume.damage();
-        let told = h.writer.damaged != damage;
-        h.writer.damaged = damage;
-        let standing = h.writer.standing();
+        let standing = damage::remembered(h);
         h.volume.end_playback(Some(if now { Ending::PlayNoMore } else { Ending::PlayAll }));
         if let Some((conn, stream)) = inbound {
             let text = format!("{node} is being promoted and takes no more sets");
             self.send(conn, Frame::StreamError { stream, code: stream_error::STOPPED, text });
         }
-        if told {
-            // Before the role: who reads it later must know.
+        if let Some(standing) = standing {
             self.effect(Effect::StoreStanding { volume: id, standing });
         }
-        let label = name.to_owned();
-        self.note(Level::Warn, format!("volume {label}: this node is being promoted"));
+        self.note(Level::Warn, format!("volume {name}: this node is being promoted"));
         self.settle(id);
         self.pump_change(id);
         Ok(())

@@ -50,7 +50,7 @@ pub enum ReadFailure {
     #[error(
         "block {block} of state {state} was not handed out: the bytes on the disk here are not those \
          that were stored (their hash differs); read it from another replica; it is fetched again \
-         from the parent, and the disk below this node should be looked at"
+         from the parent (the writer waits for it to be written), and the disk below this node should be looked at"
     )]
     Rotten {
         /// The block.
@@ -232,7 +232,9 @@ impl<F: Storage> ReplicaVolume<F> {
             let mut rotten = None;
             // As of now: the view that a request holds may be of a time before the table was given
             // up.
-            let table = self.board.view().hashed;
+            let now = self.board.view();
+            let table = now.hashed;
+            let proof = now.writer.as_ref().and_then(|c| Some((c, c.proof()?)));
             let before = self.look(pin, first, count)?;
             for (run_first, run_count, found) in &before {
                 let start = bs.offset(*run_first).max(offset);
@@ -241,10 +243,15 @@ impl<F: Storage> ReplicaVolume<F> {
                 let at = usize::try_from(start - offset).unwrap_or(0);
                 let part = &mut out[at..at + usize::try_from(end - start).unwrap_or(0)];
                 match found {
-                    Found::Base if table.is_some() => {
+                    Found::Base if table.is_some() || proof.is_some() => {
                         let run = (*run_first, *run_count);
                         let bad = proven::read(&*self.files, bs, run, start, part)?;
-                        rotten = rotten.or(bad.first().copied());
+                        let mut bad = bad.into_iter().map(BlockIndex);
+                        let bad = match &proof {
+                            Some((c, p)) => bad.find(|b| c.still_proves(p, *b)),
+                            None => bad.next(),
+                        };
+                        rotten = rotten.or(bad.map(|b| b.0));
                     }
                     Found::Base => {
                         self.files.read_into(FileId::Base, start, part)?;

@@ -133,6 +133,8 @@ pub struct SimNode {
     pub sent: Sent,
     /// It asked for extents from the first block on.
     pub seed_anew: bool,
+    /// Over which state.
+    pub seed_over: Option<u64>,
     /// Log positions when it was looked at last, to see it wrap.
     pub log_head: u64,
     /// How its volume is opened.
@@ -204,6 +206,7 @@ impl SimNode {
             line: None,
             sent: Sent::default(),
             seed_anew: false,
+            seed_over: None,
             log_head: 0,
             plan: OpenPlan {
                 node: name(index),

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use rcp::proto::frame::{DecodedFrame, Frame, FrameType, Verified};
+use rcp::proto::frame::{DecodedFrame, Frame, FrameType, StartMode, Verified};
 use rcp::proto::session::{Action, SessionState, action};
 
 use super::options::Kind;
@@ -68,21 +68,14 @@ pub struct Trap {
 #[derive(Debug, Default)]
 pub struct Sent {
     chunks: BTreeSet<(u64, u64, u32, u32)>,
-    /// Of the seed or catch-up under way: one that begins anew, over another state or at another
-    /// one, is another step.
+    /// Of the seed or catch-up under way.
     extents: BTreeSet<u64>,
-    seed: Option<(Option<u64>, u64)>,
+    /// Which that is: a catch-up over another state is another step, and sends for the first time
+    /// what changed since.
+    over: Option<u64>,
     /// Bytes of chunks, and of extents, that came again: what a broken hop costs in its live stream,
     /// and in the seed or catch-up beside it.
     again: (u64, u64),
-}
-
-impl Sent {
-    /// Bytes that were sent to it a second time: in the live stream, and in a seed or catch-up.
-    #[must_use]
-    pub fn again(&self) -> (u64, u64) {
-        self.again
-    }
 }
 
 impl World {
@@ -91,7 +84,9 @@ impl World {
     pub fn with_trap(mut self, trap: Trap) -> Self {
         if trap.step.frame == FrameType::Doubt {
             // Nobody names damaged blocks where there are none.
-            for node in (0..self.nodes.len()).filter(|n| self.nodes[*n].kind == Kind::Replica) {
+            let nodes = 0..self.nodes.len();
+            let replicas: Vec<_> = nodes.filter(|n| self.nodes[*n].kind == Kind::Replica).collect();
+            for node in replicas {
                 self.after(2_500_000, 3_000_000, Event::Rot { node });
             }
         }
@@ -141,27 +136,42 @@ impl World {
 
     /// Counts what is sent to a node a second time.
     pub(super) fn weigh_again(&mut self, to: usize, frame: &DecodedFrame) {
-        let sent = &mut self.nodes[to].sent;
-        let (new, bytes) = match (&frame.frame, &frame.content) {
+        let node = &mut self.nodes[to];
+        let sent = &mut node.sent;
+        let (new, bytes, again) = match (&frame.frame, &frame.content) {
             (Frame::Start(s), _) => {
                 // A seed or catch-up that begins anew sends everything, and is counted as such.
-                if s.mode != rcp::proto::frame::StartMode::Resume && self.nodes[to].seed_anew {
-                    self.nodes[to].sent.extents.clear();
+                let beside = matches!(s.mode, StartMode::Seed | StartMode::CatchUp { .. });
+                if beside && (node.seed_anew || node.seed_over != sent.over) {
+                    sent.extents.clear();
+                    sent.over = node.seed_over;
                     self.counters.hit("extents from the beginning");
                 }
                 return;
             }
             (Frame::Chunk { .. }, Verified::Chunk(c)) => {
                 let (s, len) = (c.step(), c.bytes().len());
-                (sent.chunks.insert((s.to.0, s.attempt.0, c.number().0)), len)
+                let id = (s.base.0, s.to.0, s.attempt.0, c.number().0);
+                (sent.chunks.insert(id), len, &mut sent.again.0)
             }
             (Frame::SeedData { .. }, Verified::Chunk(c)) => {
                 let first = c.extents().next().map_or(0, |e| e.block);
-                (sent.extents.insert(first), c.bytes().len())
+                (sent.extents.insert(first), c.bytes().len(), &mut sent.again.1)
             }
             _ => return,
         };
-        let what = if new { "bytes sent once" } else { "bytes sent twice" };
-        self.counters.add(what, bytes as u64);
+        let bytes = bytes as u64;
+        if !new {
+            *again += bytes;
+        }
+        self.counters.add(if new { "bytes sent once" } else { "bytes sent twice" }, bytes);
+    }
+
+    /// The node to which most was sent a second time, by its live stream and by seeds and catch-ups.
+    pub(super) fn most_again(&mut self) {
+        let most = |of: fn(&Sent) -> u64| self.nodes.iter().map(|n| of(&n.sent)).max().unwrap_or(0);
+        let (live, beside) = (most(|s| s.again.0), most(|s| s.again.1));
+        self.counters.add("most live bytes sent twice to a node", live);
+        self.counters.add("most seed bytes sent twice to a node", beside);
     }
 }

@@ -231,6 +231,7 @@ impl World {
             self.counters.hit("events");
             self.event(e);
         }
+        self.most_again();
         match self.failure.take() {
             None => Ok(self.counters),
             Some(text) => Err(Box::new(Failure {

@@ -90,6 +90,7 @@ impl Volume {
         {
             capture.prove();
             self.digest.proves = true;
+            self.publish_view();
         }
     }
 

@@ -310,6 +310,7 @@ impl Volume {
             blocks: self.durable.blocks,
             refused: self.refusal(),
             hashed: self.is_hashed().then_some(self.digest.edition),
+            writer: self.capture().filter(|_| self.digest.proves).cloned(),
             layers,
         });
         let old = self.board.publish(view);

@@ -16,6 +16,8 @@ const HOLD: Duration = Duration::from_secs(30);
 const LAST_SET: Duration = Duration::from_secs(25);
 /// How long it has to come near before writers are held.
 const NEAR: Duration = Duration::from_secs(120);
+/// How long its parent has to heal it.
+const WHOLE: Duration = Duration::from_secs(30);
 /// How often it is said what is waited for.
 const TOLD: Duration = Duration::from_secs(5);
 /// How often it is looked again.
@@ -128,17 +130,11 @@ pub(super) async fn hand_over(
     if let Some(done) = volume_at(new, volume).await.and_then(writer_already) {
         return Ok((done, 0));
     }
-    let here = plan.candidates.iter().find(|c| c.node == to);
-    if let Some(why) = here.and_then(|c| c.damaged.as_ref()) {
-        return Err(damaged(plan, to, why));
+    if let Err(why) = is_whole(new, volume).await {
+        return Err(damaged(plan, to, &why));
     }
     let Some(name) = old.filter(|o| nodes.client(o).is_some()) else {
-        return Err(Failed::new(format!(
-            "--sync needs the writer {}, and it {}: nothing was changed. Without --sync the volume can \
-             go on from what {to} has; `rcpctl failover {volume} --plan` shows what would be lost",
-            plan.writer.as_deref().unwrap_or("(unknown)"),
-            plan.writer.as_deref().map_or("did not answer", |w| nodes.round.silence(w))
-        )));
+        return Err(needs_the_writer(plan, nodes, to));
     };
     let old = nodes.need(name)?;
     let began = volume_at(old, volume).await;
@@ -201,6 +197,17 @@ pub(super) async fn hand_over(
     }
 }
 
+/// A swap is made with the writer, or not at all.
+fn needs_the_writer(plan: &Plan, nodes: &Nodes, to: &str) -> Failed {
+    let volume = &plan.volume;
+    Failed::new(format!(
+        "--sync needs the writer {}, and it {}: nothing was changed. Without --sync the volume can \
+         go on from what {to} has; `rcpctl failover {volume} --plan` shows what would be lost",
+        plan.writer.as_deref().unwrap_or("(unknown)"),
+        plan.writer.as_deref().map_or("did not answer", |w| nodes.round.silence(w))
+    ))
+}
+
 /// What to do after a swap that may have come to its end.
 fn handed_over(from: &str, to: &str, volume: &str) -> String {
     format!(
@@ -241,6 +248,19 @@ async fn finish(new: &Client, plan: &Plan, set: u64) -> Result<Promoted, ClientE
             p.set
         ))),
         _ => Err(ClientError::Broken("an answer of the wrong kind".to_owned())),
+    }
+}
+
+/// Waits until nothing is known to be damaged at a node: its parent is up, and heals it.
+async fn is_whole(client: &Client, volume: &str) -> Result<(), String> {
+    let until = crate::clock::mono().after(WHOLE);
+    loop {
+        let damage = volume_at(client, volume).await.and_then(|v| v.damage);
+        let Some(why) = damage else { return Ok(()) };
+        if crate::clock::mono() >= until {
+            return Err(why);
+        }
+        tokio::time::sleep(LOOK).await;
     }
 }
 
