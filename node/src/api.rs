@@ -181,6 +181,9 @@ pub struct VolumeInfo {
     /// Why it stands still by itself, whatever other nodes do: a full disk, most of all. In words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stalled: Option<String>,
+    /// What this node's copy waits for, while it is behind although sets come or could come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delayed: Option<Delayed>,
     /// Replication goes on here: nobody stopped it, and it did not stop with a restart.
     pub replicating: bool,
     /// It goes on by itself after a restart.
@@ -321,6 +324,20 @@ pub struct ChildProgress {
     pub behind_bytes: u64,
     /// Percent of a seed or catch-up sent.
     pub seed_percent: Option<f64>,
+    /// What holds back the stream to it, while it is behind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delayed: Option<Delayed>,
+}
+
+/// Why something is behind, as far as the node that says so can see.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Delayed {
+    /// `disk`, `link`, `limit`, `child`, `readers`, `playback` or `parent`.
+    pub cause: String,
+    /// The same for people.
+    pub text: String,
+    /// Since when something that exists is waited for.
+    pub since_us: u64,
 }
 
 /// What is known of the subtree below a node.

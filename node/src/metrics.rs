@@ -29,6 +29,9 @@ const VOLUME_STATES: [&str; 8] = [
     "failed",
     "other",
 ];
+/// What a copy that is behind waits for.
+const DELAY_CAUSES: [&str; 8] =
+    ["none", "disk", "link", "child", "readers", "playback", "parent", "other"];
 /// States of a link.
 const LINK_STATES: [&str; 5] = ["connected", "connecting", "waiting", "refused", "other"];
 /// States of a child that takes a volume.
@@ -62,6 +65,7 @@ defs! { GAUGES, "gauge":
     CUT_TIME = "rcp_current_cut_time_seconds", Seconds, "When the visible state was cut at the primary, since 1970.";
     LAG_SECONDS = "rcp_lag_seconds", Seconds, "By how much the visible state is older than what the primary has; absent while unknown.";
     LAG_KNOWN = "rcp_lag_known", Count, "1 if the lag is known, 0 if the replica has not heard how far the primary is.";
+    DELAY = "rcp_delay_cause", Count, "1 for what the copy here waits for while it is behind, 0 for the others; `none` where it does not wait.";
     LAG_BYTES = "rcp_lag_bytes", Bytes, "Bytes on their way: in save volumes above or here, not yet visible.";
     TRANSFER = "rcp_transfer_blocks_per_second", CountPerSecond, "Blocks sent per second, now.";
     TRANSFER_AVG = "rcp_transfer_average_blocks_per_second", CountPerSecond, "Blocks sent per second, on average.";
@@ -335,6 +339,8 @@ fn export_volume(v: &VolumeInfo) {
     // `readable, 3 sets to merge` is `readable` with details.
     let state = v.state.split(',').next().unwrap_or_default();
     states(&VOLUME_STATE, &labels, &VOLUME_STATES, state);
+    let cause = v.delayed.as_ref().map_or("none", |d| d.cause.as_str());
+    states(&DELAY, &labels, &DELAY_CAUSES, cause);
     if let Some(below) = &v.subtree {
         set(&SUBTREE_NODES, f64::from(below.nodes));
         set(&SUBTREE_OLDEST, count(below.played.0));

@@ -12,6 +12,8 @@ mod blocks;
 mod crowd;
 #[path = "e2e/damage.rs"]
 mod damage;
+#[path = "e2e/delays.rs"]
+mod delays;
 #[path = "e2e/dialling.rs"]
 mod dialling;
 #[path = "e2e/failover.rs"]

@@ -27,6 +27,7 @@
 mod asking;
 mod controls;
 mod damage;
+mod delay;
 mod destinations;
 mod failover;
 mod growing;
@@ -359,6 +360,8 @@ struct Held {
     /// Why children were detached, for status.
     detached: BTreeMap<NodeName, String>,
     fill: status::Fill,
+    /// What holds it back.
+    own: delay::Own,
     /// It stands still, and the log says so.
     stalls: bool,
     /// What the children report of the nodes below.
@@ -509,6 +512,7 @@ impl Mover {
                 relaying: relaying::Relaying::default(),
                 detached: BTreeMap::new(),
                 fill: status::Fill::default(),
+                own: delay::Own::default(),
                 stalls: false,
                 below: Aggregate::with_defaults(self.cfg.node.clone()),
                 writer: history::Writer::default(),

@@ -10,6 +10,7 @@ use volmcast::history::holds;
 use volmcast::save::RecordKind;
 use volmcast::volume::{Attached, Role, Seeding, Volume};
 
+use super::delay::{Brake, Delay, Meter};
 use super::relaying::Wanted;
 use super::{ConnId, Held, Level, Mover};
 
@@ -54,9 +55,18 @@ pub(super) struct Outbound {
     pub(super) seed_sent: u64,
     /// Blocks that the child wants again with its next attachment.
     doubts: Vec<(u64, u64)>,
+    /// Bytes of the live stream that went, how fast, and what holds them back.
+    pub(super) sent: u64,
+    pub(super) going: Meter,
+    pub(super) delay: Delay<Brake>,
 }
 
 impl Outbound {
+    /// Bytes of the live stream that the child would take.
+    pub(super) fn room(&self) -> u64 {
+        self.window.available()
+    }
+
     fn is_filled(&self) -> bool {
         matches!(self.stage, Stage::Seeding | Stage::CatchingUp)
     }
@@ -175,6 +185,9 @@ impl Mover {
                 seed_granted: 0,
                 seed_sent: 0,
                 doubts: Vec::new(),
+                sent: 0,
+                going: Meter::default(),
+                delay: Delay::default(),
             },
         );
         self.send_offer(conn, stream, id);
@@ -514,6 +527,7 @@ impl Mover {
             return false;
         }
         h.fill.sent += len as u64;
+        out.sent += len as u64;
         let (seq, body) = (out.seq, r.body);
         out.seq += 1;
         let frame = match r.kind {

@@ -91,6 +91,7 @@ impl Mover {
 
     /// Sends reports up and heartbeats down.
     pub(super) fn report(&mut self) {
+        self.look_at_delays();
         let ids: Vec<_> = self.volumes.keys().copied().collect();
         for id in &ids {
             let now = self.now;
@@ -134,7 +135,7 @@ impl Mover {
                 visible: s.visible,
                 saved: s.saved,
                 lag: Duration::try_from_secs_f64(lag).unwrap_or_default(),
-                text: s.reason.unwrap_or_default(),
+                text: s.reason.or_else(|| self.delayed(h).map(|d| d.text)).unwrap_or_default(),
             }
         });
         let now = self.now;
@@ -339,6 +340,7 @@ impl Mover {
             state: s.state,
             reason,
             stalled: h.volume.stalled().map(str::to_owned),
+            delayed: self.delayed(h),
             replicating: h.volume.is_replicating(),
             persistent: !m.settings.transient,
             size: m.block_size.offset(volmcast::units::BlockIndex(m.blocks.0)),
@@ -424,10 +426,10 @@ impl Mover {
         g.links
             .iter()
             .map(|(n, l)| {
-                let out = l
-                    .conn
-                    .and_then(|c| self.conns.get(&c))
-                    .and_then(|c| c.streams_out.values().find(|o| o.volume == id));
+                let of_conn = |conn: &ConnId| self.conns.get(conn).map(|c| c.streams_out.iter());
+                let found = l.conn.as_ref().and_then(of_conn);
+                let found = found.and_then(|mut all| all.find(|(_, o)| o.volume == id));
+                let out = found.map(|(_, o)| o);
                 let (state, mut reason) = match out {
                     None => ("offline", l.reason.clone()),
                     Some(o) => (
@@ -474,6 +476,10 @@ impl Mover {
                     saved_set: out.map_or(0, |o| o.saved.0),
                     behind_bytes: h.volume.consumer_behind(n).unwrap_or(0),
                     seed_percent,
+                    delayed: l
+                        .conn
+                        .zip(found)
+                        .and_then(|(conn, (stream, _))| self.child_delayed(h, n, conn, *stream)),
                 }
             })
             .collect()

@@ -198,7 +198,7 @@ impl Port {
     }
 
     async fn tcp(&self, io: TcpStream, peer: SocketAddr) {
-        let (Ok(local), Ok(())) = (io.local_addr(), io.set_nodelay(true)) else { return };
+        let (Ok(local), Ok(())) = (io.local_addr(), rcp::net::set_up(&io)) else { return };
         let guest = self.lobby.enter(peer.ip());
         let out = guest.out();
         let visit = Visit { guest: Some(guest), ..Visit::new(local.ip(), peer) };

@@ -12,8 +12,8 @@ use super::setup::{Setup, SetupError, Trust, plain_allowed};
 use super::tasks;
 use super::wire::Wire;
 use crate::net::port::{Accepted, accept_within};
-use crate::net::quic;
 use crate::net::tls::{self, Pki, Proven};
+use crate::net::{quic, set_up};
 use crate::proto::ids::GroupName;
 use crate::proto::limits::CLASSIFY_DEADLINE;
 
@@ -124,7 +124,7 @@ async fn serve_tcp(
 }
 
 async fn greet(io: TcpStream, peer: SocketAddr, trust: &Trust) -> Option<Visitor> {
-    io.set_nodelay(true).ok()?;
+    set_up(&io).ok()?;
     let local = io.local_addr().ok()?.ip();
     match accept_within(io, CLASSIFY_DEADLINE).await {
         Accepted::Rcp { group, io } => {

@@ -129,11 +129,26 @@ async fn secured(
 /// A TCP connection to any address of `addr`; congestion control that the kernel does not have is left at its default.
 async fn connect(addr: &str, congestion: Option<Congestion>) -> Result<TcpStream, NetError> {
     let io = connect_tcp(addr).await.map_err(|e| NetError::io(addr, "connecting", e))?;
-    io.set_nodelay(true).map_err(|e| NetError::io(addr, "setting TCP_NODELAY", e))?;
+    set_up(&io).map_err(|e| NetError::io(addr, "setting TCP_NODELAY", e))?;
     if let Some(c) = congestion {
         let _ = socket2::SockRef::from(&io).set_tcp_congestion(c.as_str().as_bytes());
     }
     Ok(io)
+}
+
+/// Bytes that the kernel takes before the network does.
+const AHEAD: u32 = 512 << 10;
+
+/// Has a TCP connection carry frames: small ones go at once, and what the network does not take stays
+/// here. Otherwise megabytes wait in the kernel of a slow hop, every sign of life behind them, and
+/// the hop looks as if it had taken them.
+///
+/// # Errors
+/// The system's.
+pub fn set_up(io: &TcpStream) -> std::io::Result<()> {
+    // Not every kernel has it.
+    let _ = socket2::SockRef::from(io).set_tcp_notsent_lowat(AHEAD);
+    io.set_nodelay(true)
 }
 
 async fn open<S: AsyncWrite + Unpin>(

@@ -17,6 +17,6 @@ mod prefixed;
 mod via;
 
 pub use addresses::connect_tcp;
-pub use dial::{ByteStream, Dial, Dialled, dial, dial_by};
+pub use dial::{ByteStream, Dial, Dialled, dial, dial_by, set_up};
 pub use error::NetError;
 pub use prefixed::Prefixed;

@@ -11,7 +11,7 @@ use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpStream;
 
-use super::Prefixed;
+use super::{Prefixed, set_up};
 use crate::proto::classify::{Refusal, Verdict, classify};
 use crate::proto::ids::GroupName;
 use crate::proto::limits::{CLASSIFY_DEADLINE, MAX_FIRST_BYTES};
@@ -87,9 +87,9 @@ pub async fn accept<S: AsyncRead + Unpin>(io: S) -> Accepted<S> {
     accept_within(io, CLASSIFY_DEADLINE).await
 }
 
-/// [`accept`] for a TCP connection, which also sets `TCP_NODELAY`.
+/// [`accept`] for a TCP connection, which is also set up for frames.
 pub async fn accept_tcp(io: TcpStream) -> Accepted<TcpStream> {
-    match io.set_nodelay(true) {
+    match set_up(&io) {
         Ok(()) => accept(io).await,
         Err(e) => Accepted::Refused { why: PortRefusal::Io(e) },
     }

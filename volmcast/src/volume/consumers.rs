@@ -66,6 +66,11 @@ impl Consumers {
         self.map.iter()
     }
 
+    /// Who has acknowledged least, and up to where.
+    pub(super) fn last(&self) -> Option<(NodeName, LogPos)> {
+        self.map.iter().min_by_key(|(_, c)| c.acked).map(|(n, c)| (n.clone(), c.acked))
+    }
+
     /// As the mailbox had it: nobody is connected yet.
     pub(super) fn restore(&mut self, name: NodeName, acked: LogPos) {
         self.map.insert(name, Consumer::at(acked, false));
@@ -161,7 +166,7 @@ pub struct Outgoing {
 
 impl Volume {
     /// End of what may be sent: at the primary only finished sets, elsewhere all that was appended.
-    fn sendable_end(&self) -> LogPos {
+    pub(super) fn sendable_end(&self) -> LogPos {
         if !matches!(self.cfg.role, Role::Primary { .. }) {
             return self.log.head();
         }
@@ -500,7 +505,7 @@ impl Volume {
     }
 
     /// Lowest position that is needed here, children aside.
-    fn own_hold(&mut self) -> LogPos {
+    pub(super) fn own_hold(&mut self) -> LogPos {
         let own = self.merge_hold();
         let table = self.fold_hold();
         let drain = match self.cfg.role {
@@ -587,6 +592,14 @@ impl Volume {
         self.commit.request();
         self.desk.event(Event::Detached { child: name, reason });
         true
+    }
+
+    /// Bytes of the next record that is to go to a child.
+    #[must_use]
+    pub fn consumer_next_len(&self, child: &NodeName) -> Option<u64> {
+        let c = self.consumers.map.get(child).filter(|c| c.live && c.waiting_for.is_none())?;
+        let next = self.log.record_from(c.cursor)?;
+        (next.pos < self.sendable_end()).then_some(u64::from(next.body_len))
     }
 
     /// Bytes between a child's durable position and the head, for status.

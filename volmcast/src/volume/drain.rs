@@ -124,12 +124,17 @@ impl Drain {
         matches!(self.phase, Phase::Idle)
     }
 
-    /// Number of the set being drained.
-    pub(super) fn draining(&self) -> Option<SetNumber> {
+    /// The set being drained, and when it was cut.
+    pub(super) fn making(&self) -> Option<(SetNumber, Mono)> {
         match &self.phase {
-            Phase::Draining(s) => Some(s.id.to),
+            Phase::Draining(s) => Some((s.id.to, s.began)),
             _ => None,
         }
+    }
+
+    /// Number of the set being drained.
+    pub(super) fn draining(&self) -> Option<SetNumber> {
+        self.making().map(|(set, _)| set)
     }
 }
 

@@ -82,12 +82,17 @@ impl Volume {
     /// Total bytes of chunk and set-header bodies that the parent may have sent since it was
     /// attached. Rises as what came becomes durable and room is free.
     pub fn intake_credit(&mut self) -> u64 {
-        let room = self.log.free().saturating_sub(self.log.ring().capacity() / 16);
-        let room = room - room / 8;
+        let room = self.intake_room();
         let pending = self.log.head().since(self.durable.log_head);
         let grant = self.cfg.window.saturating_sub(pending).min(room);
         self.intake.granted = self.intake.granted.max(self.intake.received + grant);
         self.intake.granted
+    }
+
+    /// Bytes that the save volume can take.
+    pub(super) fn intake_room(&self) -> u64 {
+        let room = self.log.free().saturating_sub(self.log.ring().capacity() / 16);
+        room - room / 8
     }
 
     /// Bytes of bodies that came since the stream was attached.

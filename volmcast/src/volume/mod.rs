@@ -39,6 +39,7 @@ mod seed_in;
 mod seed_out;
 mod status;
 mod switch;
+mod waits;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -68,6 +69,7 @@ pub use recover::{ReadFile, RecoverError};
 pub use scrub::ScrubPolicy;
 pub use seed_out::SeedProgress;
 pub use status::{Played, SetRow, VolumeStatus};
+pub use waits::Waits;
 
 use changes::Changes;
 use commit::Committer;

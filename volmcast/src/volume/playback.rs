@@ -118,6 +118,11 @@ impl Playback {
         !self.retired.is_empty()
     }
 
+    /// Whole steps after the visible state.
+    pub(super) fn unshown(&self, visible: SetNumber) -> usize {
+        self.layers.iter().filter(|(l, _)| l.id.to > visible).count()
+    }
+
     /// Blocks and sets between the visible state and the newest whole step, for status.
     pub(super) fn unmerged(&self) -> usize {
         self.layers.len()

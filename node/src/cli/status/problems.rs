@@ -7,11 +7,13 @@ use rcp::proto::session::{abilities, version_named};
 use super::Asked;
 use super::view::tame;
 use super::volumes::Held;
-use crate::api::{LinkStatus, NodeStatus, VolumeInfo};
+use crate::api::{Delayed, LinkStatus, NodeStatus, VolumeInfo};
 use crate::cli::text::{between, plural, span};
 
 /// A save volume that is full sooner than this is a problem.
 const FULL_SOON: f64 = 3_600.0;
+/// Waiting for something that exists for as long is one too.
+const LATE_US: u64 = 10_000_000;
 
 /// How bad: what is printed first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -156,7 +158,16 @@ fn of_volume(node: &NodeStatus, v: &VolumeInfo, out: &mut Vec<(Rank, String)>) {
     if let Some(s) = v.save_full_in_seconds.filter(|s| *s < FULL_SOON && filled) {
         out.push((Rank::SoonFull, format!("{name}: its save volume is full in {}", span(s))));
     }
+    if let Some(d) = v.delayed.as_ref().filter(|d| is_late(d, node.at_us)) {
+        let since = between(d.since_us, node.at_us);
+        out.push((Rank::ChildBehind, format!("{name} is behind for {since}: {}", d.text)));
+    }
     for c in &v.children {
+        if let Some(d) = c.delayed.as_ref().filter(|d| is_late(d, node.at_us)) {
+            let since = between(d.since_us, node.at_us);
+            let text = format!("{name}: child {} is behind for {since}: {}", c.node, d.text);
+            out.push((Rank::ChildBehind, text));
+        }
         let reason = c.reason.as_deref().map_or(String::new(), |r| format!(": {r}"));
         // An offline child's link is told already, with its reason.
         // That a limit holds it back was chosen.
@@ -170,6 +181,12 @@ fn of_volume(node: &NodeStatus, v: &VolumeInfo, out: &mut Vec<(Rank, String)>) {
             out.push((Rank::ChildBehind, text));
         }
     }
+}
+
+/// What lasts is a problem, unless somebody wanted it so.
+fn is_late(d: &Delayed, now_us: u64) -> bool {
+    let wanted = matches!(d.cause.as_str(), "playback" | "limit");
+    !wanted && now_us.saturating_sub(d.since_us) >= LATE_US
 }
 
 /// The last lines: all well, or the list.

@@ -123,6 +123,9 @@ pub(super) fn detail(h: &Held<'_>) -> String {
     if let Some(reason) = &v.reason {
         line("because", reason.clone());
     }
+    if let Some(d) = &v.delayed {
+        line("behind", format!("for {}: {}", between(d.since_us, now), d.text));
+    }
     let cut = v
         .current_cut_us
         .map_or(String::new(), |us| format!(", cut {} UTC ({} ago)", moment(us), between(us, now)));
@@ -212,8 +215,13 @@ fn progress(c: &ChildProgress) -> String {
     if c.behind_bytes > 0 {
         text.push_str(&format!(", {} behind", approx_size(c.behind_bytes)));
     }
-    if let Some(reason) = &c.reason {
-        text.push_str(&format!(": {reason}"));
+    // A limit is told as the reason already.
+    let told = c.reason.as_ref();
+    let delayed = c.delayed.as_ref().filter(|d| told.is_none_or(|r| !r.contains(&d.text)));
+    let words: Vec<&str> =
+        told.into_iter().chain(delayed.map(|d| &d.text)).map(String::as_str).collect();
+    if !words.is_empty() {
+        text.push_str(&format!(": {}", words.join("; ")));
     }
     text
 }

@@ -1,0 +1,69 @@
+//! A narrow place on the way to a node: a TCP proxy that lets only so many bytes a second through.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_size};
+
+use super::wait::Clock;
+
+/// Bytes in the buffers of either side; what is in them has gone, for who sent it.
+const BUFFER: usize = 16 << 10;
+
+/// Where it listens; it ends with the test.
+#[derive(Debug)]
+pub struct Narrow {
+    /// What is to be dialled.
+    pub addr: SocketAddr,
+    to: Arc<OnceLock<SocketAddr>>,
+}
+
+impl Narrow {
+    /// Lets `rate` bytes a second through to the side that is dialled, as soon as that is known.
+    ///
+    /// # Panics
+    /// When there is no socket to be had.
+    #[must_use]
+    pub fn listen(rate: u64) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        set_socket_recv_buffer_size(&listener, BUFFER).expect("a small buffer");
+        let addr = listener.local_addr().expect("bound");
+        let to: Arc<OnceLock<SocketAddr>> = Arc::default();
+        let target = Arc::clone(&to);
+        std::thread::spawn(move || {
+            for from in listener.incoming().flatten() {
+                // Who comes before the place is known, or while nobody is there, is turned away.
+                let Some(onward) = target.get().and_then(|a| TcpStream::connect(a).ok()) else {
+                    continue;
+                };
+                let _ = set_socket_send_buffer_size(&onward, BUFFER);
+                for (a, b, rate) in [(&from, &onward, Some(rate)), (&onward, &from, None)] {
+                    let (Ok(a), Ok(b)) = (a.try_clone(), b.try_clone()) else { continue };
+                    std::thread::spawn(move || pass(a, b, rate));
+                }
+            }
+        });
+        Self { addr, to }
+    }
+
+    /// Where it leads.
+    pub fn lead_to(&self, node: SocketAddr) {
+        let _ = self.to.set(node);
+    }
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, rate: Option<u64>) {
+    let (clock, mut buf, mut passed) = (Clock::default(), [0; 4096], 0);
+    while let Ok(n @ 1..) = from.read(&mut buf) {
+        if to.write_all(&buf[..n]).is_err() {
+            break;
+        }
+        passed += n as u64;
+        if let Some(rate) = rate {
+            clock.pace(Duration::from_micros(passed * 1_000_000 / rate));
+        }
+    }
+    let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+}

@@ -1,0 +1,123 @@
+//! Why a copy is behind is said by the node that can see it, and nothing that follows from it is
+//! taken for the cause.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use config::spec::PlaybackSpec;
+use node::api::Delayed;
+use tests::rig::{
+    Clock, Device, MIB, Mounted, Narrow, Plan, Process, Random, Tree, may_mount, program, run,
+    said, tool, wait_for,
+};
+
+const LONG: Duration = Duration::from_secs(60);
+/// Bytes a second through the narrow places, and to the slow disk.
+const NARROW: u64 = 200_000;
+const SLOW: u64 = 700_000;
+
+/// A file system on a disk that takes [`SLOW`] bytes a second.
+fn slow_disk(dir: &Path, at: &Path) -> Option<(Mounted, Device, Process)> {
+    let (raw, sock) = (dir.join("slow.raw"), dir.join("slow.sock"));
+    std::fs::File::create(&raw).unwrap().set_len(256 * MIB).unwrap();
+    run(tool("mke2fs", "e2fsprogs")?.args(["-q", "-F", "-t", "ext4"]).arg(&raw));
+    tool("nbdkit", "nbdkit")?;
+    let mut nbdkit = Command::new("/usr/bin/nbdkit");
+    nbdkit.args(["-f", "--filter=rate", "-U"]).arg(&sock).arg("file").arg(&raw);
+    nbdkit.arg(format!("rate={}", SLOW * 8));
+    let server = Process::start(&mut nbdkit, &dir.join("slow.log"));
+    wait_for("nbdkit", LONG, || if sock.exists() { Ok(()) } else { Err(server.log()) });
+    let uri = format!("nbd+unix:///?socket={}", sock.display());
+    let device = Device::attach(&uri, &dir.join("slow"))?;
+    let mounted = Mounted::new(&[device.path.to_str().unwrap()], at).unwrap();
+    Some((mounted, device, server))
+}
+
+/// What is said of a node's copy: by itself, and by its parent of the way there.
+fn said_of(tree: &Tree, node: &str) -> Result<(Option<Delayed>, Option<Delayed>), String> {
+    let parent = tree.volume("p", "vol")?;
+    let child = parent.children.iter().find(|c| c.node == node).cloned();
+    Ok((tree.volume(node, "vol")?.delayed, child.and_then(|c| c.delayed)))
+}
+
+fn cause(d: &Option<Delayed>) -> &str {
+    d.as_ref().map_or("none", |d| &d.cause)
+}
+
+#[test]
+fn the_first_thing_that_limits_a_copy_is_named() {
+    if !may_mount("a slow disk") {
+        return;
+    }
+    let nodes = ["link", "disk", "play", "both", "well"];
+    let mut plan = Plan::new(&[("p", &nodes)]).volume("vol", 32);
+    let gathers = PlaybackSpec {
+        timeout: Some("1h".to_owned()),
+        hwm: Some("1 GiB".to_owned()),
+        ..PlaybackSpec::default()
+    };
+    for node in ["play", "both"] {
+        plan.group().overrides.insert(node.to_owned(), gathers.clone());
+    }
+    let narrow = [("link", Narrow::listen(NARROW)), ("both", Narrow::listen(NARROW))];
+    for (node, way) in &narrow {
+        let node = plan.spec.nodes.get_mut(*node).unwrap();
+        node.address = Some(way.addr.to_string());
+    }
+    let tree = Tree::prepare(&mut plan);
+    tree.expect(" WARN ");
+    for (node, way) in &narrow {
+        way.lead_to(tree.addr(node));
+    }
+    let Some(_disk) = slow_disk(tree.dir(), &tree.folder("disk")) else { return };
+    for node in nodes.iter().chain(&["p"]) {
+        tree.up(node);
+    }
+
+    let mut client = tree.open("p", "vol").unwrap();
+    let mut random = Random::seeded("delays");
+    let mut piece = vec![0; 256 << 10];
+    // Twice as fast as any of them takes it, until all have been named; not so fast that the save
+    // volumes are full before.
+    let (clock, mut rounds) = (Clock::default(), 0);
+    wait_for("every cause to be named", LONG, || {
+        rounds += 1;
+        clock.pace(Duration::from_millis(600) * rounds);
+        for at in 0..4 {
+            for word in piece.chunks_exact_mut(8) {
+                word.copy_from_slice(&random.below(u64::MAX).to_le_bytes());
+            }
+            client.write((random.below(124) * 256) << 10, &piece, at == 3).unwrap();
+        }
+        tree.cut("vol", false);
+        let (link, disk) = (said_of(&tree, "link")?, said_of(&tree, "disk")?);
+        let (play, both) = (said_of(&tree, "play")?, said_of(&tree, "both")?);
+        let found = [
+            cause(&link.1),
+            cause(&disk.0),
+            cause(&play.0),
+            cause(&both.1),
+            // Nobody else is at fault.
+            cause(&play.1),
+        ];
+        match found {
+            ["link", "disk", "playback", "link", "none"] => Ok(()),
+            _ => Err(format!("{found:?}: {link:?} {disk:?} {play:?} {both:?}")),
+        }
+    });
+    // A copy that keeps up says nothing, and nobody says anything of it.
+    let (own, way) = said_of(&tree, "well").unwrap();
+    assert_eq!((cause(&own), cause(&way)), ("none", "none"), "{own:?} {way:?}");
+
+    // What an operator reads.
+    let reads = |node: &str| {
+        let mut status = Command::new(program("rcpctl"));
+        status.args(["status", "vol", "--dir"]).arg(tree.folder(node));
+        said(&mut status).unwrap_or_else(|e| e)
+    };
+    let text = reads("p");
+    assert!(text.contains("the connection takes "), "{text}");
+    let text = reads("play");
+    assert!(text.contains("gathered by the playback policy"), "{text}");
+}
