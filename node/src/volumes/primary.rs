@@ -180,10 +180,10 @@ impl PrimaryVolume {
     fn prove_edges(&self, offset: u64, len: u64) -> Result<(), Errno> {
         let bs = self.block_size.bytes();
         let end = offset + len;
-        if offset % bs != 0 {
+        if !offset.is_multiple_of(bs) {
             self.prove(offset / bs * bs, 1)?;
         }
-        if end % bs != 0 && (offset % bs == 0 || end / bs != offset / bs) {
+        if !end.is_multiple_of(bs) && (offset.is_multiple_of(bs) || end / bs != offset / bs) {
             self.prove(end / bs * bs, 1)?;
         }
         Ok(())
