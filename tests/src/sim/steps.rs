@@ -6,8 +6,10 @@
 
 use std::collections::BTreeSet;
 
+use rcp::proto::delta::{Chunk, ExtentKind};
 use rcp::proto::frame::{DecodedFrame, Frame, FrameType, StartMode, Verified};
 use rcp::proto::session::{Action, SessionState, action};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::options::Kind;
 use super::world::{Event, World};
@@ -68,14 +70,31 @@ pub struct Trap {
 #[derive(Debug, Default)]
 pub struct Sent {
     chunks: BTreeSet<(u64, u64, u32, u32)>,
-    /// Of the seed or catch-up under way.
-    extents: BTreeSet<u64>,
+    /// Of the seed or catch-up under way: blocks with their content. A catch-up that goes on after a
+    /// break sends what was written meanwhile, which nobody has got before.
+    extents: BTreeSet<(u64, u64)>,
     /// Which that is: a catch-up over another state is another step, and sends for the first time
     /// what changed since.
     over: Option<u64>,
     /// Bytes of chunks, and of extents, that came again: what a broken hop costs in its live stream,
     /// and in the seed or catch-up beside it.
     again: (u64, u64),
+}
+
+impl Sent {
+    /// Blocks of an extent that come for the first time, and all of it.
+    fn extents_of(&mut self, c: &Chunk) -> (u64, u64) {
+        let (Ok(payload), shift) = (c.payload(), c.block_shift()) else { return (0, 0) };
+        let (mut fresh, mut all) = (0, 0);
+        for e in c.extents().filter(|e| e.kind == ExtentKind::Data) {
+            let content = payload.get(e.range()).unwrap_or_default();
+            for (b, content) in (e.block..).zip(content.chunks(1 << shift)) {
+                all += 1;
+                fresh += u64::from(self.extents.insert((b, xxh3_64(content))));
+            }
+        }
+        (fresh, all)
+    }
 }
 
 impl World {
@@ -138,7 +157,7 @@ impl World {
     pub(super) fn weigh_again(&mut self, to: usize, frame: &DecodedFrame) {
         let node = &mut self.nodes[to];
         let sent = &mut node.sent;
-        let (new, bytes, again) = match (&frame.frame, &frame.content) {
+        let (new, bytes) = match (&frame.frame, &frame.content) {
             (Frame::Start(s), _) => {
                 // A seed or catch-up that begins anew sends everything, and is counted as such.
                 let beside = matches!(s.mode, StartMode::Seed | StartMode::CatchUp { .. });
@@ -152,17 +171,22 @@ impl World {
             (Frame::Chunk { .. }, Verified::Chunk(c)) => {
                 let (s, len) = (c.step(), c.bytes().len());
                 let id = (s.base.0, s.to.0, s.attempt.0, c.number().0);
-                (sent.chunks.insert(id), len, &mut sent.again.0)
+                (sent.chunks.insert(id), len)
             }
             (Frame::SeedData { .. }, Verified::Chunk(c)) => {
-                let first = c.extents().next().map_or(0, |e| e.block);
-                (sent.extents.insert(first), c.bytes().len(), &mut sent.again.1)
+                let (fresh, all) = sent.extents_of(c);
+                let bytes = c.bytes().len() as u64;
+                let twice = bytes * (all - fresh) / all.max(1);
+                sent.again.1 += twice;
+                self.counters.add("bytes sent twice", twice);
+                self.counters.add("bytes sent once", bytes - twice);
+                return;
             }
             _ => return,
         };
         let bytes = bytes as u64;
         if !new {
-            *again += bytes;
+            sent.again.0 += bytes;
         }
         self.counters.add(if new { "bytes sent once" } else { "bytes sent twice" }, bytes);
     }
