@@ -385,5 +385,9 @@ fn policy_fields(p: &Policy) -> Fields {
 }
 
 fn playback_fields(p: &Playback) -> Fields {
-    vec![("timeout", format_duration(p.timeout)), ("hwm", format_size(p.hwm))]
+    vec![
+        ("timeout", format_duration(p.timeout)),
+        ("hwm", format_size(p.hwm)),
+        ("max_staleness", p.max_staleness.map_or("none".to_owned(), format_duration)),
+    ]
 }

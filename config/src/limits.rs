@@ -55,6 +55,8 @@ pub const MIN_HWM: u64 = 64 * KIB;
 pub const DEFAULT_HWM: u64 = 64 * MIB;
 /// Largest high-water mark.
 pub const MAX_HWM: u64 = MAX_VOLUME;
+/// Smallest age from which on a replica may refuse reads: how current it is, is told twice a second.
+pub const MIN_STALENESS: Duration = Duration::from_secs(2);
 /// Shortest timeout that triggers a new delta set.
 pub const MIN_TIMEOUT: Duration = Duration::from_millis(100);
 /// Longest timeout of any policy.

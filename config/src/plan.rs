@@ -166,6 +166,8 @@ pub struct Playback {
     pub timeout: Duration,
     /// Bytes that end the waiting.
     pub hwm: u64,
+    /// A replica that is older refuses reads; `None`: whatever its age, it is read.
+    pub max_staleness: Option<Duration>,
 }
 
 /// What one node does differently from its group.
@@ -176,6 +178,8 @@ pub struct Override {
     pub timeout: Option<Duration>,
     /// Playback high-water mark in bytes.
     pub hwm: Option<u64>,
+    /// The age from which on reads are refused.
+    pub max_staleness: Option<Duration>,
     /// Capacity of each save volume of the group on this node, in bytes.
     pub save: Option<u64>,
 }
@@ -384,6 +388,7 @@ impl GroupPlan {
         Playback {
             timeout: own.timeout.unwrap_or(self.playback.timeout),
             hwm: own.hwm.unwrap_or(self.playback.hwm),
+            max_staleness: own.max_staleness.or(self.playback.max_staleness),
         }
     }
 

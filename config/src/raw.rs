@@ -102,6 +102,7 @@ pub(crate) struct RawPolicy {
 pub(crate) struct RawPlayback {
     pub(crate) hwm: Option<Text>,
     pub(crate) timeout: Option<Text>,
+    pub(crate) max_staleness: Option<Text>,
     pub(crate) save: Option<Text>,
 }
 
@@ -290,12 +291,16 @@ fn read_playback(
     with_save: bool,
     report: &mut Report,
 ) -> RawPlayback {
-    let known: &'static [_] =
-        if with_save { &["timeout", "hwm", "save"] } else { &["timeout", "hwm"] };
+    let known: &'static [_] = if with_save {
+        &["timeout", "hwm", "max_staleness", "save"]
+    } else {
+        &["timeout", "hwm", "max_staleness"]
+    };
     let mut f = Fields::of(entries, what, known, report);
     RawPlayback {
         hwm: f.text("hwm", report),
         timeout: f.text("timeout", report),
+        max_staleness: f.text("max_staleness", report),
         save: f.text("save", report),
     }
 }

@@ -196,6 +196,8 @@ pub struct PlaybackSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hwm: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_staleness: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub save: Option<String>,
 }
 
@@ -329,6 +331,7 @@ fn group(g: &GroupPlan) -> GroupSpec {
         playback: PlaybackSpec {
             timeout: Some(format_duration(g.playback.timeout)),
             hwm: Some(format_size(g.playback.hwm)),
+            max_staleness: g.playback.max_staleness.map(format_duration),
             save: None,
         },
         overrides: g
@@ -338,6 +341,7 @@ fn group(g: &GroupPlan) -> GroupSpec {
                 let own = PlaybackSpec {
                     timeout: o.timeout.map(format_duration),
                     hwm: o.hwm.map(format_size),
+                    max_staleness: o.max_staleness.map(format_duration),
                     save: o.save.map(format_size),
                 };
                 (n.to_string(), own)

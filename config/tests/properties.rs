@@ -84,6 +84,7 @@ fn specs() -> impl Strategy<Value = TopologySpec> {
                 let own = PlaybackSpec {
                     timeout: timeout.map(|t| format!("{t}ms")),
                     hwm: hwm.map(|h| format!("{h}KiB")),
+                    max_staleness: timeout.map(|t| format!("{}s", t + 2)),
                     save: None,
                 };
                 (name(node.index(count)), own)

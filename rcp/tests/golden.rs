@@ -252,6 +252,7 @@ fn frame_values() -> Vec<Frame> {
                 text: text("merging"),
             }],
         }),
+        Frame::Clock { stream, now: Wall(1_700_000_000_000_003) },
         Frame::SeedData {
             stream: StreamId(2),
             feeder: 9,

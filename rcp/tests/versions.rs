@@ -48,7 +48,7 @@ fn since(f: &Frame) -> u16 {
                 1
             };
         }
-        Frame::Doubt { .. } => return 3,
+        Frame::Doubt { .. } | Frame::Clock { .. } => return 3,
         Frame::Attach(a) => a.over.is_some(),
         Frame::Start(s) => matches!(s.mode, StartMode::CatchUp { .. }),
         f => matches!(f, Frame::Fence { .. }),

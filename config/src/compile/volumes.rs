@@ -330,6 +330,10 @@ fn playback_timeout(
     values::duration(text, field, (Duration::ZERO, limits::MAX_TIMEOUT), report)
 }
 
+fn max_staleness(text: Option<&Text>, field: Field<'_>, report: &mut Report) -> Option<Duration> {
+    values::duration(text, field, (limits::MIN_STALENESS, limits::MAX_TIMEOUT), report)
+}
+
 /// The playback of a group's replicas.
 pub(super) fn playback(raw: &RawPlayback, group: &str, report: &mut Report) -> Playback {
     let owner = format!("the playback of group {group}");
@@ -338,6 +342,7 @@ pub(super) fn playback(raw: &RawPlayback, group: &str, report: &mut Report) -> P
         timeout: playback_timeout(raw.timeout.as_ref(), field("timeout"), report)
             .unwrap_or(Duration::ZERO),
         hwm: hwm(raw.hwm.as_ref(), field("hwm"), report).unwrap_or(limits::DEFAULT_HWM),
+        max_staleness: max_staleness(raw.max_staleness.as_ref(), field("max_staleness"), report),
     }
 }
 
@@ -355,6 +360,11 @@ pub(super) fn overrides(
         let own = Override {
             timeout: playback_timeout(raw.timeout.as_ref(), field("timeout"), report),
             hwm: hwm(raw.hwm.as_ref(), field("hwm"), report),
+            max_staleness: max_staleness(
+                raw.max_staleness.as_ref(),
+                field("max_staleness"),
+                report,
+            ),
             save: values::size(raw.save.as_ref(), field("save"), SAVE, WHY_SAVE, report),
         };
         if let Some(node) = node.filter(|_| own != Override::default()) {

@@ -52,6 +52,8 @@ pub struct GroupPlan {
     pub dial_up: Option<(NodeName, Hop)>,
     /// Next hops that dial this node.
     pub dialled_by: BTreeSet<NodeName>,
+    /// Replicas here that are older refuse reads.
+    pub max_staleness: Option<std::time::Duration>,
 }
 
 /// A connection that came in.
@@ -634,6 +636,11 @@ impl Conn {
     /// Digests are told through it, and blocks that are named can be had.
     pub(super) fn has_digests(&self) -> bool {
         abilities(self.version).digest
+    }
+
+    /// The writer's time is told through it.
+    pub(super) fn has_clock(&self) -> bool {
+        abilities(self.version).clock
     }
 
     pub(super) fn new(session: Session, group: GroupName, dialled: Option<NodeName>) -> Self {

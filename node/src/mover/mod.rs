@@ -34,6 +34,7 @@ mod growing;
 mod handover;
 mod history;
 mod kinds;
+mod lag;
 mod learning;
 mod links;
 mod pacing;
@@ -341,6 +342,8 @@ struct Held {
     /// Newest set known to exist, and the moment up to which it is known to be the newest.
     newest: rcp::proto::ids::SetNumber,
     as_of: Wall,
+    /// What time it is there.
+    clock: lag::WriterClock,
     /// Size as the parent told it last.
     offered: BlockCount,
     /// Waiting for the volume to have a size.
@@ -502,6 +505,7 @@ impl Mover {
                 fed_by: None,
                 newest,
                 as_of: Wall(0),
+                clock: lag::WriterClock::default(),
                 offered,
                 growing: Vec::new(),
                 keeping: Vec::new(),
@@ -520,6 +524,8 @@ impl Mover {
             },
         );
         self.begin_confirming(id);
+        // It is not known yet how old it is.
+        self.judge_age(id);
         self.effect(Effect::Exports { volume: id });
         self.offer_to_children(id);
         self.attach_pending(id);

@@ -121,6 +121,12 @@ impl Mover {
                     h.as_of = h.as_of.max(as_of);
                 }
             }
+            Frame::Clock { stream, now } => {
+                let id = self.conns.get(&conn).and_then(|c| c.streams_in.get(&stream)).copied();
+                if let Some(id) = id {
+                    self.hear_clock(id, now);
+                }
+            }
             Frame::StreamError { stream, code, text } => {
                 self.stream_error(conn, stream, code, text);
             }
@@ -289,6 +295,7 @@ impl Mover {
         let Some(h) = self.volumes.get_mut(&id) else { return };
         let Some(inbound) = &mut h.inbound else { return };
         h.volume.intake_attached();
+        h.clock.forget();
         let (state, _) = h.volume.position();
         let seed = h.volume.seed_position();
         let credit = h.volume.intake_credit();

@@ -1,7 +1,6 @@
 //! Streams to children: one per volume and session, each at the child's own pace.
 
 use bytes::Bytes;
-use rcp::proto::clock::Wall;
 use rcp::proto::credit::SendWindow;
 use rcp::proto::delta::Chunk;
 use rcp::proto::frame::{Attach, Frame, Offer, Start, StartMode, StreamId, stream_error};
@@ -145,7 +144,7 @@ impl Mover {
         }
     }
 
-    fn child_conns(&self, id: VolumeId) -> Vec<ConnId> {
+    pub(super) fn child_conns(&self, id: VolumeId) -> Vec<ConnId> {
         let Some(h) = self.volumes.get(&id) else { return Vec::new() };
         self.groups
             .get(&h.group)
@@ -609,32 +608,6 @@ impl Mover {
             }
             let code = stream_error::DETACHED;
             self.send(conn, Frame::StreamError { stream, code, text: reason });
-        }
-    }
-
-    /// Says to all children what the newest state is, and as of when.
-    pub(super) fn heartbeats(&mut self) {
-        let ids: Vec<_> = self.volumes.keys().copied().collect();
-        for id in ids {
-            let Some(h) = self.volumes.get_mut(&id) else { continue };
-            if let Role::Primary { capture, .. } = &h.volume.config().role {
-                let visible = h.volume.durable().visible;
-                let clean = capture.dirty_bytes() == 0 && capture.drained();
-                h.newest = visible;
-                h.as_of =
-                    if clean { self.wall } else { h.volume.cut_time(visible).unwrap_or(Wall(0)) };
-            }
-            let (newest, as_of) = (h.newest, h.as_of);
-            for conn in self.child_conns(id) {
-                let stream = self
-                    .conns
-                    .get(&conn)
-                    .and_then(|c| c.streams_out.iter().find(|(_, o)| o.volume == id))
-                    .map(|(s, _)| *s);
-                if let Some(stream) = stream {
-                    self.send(conn, Frame::Heartbeat { stream, state: newest, as_of, newest });
-                }
-            }
         }
     }
 }

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use forwarder::aggregate::Position;
-use rcp::proto::clock::{Mono, Wall};
+use rcp::proto::clock::Mono;
 use rcp::proto::frame::{Frame, StreamId};
 use rcp::proto::ids::{GroupName, NodeName, SetNumber, VolumeId};
 use rcp::proto::session::abilities;
 use rcp::proto::transport::Hop;
 use volmcast::digest::Sum;
-use volmcast::volume::{Role, VolumeStatus};
+use volmcast::volume::Role;
 
 use super::links::Group;
 use super::receiving::InStage;
@@ -78,17 +78,6 @@ impl Fill {
 }
 
 impl Mover {
-    /// Seconds by which the visible state is behind what the primary has.
-    fn lag(&self, h: &Held, s: &VolumeStatus) -> Option<f64> {
-        match h.volume.config().role {
-            Role::Primary { .. } => Some(0.0),
-            _ if s.visible >= h.newest && h.as_of > Wall(0) => {
-                Some(self.wall.since(h.as_of).as_secs_f64())
-            }
-            _ => s.visible_cut_time.map(|t| self.wall.since(t).as_secs_f64()),
-        }
-    }
-
     /// Sends reports up and heartbeats down.
     pub(super) fn report(&mut self) {
         self.look_at_delays();
@@ -100,6 +89,7 @@ impl Mover {
                 let used = h.volume.save_used();
                 h.fill.look(now, used);
             }
+            self.judge_age(*id);
             self.settle(*id);
             self.tell_stall(*id);
             self.report_volume(*id);

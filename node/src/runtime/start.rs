@@ -340,6 +340,7 @@ pub(super) fn group_plan(g: &PlannedGroup, node: &NodeName) -> GroupPlan {
             .filter(|_| g.dialling.contains(node))
             .map(|p| (p.clone(), Hop { limit: None, ..g.hop(p, node) })),
         dialled_by: g.children(node).iter().filter(|c| g.dialling.contains(*c)).cloned().collect(),
+        max_staleness: g.playback_for(node).max_staleness,
         labels: g
             .volumes
             .iter()

@@ -64,6 +64,7 @@ pub fn lane(frame: &Frame, open: impl Fn(u16) -> bool) -> u16 {
         | Frame::Chunk { stream, .. }
         | Frame::SetEnd { stream, .. }
         | Frame::Heartbeat { stream, .. }
+        | Frame::Clock { stream, .. }
         | Frame::SeedData { stream, .. }
         | Frame::SeedEnd { stream, .. } => of(*stream),
         Frame::StreamError { stream, .. } if open(of(*stream)) => of(*stream),

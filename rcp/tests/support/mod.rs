@@ -389,6 +389,8 @@ fn any_stream_frame() -> impl Strategy<Value = Frame> {
             newest: SetNumber(n[2])
         }),
         any_report().prop_map(Frame::Report),
+        (any_stream(), any::<u64>())
+            .prop_map(|(stream, now)| Frame::Clock { stream, now: Wall(now) }),
         (any_stream(), any::<u32>(), any::<[u64; 3]>(), any_draft()).prop_map(
             |(stream, feeder, n, d)| {
                 let d = ChunkDraft { flags: ChunkFlags::SEED, step: step(0, n[2]), ..d };

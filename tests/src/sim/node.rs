@@ -298,6 +298,7 @@ impl SimNode {
             labels: std::collections::BTreeMap::new(),
             dial_up: None,
             dialled_by: std::collections::BTreeSet::new(),
+            max_staleness: None,
         };
         if let Some(m) = &mut self.mover {
             m.add_group(group(), plan);

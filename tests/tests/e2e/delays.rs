@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use config::spec::PlaybackSpec;
 use node::api::Delayed;
+use node::http::{paths, requests};
 use tests::rig::{
     Clock, Device, MIB, Mounted, Narrow, Plan, Process, Random, Tree, may_mount, program, run,
     said, tool, wait_for,
@@ -120,4 +121,46 @@ fn the_first_thing_that_limits_a_copy_is_named() {
     assert!(text.contains("the connection takes "), "{text}");
     let text = reads("play");
     assert!(text.contains("gathered by the playback policy"), "{text}");
+}
+
+#[test]
+fn a_replica_that_is_too_old_is_not_read() {
+    let mut plan = Plan::new(&[("p", &["l1"])]).volume("vol", 8).cut_every(100);
+    plan.group().playback.max_staleness = Some("2s".to_owned());
+    let tree = Tree::start(plan);
+    tree.expect(" WARN ");
+    tree.open("p", "vol").unwrap().write(0, &[1; 4096], true).unwrap();
+    let kept = tree.cut("vol", false).set;
+    tree.reaches("l1", "vol", kept, LONG);
+    let opens = |name: &str| tree.open("l1", name).map(|_| ()).map_err(|e| e.to_string());
+    wait_for("l1 to be current", LONG, || opens("vol"));
+    let body = requests::KeptState { volume: "vol".to_owned(), set: kept };
+    let _: requests::Done = tree.post("l1", paths::KEEP, &body).unwrap();
+    let mut before = tree.open("l1", "vol").unwrap();
+
+    tree.kill("p");
+    let e = wait_for("l1 to be too old", LONG, || match opens("vol") {
+        Ok(()) => Err("it is read"),
+        Err(e) => Ok(e),
+    });
+    assert!(e.contains("older than 2 s") && e.contains("max_staleness"), "{e}");
+    let v = tree.volume("l1", "vol").unwrap();
+    assert!(v.reason.as_ref().is_some_and(|r| r.contains("max_staleness")), "{v:?}");
+    assert!(opens("vol@follow").is_ok_and(|()| {
+        let mut follows = tree.open("l1", "vol@follow").unwrap();
+        follows.read(0, &mut [0; 4096]).is_err()
+    }));
+    // What was opened before is that state, whatever its age; so is a kept one.
+    let mut block = [0; 4096];
+    before.read(0, &mut block).unwrap();
+    tree.open("l1", &format!("vol@{kept}")).unwrap().read(0, &mut block).unwrap();
+    assert_eq!(block, [1; 4096]);
+    // A replica that does not know its age does not take itself for young.
+    tree.kill("l1");
+    tree.up("l1");
+    let e = opens("vol").unwrap_err();
+    assert!(e.contains("max_staleness"), "{e}");
+
+    tree.up("p");
+    wait_for("l1 to be current again", LONG, || opens("vol"));
 }

@@ -315,6 +315,8 @@ pub struct Volume {
     failed: Option<String>,
     /// The volume works, but not all of it: why, in words.
     stalled: Option<String>,
+    /// The replica is older than its readers may be given: why, in words.
+    too_old: Option<String>,
 }
 
 impl Volume {

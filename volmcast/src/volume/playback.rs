@@ -270,7 +270,7 @@ impl Volume {
                 m.hidden_until, m.visible
             ));
         }
-        None
+        self.too_old.clone()
     }
 
     fn catching_up(&self, need: Option<SetNumber>) -> String {
@@ -293,6 +293,15 @@ impl Volume {
             format!("catching up: {} MiB of changed blocks have come so far", mib(came))
         } else {
             format!("catching up: {} of {} MiB", mib(came), mib(planned))
+        }
+    }
+
+    /// Refuses the newest state to readers, with the reason, because it is too old for them; or lets
+    /// them have it again. What they have pinned they read on.
+    pub fn refuse_as_old(&mut self, why: Option<String>) {
+        if self.too_old.is_some() != why.is_some() {
+            self.too_old = why;
+            self.publish_view();
         }
     }
 

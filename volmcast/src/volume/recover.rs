@@ -177,6 +177,7 @@ impl Volume {
             releasing: Vec::new(),
             failed: None,
             stalled: None,
+            too_old: None,
             want: m.clone(),
             durable: m,
             cfg,

@@ -79,6 +79,7 @@ fn read(frame_type: FrameType, stream: StreamId, c: &mut Cursor) -> Get<Frame> {
             next_chunk: ChunkNumber(c.u32()?),
         },
         FrameType::Credit => Frame::Credit { stream, total: c.u64()? },
+        FrameType::Clock => Frame::Clock { stream, now: Wall(c.u64()?) },
         FrameType::Heartbeat => {
             Frame::Heartbeat { stream, state: set(c)?, as_of: Wall(c.u64()?), newest: set(c)? }
         }

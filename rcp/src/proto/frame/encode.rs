@@ -96,6 +96,7 @@ impl Frame {
                 b.put_u32_le(next_chunk.0);
             }
             Self::Credit { total, .. } => b.put_u64_le(*total),
+            Self::Clock { now, .. } => b.put_u64_le(now.0),
             Self::Heartbeat { state, as_of, newest, .. } => {
                 b.put_u64_le(state.0);
                 b.put_u64_le(as_of.0);

@@ -58,6 +58,7 @@ frame_types! {
     Credit = 35,
     Heartbeat = 36,
     Report = 37,
+    Clock = 38,
     SeedData = 48,
     SeedEnd = 49,
     SeedAck = 50,

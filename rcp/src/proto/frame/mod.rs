@@ -154,6 +154,13 @@ pub enum Frame {
     },
     /// Receiver to sender: how the subtree below it is.
     Report(Report),
+    /// Sender to receiver: what time it is at the writer, by whose clock sets are cut.
+    Clock {
+        /// Which stream.
+        stream: StreamId,
+        /// The writer's time when this was sent, as far as the sender knows.
+        now: Wall,
+    },
     /// Sender to receiver: a piece of a seed.
     SeedData {
         /// Which stream.
@@ -238,6 +245,7 @@ impl Frame {
             Self::Saved { .. } => FrameType::Saved,
             Self::Credit { .. } => FrameType::Credit,
             Self::Heartbeat { .. } => FrameType::Heartbeat,
+            Self::Clock { .. } => FrameType::Clock,
             Self::Report(_) => FrameType::Report,
             Self::SeedData { .. } => FrameType::SeedData,
             Self::SeedEnd { .. } => FrameType::SeedEnd,
@@ -266,6 +274,7 @@ impl Frame {
             | Self::Saved { stream, .. }
             | Self::Credit { stream, .. }
             | Self::Heartbeat { stream, .. }
+            | Self::Clock { stream, .. }
             | Self::Report(Report { stream, .. })
             | Self::SeedData { stream, .. }
             | Self::SeedEnd { stream, .. }

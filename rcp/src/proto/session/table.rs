@@ -129,6 +129,7 @@ fn goes_to(frame: FrameType, role: Role) -> bool {
         | F::Chunk
         | F::SetEnd
         | F::Heartbeat
+        | F::Clock
         | F::SeedData
         | F::SeedEnd
         | F::Control

@@ -26,6 +26,9 @@ pub struct Abilities {
     /// Set headers tell the digest of the volume, and a receiver can ask for blocks that it names:
     /// the frame Doubt.
     pub digest: bool,
+    /// A receiver is told the writer's time, so that lag does not depend on clocks of nodes: the frame
+    /// Clock.
+    pub clock: bool,
     /// What it lacks, in words; empty in the newest one.
     pub lacks: &'static str,
 }
@@ -38,6 +41,7 @@ pub const ABILITIES: [Abilities; 3] = [
         catch_up: false,
         fence: false,
         digest: false,
+        clock: false,
         lacks: "no catch-ups (who fell behind the save volume is sent a seed, all of its content), \
                 no fences (a writer whose place was taken is not told so through this hop), and no \
                 digests (the content below is not held against the primary's, and damaged blocks \
@@ -49,10 +53,19 @@ pub const ABILITIES: [Abilities; 3] = [
         catch_up: true,
         fence: true,
         digest: false,
+        clock: false,
         lacks: "no digests (the content below is not held against the primary's, and damaged \
                 blocks are not fetched again)",
     },
-    Abilities { version: 3, name: "1.2", catch_up: true, fence: true, digest: true, lacks: "" },
+    Abilities {
+        version: 3,
+        name: "1.2",
+        catch_up: true,
+        fence: true,
+        digest: true,
+        clock: true,
+        lacks: "",
+    },
 ];
 
 /// What sessions of a version can do. Numbers that are not listed are never chosen; they count as
@@ -70,7 +83,12 @@ pub fn version_named(name: &str) -> Option<u16> {
 
 /// Whether a version has a type of frame, or something that [`fit`] makes of it.
 pub(super) fn has(version: u16, frame: FrameType) -> bool {
-    frame != FrameType::Doubt || abilities(version).digest
+    let can = abilities(version);
+    match frame {
+        FrameType::Doubt => can.digest,
+        FrameType::Clock => can.clock,
+        _ => true,
+    }
 }
 
 /// A frame of the node in the words of a version.
@@ -108,6 +126,7 @@ pub(super) fn knows(version: u16, frame: &Frame) -> bool {
     match frame {
         Frame::Fence { .. } => can.fence,
         Frame::Doubt { .. } => can.digest,
+        Frame::Clock { .. } => can.clock,
         // What is no sound header is told from its own check.
         Frame::SetEnd { body, .. } if !can.digest => {
             SetHeader::parse(body).map_or(true, |h| h.digest_sum().is_none())
