@@ -97,7 +97,7 @@ fn costs_a_window(trap: Trap, seed: u64, c: &Counters) {
 }
 
 #[test]
-fn a_blow_at_every_step_costs_each_hop_at_most_a_window() {
+fn a_blow_at_every_step_costs_at_most_a_window() {
     let base = std::env::var("STEPS_BASE").map_or(140, |b| b.parse().expect("a number"));
     let (mut taken, mut walked, mut worst, mut total) = (0, 0, 0, Counters::default());
     let mut table = Vec::new();
