@@ -234,6 +234,9 @@ pub struct VolumeInfo {
     pub longest_pause_us: u64,
     /// States that are kept and can be opened as `LABEL@STATE`.
     pub kept: Vec<u64>,
+    /// States of lines that ended, kept here.
+    #[serde(default)]
+    pub branches: Vec<BranchStatus>,
     /// Children that take this volume from here.
     pub children: Vec<ChildProgress>,
     /// The subtree below, summed up.
@@ -491,6 +494,13 @@ pub enum WriterChange {
         #[serde(default)]
         discard: bool,
     },
+    /// Gives a branch up.
+    DropBranch {
+        /// Label or UUID.
+        volume: String,
+        /// Its name.
+        branch: String,
+    },
     /// Writers are let in although no child has confirmed that there is no newer one.
     Alone {
         /// Label or UUID.
@@ -506,8 +516,42 @@ pub enum WriterAnswer {
     Promoted(Promoted),
     /// Writers wait; this was the last set.
     Held(CutInfo),
+    /// A former writer is a replica, and its content is on its way back.
+    Rewound(Rewound),
     /// Done.
     Done,
+}
+
+/// Content that is taken back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rewound {
+    /// The state it goes back to.
+    pub fork: u64,
+    /// The branch that keeps what was held.
+    pub branch: Option<String>,
+}
+
+/// A state of a line that ended, kept at a node that was past its end.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BranchStatus {
+    /// What it is called: it is read as `LABEL@branch:NAME`.
+    pub name: String,
+    /// `COUNTER-ID` of its line.
+    pub generation: String,
+    /// Who opened that line, if known here.
+    pub opened_by: String,
+    /// Its state.
+    pub set: u64,
+    /// Last state that it has in common with the line that is followed.
+    pub fork: u64,
+    /// Size in bytes.
+    pub size: u64,
+    /// Blocks of it in the snapshot area.
+    pub saved_blocks: u64,
+    /// It can no longer be read.
+    pub broken: bool,
+    /// When it was kept.
+    pub kept_us: u64,
 }
 
 /// What a volume is to be.

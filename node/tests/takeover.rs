@@ -16,6 +16,7 @@ use rcp::proto::ids::{
     Attempt, ChunkNumber, Generation, GroupName, Label, NodeName, SetNumber, StateId, VolumeId,
 };
 use volmcast::history::line_of;
+use volmcast::snapshots::PinId;
 use volmcast::storage::{Identity, Standing, Storage};
 use volmcast::units::{BlockCount, BlockSize};
 use volmcast::volume::{CutPolicy, Ending, Event, IntakeError, PlaybackPolicy, Role, Volume};
@@ -123,6 +124,11 @@ fn feed(v: &mut Volume, generation: Generation, to: u64, byte: u8) -> Result<(),
 
 /// A replica that shows set 2 and has set 3 in its save volume.
 fn replica(folder: &Path) -> Opened {
+    replica_with(folder, 1 << 20)
+}
+
+/// The same, with so many bytes for before images.
+fn replica_with(folder: &Path, snapshots: u64) -> Opened {
     let identity = Identity {
         volume: VOLUME,
         label: Label::new("vol").expect("valid"),
@@ -133,7 +139,7 @@ fn replica(folder: &Path) -> Opened {
         block_size: BlockSize::DEFAULT,
         blocks: BlockCount(BLOCKS),
         save: 16 << 20,
-        snapshots: 1 << 20,
+        snapshots,
         base: None,
         standing: Standing::default(),
     };
@@ -365,4 +371,85 @@ fn a_line_is_opened_after_the_set_that_is_being_made() {
     let o = open_at(&folder);
     assert_eq!(o.volume.durable().visible, SetNumber(at.0 + 2), "both sets are there");
     assert_eq!(o.volume.position().0, SetNumber(at.0 + 2));
+}
+
+/// Blocks 0 to 3 and 40 of the only branch.
+fn branch(o: &Opened) -> [u8; 5] {
+    let all: Vec<_> = o.volume.branches().collect();
+    let [b] = &all[..] else { panic!("one branch: {all:?}") };
+    assert!(!b.broken);
+    let states = o.states.as_ref().expect("states");
+    let pin = states.board().pin_branch(PinId(b.branch.pin), b.branch.set, b.branch.blocks);
+    let pin = pin.expect("a branch");
+    [0, 1, 2, 3, 40].map(|b| {
+        let mut buf = [0; 4096];
+        states.read(&pin, b * 4096, &mut buf).expect("read");
+        buf[0]
+    })
+}
+
+#[test]
+fn what_was_held_is_a_branch_before_anything_of_it_is_overwritten() {
+    // With room for all of it, and for a quarter of what an extent overwrites.
+    for slots in [200, 16] {
+        let dir = tempfile::tempdir().expect("temp");
+        let folder = dir.path().join("v");
+        let mut o = replica_with(&folder, slots * (4096 + 32));
+        assert!(o.volume.can_rewind(SetNumber(0)).is_err(), "nothing is common");
+        o.volume.can_rewind(SetNumber(1)).expect("possible");
+        o.volume.end_playback(Some(Ending::PlayNoMore));
+        drive(&mut o);
+        assert_eq!(o.volume.rest(), Some(SetNumber(2)));
+        let newer = vec![line(FIRST, 0, "prim"), line(SECOND, 1, "other")];
+        let name = o.volume.rewind(SetNumber(1), newer.clone(), true).expect("a branch");
+        assert_eq!(name, "1-01010101-2");
+        drive(&mut o);
+        drop(o);
+        let mut o = open_at(&folder);
+        assert_eq!(o.volume.undoes(), Some((SetNumber(1), true)));
+        assert_eq!((o.volume.history(), branch(&o)), (&newer[..], [2, 1, 2, 0, 0]));
+        assert!(o.volume.refusal().is_some_and(|r| r.contains("taken back to set 1")));
+        // What changed after set 1, as its own list says.
+        assert_eq!(o.volume.undo_list(), None, "it is read first");
+        drive(&mut o);
+        assert_eq!(o.volume.undo_list(), Some(vec![(0, 1), (2, 1)]));
+        assert_eq!(o.volume.seed_position(), Some((0, SetNumber(1))));
+        o.volume.catch_up_begin(SetNumber(1), BlockCount(BLOCKS), 64);
+        drive(&mut o);
+        o.volume.receive_seed(64, SetNumber(1), &extent(1, 9));
+        drive(&mut o);
+        assert_eq!(branch(&o), [2, 1, 2, 0, 0]);
+        let reason = o.volume.status().reason.unwrap_or_default();
+        if slots == 16 {
+            assert!(reason.contains(&format!("branch drop VOLUME {name}")), "{reason}");
+            assert!(!o.volume.drop_branch("2-01010101-2"));
+            assert!(o.volume.drop_branch(&name));
+            drive(&mut o);
+            assert_eq!(o.volume.branches().count(), 0);
+        } else {
+            assert!(!reason.contains("stopped"), "{reason}");
+        }
+        o.volume.receive_seed_end(SetNumber(1), true);
+        drive(&mut o);
+        assert_eq!((o.volume.durable().visible, o.volume.refusal()), (SetNumber(1), None));
+        let states = o.states.clone().expect("states");
+        let pin = states.board().pin_visible().expect("readable");
+        let mut buf = [0; 4096];
+        states.read(&pin, 40 * 4096, &mut buf).expect("read");
+        assert_eq!(buf[0], 9);
+        drop((pin, states, o));
+        let mut o = open_at(&folder);
+        if slots == 200 {
+            assert_eq!(branch(&o), [2, 1, 2, 0, 0]);
+            // A seed would overwrite all of it: it waits for an operator.
+            o.volume.seed_begin(SetNumber(4), BlockCount(BLOCKS));
+            drive(&mut o);
+            assert_eq!(branch(&o), [2, 1, 2, 0, 0]);
+            let reason = o.volume.status().reason.unwrap_or_default();
+            assert!(reason.contains("branch drop"), "{reason}");
+            assert!(o.volume.drop_branch(&name));
+            drive(&mut o);
+            assert!(!o.volume.status().reason.unwrap_or_default().contains("branch"));
+        }
+    }
 }

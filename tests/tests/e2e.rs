@@ -48,12 +48,16 @@ mod reader;
 mod recorded;
 #[path = "e2e/restart.rs"]
 mod restart;
+#[path = "e2e/rewind.rs"]
+mod rewind;
 #[path = "e2e/routes.rs"]
 mod routes;
 #[path = "e2e/stopped.rs"]
 mod stopped;
 #[path = "e2e/strangers.rs"]
 mod strangers;
+#[path = "e2e/swaps.rs"]
+mod swaps;
 #[path = "e2e/transports.rs"]
 mod transports;
 #[path = "e2e/tree.rs"]

@@ -16,7 +16,9 @@ use crate::units::{BlockCount, BlockSize, LogPos};
 /// Bytes of one slot in the file; slot 0 at offset 0, slot 1 behind it.
 pub const SLOT_LEN: usize = 64 << 10;
 const MAGIC: [u8; 4] = *b"RCPM";
-const VERSION: u16 = 4;
+const VERSION: u16 = 5;
+/// Version 4 knew of no undoing and of no branches.
+const BRANCHES_SINCE: u16 = 5;
 /// Version 3 had no digest.
 const DIGESTS_SINCE: u16 = 4;
 /// Version 2 did not say which states the extents of a seed or catch-up may hold.
@@ -50,6 +52,9 @@ pub struct SeedMark {
     pub need: Option<SetNumber>,
     /// Newest state that anything of an extent in the base may be of, in any session.
     pub view: SetNumber,
+    /// The catch-up also undoes: what the list of changes names after `over` is to come again,
+    /// because the content is that of a line that ended there.
+    pub undo: bool,
 }
 
 /// Which part of the file of changed blocks is valid, and what it covers.
@@ -72,6 +77,33 @@ pub struct KeptState {
     pub pin: u64,
     /// The state.
     pub set: SetNumber,
+}
+
+/// A state of a line that ended for others, kept when the content was taken back: a branch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeptBranch {
+    /// Its entry in the snapshot queue.
+    pub pin: u64,
+    /// The state, and the line that it is on.
+    pub set: SetNumber,
+    /// The line.
+    pub line: Generation,
+    /// Last state that the line has in common with the one that is followed since.
+    pub fork: SetNumber,
+    /// Blocks of the volume in that state.
+    pub blocks: BlockCount,
+    /// When it was kept.
+    pub at: Wall,
+}
+
+impl KeptBranch {
+    /// What it is called: `2-9a0bc1d2-41`, the counter of its line, the beginning of the line's id,
+    /// the state.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let id: String = self.line.id[..4].iter().map(|b| format!("{b:02x}")).collect();
+        format!("{}-{id}-{}", self.line.counter, self.set)
+    }
 }
 
 /// What the table of block hashes is worth.
@@ -167,6 +199,8 @@ pub struct Mailbox {
     pub consumers: Vec<ConsumerMark>,
     /// Kept states.
     pub kept: Vec<KeptState>,
+    /// States of lines that ended.
+    pub aside: Vec<KeptBranch>,
 }
 
 /// Why a slot, or both, cannot be read.
@@ -214,6 +248,7 @@ impl Mailbox {
             history: Vec::new(),
             consumers: Vec::new(),
             kept: Vec::new(),
+            aside: Vec::new(),
         }
     }
 
@@ -252,7 +287,8 @@ impl Mailbox {
             None => b.put_bytes(0, 48),
             Some(s) => {
                 let end = u64::from(s.need.is_some());
-                b.put_u64_le(1 + end + 2 * u64::from(s.over.is_some()));
+                let over = 2 * u64::from(s.over.is_some());
+                b.put_u64_le(1 + end + over + 4 * u64::from(s.undo));
                 b.put_u64_le(s.from.0);
                 b.put_u64_le(s.next_block);
                 b.put_u64_le(s.need.map_or(0, |n| n.0));
@@ -283,6 +319,7 @@ impl Mailbox {
             b.put_u64_le(k.pin);
             b.put_u64_le(k.set.0);
         }
+        put_aside(&mut b, &self.aside)?;
         if b.len() > SLOT_LEN {
             return Err(MailboxError::TooMany("entries"));
         }
@@ -377,6 +414,7 @@ impl Mailbox {
             let pin = b.try_get_u64_le().ok()?;
             kept.push(KeptState { pin, set: SetNumber(b.try_get_u64_le().ok()?) });
         }
+        let aside = get_aside(version, &mut b)?;
         if !b.is_empty() || tail > head || reserved != [0; 2] {
             return None;
         }
@@ -400,6 +438,7 @@ impl Mailbox {
             history,
             consumers,
             kept,
+            aside,
         }))
     }
 
@@ -479,6 +518,7 @@ fn get_seed(
         next_block,
         need: (kind % 2 == 0).then_some(SetNumber(need)),
         view: SetNumber(view),
+        undo: kind > 4,
     });
     // What has no meaning is zero.
     let idle = match kind {
@@ -486,7 +526,9 @@ fn get_seed(
         1 => (need, over) == (0, 0),
         2 => over == 0,
         3 => need == 0 && version > FIRST_VERSION,
-        k => k == 4 && version > FIRST_VERSION,
+        4 => version > FIRST_VERSION,
+        7 => need == 0 && version >= BRANCHES_SINCE,
+        k => k == 8 && version >= BRANCHES_SINCE,
     };
     // Nobody knows what the extents may hold: a seed begins anew, with an empty base.
     let seed = match seed {
@@ -496,6 +538,34 @@ fn get_seed(
         s => s,
     };
     idle.then_some((seed, changes))
+}
+
+fn put_aside(b: &mut BytesMut, aside: &[KeptBranch]) -> Result<(), MailboxError> {
+    put_len(b, aside.len(), "kept branches")?;
+    for k in aside {
+        b.put_u64_le(k.pin);
+        b.put_u64_le(k.set.0);
+        b.put_u32_le(k.line.counter);
+        b.put_slice(&k.line.id);
+        b.put_u64_le(k.fork.0);
+        b.put_u64_le(k.blocks.0);
+        b.put_u64_le(k.at.0);
+    }
+    Ok(())
+}
+
+fn get_aside(version: u16, b: &mut &[u8]) -> Option<Vec<KeptBranch>> {
+    let count = if version < BRANCHES_SINCE { 0 } else { b.try_get_u16_le().ok()? };
+    let mut aside = Vec::new();
+    for _ in 0..count {
+        let (pin, set) = (b.try_get_u64_le().ok()?, SetNumber(b.try_get_u64_le().ok()?));
+        let mut line = Generation { counter: b.try_get_u32_le().ok()?, id: [0; 16] };
+        b.try_copy_to_slice(&mut line.id).ok()?;
+        let fork = SetNumber(b.try_get_u64_le().ok()?);
+        let blocks = BlockCount(b.try_get_u64_le().ok()?);
+        aside.push(KeptBranch { pin, set, line, fork, blocks, at: Wall(b.try_get_u64_le().ok()?) });
+    }
+    Some(aside)
 }
 
 fn put_digest(b: &mut BytesMut, d: &DigestMark) {
@@ -580,6 +650,7 @@ mod tests {
                 next_block: 77,
                 need: Some(SetNumber(6)),
                 view: SetNumber(5),
+                undo: true,
             }),
             changes: ChangesMark { offset: 4096, bytes: 300, epoch: 3, base: SetNumber(1) },
             digest: DigestMark {
@@ -597,6 +668,14 @@ mod tests {
             }],
             consumers: vec![ConsumerMark { name: node, acked: LogPos(128) }],
             kept: vec![KeptState { pin: 1, set: SetNumber(8) }],
+            aside: vec![KeptBranch {
+                pin: 2,
+                set: SetNumber(12),
+                line: Generation { counter: 1, id: [0xcd; 16] },
+                fork: SetNumber(2),
+                blocks: BlockCount(65535),
+                at: Wall(1_700_000_000_000_001),
+            }],
             ..Mailbox::empty(VolumeId([9; 16]), BlockSize::DEFAULT, BlockCount(65536))
         }
     }
@@ -630,10 +709,10 @@ mod tests {
         let (old, new) = (sample(), Mailbox { sequence: 6, ..sample() });
         let mut f = file([&old, &new]);
         let at = usize::try_from(Mailbox::slot_offset(6)).expect("small");
-        f[at + 4] = 5;
+        f[at + 4] = 6;
         let crc = crc32c::crc32c(&f[at..at + 28]);
         f[at + 28..at + 32].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(Mailbox::choose(&f, old.volume), Err(MailboxError::Version(5)));
+        assert_eq!(Mailbox::choose(&f, old.volume), Err(MailboxError::Version(6)));
     }
 
     /// The bytes of this form may never change.
@@ -645,13 +724,13 @@ mod tests {
             hex,
             concat!(
                 "5243504d",                         // magic RCPM
-                "0400",                             // version
+                "0500",                             // version
                 "0000",                             // reserved
                 "0500000000000000",                 // sequence
-                "2e010000",                         // bytes of body
-                "8f132154",                         // CRC32C of the body
+                "6c010000",                         // bytes of body
+                "cbc524fa",                         // CRC32C of the body
                 "00000000",                         // reserved
-                "8f2ac945",                         // CRC32C of the 28 bytes before
+                "075074d9",                         // CRC32C of the 28 bytes before
                 "09090909090909090909090909090909", // volume
                 "0c",                               // block size 2^12
                 "00",                               // settings: none
@@ -664,7 +743,7 @@ mod tests {
                 "0900000000000000",                 // visible
                 "0800000000000000",                 // merged
                 "0000000000000000",                 // hidden until
-                "0400000000000000",                 // catch-up: its end is known
+                "0800000000000000",                 // catch-up that undoes: its end is known
                 "0400000000000000",                 // joined at
                 "4d00000000000000",                 // next block
                 "0600000000000000",                 // needed set
@@ -692,6 +771,14 @@ mod tests {
                 "0100",                             // kept states
                 "0100000000000000",                 // pin
                 "0800000000000000",                 // state
+                "0100",                             // branches of lines that ended
+                "0200000000000000",                 // pin
+                "0c00000000000000",                 // state
+                "01000000",                         // counter of its line
+                "cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd", // id
+                "0200000000000000",                 // fork
+                "ffff000000000000",                 // blocks
+                "01401e18240a0600",                 // kept at
             )
         );
     }
@@ -747,9 +834,10 @@ mod tests {
             next_block: 0,
             need: None,
             view: SetNumber::ZERO,
+            undo: false,
             ..s
         };
-        Mailbox { seed: m.seed.map(anew), digest: DigestMark::default(), ..m }
+        Mailbox { seed: m.seed.map(anew), digest: DigestMark::default(), aside: Vec::new(), ..m }
     }
 
     /// Version 3 had no digest.
@@ -766,7 +854,32 @@ mod tests {
             "656c312d7365723100401e18240a060001000963656c312d7365723180000000",
             "00000000010001000000000000000800000000000000",
         );
-        assert_eq!(earlier(hex), Mailbox { digest: DigestMark::default(), ..sample() });
+        let m = without_branches(sample());
+        assert_eq!(earlier(hex), Mailbox { digest: DigestMark::default(), ..m });
+    }
+
+    /// Version 4 knew of no undoing, and of no branches.
+    #[test]
+    fn version_4_is_read() {
+        let hex = concat!(
+            "5243504d0400000005000000000000002e0100008f132154000000008f2ac945",
+            "090909090909090909090909090909090c000000020000000000010000000000",
+            "4000000000000000000000000001000003000000000000000900000000000000",
+            "0800000000000000000000000000000004000000000000000400000000000000",
+            "4d00000000000000060000000000000002000000000000000500000000000000",
+            "00100000000000002c0100000000000003000000000000000100000000000000",
+            "0200000000000000770000000000000000000000000000000800000000000000",
+            "070000000000000005000000000000000600000000000000010001000000cdcd",
+            "cdcdcdcdcdcdcdcdcdcdcdcdcdcd00000000000000000963656c312d73657231",
+            "00401e18240a060001000963656c312d73657231800000000000000001000100",
+            "0000000000000800000000000000",
+        );
+        assert_eq!(earlier(hex), without_branches(sample()));
+    }
+
+    fn without_branches(m: Mailbox) -> Mailbox {
+        let seed = m.seed.map(|s| SeedMark { undo: false, ..s });
+        Mailbox { seed, aside: Vec::new(), ..m }
     }
 
     #[test]

@@ -161,6 +161,8 @@ pub struct ViewState {
     pub hashed: Option<u64>,
     /// At a writer that took over: who knows what of the base the table of hashes answers for.
     pub writer: Option<Arc<Capture>>,
+    /// The same of what a branch has of it, also while all else is refused.
+    pub proven: Option<u64>,
     /// Visible steps that the base may not hold yet, oldest first.
     pub layers: Vec<Arc<Layer>>,
 }
@@ -235,8 +237,9 @@ pub struct Pin {
     blocks: BlockCount,
     /// Entry in the snapshot queue, once the base has reached the state.
     id: AtomicU64,
-    /// The line of content it belongs to; see [`PinBoard::forsake`].
-    line: u64,
+    /// The line of content it belongs to; see [`PinBoard::forsake`]. `None`: a branch, which
+    /// outlives what is in the base.
+    line: Option<u64>,
     board: Weak<PinBoard>,
     store: Arc<SnapshotStore>,
 }
@@ -246,13 +249,27 @@ impl Pin {
     /// is void, if this is true *after* reading.
     #[must_use]
     pub fn is_lost(&self) -> bool {
-        self.board.upgrade().is_none_or(|b| b.line.load(Ordering::SeqCst) != self.line)
+        let now = self.board.upgrade().map(|b| b.line.load(Ordering::SeqCst));
+        now.is_none_or(|now| self.line.is_some_and(|l| l != now))
     }
 
     /// The state it holds.
     #[must_use]
     pub fn state(&self) -> SetNumber {
         self.state
+    }
+
+    /// It is of a line that ended.
+    #[must_use]
+    pub fn is_branch(&self) -> bool {
+        self.line.is_none()
+    }
+
+    /// Up to which step not merged yet the state is read through: a branch through none, its
+    /// numbers are those of another line.
+    #[must_use]
+    pub fn through(&self) -> SetNumber {
+        if self.line.is_some() { self.state } else { SetNumber::ZERO }
     }
 
     /// Size of the volume, as of the state that was visible when it was pinned: a kept state has
@@ -295,6 +312,8 @@ struct Board {
     waiting: BTreeMap<SetNumber, Vec<Weak<Pin>>>,
     /// Durable pins that may be opened: the mailbox lists them, and their content is not given up.
     listed: BTreeSet<PinId>,
+    /// Those of branches.
+    branches: BTreeSet<PinId>,
 }
 
 /// Where readers and the engine meet: the published view and the pins.
@@ -360,7 +379,7 @@ impl PinBoard {
             state,
             blocks: b.view.blocks,
             id: AtomicU64::new(0),
-            line: self.line.load(Ordering::SeqCst),
+            line: Some(self.line.load(Ordering::SeqCst)),
             board: Arc::downgrade(self),
             store: self.store.clone(),
         });
@@ -377,17 +396,37 @@ impl PinBoard {
     pub fn pin_kept(self: &Arc<Self>, state: SetNumber) -> Option<Arc<Pin>> {
         // Before the state is looked up: if it is given up after that, the pin is lost from birth.
         let line = self.line.load(Ordering::SeqCst);
-        let (id, _) = self.store.durable_pins().into_iter().rev().find(|(_, s)| *s == state)?;
-        if !self.inner.lock().listed.contains(&id) {
-            return None;
-        }
+        let pins = self.store.durable_pins();
+        let listed = self.inner.lock().listed.clone();
+        let (id, _) = pins.into_iter().rev().find(|(id, s)| *s == state && listed.contains(id))?;
         self.store.share(id, PinKind::Ephemeral).ok()?;
         let blocks = self.inner.lock().view.blocks;
         Some(Arc::new(Pin {
             state,
             blocks,
             id: AtomicU64::new(id.0),
-            line,
+            line: Some(line),
+            board: Arc::downgrade(self),
+            store: self.store.clone(),
+        }))
+    }
+
+    /// Holds a state of a line that ended, of so many blocks; `None` if it is not kept.
+    pub fn pin_branch(
+        self: &Arc<Self>,
+        id: PinId,
+        state: SetNumber,
+        blocks: BlockCount,
+    ) -> Option<Arc<Pin>> {
+        if !self.inner.lock().branches.contains(&id) {
+            return None;
+        }
+        self.store.share(id, PinKind::Ephemeral).ok()?;
+        Some(Arc::new(Pin {
+            state,
+            blocks,
+            id: AtomicU64::new(id.0),
+            line: None,
             board: Arc::downgrade(self),
             store: self.store.clone(),
         }))
@@ -401,6 +440,11 @@ impl PinBoard {
     /// The mailbox lists these pins, durably, and none of them is given up.
     pub fn list_kept(&self, pins: impl Iterator<Item = PinId>) {
         self.inner.lock().listed = pins.collect();
+    }
+
+    /// As [`list_kept`](Self::list_kept), of the pins of branches.
+    pub fn list_branches(&self, pins: impl Iterator<Item = PinId>) {
+        self.inner.lock().branches = pins.collect();
     }
 
     /// The base, or the steps over it, are about to be overwritten with something else: every pin is

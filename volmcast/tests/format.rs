@@ -12,8 +12,8 @@ use volmcast::bitmap::changes::{ENTRY_HEAD, Entry};
 use volmcast::digest::{self, HASH_LEN, HEAD_LEN, Sum, table_head, table_range};
 use volmcast::io::{Op, Outcome};
 use volmcast::mailbox::{
-    Branch, ChangesMark, ConsumerMark, DigestMark, KeptState, MAX_ENTRIES, Mailbox, SLOT_LEN,
-    SeedMark, Settings, TableMark,
+    Branch, ChangesMark, ConsumerMark, DigestMark, KeptBranch, KeptState, MAX_ENTRIES, Mailbox,
+    SLOT_LEN, SeedMark, Settings, TableMark,
 };
 use volmcast::save::record::{HEADER_LEN, MAX_BODY};
 use volmcast::save::ring::{ALIGN, MIN_CAPACITY};
@@ -94,6 +94,7 @@ fn mailbox_slot() {
             next_block: 0x1a,
             need: Some(SetNumber(0x1b)),
             view: SetNumber(0x22),
+            undo: false,
         }),
         changes: ChangesMark { offset: 0x1e, bytes: 0x1f, epoch: 0x20, base: SetNumber(0x21) },
         digest: DigestMark {
@@ -111,6 +112,14 @@ fn mailbox_slot() {
         }],
         consumers: vec![ConsumerMark { name: name("cc"), acked: LogPos(6) }],
         kept: vec![KeptState { pin: 7, set: SetNumber(8) }],
+        aside: vec![KeptBranch {
+            pin: 9,
+            set: SetNumber(0xa),
+            line: Generation { counter: 0xb, id: [0xc; 16] },
+            fork: SetNumber(0xd),
+            blocks: BlockCount(0xe),
+            at: Wall(0xf),
+        }],
         settings: Settings { stopped: true, transient: true },
         had_children: true,
         ..Mailbox::empty(VOLUME, BlockSize::DEFAULT, BlockCount(0x1c))
@@ -156,7 +165,11 @@ fn mailbox_slot() {
     let branch = [&one[..], &2u32.to_le_bytes(), &[3; 16], &le(4), b"\x01n", &le(5)].concat();
     let consumer = [&one[..], b"\x02cc", &le(6)].concat();
     let kept = [&one[..], &le(7), &le(8)].concat();
-    assert_eq!(b[end..], [branch, consumer, kept].concat());
+    let line = [&0xbu32.to_le_bytes()[..], &[0xc; 16]].concat();
+    let aside = [&one[..], &le(9), &le(0xa), &line, &le(0xd), &le(0xe), &le(0xf)].concat();
+    assert_eq!(b[end..], [branch, consumer, kept, aside].concat());
+    let undoes = Mailbox { seed: m.seed.map(|s| SeedMark { undo: true, ..s }), ..m };
+    assert_eq!(undoes.encode().expect("fits")[112..120], le(8));
     assert!(DOC.contains(&format!("Two slots of {} bytes", thousands(SLOT_LEN))));
     assert!(DOC.contains(&format!("at most {MAX_ENTRIES} entries")));
     assert_eq!(Mailbox::slot_offset(6), 0);

@@ -83,6 +83,20 @@ impl Client {
         self.value(path, &body)
     }
 
+    /// Bytes `first` up to `end` of what is there.
+    ///
+    /// # Errors
+    /// As [`Client::get`]; and if other bytes came, or not so many.
+    pub async fn range(&self, path: &str, first: u64, end: u64) -> Result<Bytes, ClientError> {
+        let range = format!("bytes={first}-{}", end.saturating_sub(1));
+        let request = self.exchange(Method::GET, path, Bytes::new(), Some(&range));
+        let body = self.limited(path, request).await?;
+        if body.len() as u64 != end - first {
+            return Err(self.broken(path, &format!("{} bytes came for {range}", body.len())));
+        }
+        Ok(body)
+    }
+
     /// Asks for a change, and waits until it is done.
     ///
     /// # Errors
@@ -117,6 +131,16 @@ impl Client {
     }
 
     async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, ClientError> {
+        self.exchange(method, path, body, None).await
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        range: Option<&str>,
+    ) -> Result<Bytes, ClientError> {
         let stream = self.way.connect().await?;
         let broken = |e: &dyn std::fmt::Display| self.broken(path, &e.to_string());
         let (mut send, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
@@ -129,6 +153,9 @@ impl Client {
             .header("content-type", "application/json");
         if let Way::Network(Remote { token: Some(token), .. }) = &self.way {
             request = request.header("authorization", token.header());
+        }
+        if let Some(range) = range {
+            request = request.header("range", range);
         }
         let request = request.body(Full::new(body)).map_err(|e| broken(&e))?;
         let exchange = async {
@@ -158,7 +185,8 @@ impl Client {
                 }
             }
         };
-        if status == StatusCode::OK {
+        let good = if range.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
+        if status == good {
             return Ok(body);
         }
         Err(match serde_json::from_slice::<ApiError>(&body) {

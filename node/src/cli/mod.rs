@@ -8,6 +8,7 @@
 //! Exit status: 0 done, 1 refused or failed (the reason is on standard error), 2 wrong usage.
 
 mod block;
+mod branch;
 pub mod client;
 mod columns;
 mod commands;

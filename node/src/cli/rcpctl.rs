@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use super::block::{self, BlockCommand};
+use super::branch::{self, BranchCommand};
 use super::commands::{self, Delta, DownArgs, Replicate};
 use super::failover::{self, ConfirmArgs, FailoverArgs, HistoryArgs, ResyncArgs};
 use super::groups::{self, GroupCommand, VolmcastCommand};
@@ -56,6 +57,9 @@ enum Command {
     Failover(FailoverArgs),
     /// Make a writer whose place was taken a replica of the new one
     Resync(ResyncArgs),
+    /// List, read and give up what was kept of a line that ended
+    #[command(subcommand)]
+    Branch(BranchCommand),
     /// Let writers in at a node that waits for a child's word
     Confirm(ConfirmArgs),
     /// Draw the writers of a volume and where their lines fork
@@ -99,6 +103,7 @@ async fn run(command: Command) -> Result<(), Failed> {
         Command::Replicate(command) => commands::replicate(command, &around).await,
         Command::Failover(args) => failover::failover(args, &around).await,
         Command::Resync(args) => failover::resync(args, &around).await,
+        Command::Branch(command) => branch::run(command, &around).await,
         Command::Confirm(args) => failover::confirm(args, &around).await,
         Command::Verify(args) => verify::run(args, &around).await,
         Command::History(args) => failover::history(args, &around).await,

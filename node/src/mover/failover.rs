@@ -5,6 +5,7 @@
 //!           ─► role and line stored (the commit point) ─► open the line ─► writers in, children told
 //! sync:     hold writers ─► last set ─► (the other has it) ─► handed over, stored ─► promote there
 //! resync:   fenced ─► nothing differs, or it is to be discarded ─► role stored ─► replica
+//!           fenced ─► last set ─► role stored ─► replica, taken back (`rewinding`)
 //! ```
 //!
 //! A crash before the commit point leaves the old role, one after it the new one; asking again
@@ -13,7 +14,7 @@
 use std::time::Duration;
 
 use rcp::proto::clock::{Mono, Wall};
-use rcp::proto::frame::{Frame, StreamId, stream_error};
+use rcp::proto::frame::{Branch, Frame, StreamId, stream_error};
 use rcp::proto::ids::{Generation, NodeName, SetNumber, StateId, VolumeId};
 use std::sync::Arc;
 use volmcast::capture::Capture;
@@ -23,13 +24,14 @@ use volmcast::volume::{CutPolicy, Ending, PlaybackPolicy, Role};
 
 use super::damage;
 use super::history::{self, Writer, is_primary};
+use super::rewinding::Rewinding;
 use super::{AskId, ConnId, Effect, Held, Level, Mover, Reply};
 use crate::api::{ApiError, ApiErrorKind, Promoted, WriterAnswer, WriterChange};
 
 /// How often a change that waits for the disk is looked at.
 const LOOK: Duration = Duration::from_millis(10);
 /// Longest time to bring a replica to rest.
-const REST: Duration = Duration::from_secs(120);
+pub(super) const REST: Duration = Duration::from_secs(120);
 /// How often the old role is stored again, if that failed.
 const UNMAKE: Duration = Duration::from_secs(1);
 
@@ -59,6 +61,7 @@ pub(super) enum Change {
         was: Fenced,
     },
     SteppingDown(SteppingDown),
+    Rewinding(Rewinding),
 }
 
 /// Writers wait.
@@ -82,6 +85,11 @@ pub(super) struct SteppingDown {
     /// No write is under way any more, and the role is being stored: everything is given up, or
     /// nothing.
     pub(super) discards: Option<bool>,
+    /// What it holds is taken back: the history of the new writer, and where it parted.
+    pub(super) rewinds: Option<(Vec<Branch>, SetNumber)>,
+    /// A last set is being made, until then at most.
+    pub(super) cutting: Option<Mono>,
+    pub(super) demanded: bool,
 }
 
 /// A node on its way to being the writer.
@@ -135,6 +143,8 @@ impl Change {
     pub(super) fn timeout(&self, now: Mono) -> Option<Mono> {
         match self {
             Self::Promoting(_) => Some(now.after(LOOK)),
+            Self::Rewinding(_) => Some(now.after(LOOK)),
+            Self::SteppingDown(s) if s.cutting.is_some() => Some(now.after(LOOK)),
             Self::Holding(hold) => Some(hold.until),
             _ => None,
         }
@@ -157,7 +167,11 @@ impl Change {
             },
             Self::Holding(_) => "writes are held: it is being handed over".to_owned(),
             Self::HandingOver(_) | Self::TakingBack { .. } => "is being handed over".to_owned(),
+            Self::SteppingDown(s) if s.cutting.is_some() => {
+                "becomes a replica: its last set is being made".to_owned()
+            }
             Self::SteppingDown(_) => "becomes a replica".to_owned(),
+            Self::Rewinding(r) => r.told(),
         })
     }
 }
@@ -213,6 +227,7 @@ impl Mover {
             WriterChange::HandOver { volume, to, set } => self.hand_over(ask, &volume, &to, set),
             WriterChange::TakeBack { volume } => self.take_back(ask, &volume),
             WriterChange::Resync { volume, discard } => self.resync(ask, &volume, discard),
+            WriterChange::DropBranch { volume, branch } => self.drop_branch(ask, &volume, &branch),
             WriterChange::Alone { volume } => {
                 let reply = self.go_alone(&volume)?;
                 self.effect(Effect::Reply { ask, reply });
@@ -370,6 +385,8 @@ impl Mover {
         match self.volumes.get(&id).map(|h| &h.change) {
             Some(Change::Holding(_)) => self.pump_hold(id),
             Some(Change::Promoting(_)) => self.pump_promotion(id),
+            Some(Change::SteppingDown(s)) if s.cutting.is_some() => self.step_down(id),
+            Some(Change::Rewinding(_)) => self.pump_rewind(id),
             _ => {}
         }
     }
@@ -627,6 +644,15 @@ impl Mover {
             Change::Promoting(_) => return self.promotion_failed(id, why),
             Change::Holding(hold) => hold.ask.take(),
             Change::SteppingDown(s) if s.discards.is_none() => Some(s.ask),
+            Change::Rewinding(r) => {
+                let asks = r.asks();
+                h.change = Change::None;
+                for ask in asks {
+                    let e = ApiError::new(ApiErrorKind::Unavailable, why);
+                    self.effect(Effect::Reply { ask, reply: Reply::Refused(e) });
+                }
+                return;
+            }
             _ => return,
         };
         h.change = Change::None;

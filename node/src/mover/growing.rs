@@ -151,6 +151,8 @@ impl Mover {
         h.volume.relay_resized(h.offered);
         if let Some(follow) = self.follow(id, conn, offer.stream, &offer.history) {
             self.go_on(id, follow);
+        } else {
+            self.keep_pending(id, conn, offer.clone());
         }
         self.settle(id);
         true

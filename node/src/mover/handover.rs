@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use rcp::proto::clock::{Mono, Wall};
 use rcp::proto::frame::Branch;
-use rcp::proto::ids::{NodeName, VolumeId};
+use rcp::proto::ids::{NodeName, SetNumber, VolumeId};
 use volmcast::history::{Relation, relate};
 use volmcast::storage::Fenced;
 use volmcast::volume::PlaybackPolicy;
 
-use super::failover::{Change, Gate, Holding, SteppingDown, conflict};
+use super::failover::{Change, Gate, Holding, REST, SteppingDown, conflict};
 use super::history::{self, is_primary};
-use super::{AskId, Effect, Level, Mover, Reply};
+use super::{AskId, Effect, Held, Level, Mover, Reply};
 use crate::api::{ApiError, ApiErrorKind};
 
 impl Mover {
@@ -239,16 +239,26 @@ impl Mover {
         }
         let number = self.await_quiet(id);
         if let Some(h) = self.volumes.get_mut(&id) {
-            let s = SteppingDown { ask, discard, number, discards: None };
+            let s = SteppingDown {
+                ask,
+                discard,
+                number,
+                discards: None,
+                rewinds: None,
+                cutting: None,
+                demanded: false,
+            };
             h.change = Change::SteppingDown(s);
         }
         Ok(())
     }
 
     /// Nothing changes any more: what does the new writer lack?
-    fn step_down(&mut self, id: VolumeId) {
+    pub(super) fn step_down(&mut self, id: VolumeId) {
+        let now = self.now;
         let Some(h) = self.volumes.get_mut(&id) else { return };
         let (name, at) = (h.label.clone(), h.volume.durable().visible);
+        let way = way_back(h);
         let Change::SteppingDown(s) = &mut h.change else { return };
         let Some(f) = &h.writer.fenced else { return };
         let fork = f.at.set;
@@ -258,6 +268,27 @@ impl Mover {
             self.effect(Effect::MakeReadOnly { volume: id, discards: !clean });
             return;
         }
+        let cannot = match way {
+            Ok((known, fork)) => {
+                // What was written since the last set becomes a set of its own line.
+                let until = *s.cutting.get_or_insert_with(|| now.after(REST));
+                if h.volume.is_clean() {
+                    s.rewinds = Some((known, fork));
+                    (s.discards, s.cutting) = (Some(false), None);
+                    self.effect(Effect::MakeReadOnly { volume: id, discards: false });
+                    return;
+                }
+                if now < until {
+                    if !std::mem::replace(&mut s.demanded, true) {
+                        h.volume.demand_cut(false);
+                        self.settle(id);
+                    }
+                    return;
+                }
+                format!("its last set was not finished within {} s", REST.as_secs())
+            }
+            Err(why) => why,
+        };
         let (blocks, changed) = h.volume.given_up(fork);
         let by = f.by.clone();
         let mut what = Vec::new();
@@ -271,9 +302,9 @@ impl Mover {
         let ask = s.ask;
         h.change = Change::None;
         let e = conflict(format!(
-            "volume {name}: this node holds what {by} does not have: {}; `--discard` gives it up, and \
-             the volume is filled anew from {by}. Nothing was changed. To save it first, read the \
-             export: it is read-only now",
+            "volume {name}: this node holds what {by} does not have: {}; it cannot be taken back and \
+             kept as a branch: {cannot}. `--discard` gives it up, and the volume is filled anew from \
+             {by}. The role was not changed. To save it first, read the export: it is read-only now",
             what.join(", and "),
         ));
         self.effect(Effect::Reply { ask, reply: Reply::Refused(e) });
@@ -284,6 +315,7 @@ impl Mover {
         let Some(h) = self.volumes.get_mut(&id) else { return };
         let Change::SteppingDown(s) = &h.change else { return };
         let (ask, discards) = (s.ask, s.discards == Some(true));
+        let rewinds = s.rewinds.clone();
         h.change = Change::None;
         let policy = match made {
             Ok(p) => p,
@@ -303,16 +335,39 @@ impl Mover {
         let label = h.label.clone();
         if discards {
             h.volume.discard("its parent gives its content up", known);
-        } else {
+        } else if rewinds.is_none() {
             h.volume.adopt_history(known);
         }
         let what = if discards { "; what the new writer does not have is given up" } else { "" };
         self.note(Level::Warn, format!("volume {label}: this node is a replica now{what}"));
         self.cuts_failed(id, &format!("volume {label}: this node is a replica now"));
         self.effect(Effect::Exports { volume: id });
-        self.effect(Effect::Reply { ask, reply: Reply::Done });
+        if let Some((known, fork)) = rewinds {
+            if let Err(why) = self.begin_rewind(id, &known, fork, Some(ask)) {
+                self.give_up(id, fork, &known, &why);
+                self.effect(Effect::Reply { ask, reply: Reply::Refused(conflict(why)) });
+            }
+        } else {
+            self.effect(Effect::Reply { ask, reply: Reply::Done });
+        }
         self.settle(id);
         self.attach_pending(id);
+    }
+}
+
+/// How a fenced writer comes back to the line of the new one without a copy: that one's history, and
+/// the last common state.
+fn way_back(h: &Held) -> Result<(Vec<Branch>, SetNumber), String> {
+    match relate(h.volume.history(), &h.writer.rival) {
+        Relation::Newer { fork } => {
+            h.volume.can_rewind(fork)?;
+            Ok((h.writer.rival.clone(), fork))
+        }
+        _ => Err(format!(
+            "the line of the new writer is not known here since the restart; it is as soon as {} has a \
+             route to this node",
+            h.writer.fenced.as_ref().map_or("it", |f| f.by.as_str())
+        )),
     }
 }
 

@@ -364,24 +364,19 @@ impl Mover {
                 }
                 let by = theirs.last().map(|b| b.opened_by.to_string()).unwrap_or_default();
                 let first = fork.next();
-                let (level, why) = if h.volume.rewind_unshown(fork) {
+                if h.volume.rewind_unshown(fork) {
                     h.volume.adopt_history(theirs.to_vec());
                     let why = format!(
                         "sets {first} to {held} of the writer before {by} had come and were not \
                          shown: they are dropped"
                     );
-                    (Level::Warn, why)
-                } else {
-                    let why = format!(
-                        "{by} took over as the writer at set {fork}, and this node was at set \
-                         {held}: sets {first} to {held} are given up, and a seed follows"
-                    );
-                    h.volume.discard(&why, theirs.to_vec());
-                    (Level::Error, why)
-                };
-                self.note(level, format!("volume {label}: {why}"));
-                self.effect(Effect::Exports { volume: id });
-                Some(Follow::Rewound(why))
+                    self.note(Level::Warn, format!("volume {label}: {why}"));
+                    self.effect(Effect::Exports { volume: id });
+                    return Some(Follow::Rewound(why));
+                }
+                // The offer is taken when the content is on its way back.
+                let cannot = self.begin_rewind(id, theirs, fork, None).err()?;
+                Some(Follow::Rewound(self.give_up(id, fork, theirs, &cannot)))
             }
             Relation::Older { fork } => {
                 let by = ours.last().map(|b| b.opened_by.to_string()).unwrap_or_default();
@@ -642,6 +637,7 @@ pub(super) fn lines(history: &[Branch]) -> Vec<HistoryLine> {
 
 /// Completes what is told of a volume with who its writer is.
 pub(super) fn describe(h: &Held, v: &mut VolumeInfo) {
+    super::rewinding::describe(h, v);
     let w = &h.writer;
     v.history = lines(&h.volume.durable().history);
     v.rival = lines(&w.rival);

@@ -40,6 +40,7 @@ mod links;
 mod pacing;
 mod receiving;
 mod relaying;
+mod rewinding;
 mod routing;
 mod sending;
 mod settings;

@@ -13,6 +13,7 @@ use volmcast::history::{line_of, plausible};
 use volmcast::units::{BlockCount, BlockSize};
 use volmcast::volume::Role;
 
+use super::failover::Change;
 use super::links::Conn;
 use super::{ConnId, Effect, Level, Mover, NewReplica};
 
@@ -236,7 +237,8 @@ impl Mover {
     /// Attaches to an offer, once the volume is there.
     pub(super) fn attach_pending(&mut self, id: VolumeId) {
         let Some(h) = self.volumes.get_mut(&id) else { return };
-        if h.change.is_promotion() || matches!(h.volume.config().role, Role::Primary { .. }) {
+        let elsewhere = h.change.is_promotion() || matches!(h.change, Change::Rewinding(_));
+        if elsewhere || matches!(h.volume.config().role, Role::Primary { .. }) {
             return;
         }
         let Some((conn, offer)) =
@@ -253,7 +255,9 @@ impl Mover {
             h.volume.seed_sender_changed();
         }
         h.fed_by = sender;
-        let Some(why) = self.follow(id, conn, offer.stream, &offer.history) else { return };
+        let Some(why) = self.follow(id, conn, offer.stream, &offer.history) else {
+            return self.keep_pending(id, conn, offer);
+        };
         let Some(h) = self.volumes.get_mut(&id) else { return };
         h.newest = h.newest.max(offer.newest);
         h.offered = BlockCount(offer.volume_blocks);
@@ -284,6 +288,14 @@ impl Mover {
         self.tell_rival(id, "another writer is known below");
     }
 
+    /// An offer is taken later, when the content is on its way back to its line.
+    pub(super) fn keep_pending(&mut self, id: VolumeId, conn: ConnId, offer: Offer) {
+        let group = self.volumes.get(&id).map(|h| h.group.clone()).filter(|_| self.rewinds(id));
+        if let Some(g) = group.and_then(|g| self.groups.get_mut(&g)) {
+            g.pending_offers.insert(id, (conn, offer));
+        }
+    }
+
     /// Tells the parent where we are.
     pub(super) fn attach(&mut self, id: VolumeId) {
         let conn = self.volumes.get(&id).and_then(|h| h.inbound.as_ref()).map(|i| i.conn);
@@ -294,6 +306,11 @@ impl Mover {
         let names = conn.and_then(|c| self.conns.get(&c)).is_some_and(Conn::has_digests);
         let Some(h) = self.volumes.get_mut(&id) else { return };
         let Some(inbound) = &mut h.inbound else { return };
+        let Some(undo) = h.volume.undo_list() else {
+            // It is being read: this goes on when it is known.
+            inbound.stage = InStage::Attaching;
+            return self.settle(id);
+        };
         h.volume.intake_attached();
         h.clock.forget();
         let (state, _) = h.volume.position();
@@ -309,15 +326,21 @@ impl Mover {
         let seed_at = seed.or(passing.map(|p| (p.block, p.folded)));
         // What is here is of use, unless it was found not to be, or the parent has no use for it.
         let mine = h.volume.catch_up_base().filter(|_| seed.is_some() || !inbound.wants_seed);
-        let mine = mine.filter(|_| lacks.is_none());
+        // To take content back, the parent has to be told what is to come again.
+        let tells = names || h.volume.undoes().is_none();
+        let mine = mine.filter(|_| lacks.is_none() && tells);
         let own = h.volume.doubted();
-        // Damaged blocks come by a catch-up, wherever the stream stands.
+        // Damaged blocks come by a catch-up, wherever the stream stands; and so do those that are to
+        // be taken back.
         let heal = names && !own.is_empty() && mine.is_some();
+        let mine_named = names && mine.is_some();
         let doubts: Vec<(u64, u64)> = match passing {
             Some(_) if names => h.relaying.doubts.clone(),
-            Some(_) => Vec::new(),
-            None if heal => own.iter().map(|(b, n)| (b.0, n.0)).collect(),
-            None => Vec::new(),
+            // No more is taken than so much: what is to be taken back comes first.
+            None if mine_named => {
+                undo.into_iter().chain(own.iter().map(|(b, n)| (b.0, n.0))).collect()
+            }
+            _ => Vec::new(),
         };
         let attach = Attach {
             stream: inbound.stream,

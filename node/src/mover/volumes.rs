@@ -99,6 +99,7 @@ impl Mover {
             E::Room => self.room_event(id),
             E::Detached { child, reason } => self.detached(id, &child, reason),
             E::NeedsSeed { reason } => self.needs_seed(id, &reason),
+            E::UndoKnown => self.attach(id),
             E::Damage { text } => {
                 let label = self.label_of(id);
                 self.note(Level::Error, format!("volume {label}: {text}"));

@@ -568,6 +568,7 @@ impl Core {
             states: shared.states.clone(),
             visible: m.visible,
             kept: v.kept().collect(),
+            branches: v.branches().map(|b| b.branch).collect(),
         };
         self.names.set(label.as_str(), &entry);
     }

@@ -32,6 +32,13 @@ impl Core {
             Effect::MakeWritable { volume, opens } => self.make_writable(volume, opens),
             Effect::MakeReadOnly { volume, discards } => self.make_read_only(volume, discards),
             Effect::StoreStanding { volume, standing } => {
+                // Handed over, it has everything in sets: a restart is not to make another one.
+                if standing.fenced.as_ref().is_some_and(|f| f.handed)
+                    && let Some(p) = self.volumes.get(&volume).and_then(|v| v.primary.as_ref())
+                    && let Err(why) = p.settle_extents()
+                {
+                    tracing::error!(%volume, "{why}: after a restart it will seem to have changes");
+                }
                 let stored = self.store_identity(volume, |i| i.standing = standing);
                 let (now, wall) = (clock::mono(), clock::wall());
                 self.mover.standing_stored(now, wall, volume, stored);

@@ -342,6 +342,7 @@ mod tests {
             states: None,
             visible: rcp::proto::ids::SetNumber(0),
             kept: Vec::new(),
+            branches: Vec::new(),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! | `VOL` | the writable volume | the newest state at connect, fixed for the connection |
 //! | `VOL@follow` | refused: the volume itself is live | whatever is visible at each request |
 //! | `VOL@STATE` | a kept state | a kept state, or the visible one |
+//! | `VOL@branch:NAME` | a state of a line that ended | the same |
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,10 +14,15 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use rcp::proto::ids::{Generation, SetNumber, StateId, VolumeId};
 use rustix::fs::{SeekFrom, seek};
+use volmcast::mailbox::KeptBranch;
+use volmcast::snapshots::PinId;
 
 use super::primary::PrimaryVolume;
 use super::replica::{ReplicaVolume, StateView};
 use crate::nbd::{Export, ExportName, Exports, Extent, OpenError, OpenErrorKind};
+
+/// What a branch's name begins with, behind the `@`.
+pub const BRANCH: &str = "branch:";
 
 /// A volume that can be opened by name.
 #[derive(Clone, Debug)]
@@ -35,6 +41,8 @@ pub struct Entry {
     pub visible: SetNumber,
     /// Kept states.
     pub kept: Vec<SetNumber>,
+    /// States of lines that ended.
+    pub branches: Vec<KeptBranch>,
 }
 
 /// All names of this node; replaced whole at every change.
@@ -133,6 +141,9 @@ impl Names {
             let size = states.size_of(&pin);
             return Ok(StateView::pinned(states.clone(), pin, size, id(set), false, text));
         };
+        if let Some(name) = state.strip_prefix(BRANCH) {
+            return open_branch(label, &e, states, name);
+        }
         let set = self.parse_state(label, &e, state)?;
         let pin = match states.board().pin_kept(set) {
             Some(p) => p,
@@ -167,6 +178,33 @@ impl Names {
         }
         Ok(id.set)
     }
+}
+
+fn open_branch(
+    label: &str,
+    e: &Entry,
+    states: &Arc<ReplicaVolume>,
+    name: &str,
+) -> Result<StateView, OpenError> {
+    let refuse = |kind, text: String| OpenError { kind, text };
+    let Some(k) = e.branches.iter().find(|k| k.name() == name) else {
+        let known: Vec<_> =
+            e.branches.iter().map(|k| format!("{label}@{BRANCH}{}", k.name())).collect();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        let text = format!("volume {label} has no branch {name} here; there is {known}");
+        return Err(refuse(OpenErrorKind::Unknown, text));
+    };
+    let Some(pin) = states.board().pin_branch(PinId(k.pin), k.set, k.blocks) else {
+        let text = format!(
+            "branch {name} of volume {label} can no longer be read: the snapshot area was full, or \
+             is damaged"
+        );
+        return Err(refuse(OpenErrorKind::NotReady, text));
+    };
+    let size = states.size_of(&pin);
+    let id = StateId { volume: e.id, generation: k.line, set: k.set };
+    let text = format!("volume {label}, branch {name}");
+    Ok(StateView::pinned(states.clone(), pin, size, Some(id), true, text))
 }
 
 fn no_such_state(label: &str, asked: SetNumber, e: &Entry, visible: SetNumber) -> OpenError {
@@ -204,6 +242,11 @@ impl Exports for Names {
             for k in &e.kept {
                 let description = "kept state, read-only".to_owned();
                 out.push(ExportName { name: format!("{label}@{k}"), description });
+            }
+            for k in &e.branches {
+                let description = format!("branch at set {}, read-only", k.set);
+                let name = format!("{label}@{BRANCH}{}", k.name());
+                out.push(ExportName { name, description });
             }
         }
         out

@@ -464,8 +464,8 @@ fn open_snapshots(
     files: &dyn Storage,
     notes: &mut Vec<String>,
 ) -> Result<SnapshotStore, String> {
-    let pins: Vec<_> =
-        mailbox.kept.iter().filter(|k| k.pin > 0).map(|k| (PinId(k.pin), k.set)).collect();
+    let kept = mailbox.kept.iter().filter(|k| k.pin > 0).map(|k| (PinId(k.pin), k.set));
+    let pins: Vec<_> = kept.chain(mailbox.aside.iter().map(|k| (PinId(k.pin), k.set))).collect();
     let read = |offset, len| {
         files.read(FileId::Snapshots, offset, len).map_err(|e| format!("snapshot area: {e}"))
     };

@@ -120,6 +120,19 @@ impl PrimaryVolume {
         });
     }
 
+    /// As [`Self::forget_clean_extents`], and durably: where nothing has changed since the last set,
+    /// nothing counts as changed after a crash.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn settle_extents(&self) -> Result<(), String> {
+        let blocks = self.size.load(Ordering::Relaxed) >> self.block_size.shift();
+        let dirty = &mut |first, count| self.capture.any_dirty(first, count);
+        self.activity
+            .forget(BlockIndex(0), BlockCount(blocks), dirty, &mut |io| self.files.perform(io))
+            .map_err(|e| format!("the activity log could not be written: {e}"))
+    }
+
     /// Has the next set carry `offset..offset + len` again, as it is (CB-01).
     ///
     /// # Errors

@@ -120,7 +120,7 @@ impl<F: Storage> ReplicaVolume<F> {
     ) -> Result<(), ReadFailure> {
         let bs = self.block_size;
         let (first, count) = bs.span(offset, buf.len() as u64);
-        for piece in view.resolve(pin.state(), first, count.0, bs.shift()) {
+        for piece in view.resolve(pin.through(), first, count.0, bs.shift()) {
             let start = bs.offset(piece.block).max(offset);
             let end =
                 bs.offset(BlockIndex(piece.block.0 + piece.count)).min(offset + buf.len() as u64);
@@ -159,7 +159,7 @@ impl<F: Storage> ReplicaVolume<F> {
             Some(e) if e.zero == zero => e.len += len,
             _ => out.push(Extent { len, hole: zero, zero }),
         };
-        for piece in view.resolve(pin.state(), first, count.0, bs.shift()) {
+        for piece in view.resolve(pin.through(), first, count.0, bs.shift()) {
             let start = bs.offset(piece.block).max(offset);
             let end = bs.offset(BlockIndex(piece.block.0 + piece.count)).min(offset + len);
             match piece.source {
@@ -223,6 +223,12 @@ impl<F: Storage> ReplicaVolume<F> {
         Ok(())
     }
 
+    /// Which table proves what this pin has of the base, if one does.
+    fn table_for(&self, pin: &Pin) -> Option<u64> {
+        let view = self.board.view();
+        view.hashed.or(view.proven.filter(|_| pin.is_branch()))
+    }
+
     /// From the base, or from before images where the pin has them. What was read from the base
     /// counts only if a second look still says that it is there.
     fn read_base(&self, pin: &Pin, offset: u64, out: &mut [u8]) -> Result<(), ReadFailure> {
@@ -232,8 +238,8 @@ impl<F: Storage> ReplicaVolume<F> {
             let mut rotten = None;
             // As of now: the view that a request holds may be of a time before the table was given
             // up.
+            let table = self.table_for(pin);
             let now = self.board.view();
-            let table = now.hashed;
             let proof = now.writer.as_ref().and_then(|c| Some((c, c.proof()?)));
             let before = self.look(pin, first, count)?;
             for (run_first, run_count, found) in &before {
@@ -275,10 +281,13 @@ impl<F: Storage> ReplicaVolume<F> {
             if self.look(pin, first, count)? == before {
                 let Some(block) = rotten else { return Ok(()) };
                 // Nor does a table that was given up meanwhile.
-                if self.board.view().hashed != table {
+                if self.table_for(pin) != table {
                     continue;
                 }
-                self.board.doubt(block);
+                // Content that is hidden comes anew anyway.
+                if self.board.view().hashed.is_some() {
+                    self.board.doubt(block);
+                }
                 return Err(ReadFailure::Rotten { block, state: pin.state() });
             }
         }

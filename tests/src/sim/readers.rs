@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use node::volumes::replica::ReadFailure;
 use rcp::proto::ids::SetNumber;
+use volmcast::snapshots::PinId;
 use volmcast::view::{Pin, ViewState};
 
 use super::world::{Event, World};
@@ -41,6 +42,7 @@ impl World {
                 Err(_) => self.counters.hit("read refused"),
             }
         }
+        self.look_at_branches(n);
         for set in kept {
             let Some(pin) = states.board().pin_kept(set) else {
                 if states.board().view().refused.is_some() {
@@ -63,6 +65,52 @@ impl World {
             self.read_whole(n, &pin, "kept");
             if self.nodes[n].readers.len() < 3 && self.rng.percent(10) {
                 self.begin_reader(n, pin);
+            }
+        }
+    }
+
+    /// What a node keeps of lines that ended is exactly what they were.
+    fn look_at_branches(&mut self, n: usize) {
+        let Some(states) = self.nodes[n].states.clone() else { return };
+        let Some(v) = self.nodes[n].volume() else { return };
+        let all: Vec<_> = v.branches().collect();
+        let (hidden, undoes) = (v.refusal().is_some(), v.undoes().is_some());
+        for b in all {
+            let k = b.branch;
+            if b.broken && self.broken_pins(n) {
+                self.counters.hit("branch broken by a full area or a damaged table");
+                continue;
+            }
+            let Some(pin) = states.board().pin_branch(PinId(k.pin), k.set, k.blocks) else {
+                return self.fail(format!("n{n}: branch {} cannot be opened", k.name()));
+            };
+            let len = usize::try_from(k.blocks.0 * self.opt.block_size.bytes()).unwrap_or(0);
+            let mut buf = vec![0; len];
+            match states.read(&pin, 0, &mut buf) {
+                Ok(()) => {
+                    self.counters.hit("branch read");
+                    if undoes {
+                        self.counters.hit("branch read while its content is taken back");
+                    } else if hidden {
+                        self.counters.hit("branch read at a hidden replica");
+                    }
+                    if let Err(e) = self.model.check((k.line, k.set), 0, &buf) {
+                        // While the table of hashes is gone nothing tells what has rotted.
+                        if self.nodes[n].spoilt.is_some() && states.board().view().proven.is_none()
+                        {
+                            self.counters.hit("damage in a branch that nothing can tell");
+                            continue;
+                        }
+                        self.fail(format!("n{n}: branch {}: {e}", k.name()));
+                    }
+                    self.block_status(n, &pin, &buf);
+                }
+                Err(ReadFailure::Rotten { .. } | ReadFailure::Damaged(_))
+                    if self.nodes[n].spoilt.is_some() =>
+                {
+                    self.counters.hit("damage found in a branch");
+                }
+                Err(e) => self.fail(format!("n{n}: branch {}: {e}", k.name())),
             }
         }
     }

@@ -11,6 +11,7 @@ use rcp::proto::transport::Hop;
 use volmcast::capture::Capture;
 use volmcast::digest::BlockHash;
 use volmcast::io::FileId;
+use volmcast::storage::Storage as _;
 
 use super::node::{GROUP, LABEL, VOLUME, name};
 use super::options::Kind;
@@ -108,7 +109,10 @@ impl World {
                 let discard = self.rng.percent(50);
                 self.resync(n, discard);
             }
-            75..95 => {
+            75..79 => {
+                self.drop_branch(n);
+            }
+            79..95 => {
                 let writer = self.some_writer();
                 let parent = writer.filter(|_| self.rng.percent(70)).unwrap_or(n);
                 let child = self.some_node();
@@ -136,6 +140,14 @@ impl World {
             self.nodes[n].saved = None;
         }
         self.change(n, WriterChange::Resync { volume: volume(), discard });
+    }
+
+    /// An operator gives up what a node keeps of a line that ended.
+    fn drop_branch(&mut self, n: usize) {
+        let all = self.info(n).map(|v| v.branches).unwrap_or_default();
+        let Some(branch) = self.rng.pick(&all).map(|b| b.name.clone()) else { return };
+        self.counters.hit("branch dropped");
+        self.change(n, WriterChange::DropBranch { volume: volume(), branch });
     }
 
     /// Only if the other is a replica, says so, and is not about to be more.
@@ -235,6 +247,9 @@ impl World {
             }
             Effect::MakeReadOnly { discards, .. } => self.make_read_only(n, discards),
             Effect::StoreStanding { standing, .. } => {
+                if standing.fenced.as_ref().is_some_and(|f| f.handed) {
+                    self.settle_extents(n);
+                }
                 let stored = self.store(n, 2, |i| i.standing = standing);
                 if let Some(m) = &mut self.nodes[n].mover {
                     m.standing_stored(now, wall, VOLUME, stored);
@@ -307,6 +322,18 @@ impl World {
         for number in std::mem::take(&mut self.nodes[n].quiet) {
             self.after(1, 5_000, Event::Quiet { node: n, life, number });
         }
+    }
+
+    /// What is handed over counts as unchanged from here on, as the runtime has it.
+    fn settle_extents(&mut self, n: usize) {
+        let node = &self.nodes[n];
+        let Some(blocks) = node.volume().map(volmcast::volume::Volume::blocks) else { return };
+        let (Some(activity), Some(capture)) = (&node.activity, node.capture) else { return };
+        let Some(disk) = node.disk.clone() else { return };
+        let dirty = &mut |first, count| capture.any_dirty(first, count);
+        // A failure leaves too much marked, and the log says so at the next write.
+        let _ = activity
+            .forget(volmcast::units::BlockIndex(0), blocks, dirty, &mut |io| disk.perform(io));
     }
 
     /// What a writer needs is made: the role is stored, which is the moment of the promotion.
@@ -422,7 +449,13 @@ impl World {
             return Some(format!("n{n} is down"));
         }
         let busy = |v: &VolumeInfo| {
-            let doing = ["writes are held", "becomes a replica", "is being handed over"];
+            let doing = [
+                "writes are held",
+                "becomes a replica",
+                "is being handed over",
+                "is to be taken back",
+                "is being taken back",
+            ];
             v.promoting || v.reason.as_ref().is_some_and(|r| doing.iter().any(|d| r.contains(d)))
         };
         let newest = self.newest_counter();
@@ -477,7 +510,13 @@ impl World {
         for (n, v) in all.iter().enumerate().filter(|(n, _)| *n != head) {
             let Some(v) = v else { return Some(format!("n{n} has no volume")) };
             if v.role == "primary" && !busy(v) && v.fenced.is_some() && !waits(v) {
-                self.resync(n, true);
+                let discard = self.rng.percent(30);
+                self.resync(n, discard);
+            }
+            if v.reason.as_ref().is_some_and(|r| r.contains("branch drop")) {
+                self.counters.hit("branch in the way");
+                self.drop_branch(n);
+                return Some(format!("n{n}: {:?}", v.reason));
             }
             if v.role == "primary" || v.history != info.history {
                 return Some(format!("n{n} is no replica of n{head} yet: {:?}", v.reason));

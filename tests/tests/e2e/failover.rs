@@ -117,13 +117,13 @@ fn a_replica_takes_over_and_the_old_primary_comes_back_fenced() {
     let drawn = rcpctl(&tree, &["history", "vol"]).unwrap();
     assert!(drawn.contains("opened by f1"), "{drawn}");
 
-    let no = at(&tree, "p", &["resync", "vol"]).unwrap_err();
-    assert!(no.contains("--discard") && no.contains("Nothing was changed"), "{no}");
-    // It is fenced over a restart as well.
+    // It is fenced over a restart as well, and knows then only that it is.
     tree.kill("p");
     tree.up("p");
     let v = tree.volume("p", "vol").unwrap();
     assert!(v.fenced.is_some_and(|f| f.contains("f1 took over")), "{:?}", v.reason);
+    let no = at(&tree, "p", &["resync", "vol"]).unwrap_err();
+    assert!(no.contains("--discard") && no.contains("The role was not changed"), "{no}");
     at(&tree, "p", &["resync", "vol", "--discard"]).unwrap();
     let told = rcpctl(&tree, &["failover", "vol", "--to", "f1", "--adopt"]).unwrap();
     eprintln!("{drawn}\n{no}\n{told}");
@@ -221,11 +221,11 @@ fn two_promotions_are_called_a_split_and_one_command_ends_it() {
             other => Err(format!("{other:?}, {:?}", v.reason)),
         }
     });
-    let no = at(&tree, "l2", &["resync", "vol"]).unwrap_err();
-    assert!(no.contains("Nothing was changed"), "{no}");
-    at(&tree, "l2", &["resync", "vol", "--discard"]).unwrap();
+    let told = at(&tree, "l2", &["resync", "vol"]).unwrap();
+    assert!(told.contains("kept as branch"), "{told}");
     let set = cut_at(&tree, "l1");
     same(&tree, "l1", &["l2"], set);
+    assert!(!tree.log("l2").contains("a seed begins"), "l2 was seeded");
 }
 
 #[test]

@@ -57,6 +57,9 @@ const FAILOVER: &str =
     "tests/tests/e2e/failover.rs::a_replica_takes_over_and_the_old_primary_comes_back_fenced";
 const FENCE: &str = "node/tests/writers.rs::a_new_writer_fences_the_old_one_over_their_session_also_while_it_holds_writes";
 const TURNS: &str = "tests/tests/sim.rs::writers_that_change";
+const BACK: &str =
+    "tests/tests/e2e/rewind.rs::an_old_primary_goes_back_by_what_differs_and_keeps_it_as_a_branch";
+const ITSELF: &str = "tests/tests/e2e/rewind.rs::a_replica_past_the_fork_goes_back_by_itself";
 const SWAP: &str = "tests/tests/e2e/failover.rs::a_planned_swap_under_load_loses_nothing";
 const TAKEOVER: &str =
     "node/tests/takeover.rs::a_crash_at_any_step_leaves_the_old_role_or_the_new_one";
@@ -608,9 +611,14 @@ pub(crate) const CLAIMS: &[Claim] = &[
     ("FAIL-08", "without the old primary a swap without loss fails and changes nothing", &[SWAP]),
     ("FAIL-09", "the old primary sends no more once it has handed over", &[SWAP, FENCE]),
     ("FAIL-10", "what is lost is told: sets, seconds and bytes as far as known", &[BEST, EXACT]),
+    ("FAIL-11", "resync by undo: only the blocks that changed since the fork", &[BACK, ITSELF]),
+    ("FAIL-14", "what was in no set is taken back as well, and kept", &[BACK, TURNS]),
+    ("FAIL-16", "blocks to take back and new changes come at once", &[TURNS]),
+    ("FAIL-17", "a resync interrupted by a crash goes on by itself", &[TURNS]),
     ("FAIL-20", "back to the first primary without loss", &[FAILOVER]),
     ("FAIL-21", "the same command swaps without a disaster and without a copy", &[SWAP]),
     ("F23", "failover without the old primary", &[TAKEOVER, FAILOVER]),
+    ("F28", "list, contents from the new side, back in step", &[BACK, ITSELF]),
     ("F31", "with and without loss are told apart by one word", &[FAILOVER, SWAP]),
     ("F32", "play, keep, let writers in", &[TAKEOVER, FAILOVER]),
     ("F33", "near, hold, last set, fence, promote", &[SWAP, TURNS]),

@@ -250,9 +250,14 @@ impl ActivityLog {
         cleared
     }
 
-    /// Has bits taken back written soon, even if nothing is activated.
-    pub fn flush(&mut self) {
-        self.urgent.append(&mut self.lazy);
+    /// Has bits taken back written soon, even if nothing is activated; they are once the returned
+    /// sequence is durable.
+    pub fn flush(&mut self) -> ActivationSeq {
+        if !self.lazy.is_empty() {
+            self.urgent.append(&mut self.lazy);
+            self.asked_seq.0 += 1;
+        }
+        self.asked_seq
     }
 
     /// Lets the log cover a larger volume. The volume may grow once the returned sequence is

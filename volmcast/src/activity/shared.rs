@@ -154,6 +154,24 @@ impl SharedLog {
         self.wait_for(state, seq, io)
     }
 
+    /// Takes extents without marks back, as [`ActivityLog::clear_clean`] does, and durably: a crash
+    /// from here on marks none of them. Waits for I/O.
+    ///
+    /// # Errors
+    /// [`ActivityError`]: final.
+    pub fn forget(
+        &self,
+        first: BlockIndex,
+        count: BlockCount,
+        is_dirty: &mut dyn FnMut(BlockIndex, BlockCount) -> bool,
+        io: &mut dyn FnMut(&Io) -> Outcome,
+    ) -> Result<(), ActivityError> {
+        let mut state = self.state.lock();
+        state.log.clear_clean(first, count, is_dirty);
+        let seq = state.log.flush();
+        self.wait_for(state, seq, io)
+    }
+
     /// The owner's work on the log: clearing, growth, flushing. Not while it does I/O of its own.
     pub fn with<T>(&self, f: impl FnOnce(&mut ActivityLog) -> T) -> T {
         f(&mut self.state.lock().log)

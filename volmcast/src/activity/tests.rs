@@ -252,7 +252,7 @@ mod ordinary {
                 match step {
                     0 | 1 => { log.activate(e(n).0, BlockCount(1 + pick % 2000)).expect("works"); }
                     2 => { log.clear_clean(e(n).0, BlockCount(pick % 100_000), &mut |_, _| false); }
-                    3 => log.flush(),
+                    3 => { log.flush(); }
                     4 => pump(&mut log, &mut disk),
                     _ => if let Some(io) = log.poll_io() {
                         let done = disk.run(&io);

@@ -176,6 +176,8 @@ pub(super) struct Pin {
     pub(super) set: SetNumber,
     pub(super) durable: u32,
     pub(super) ephemeral: u32,
+    /// Of a line that ended: its set number may be another state's.
+    pub(super) closed: bool,
     pub(super) map: BTreeMap<u64, Saved>,
 }
 
@@ -226,7 +228,7 @@ impl Index {
         let tail = self
             .pins
             .last_key_value()
-            .filter(|(_, p)| p.set == set && !self.new_line && self.may_hold(p, kind));
+            .filter(|(_, p)| p.set == set && !p.closed && !self.new_line && self.may_hold(p, kind));
         let id = match tail {
             Some((id, _)) => *id,
             None => {
@@ -245,6 +247,12 @@ impl Index {
 
     pub(super) fn new_line(&mut self) {
         self.new_line = true;
+    }
+
+    pub(super) fn close_line(&mut self, id: PinId) {
+        if let Some(pin) = self.pins.get_mut(&id) {
+            pin.closed = true;
+        }
     }
 
     pub(super) fn share(&mut self, id: PinId, kind: PinKind) -> Result<(), SnapshotError> {

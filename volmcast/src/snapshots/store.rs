@@ -125,6 +125,12 @@ impl SnapshotStore {
         self.with(Index::new_line);
     }
 
+    /// The pin is of a line that ended: no pin that is made later shares it, although its set number
+    /// may be the same.
+    pub fn close_line(&self, pin: PinId) {
+        self.with(|i| i.close_line(pin));
+    }
+
     /// Holds an existing pin once more. Made durable, it is subject to the same rules as a new one.
     ///
     /// # Errors
@@ -226,6 +232,11 @@ impl SnapshotStore {
     /// The superblock of a [`Reserve::Breach`] is durable.
     pub fn breach_written(&self, pin: PinId) {
         self.with(|i| i.breach_written(pin));
+    }
+
+    /// The pin of a [`Reserve::Breach`] is not to be broken: whoever asked waits for room.
+    pub fn breach_declined(&self) {
+        self.with(|i| i.breaching = false);
     }
 
     /// Where a block of a pin is. The order for readers: look, read, **look again**; if the answer

@@ -293,6 +293,21 @@ impl SnapshotStore {
     }
 }
 
+#[test]
+fn a_pin_of_a_line_that_ended_is_shared_by_none_of_the_same_number() {
+    let mut w = World::new(4, 8);
+    w.write(0, 1);
+    let branch = w.store.pin(SetNumber(7), PinKind::Durable);
+    w.store.close_line(branch);
+    w.write(0, 2);
+    // Set 7 of the line that is followed now.
+    let visible = w.store.pin(SetNumber(7), PinKind::Ephemeral);
+    assert_ne!(visible, branch);
+    assert_eq!((w.read(branch, 0), w.read(visible, 0)), (Ok(1), Ok(2)));
+    w.store.release(visible, PinKind::Ephemeral).expect("held");
+    assert_ne!(w.store.pin(SetNumber(7), PinKind::Ephemeral), branch);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
     #[test]

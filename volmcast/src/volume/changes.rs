@@ -27,9 +27,16 @@ use crate::units::{BlockCount, BlockIndex};
 /// Bytes of the file that are enough for anything: it has two places.
 pub const MIN_CHANGES: u64 = 8 << 10;
 
-/// Who a region is read for: a child's catch-up in this session, or nobody: it is to be made
-/// smaller.
-pub(super) type Reader = Option<(NodeName, u64)>;
+/// Who a region is read for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Reader {
+    /// It is to be made smaller.
+    Squeeze,
+    /// A child's catch-up in this session.
+    Child(NodeName, u64),
+    /// This node takes its own content back.
+    Undo,
+}
 
 #[derive(Debug, Default)]
 enum Squeeze {
@@ -144,7 +151,7 @@ impl Volume {
 
     /// The entries turned out damaged: catch-ups are possible again for those who hold what is
     /// here now.
-    fn changes_damaged(&mut self, e: &RegionError) {
+    pub(super) fn changes_damaged(&mut self, e: &RegionError) {
         let base = self.changes_begin_anew();
         let text = format!(
             "the list of changed blocks is damaged ({e}); it was given up and begins anew after \
@@ -157,7 +164,11 @@ impl Volume {
     fn changes_begin_anew(&mut self) -> SetNumber {
         let open = self.log.open_step().map_or(SetNumber::ZERO, |s| s.id.to);
         let noted = self.changes.pending.keys().next_back().copied().unwrap_or_default();
-        let base = self.want.merged.max(self.log.state()).max(open).max(noted);
+        let mut base = self.want.merged.max(self.log.state()).max(open).max(noted);
+        if let Some(over) = self.undoes_after() {
+            // What was to be taken back is no longer known.
+            base = base.max(over.next());
+        }
         self.changes_reset(base);
         base
     }
@@ -241,7 +252,7 @@ impl Volume {
         }
         self.changes.squeeze = Squeeze::Running(mark.epoch);
         self.changes.recent.clear();
-        self.changes_read(None);
+        self.changes_read(Reader::Squeeze);
     }
 
     /// Reads all entries that are durable.
@@ -266,11 +277,15 @@ impl Volume {
     fn changes_work(&mut self, reader: Reader, epoch: u64, region: Bytes) {
         let volume = self.cfg.volume;
         let work = match &reader {
-            None => {
+            Reader::Squeeze => {
                 let most = usize::try_from(self.changes.place / 4).unwrap_or(usize::MAX);
                 Work::Squeeze { region, volume, epoch, most }
             }
-            Some((child, session)) => {
+            Reader::Undo => {
+                let Some(after) = self.undoes_after() else { return };
+                Work::Changed { region, volume, epoch, after, end: self.want.blocks }
+            }
+            Reader::Child(child, session) => {
                 let Some(after) = self.seed_outs.planning(child, *session) else { return };
                 Work::Changed { region, volume, epoch, after, end: self.want.blocks }
             }

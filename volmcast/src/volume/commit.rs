@@ -116,7 +116,7 @@ impl Volume {
         m.kept = self.listed().filter(|k| !primary || k.set <= m.visible).collect();
         let Ok(changes) = self.changes_for(&mut m) else { return };
         self.commit.wanted = false;
-        if m.kept != self.durable.kept {
+        if m.kept != self.durable.kept || m.aside != self.durable.aside {
             self.commit.snapshots_dirty = true;
             self.commit.base_dirty = true;
         }
@@ -230,7 +230,7 @@ impl Volume {
             self.desk.event(Event::Room);
         }
         self.release_unlisted();
-        if self.durable.kept != before.kept {
+        if self.durable.kept != before.kept || self.durable.aside != before.aside {
             self.desk.event(Event::Kept);
         }
         self.keep_answered();

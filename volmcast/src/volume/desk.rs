@@ -198,6 +198,11 @@ pub(super) enum SeedStep {
     OldHashes,
     /// An extent is being written.
     Base,
+    /// What a branch needs of it is being read, saved, synced.
+    ImagesRead,
+    ImagesProof,
+    ImagesWrite,
+    ImagesSync,
     /// Its hashes are being written.
     Hashes,
 }

@@ -261,10 +261,12 @@ impl Volume {
 
     /// Somebody other than a pass writes the table, or is about to.
     fn table_being_written(&self) -> bool {
-        self.desk.any(|p| {
-            matches!(
-                p,
-                Purpose::Merge { step: MergeStep::OldHashes | MergeStep::Hashes, .. }
+        // An extent that waits for images does not look again either.
+        self.images.is_active()
+            || self.desk.any(|p| {
+                matches!(
+                    p,
+                    Purpose::Merge { step: MergeStep::OldHashes | MergeStep::Hashes, .. }
                     | Purpose::SeedIn(
                         SeedStep::OldHashes | SeedStep::Hashes | SeedStep::ClearHashes
                     )
@@ -272,8 +274,8 @@ impl Volume {
                     | Purpose::SeedOpen
                     | Purpose::Fold { .. }
                     | Purpose::ExtendTable
-            )
-        })
+                )
+            })
     }
 
     /// A request is under way that may write the table anywhere: a pass's, one of a writer's table
@@ -399,6 +401,12 @@ impl Volume {
             self.digest.pass = None;
         }
         self.digest_unknown();
+    }
+
+    /// The same, and what was told of digests is of another line.
+    pub(super) fn digest_rewound(&mut self, whole: bool) {
+        self.digest_caught_up(whole);
+        self.digest.seen.clear();
     }
 
     /// Whether a seed or catch-up may end: its digest is known, or cannot be.

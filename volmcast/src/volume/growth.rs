@@ -16,6 +16,7 @@ use std::time::Duration;
 use rcp::proto::clock::Mono;
 use rcp::proto::ids::SetNumber;
 
+use super::branches::branch_needs_room;
 use super::desk::Purpose;
 use super::{Event, Role, Volume};
 use crate::capture::Capture;
@@ -113,11 +114,23 @@ impl Volume {
         self.growth.base
     }
 
+    /// The volume is smaller than it was: what lies beyond is not zero.
+    pub(super) fn base_shrunk(&mut self) {
+        self.growth.base = self.growth.base.min(self.want.blocks);
+    }
+
     /// Whether the base has room for that many blocks; if not, it is being made longer, and whoever
     /// asks will be asked to look again.
     pub(super) fn base_covers(&mut self, blocks: BlockCount) -> bool {
         if blocks <= self.growth.base || !matches!(self.cfg.role, Role::Replica { .. }) {
             return true;
+        }
+        let own = self.growth.base;
+        if let Some(k) = self.want.aside.iter().find(|k| k.blocks > own) {
+            let what = "making the volume longer";
+            self.stalled = Some(branch_needs_room(what, &k.name()));
+            self.growth.retry_at = Some(self.desk.now.after(RETRY));
+            return false;
         }
         let wait = self.table_is_taken() || self.table_being_reset();
         if self.growth.extending.is_none() && self.growth.retry_at.is_none() && !wait {

@@ -80,7 +80,9 @@ impl Volume {
             Role::Relay => return Err(KeepError::Relay),
             Role::Replica { .. } => {}
         }
-        if self.kept().any(|s| s == set) {
+        // One that was to come and came while this node was the writer has no pin yet.
+        let came = self.keeps_waiting.contains(&set) && set <= self.want.merged;
+        if !came && self.kept().any(|s| s == set) {
             return Ok(());
         }
         self.may_keep()?;
@@ -107,6 +109,7 @@ impl Volume {
         }
         // Anything later is merged only when it is visible, durably: the base is at rest.
         if set == visible && self.want.merged == set {
+            self.keeps_waiting.remove(&set);
             self.pin_durably(set);
         } else {
             self.keeps_waiting.insert(set);
@@ -132,17 +135,22 @@ impl Volume {
 
     /// Gives a kept state up; false if it is not kept.
     pub fn release_state(&mut self, set: SetNumber) -> bool {
-        let mut found = self.keeps_waiting.remove(&set);
-        for (pin, s) in self.cfg.snapshots.durable_pins() {
-            if s == set && !self.releasing.contains(&pin) {
-                self.releasing.push(pin);
-                found = true;
-            }
-        }
+        let found = self.release_quietly(set);
         if found {
             self.list_kept();
             self.commit.request();
             self.pump();
+        }
+        found
+    }
+
+    pub(super) fn release_quietly(&mut self, set: SetNumber) -> bool {
+        let mut found = self.keeps_waiting.remove(&set);
+        for (pin, s) in self.cfg.snapshots.durable_pins() {
+            if s == set && !self.releasing.contains(&pin) && !self.is_branch(pin) {
+                self.releasing.push(pin);
+                found = true;
+            }
         }
         found
     }
@@ -157,7 +165,7 @@ impl Volume {
         let pins = self.cfg.snapshots.durable_pins();
         let releasing = self.releasing.clone();
         pins.into_iter()
-            .filter(move |(pin, _)| !releasing.contains(pin))
+            .filter(move |(pin, _)| !releasing.contains(pin) && !self.is_branch(*pin))
             .map(|(pin, set)| KeptState { pin: pin.0, set })
             .chain(self.keeps_waiting.iter().map(|set| KeptState { pin: 0, set: *set }))
     }
@@ -175,7 +183,7 @@ impl Volume {
     /// lists none of them.
     pub(super) fn give_up_kept(&mut self) {
         for (pin, _) in self.cfg.snapshots.durable_pins() {
-            if !self.releasing.contains(&pin) {
+            if !self.releasing.contains(&pin) && !self.is_branch(pin) {
                 self.releasing.push(pin);
             }
         }
@@ -185,13 +193,19 @@ impl Volume {
     pub(super) fn list_kept(&self) {
         let releasing = &self.releasing;
         let listed = self.durable.kept.iter().map(|k| PinId(k.pin));
-        self.board.list_kept(listed.filter(|p| p.0 > 0 && !releasing.contains(p)));
+        let aside = &self.want.aside;
+        let here = |p: &PinId| !releasing.contains(p) && !aside.iter().any(|k| k.pin == p.0);
+        self.board.list_kept(listed.filter(|p| p.0 > 0 && here(p)));
+        let aside = self.durable.aside.iter().map(|k| PinId(k.pin));
+        self.board.list_branches(aside.filter(|p| !releasing.contains(p)));
     }
 
     /// The mailbox no longer lists what was given up.
     pub(super) fn release_unlisted(&mut self) {
         self.list_kept();
-        let listed: Vec<_> = self.durable.kept.iter().map(|k| PinId(k.pin)).collect();
+        let kept = self.durable.kept.iter().map(|k| PinId(k.pin));
+        let aside = self.durable.aside.iter().map(|k| PinId(k.pin));
+        let listed: Vec<_> = kept.chain(aside).collect();
         let releasing = &self.releasing;
         // One that was broken meanwhile will never be listed.
         let held: Vec<_> = self.cfg.snapshots.durable_pins().into_iter().map(|(p, _)| p).collect();

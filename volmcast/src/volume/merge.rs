@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rcp::proto::clock::Mono;
-use rcp::proto::delta::{Chunk, DeltaError, Extent, ExtentKind};
+use rcp::proto::delta::{Chunk, DeltaError, Extent, ExtentKind, PlacedExtent};
 use rcp::proto::ids::SetNumber;
 
+use super::branches::{branch_needs_room, branch_of};
 use super::desk::{MergeStep, OpenChunk, Purpose, Work};
 use super::digest::TableWrite;
 use super::fold::runs;
@@ -83,6 +84,19 @@ impl Job {
     /// It holds places in the snapshot area that are not in the index yet.
     fn is_saving(&self) -> bool {
         self.breach.is_some() || !self.written.is_empty()
+    }
+}
+
+/// What a chunk writes to this block is what is there: it needs no image.
+fn stays(extents: &[PlacedExtent], payload: &[u8], block: BlockIndex, now: &[u8]) -> bool {
+    let at = extents.partition_point(|e| e.end() <= block.0);
+    let Some(e) = extents.get(at).filter(|e| e.block <= block.0) else { return false };
+    match e.kind {
+        ExtentKind::Zero => now.iter().all(|x| *x == 0),
+        ExtentKind::Data => {
+            let skip = usize::try_from(block.0 - e.block).unwrap_or(0) * now.len();
+            payload.get(e.range()).and_then(|p| p.get(skip..skip + now.len())) == Some(now)
+        }
     }
 }
 
@@ -327,6 +341,8 @@ impl Volume {
 
     pub(super) fn merge_opened(&mut self, id: u64, opened: Result<OpenChunk, DeltaError>) {
         let known = self.merge.jobs.get(&id).and_then(|j| self.digest.chunks.get(&j.pos)).cloned();
+        // Hidden content is nobody's, unless a branch rests on it.
+        let saves = self.durable.seed.is_none() || self.saves_hidden();
         let Some(job) = self.merge.jobs.get_mut(&id) else { return };
         match opened {
             Ok(OpenChunk { chunk, payload, hashes }) => {
@@ -337,13 +353,12 @@ impl Volume {
                 }
                 let store = &self.cfg.snapshots;
                 let hidden = self.durable.seed.is_some();
-                if hidden {
-                    if let Some(seed) = &mut self.seed_in {
-                        for e in chunk.extents() {
-                            seed.touch(e.block, e.count);
-                        }
+                if hidden && let Some(seed) = &mut self.seed_in {
+                    for e in chunk.extents() {
+                        seed.touch(e.block, e.count);
                     }
-                } else {
+                }
+                if saves {
                     for e in chunk.extents() {
                         job.images.extend(
                             store.needs_copy(BlockIndex(e.block), BlockCount(u64::from(e.count))),
@@ -373,7 +388,7 @@ impl Volume {
         // What is kept for readers is held against its hash, as what they read themselves is.
         job.image_hashes = Vec::new();
         let ranges: Vec<_> = job.reading.iter().map(|b| table_range(b.0, 1)).collect();
-        if self.is_hashed() {
+        if self.is_hashed() || self.proves_images() {
             let purpose = Purpose::Merge { job: id, step: MergeStep::ImageHashes };
             self.desk.io(purpose, FileId::Hashes, Op::Gather { ranges });
         } else {
@@ -395,9 +410,15 @@ impl Volume {
         let Some(job) = self.merge.jobs.get_mut(&id) else { return };
         let store = &self.cfg.snapshots;
         let mut writes = Vec::new();
-        let mut breach = None;
+        let (mut breach, mut full) = (None, None);
+        let extents: Vec<_> = job.chunk.iter().flat_map(|(c, _)| c.extents()).collect();
         for (i, b) in std::mem::take(&mut job.reading).into_iter().enumerate() {
-            let Some(_) = data.get(i * len..(i + 1) * len) else { continue };
+            let Some(now) = data.get(i * len..(i + 1) * len) else { continue };
+            // After a crash whole extents of the activity log are sent, and few of their blocks have
+            // changed.
+            if job.chunk.as_ref().is_some_and(|(_, payload)| stays(&extents, payload, b, now)) {
+                continue;
+            }
             match store.reserve(b) {
                 Reserve::Slot(r) => {
                     let image = data.slice(i * len..(i + 1) * len);
@@ -415,7 +436,10 @@ impl Volume {
                 Reserve::Wait => job.images.push(b),
                 Reserve::Breach(w) => {
                     job.images.push(b);
-                    breach = Some(w);
+                    match branch_of(&self.want.aside, w.pin) {
+                        Some(name) => full = Some(name),
+                        None => breach = Some(w),
+                    }
                 }
             }
         }
@@ -425,8 +449,16 @@ impl Volume {
         }
         job.pending = 1;
         let purpose = Purpose::Merge { job: id, step: MergeStep::SaveImage };
+        let nothing = writes.is_empty();
         let op = Op::Scatter { writes, zeroes: Vec::new() };
         job.image_write = Some(op.clone());
+        if let Some(name) = full {
+            store.breach_declined();
+            if nothing {
+                job.full = true;
+                return self.wait_for_branch(&name);
+            }
+        }
         self.desk.io(purpose, FileId::Snapshots, op);
     }
 
@@ -535,6 +567,13 @@ impl Volume {
             let purpose = Purpose::Merge { job: id, step: MergeStep::Hashes };
             self.desk.io(purpose, FileId::Hashes, op);
         }
+    }
+
+    /// The snapshot area is full, and a branch would have to go: nothing is written over its content
+    /// before an operator has given it up.
+    fn wait_for_branch(&mut self, name: &str) {
+        self.merge.retry_at = Some(self.desk.now.after(FULL_RETRY));
+        self.stalled = Some(branch_needs_room("playback", name));
     }
 
     /// The file system has no room for the content that states which are held or kept need: nothing

@@ -15,6 +15,7 @@
 //! ```
 
 mod adopt;
+mod branches;
 mod changes;
 mod check;
 mod commit;
@@ -27,6 +28,7 @@ mod draft;
 mod drain;
 mod fold;
 mod growth;
+mod images;
 mod intake;
 mod keep;
 mod lines;
@@ -34,6 +36,7 @@ mod merge;
 mod playback;
 mod promote;
 mod recover;
+mod rewind;
 mod scrub;
 mod seed_in;
 mod seed_out;
@@ -58,6 +61,7 @@ use crate::snapshots::{PinId, SnapshotStore};
 use crate::units::{BlockCount, BlockSize};
 use crate::view::PinBoard;
 
+pub use branches::BranchInfo;
 pub use changes::MIN_CHANGES;
 pub use consumers::{Attached, Outgoing, Seeding};
 pub use demands::Demand;
@@ -66,12 +70,13 @@ pub use intake::IntakeError;
 pub use keep::KeepError;
 pub use playback::Ending;
 pub use recover::{ReadFile, RecoverError};
+pub use rewind::MAX_UNDO_RUNS;
 pub use scrub::ScrubPolicy;
 pub use seed_out::SeedProgress;
 pub use status::{Played, SetRow, VolumeStatus};
 pub use waits::Waits;
 
-use changes::Changes;
+use changes::{Changes, Reader};
 use commit::Committer;
 use consumers::Consumers;
 use demands::Demands;
@@ -79,9 +84,11 @@ use desk::{Desk, Purpose};
 use digest::Digest;
 use drain::Drain;
 use growth::Growth;
+use images::Images;
 use intake::Intake;
 use merge::Merge;
 use playback::Playback;
+use rewind::Undo;
 use seed_in::SeedIn;
 use seed_out::SeedOuts;
 use switch::Switch;
@@ -232,6 +239,8 @@ pub enum Event {
     },
     /// What an operator set is durable.
     Settings,
+    /// What this node has to take back is known: [`Volume::undo_list`] tells.
+    UndoKnown,
     /// Which states are kept has changed, durably.
     Kept,
     /// Room was freed: more credit may be granted.
@@ -297,6 +306,8 @@ pub struct Volume {
     growth: Growth,
     switch: Switch,
     seed_in: Option<SeedIn>,
+    undo: Undo,
+    images: Images,
     seed_outs: SeedOuts,
     changes: Changes,
     digest: Digest,
@@ -410,6 +421,7 @@ impl Volume {
             self.growth.timeout(),
             self.scrub_timeout(),
             self.seed_in.as_ref().and_then(SeedIn::timeout),
+            self.images.timeout(),
         ]
         .into_iter()
         .flatten()
@@ -524,13 +536,16 @@ impl Volume {
             (Purpose::ChunkHash { pos }, WorkDone::Hashed(h)) => self.chunk_hashed(pos, h),
             (Purpose::Fold { run, .. }, WorkDone::Hashed(h)) => self.fold_hashed(run, h),
             (Purpose::Table { run, .. }, WorkDone::Hashed(Ok(h))) => self.table_hashed(run, &h),
-            (Purpose::ChangesWork { reader: None, epoch }, WorkDone::Squeezed(done)) => {
+            (Purpose::ChangesWork { reader: Reader::Squeeze, epoch }, WorkDone::Squeezed(done)) => {
                 self.changes_squeezed(epoch, done);
             }
             (
-                Purpose::ChangesWork { reader: Some((child, session)), epoch },
+                Purpose::ChangesWork { reader: Reader::Child(child, session), epoch },
                 WorkDone::Changed(found),
             ) => self.changes_found(&child, session, epoch, found),
+            (Purpose::ChangesWork { reader: Reader::Undo, epoch }, WorkDone::Changed(found)) => {
+                self.undo_found(epoch, found);
+            }
             (Purpose::Open { job }, WorkDone::Opened(opened)) => self.merge_opened(job, opened),
             (Purpose::SeedOpen, WorkDone::Opened(opened)) => self.seed_in_opened(opened),
             (p, _) => self.fail(format!("internal: result of the wrong kind for {p:?}")),
@@ -552,6 +567,7 @@ impl Volume {
         self.growth.look(self.desk.now);
         self.pump_fold();
         self.pump_drain();
+        self.pump_images();
         self.pump_seed_in();
         self.pump_check();
         self.pump_playback();

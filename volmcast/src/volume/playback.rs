@@ -289,10 +289,14 @@ impl Volume {
                 (tenths / 10).to_string()
             }
         };
+        let what = match self.undoes_after() {
+            Some(over) => format!("taken back to set {over}, and catching up"),
+            None => "catching up".to_owned(),
+        };
         if planned == 0 {
-            format!("catching up: {} MiB of changed blocks have come so far", mib(came))
+            format!("{what}: {} MiB of changed blocks have come so far", mib(came))
         } else {
-            format!("catching up: {} of {} MiB", mib(came), mib(planned))
+            format!("{what}: {} of {} MiB", mib(came), mib(planned))
         }
     }
 
@@ -325,6 +329,7 @@ impl Volume {
             refused: self.refusal(),
             hashed: self.is_hashed().then_some(self.digest.edition),
             writer: self.capture().filter(|_| self.digest.proves).cloned(),
+            proven: self.proves_images().then_some(self.digest.edition),
             layers,
         });
         let old = self.board.publish(view);

@@ -113,6 +113,7 @@ impl Volume {
         self.merge.start(self.log.head(), at);
         self.commit.applied = self.merge.applied_pos();
         self.stalled = None;
+        self.keep_reached(at);
         self.board.advance(at);
         self.publish_view();
         self.commit.request();

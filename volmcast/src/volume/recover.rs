@@ -22,9 +22,11 @@ use super::desk::Desk;
 use super::digest::Digest;
 use super::drain::Drain;
 use super::growth::Growth;
+use super::images::Images;
 use super::intake::Intake;
 use super::merge::Merge;
 use super::playback::Playback;
+use super::rewind::Undo;
 use super::seed_in::SeedIn;
 use super::seed_out::SeedOuts;
 use super::status::SetTable;
@@ -33,9 +35,10 @@ use super::{Event, Role, Volume, VolumeConfig};
 use crate::digest::{HEAD_LEN, table_head};
 use crate::history::line_of;
 use crate::io::{FileId, IoError};
-use crate::mailbox::{Mailbox, MailboxError, SLOT_LEN, TableMark};
+use crate::mailbox::{Branch, Mailbox, MailboxError, SLOT_LEN, TableMark};
 use crate::save::record::HEADER_LEN;
 use crate::save::{Log, Readback, RecordHeader, RecordKind, RecordMeta, Ring};
+use crate::snapshots::PinId;
 use crate::units::{BlockCount, LogPos};
 use crate::view::{Layer, PinBoard};
 
@@ -148,6 +151,9 @@ impl Volume {
         for c in &m.consumers {
             consumers.restore(c.name.clone(), c.acked.max(m.log_tail));
         }
+        for k in &m.aside {
+            cfg.snapshots.close_line(PinId(k.pin));
+        }
         let mut merge = Merge::default();
         merge.start(m.log_tail, m.merged);
         let board = PinBoard::new(cfg.snapshots.clone());
@@ -165,6 +171,8 @@ impl Volume {
             growth: Growth::new(m.blocks),
             switch: Switch::opened(m.settings),
             seed_in: None,
+            undo: Undo::default(),
+            images: Images::default(),
             seed_outs: SeedOuts::default(),
             changes: Changes::new(cfg.changes),
             digest: Digest::default(),
@@ -268,7 +276,7 @@ impl Volume {
     fn seed_of_unknown_content(&mut self) {
         if matches!(self.cfg.role, Role::Replica { .. }) {
             let keep = self.want.merged;
-            self.hide(keep);
+            self.hide(keep, false);
             self.want.seed = None;
             self.seed_anew(keep);
             self.changes_reset(keep);
@@ -390,7 +398,12 @@ impl Volume {
             }
             // Not zero: it was a primary's, and the change of role was cut short.
             Role::Replica { .. } => {
-                let behind = mark.hashed > SetNumber::ZERO && mark.hashed < self.want.merged;
+                // Zero is also what a primary says that has no set in its table yet.
+                let own =
+                    |b: &Branch| b.opened_by == self.cfg.node && self.want.merged > b.forked_from;
+                let own = self.want.history.last().is_some_and(own);
+                let was = mark.hashed > SetNumber::ZERO || own;
+                let behind = was && mark.hashed < self.want.merged;
                 mark.hashed = SetNumber::ZERO;
                 if mark.table != TableMark::Absent && (!whole || behind) {
                     self.digest_lost();
@@ -435,7 +448,8 @@ impl Volume {
                 if let Some(mark) = &mut self.want.seed {
                     // Which sets were folded in, only the log could say: a catch-up that began anew
                     // could end too early, with parts of later ones in the content.
-                    mark.over = None;
+                    (mark.over, mark.undo) = (None, false);
+                    self.give_up_kept();
                     self.seed_anew(keep);
                     format!(
                         "the save volume was damaged while the replica was being seeded ({what}, \

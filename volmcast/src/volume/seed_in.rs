@@ -17,6 +17,8 @@ use rcp::proto::ids::SetNumber;
 
 use super::desk::{OpenChunk, Purpose, SeedStep, Work};
 use super::digest::TableWrite;
+use super::images::blocks_of;
+use super::rewind::Undo;
 use super::{Event, Role, Volume};
 use crate::bitmap::BlockSet;
 use crate::digest::BlockHash;
@@ -51,8 +53,8 @@ struct Extent {
 
 /// What an extent brings: content and hashes.
 #[derive(Debug, Default)]
-struct Ready {
-    writes: Vec<(u64, Bytes)>,
+pub(super) struct Ready {
+    pub(super) writes: Vec<(u64, Bytes)>,
     zeroes: Vec<(u64, u64)>,
     table: TableWrite,
 }
@@ -65,7 +67,7 @@ pub(super) struct SeedIn {
     /// An extent is being opened or written; it is kept, should the disk be full.
     busy: Option<Extent>,
     /// What of it is to be written.
-    ready: Option<Ready>,
+    pub(super) ready: Option<Ready>,
     /// Requests that must complete before the next stage.
     pending: usize,
     /// The disk was full: when to try again, and how long to wait after that.
@@ -80,7 +82,7 @@ pub(super) struct SeedIn {
     told: u64,
     need: Option<SetNumber>,
     /// The base may hold parts of sets up to this one, folded in an earlier life.
-    floor: SetNumber,
+    pub(super) floor: SetNumber,
     /// Newest state of extents that came from other senders than the present one, or from nobody
     /// knows whom.
     others: SetNumber,
@@ -150,7 +152,7 @@ impl Volume {
             self.pump();
             return;
         }
-        self.hide(from);
+        self.hide(from, false);
         self.want.seed = None;
         self.digest_seeded();
         self.seed_anew(from);
@@ -168,9 +170,14 @@ impl Volume {
     }
 
     /// The content is about to be overwritten: readers and kept states end here.
-    pub(super) fn hide(&mut self, from: SetNumber) {
-        self.board.forsake_kept();
-        self.give_up_kept();
+    pub(super) fn hide(&mut self, from: SetNumber, keeps: bool) {
+        if keeps {
+            // What is overwritten is saved, for branches and for what was kept before the fork.
+            self.board.forsake();
+        } else {
+            self.board.forsake_kept();
+            self.give_up_kept();
+        }
         self.intake.building = None;
         self.intake.partial = false;
         self.playback.clear();
@@ -194,6 +201,17 @@ impl Volume {
         Some(self.durable.merged).filter(|m| *m > SetNumber::ZERO && self.want.merged >= *m)
     }
 
+    /// What the base holds is exactly what is shown. (A damaged table has another sum.)
+    pub(super) fn is_whole(&self) -> bool {
+        self.digest.doubts.is_empty()
+            && self.want.seed.is_none()
+            && self.durable.seed.is_none()
+            && self.want.merged == self.want.visible
+            && self.want.hidden_until == SetNumber::ZERO
+            && self.merge_is_idle()
+            && !self.base_being_written()
+    }
+
     /// A catch-up begins, of `blocks` blocks if the sender knows: the live stream joins at `from`,
     /// the content is kept, whatever else is held is given up. `volume` is the size of the volume
     /// as the parent told it last.
@@ -203,15 +221,13 @@ impl Volume {
             self.desk.event(Event::NeedsSeed { reason });
             return;
         };
+        if self.undoes_after().is_some() {
+            // The line that ended may have grown.
+            self.want.blocks = volume;
+            self.base_shrunk();
+        }
         self.want.blocks = self.want.blocks.max(volume);
-        // A damaged table has another sum.
-        let whole = self.digest.doubts.is_empty()
-            && self.want.seed.is_none()
-            && self.durable.seed.is_none()
-            && self.want.merged == self.want.visible
-            && self.want.hidden_until == SetNumber::ZERO
-            && self.merge_is_idle()
-            && !self.base_being_written();
+        let whole = self.is_whole();
         self.digest_caught_up(whole);
         // Parts of what was shown once may be in the content.
         let mut shown = self.want.visible.max(self.durable.visible).max(self.log.state());
@@ -223,10 +239,14 @@ impl Volume {
         }
         self.want.hidden_until = self.want.hidden_until.max(shown);
         self.join_at(from, "detached: its parent is itself being caught up");
-        self.hide(from);
+        let keeps = self.undoes_after().is_some_and(|over| over <= from);
+        self.hide(from, keeps);
         let floor = self.seed_in.as_ref().map_or(SetNumber::ZERO, |s| s.floor);
         let view = self.seed_view();
-        self.want.seed = Some(SeedMark { over: Some(over), from, next_block: 0, need: None, view });
+        // What the list of changes names is to come again for as long as that is not the end.
+        let undo = self.want.seed.or(self.durable.seed).is_some_and(|m| m.undo);
+        self.want.seed =
+            Some(SeedMark { over: Some(over), from, next_block: 0, need: None, view, undo });
         self.seed_anew(from);
         if let Some(s) = &mut self.seed_in {
             s.planned = blocks;
@@ -249,54 +269,19 @@ impl Volume {
     /// in: which sets those were, only the log could say.
     pub(super) fn seed_anew(&mut self, from: SetNumber) {
         let over = self.want.seed.and_then(|s| s.over);
+        let undo = over.is_some() && self.want.seed.is_some_and(|s| s.undo);
         // A seed's base is cleared; a catch-up keeps what came before.
         let view = if over.is_some() { self.seed_view() } else { SetNumber::ZERO };
-        self.want.seed = Some(SeedMark { over, from, next_block: 0, need: None, view });
+        self.want.seed = Some(SeedMark { over, from, next_block: 0, need: None, view, undo });
         let marked_by = self.commit.next_sequence(self.durable.sequence);
         let others = self.seed_in.as_ref().map_or(view, |s| s.others.min(view));
         self.seed_in = Some(SeedIn { marked_by, others, ..SeedIn::new(Phase::Marking, 0, None) });
     }
 
     /// Newest state that the extents which may be in the base are of.
-    fn seed_view(&self) -> SetNumber {
+    pub(super) fn seed_view(&self) -> SetNumber {
         let of = |m: Option<SeedMark>| m.map_or(SetNumber::ZERO, |m| m.view);
         of(self.want.seed).max(of(self.durable.seed))
-    }
-
-    /// Newest state of which anything may be in the content here, shown or hidden.
-    fn content_reaches(&self) -> SetNumber {
-        let of = |m: &Mailbox| m.visible.max(m.merged).max(m.hidden_until);
-        let shown = of(&self.want).max(of(&self.durable));
-        if self.want.seed.or(self.durable.seed).is_none() {
-            return shown;
-        }
-        // Live sets are folded in chunk by chunk.
-        let open = self.log.open_step().map_or(self.log.state(), |s| s.id.to);
-        let floor = self.seed_in.as_ref().map_or(SetNumber::ZERO, |s| s.floor);
-        shown.max(open).max(floor).max(self.seed_view())
-    }
-
-    /// Newest state of which anything but an unfinished set is here: of the line that is followed,
-    /// or of one that ended before it. A history whose fork is not before it can be taken over as it
-    /// is.
-    #[must_use]
-    pub fn reaches(&self) -> SetNumber {
-        match self.cfg.role {
-            Role::Relay => self.log.state(),
-            Role::Primary { .. } | Role::Replica { .. } => {
-                self.log.state().max(self.content_reaches())
-            }
-        }
-    }
-
-    /// As [`Volume::reaches`], without sets that are only in the save volume.
-    pub(super) fn shows_past(&self, fork: SetNumber) -> bool {
-        let content = match self.cfg.role {
-            Role::Primary { .. } => return true,
-            Role::Relay => SetNumber::ZERO,
-            Role::Replica { .. } => self.content_reaches(),
-        };
-        content > fork || self.log.base() > fork
     }
 
     /// The durable mark is that of the present seed.
@@ -396,13 +381,14 @@ impl Volume {
     /// An extent of an attachment that has ended is still being opened or written.
     fn seed_in_strays(&self) -> bool {
         self.seed_in.as_ref().is_none_or(|s| s.busy.is_none())
-            && self.desk.any(|p| {
-                matches!(
-                    p,
-                    Purpose::SeedIn(SeedStep::Base | SeedStep::OldHashes | SeedStep::Hashes)
-                        | Purpose::SeedOpen
-                )
-            })
+            && (self.images.is_active()
+                || self.desk.any(|p| {
+                    let clears = Purpose::SeedIn(SeedStep::Clear);
+                    let clears_hashes = Purpose::SeedIn(SeedStep::ClearHashes);
+                    matches!(p, Purpose::SeedIn(_) | Purpose::SeedOpen)
+                        && *p != clears
+                        && *p != clears_hashes
+                }))
     }
 
     pub(super) fn pump_seed_in(&mut self) {
@@ -426,8 +412,11 @@ impl Volume {
                 self.desk.event(Event::SeedSaved { next_block: 0 });
                 return;
             }
+            if self.seed_waits_for_branches() {
+                return;
+            }
+            let Some(s) = &mut self.seed_in else { return };
             s.phase = Phase::Clearing;
-            // What sets had written goes as well; the extents include it.
             s.touched = BlockSet::new();
             s.pending = 2;
             let len = self.cfg.block_size.offset(BlockIndex(had.0));
@@ -548,9 +537,19 @@ impl Volume {
             self.pass_again();
             table = self.table_write(rows.into_iter());
         }
-        let old = table.old.clone();
         let Some(s) = &mut self.seed_in else { return };
+        let blocks: Vec<_> = blocks_of(bs, &writes, &zeroes).collect();
         s.ready = Some(Ready { writes, zeroes, table });
+        if !self.images_first(blocks.into_iter()) {
+            self.seed_extent_go();
+        }
+    }
+
+    /// An extent is written, once nobody needs what it replaces.
+    pub(super) fn seed_extent_go(&mut self) {
+        let ready = self.seed_in.as_ref().and_then(|s| s.ready.as_ref());
+        // Otherwise of an attachment that has ended.
+        let Some(old) = ready.map(|r| r.table.old.clone()) else { return };
         if old.is_empty() {
             self.seed_extent_write();
         } else {
@@ -573,6 +572,11 @@ impl Volume {
     }
 
     pub(super) fn seed_in_io_done(&mut self, step: SeedStep, outcome: &Outcome) {
+        use SeedStep::{ImagesProof, ImagesRead, ImagesSync, ImagesWrite};
+        if matches!(step, ImagesRead | ImagesProof | ImagesWrite | ImagesSync) {
+            self.images_io_done(step, outcome);
+            return;
+        }
         if let (SeedStep::OldHashes, Outcome::Read(old)) = (step, outcome) {
             let new = self.seed_in.as_ref().and_then(|s| s.ready.as_ref()).map(|r| r.table.new);
             // Otherwise a stray of an attachment that has ended: nothing is written.
@@ -589,9 +593,9 @@ impl Volume {
         if *outcome != Outcome::Done {
             let what = match step {
                 SeedStep::Clear => "clearing the volume's content",
-                SeedStep::Base => "write to the volume's content",
                 SeedStep::OldHashes => "read from the table of hashes",
                 SeedStep::ClearHashes | SeedStep::Hashes => "write to the table of hashes",
+                _ => "write to the volume's content",
             };
             self.fail_io(what, outcome);
             return;
@@ -616,7 +620,7 @@ impl Volume {
                 self.desk.event(Event::SeedSaved { next_block: 0 });
             }
             SeedStep::Base | SeedStep::Hashes => self.seed_extent_written(),
-            SeedStep::OldHashes => {}
+            _ => {}
         }
     }
 
@@ -672,6 +676,7 @@ impl Volume {
         match (before.seed, self.durable.seed) {
             (Some(_), None) => {
                 self.seed_in = None;
+                self.undo = Undo::Unknown;
                 self.doubts_fetched();
                 self.keep_reached(self.durable.merged);
                 self.board.advance(self.durable.merged);

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use rcp::proto::delta::{Chunk, ChunkFlags, DeltaError, StepId};
 use rcp::proto::ids::{ChunkNumber, NodeName, SetNumber};
 
+use super::changes::Reader;
 use super::desk::{Purpose, Work};
 use super::{Attached, Event, Role, Volume};
 use crate::bitmap::{BlockSet, Run};
@@ -255,7 +256,8 @@ impl Volume {
             }
         }
         for reader in plan {
-            self.changes_read(Some(reader));
+            let (child, session) = reader;
+            self.changes_read(Reader::Child(child, session));
         }
         for (child, session, next) in start {
             if self.seed_outs.map.get(&child).is_some_and(|s| s.catch_up.is_some()) {

@@ -44,7 +44,12 @@ pub(super) async fn adopt(
     }
     let mut known = routes::known(&plan.group, &nodes.all);
     let by_topology = topology_routes(args, plan, to, &mut known)?;
-    let wanted = by_topology.unwrap_or_else(|| routes::by_default(to, old, &known));
+    let mut wanted = by_topology.unwrap_or_else(|| routes::by_default(to, old, &known));
+    for lone in routes::unfed(to, &plan.group, &nodes.all, &known) {
+        if !wanted.values().any(|hops| hops.contains(&lone)) {
+            wanted.entry(to.to_owned()).or_default().push(lone);
+        }
+    }
     let mut done = Vec::new();
     for step in routes::steps(to, &wanted, &known) {
         let text = match nodes.client(&step.at) {

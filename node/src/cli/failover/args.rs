@@ -48,7 +48,7 @@ pub(in crate::cli) struct FailoverArgs {
 pub(in crate::cli) struct ResyncArgs {
     /// The volume
     pub(super) volume: String,
-    /// What the new writer does not have may be given up
+    /// Give up what the new writer does not have, instead of keeping it as a branch
     #[arg(long)]
     pub(super) discard: bool,
     /// Print the answer as JSON

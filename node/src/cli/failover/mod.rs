@@ -308,11 +308,21 @@ async fn one(
 pub(super) async fn resync(args: ResyncArgs, around: &Surroundings) -> Result<(), Failed> {
     let wanted = WriterChange::Resync { volume: args.volume.clone(), discard: args.discard };
     let done = one(&args.volume, &args.target, around, &wanted).await?;
-    let text = format!(
+    let mut text = format!(
         "{}: this node is a replica; `rcpctl status {}` shows how far it is, and it is fed once the \
          new writer has a route to it",
         args.volume, args.volume
     );
+    if let WriterAnswer::Rewound(r) = &done {
+        let kept = r.branch.as_ref().map_or_else(String::new, |name| {
+            format!(
+                "; what it held beyond that is kept as branch {name}: read it as {}@branch:{name}, see \
+                 `rcpctl branch list {}`",
+                args.volume, args.volume
+            )
+        });
+        text = format!("{text}; its content is taken back to set {}{kept}", r.fork);
+    }
     tell(args.json, &done, &text)
 }
 

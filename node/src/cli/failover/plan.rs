@@ -43,7 +43,7 @@ pub(super) struct Candidate {
     pub(super) loss: Loss,
     /// By failover with `--now`.
     pub(super) loss_now: Loss,
-    /// Nodes that hold more than it and would have to give that up.
+    /// Nodes that hold more than it: they would go back, and keep that as a branch.
     pub(super) would_rewind: Vec<String>,
 }
 

@@ -52,6 +52,14 @@ pub(super) fn by_default(new: &str, old: Option<&str>, known: &Routes) -> Routes
     Routes::from([(new.to_owned(), hops)])
 }
 
+/// Nodes with a copy that nobody feeds: a change of routes let go of them, and was interrupted.
+pub(super) fn unfed(new: &str, group: &str, nodes: &[NodeStatus], known: &Routes) -> Vec<String> {
+    let holds = |n: &&NodeStatus| n.volumes.iter().any(|v| v.group == group);
+    let fed = |n: &&NodeStatus| known.values().any(|hops| hops.contains(&n.node));
+    let all = nodes.iter().filter(|n| n.node != new).filter(holds).filter(|n| !fed(n));
+    all.map(|n| n.node.clone()).collect()
+}
+
 /// The changes that lead from the routes as they are to those wanted: whoever fed a next hop, or the
 /// new writer, lets it go first.
 pub(super) fn steps(new: &str, wanted: &Routes, known: &Routes) -> Vec<Step> {
@@ -104,6 +112,17 @@ mod tests {
         assert_eq!(wanted, routes(&[("l1", &["f1", "f2", "p"])]));
         let s = words(&steps("l1", &wanted, &now));
         assert_eq!(s, ["f1 - l1", "p - f1", "p - f2", "l1 + f1", "l1 + f2", "l1 + p"]);
+    }
+
+    #[test]
+    fn who_was_let_go_of_and_not_taken_on_is_found() {
+        let volumes = vec![crate::api::VolumeInfo { group: "g".into(), ..Default::default() }];
+        let node =
+            |n: &str| NodeStatus { node: n.into(), volumes: volumes.clone(), ..Default::default() };
+        let empty = NodeStatus { node: "x".into(), ..NodeStatus::default() };
+        let nodes = [node("p"), node("l1"), node("l2"), node("l3"), empty];
+        let now = routes(&[("l1", &["l3"]), ("gone", &["p"])]);
+        assert_eq!(unfed("l1", "g", &nodes, &now), ["l2"]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use config::units::approx_size;
 
-use crate::api::{ChildProgress, NodeStatus, SubtreeStatus, VolumeInfo};
+use crate::api::{BranchStatus, ChildProgress, NodeStatus, SubtreeStatus, VolumeInfo};
 use crate::cli::columns::columns;
 use crate::cli::text::{between, fill, moment, number, pause, plural, span};
 
@@ -114,6 +114,12 @@ fn extents(v: &VolumeInfo) -> Option<String> {
         .then(|| format!("{seeds} by seeds, {catch_ups} by catch-ups since the start"))
 }
 
+/// What is kept of lines that ended.
+fn branches(v: &VolumeInfo) -> Option<String> {
+    let of = |b: &BranchStatus| format!("{}@branch:{}", v.label, b.name);
+    (!v.branches.is_empty()).then(|| v.branches.iter().map(of).collect::<Vec<_>>().join(", "))
+}
+
 /// Everything about a volume on a node, in words.
 pub(super) fn detail(h: &Held<'_>) -> String {
     let (v, now) = (h.volume, h.node.at_us);
@@ -180,6 +186,9 @@ pub(super) fn detail(h: &Held<'_>) -> String {
     if !v.kept.is_empty() {
         let kept: Vec<String> = v.kept.iter().map(|s| format!("{}@{s}", v.label)).collect();
         line("kept", kept.join(", "));
+    }
+    if let Some(names) = branches(v) {
+        line("branches", names);
     }
     let width = v.children.iter().map(|c| c.node.len()).max().unwrap_or(0);
     for child in &v.children {

@@ -1,0 +1,221 @@
+//! Nodes past the fork go back by the blocks that differ, and what they held is kept as a branch
+//! (FAIL-11, FAIL-14, F28).
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use node::api::{BranchStatus, CutInfo, VolumeInfo};
+use node::http::{paths, requests};
+use tests::rig::{Plan, Tree, program, run, said, tool, wait_for};
+
+use crate::load::content;
+
+const LONG: Duration = Duration::from_secs(90);
+const BLOCK: u64 = 4096;
+
+fn rcpctl(tree: &Tree, words: &[&str]) -> Result<String, String> {
+    said(Command::new(program("rcpctl")).args(words).arg("--topology").arg(tree.topology()))
+}
+
+fn at(tree: &Tree, node: &str, words: &[&str]) -> Result<String, String> {
+    said(Command::new(program("rcpctl")).args(words).arg("--dir").arg(tree.folder(node)))
+}
+
+fn cut_at(tree: &Tree, node: &str) -> u64 {
+    let body = requests::Cut { volume: "vol".to_owned(), keep: true };
+    let cut: CutInfo = tree.post(node, paths::CUT, &body).unwrap_or_else(|e| panic!("cut: {e}"));
+    cut.set
+}
+
+/// Runs of 16 blocks, `every` blocks apart, from `first` on: `runs` of them.
+fn write(tree: &Tree, node: &str, first: u64, every: u64, runs: u64, seed: u64) {
+    let mut c = tree.open(node, "vol").unwrap_or_else(|e| panic!("{node}: {e}"));
+    for r in 0..runs {
+        let from = first + r * every;
+        let bytes: Vec<u8> = (0..16).flat_map(|i| content(seed << 32 | (from + i))).collect();
+        c.write(from * BLOCK, &bytes, false).unwrap();
+    }
+    c.flush().unwrap();
+}
+
+/// A whole export as a sparse file.
+fn image(tree: &Tree, node: &str, export: &str, name: &str) -> Option<PathBuf> {
+    let to = tree.dir().join(name);
+    let mut qemu = tool("qemu-img", "qemu-utils")?;
+    qemu.args(["convert", "-f", "raw", "-O", "raw"]).arg(tree.unix_uri(node, export)).arg(&to);
+    run(&mut qemu);
+    Some(to)
+}
+
+#[track_caller]
+fn equal(a: &Path, b: &Path) {
+    let mut qemu = tool("qemu-img", "qemu-utils").expect("it was there");
+    let told = said(qemu.args(["compare", "-f", "raw", "-F", "raw"]).args([a, b]));
+    assert!(told.is_ok(), "{}", told.unwrap_err());
+}
+
+fn fenced(tree: &Tree, node: &str, by: &str) {
+    wait_for(&format!("{node} to be fenced"), LONG, || {
+        let v = tree.volume(node, "vol")?;
+        match v.fenced {
+            Some(f) if f.contains(&format!("{by} took over")) => Ok(()),
+            other => Err(format!("{}: {other:?}", v.state)),
+        }
+    });
+}
+
+/// The branches of a node are exactly what is in the files. The newest of them.
+#[track_caller]
+fn branches_are(tree: &Tree, node: &str, held: &[(u64, &Path)]) -> BranchStatus {
+    let v: VolumeInfo = tree.volume(node, "vol").unwrap();
+    let sets: Vec<_> = v.branches.iter().map(|b| b.set).collect();
+    assert_eq!(sets, held.iter().map(|(s, _)| *s).collect::<Vec<_>>(), "{:?}", v.branches);
+    for (b, (_, held)) in v.branches.iter().zip(held) {
+        let export = format!("vol@branch:{}", b.name);
+        let read = image(tree, node, &export, &format!("{node}.branch")).expect("it was there");
+        equal(held, &read);
+        std::fs::remove_file(read).unwrap();
+    }
+    v.branches.last().expect("a branch").clone()
+}
+
+/// So it is by other ways as well.
+#[track_caller]
+fn branch_is(tree: &Tree, node: &str, b: &BranchStatus, held: &Path) {
+    let export = format!("vol@branch:{}", b.name);
+    if let Some(mut nbdcopy) = tool("nbdcopy", "libnbd-bin") {
+        let to = tree.dir().join(format!("{node}.nbdcopy"));
+        run(nbdcopy.arg(tree.unix_uri(node, &export)).arg(&to));
+        equal(held, &to);
+        std::fs::remove_file(to).unwrap();
+    }
+    let list = at(tree, node, &["branch", "list", "vol"]).unwrap();
+    let show = at(tree, node, &["branch", "show", "vol", &b.name]).unwrap();
+    assert!(list.contains(&b.name) && show.contains("branch drop"), "{list}\n{show}");
+    let to = tree.dir().join(format!("{node}.export"));
+    let to_text = to.display().to_string();
+    let told = at(tree, node, &["branch", "export", "vol", &b.name, "--to", &to_text]).unwrap();
+    equal(held, &to);
+    eprintln!("{list}{show}{told}");
+    std::fs::remove_file(to).unwrap();
+}
+
+/// Everything that went to a child since it was taken over, extents, sets and headers, is at most so
+/// many runs of 16 blocks and a tenth.
+#[track_caller]
+fn sent_at_most(tree: &Tree, node: &str, child: &str, runs: u64) {
+    let status = tree.status(node).unwrap();
+    let link = status.groups[0].children.iter().find(|l| l.node == child).expect("a child");
+    let extents = tree.volume(node, "vol").unwrap().catch_up_sent;
+    let (sent, differs) = (link.bytes, runs * 16 * BLOCK);
+    eprintln!("{sent} bytes went to {child}, {extents} of them as extents, and {differs} differed");
+    assert!(extents > 0 && sent >= extents, "{sent} bytes, {extents} of them as extents");
+    assert!(sent * 10 <= differs * 11, "{sent} bytes for {differs} that differ");
+}
+
+#[test]
+fn an_old_primary_goes_back_by_what_differs_and_keeps_it_as_a_branch() {
+    let tree = Tree::start(Plan::new(&[("p", &["l1"])]).volume("vol", 1024));
+    tree.expect(" WARN ");
+    tree.expect(" ERROR ");
+    write(&tree, "p", 0, 2_000, 130, 1);
+    let common = cut_at(&tree, "p");
+    tree.reaches("l1", "vol", common, LONG);
+    tree.kill("l1");
+    // 6 MiB in sets that nobody has, 2 MiB in none; 1 MiB of that was empty before.
+    write(&tree, "p", 2_000, 2_000, 64, 2);
+    let second = cut_at(&tree, "p");
+    write(&tree, "p", 2_000 * 65, 2_000, 32, 3);
+    let third = cut_at(&tree, "p");
+    write(&tree, "p", 2_000 * 97, 2_000, 16, 4);
+    write(&tree, "p", 81_000, 2_000, 16, 4);
+    tree.kill("p");
+
+    tree.up("l1");
+    rcpctl(&tree, &["failover", "vol", "--to", "l1"]).unwrap();
+    // 2 MiB, half of it in the same blocks.
+    write(&tree, "l1", 2_000, 2_000, 16, 5);
+    cut_at(&tree, "l1");
+    write(&tree, "l1", 2_000 * 113, 2_000, 16, 6);
+
+    tree.up("p");
+    fenced(&tree, "p", "l1");
+    let Some(held) = image(&tree, "p", "vol", "held") else { return };
+    let kept = [second, third].map(|set| {
+        image(&tree, "p", &format!("vol@{set}"), &format!("held.{set}")).expect("it was there")
+    });
+    let held =
+        [(second, kept[0].as_path()), (third, kept[1].as_path()), (third + 1, held.as_path())];
+    let told = at(&tree, "p", &["resync", "vol"]).unwrap();
+    assert!(told.contains("kept as branch"), "{told}");
+    eprintln!("{told}");
+    let told = rcpctl(&tree, &["failover", "vol", "--to", "l1", "--adopt"]).unwrap();
+    eprintln!("{told}");
+    let set = cut_at(&tree, "l1");
+    tree.reaches("p", "vol", set, LONG);
+    assert!(!tree.log("p").contains("a seed begins"), "p was seeded");
+    // Of both lines, what has content now. (After the crash whole extents of the activity log counted
+    // as changed: they are zeroes but for what was written, and cost next to nothing.)
+    sent_at_most(&tree, "l1", "p", 64 + 32 + 16 + 16);
+    let kept = format!("vol@{set}");
+    let (a, b) = (image(&tree, "l1", &kept, "l1.now"), image(&tree, "p", &kept, "p.now"));
+    equal(&a.unwrap(), &b.unwrap());
+
+    let tip = branches_are(&tree, "p", &held);
+    branch_is(&tree, "p", &tip, held[2].1);
+    // What stayed as it was is not saved.
+    assert!(tip.saved_blocks <= 16 * (64 + 32 + 16 + 16 + 16), "{tip:?}");
+    // They stay over a restart, and while the new line goes on.
+    tree.kill("p");
+    tree.up("p");
+    write(&tree, "l1", 0, 2_000, 60, 7);
+    let set = cut_at(&tree, "l1");
+    tree.reaches("p", "vol", set, LONG);
+    let name = branches_are(&tree, "p", &held).name;
+    for b in tree.volume("p", "vol").unwrap().branches {
+        at(&tree, "p", &["branch", "drop", "vol", &b.name]).unwrap();
+    }
+    wait_for("the branch to be gone", LONG, || {
+        let v = tree.volume("p", "vol")?;
+        if v.branches.is_empty() { Ok(()) } else { Err(format!("{:?}", v.branches)) }
+    });
+    let no = at(&tree, "p", &["branch", "drop", "vol", &name]).unwrap_err();
+    assert!(no.contains("has no branch"), "{no}");
+}
+
+#[test]
+fn a_replica_past_the_fork_goes_back_by_itself() {
+    let tree = Tree::start(Plan::new(&[("p", &["l1", "l2"])]).volume("vol", 1024));
+    tree.expect(" WARN ");
+    tree.expect(" ERROR ");
+    write(&tree, "p", 0, 2_000, 80, 1);
+    let common = cut_at(&tree, "p");
+    for l in ["l1", "l2"] {
+        tree.reaches(l, "vol", common, LONG);
+    }
+    tree.kill("l1");
+    write(&tree, "p", 4_000, 2_000, 64, 2);
+    let ahead = cut_at(&tree, "p");
+    tree.reaches("l2", "vol", ahead, LONG);
+    tree.kill("p");
+    let Some(held) = image(&tree, "l2", &format!("vol@{ahead}"), "held") else { return };
+
+    tree.up("l1");
+    at(&tree, "l1", &["failover", "vol", "--to", "l1", "--alone"]).unwrap();
+    write(&tree, "l1", 6_000, 2_000, 32, 3);
+    cut_at(&tree, "l1");
+    let told = rcpctl(&tree, &["failover", "vol", "--to", "l1", "--adopt"]).unwrap();
+    eprintln!("{told}");
+    let set = cut_at(&tree, "l1");
+    tree.reaches("l2", "vol", set, LONG);
+    assert!(!tree.log("l2").contains("a seed begins"), "l2 was seeded");
+    sent_at_most(&tree, "l1", "l2", 64);
+    assert!(tree.log("l2").contains("is kept as branch"), "it says so");
+    let kept = format!("vol@{set}");
+    let (a, b) = (image(&tree, "l1", &kept, "l1.now"), image(&tree, "l2", &kept, "l2.now"));
+    equal(&a.unwrap(), &b.unwrap());
+    let tip = branches_are(&tree, "l2", &[(ahead, held.as_path())]);
+    branch_is(&tree, "l2", &tip, &held);
+    at(&tree, "l2", &["branch", "drop", "vol", &tip.name]).unwrap();
+}
