@@ -305,6 +305,8 @@ impl World {
         };
         let (clean, visible) = (v.is_clean(), v.durable().visible);
         if clean && !busy {
+            // It may have been down since the role was stored.
+            self.put_back_damaged(n, visible);
             self.counters.hit("content compared before writers were let in");
             let state = self.state_at(n, visible);
             if let Err(e) = self.model.check(state, 0, disk.0.borrow().bytes(FileId::Base)) {
