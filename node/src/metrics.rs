@@ -122,6 +122,20 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     GAUGES.iter().chain(COUNTERS).map(|d| d.0)
 }
 
+/// The name of everything else that `/metrics` shows: what the process and its NBD server count.
+pub fn names_of_process() -> impl Iterator<Item = String> {
+    let nbd = crate::nbd::Metrics::default();
+    let nbd: Vec<String> = nbd.each().map(|(name, _)| total(NBD, name)).collect();
+    PROCESS.iter().map(|d| d.0.to_owned()).chain(nbd)
+}
+
+/// Before the names of what the NBD server counts.
+pub(crate) const NBD: &str = "rcp_nbd";
+
+fn total(prefix: &str, name: &str) -> String {
+    format!("{prefix}_{name}_total")
+}
+
 /// Adds what another part of the node counts, at every scrape.
 type Source = Box<dyn Fn() + Send + Sync>;
 
@@ -236,7 +250,7 @@ pub(crate) fn http_closed(end: &'static str) {
 /// Writes a list of counters as `PREFIX_NAME_total`, for [`Metrics::on_scrape`].
 pub fn counters(prefix: &str, help: &str, list: impl IntoIterator<Item = (&'static str, u64)>) {
     for (name, value) in list {
-        let full = format!("{prefix}_{name}_total");
+        let full = total(prefix, name);
         let words = name.replace('_', " ");
         metrics::describe_counter!(full.clone(), Unit::Count, format!("{help}: {words}."));
         metrics::counter!(full).absolute(value);

@@ -701,3 +701,24 @@ fn a_label_with_a_list_of_its_own_is_neither_taken_nor_given_away() {
     let ask = r.ask("p", rename("vol", "other"));
     assert!(r.told("p", ask).contains("Done"), "{}", r.told("p", ask));
 }
+
+#[test]
+fn a_neighbour_is_away_since_it_was_lost_however_often_it_is_tried() {
+    let mut r = two();
+    let child = |r: &Rig| r.nodes["p"].mover.status().groups[0].children[0].clone();
+    assert_eq!(child(&r).state, "connected");
+    r.down.push("l1");
+    let lost = r.now + 1_000;
+    r.restart("l1", "g1", &[]);
+    r.pass(30_000);
+    let c = child(&r);
+    assert_eq!(
+        (c.state.as_str(), c.reason.as_deref()),
+        ("waiting", Some("the connection failed: nobody answers"))
+    );
+    assert!(c.since_us <= lost, "{} s ago", (r.now - c.since_us) / 1_000_000);
+    r.down.clear();
+    r.pass(60_000);
+    assert_eq!(child(&r).state, "connected");
+    assert!(child(&r).since_us > lost);
+}

@@ -44,6 +44,8 @@ impl Scope {
 /// What a path is, as far as access goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
+    /// Open to everybody who can connect: nothing of the node is in the answer.
+    Nothing,
     /// Health: open to everybody who can connect, unless the operator closed it.
     Health,
     /// Metrics: open, unless the operator closed them.
@@ -148,7 +150,7 @@ impl Policy {
         };
         let anybody = Ok(Who(name));
         let scope = match (need, &caller.way) {
-            (_, Way::Socket { .. }) => return anybody,
+            (_, Way::Socket { .. }) | (Need::Nothing, _) => return anybody,
             (Need::Health, _) if !self.health_closed => return anybody,
             (Need::Metrics, _) if !self.metrics_closed => return anybody,
             (Need::Metrics | Need::Health, _) => Scope::Read,

@@ -10,6 +10,7 @@ mod body;
 mod condition;
 mod conn;
 mod control;
+mod dashboard;
 mod guard;
 pub mod limits;
 pub mod paths;

@@ -8,6 +8,8 @@ pub const METRICS: &str = "/metrics";
 pub const HEALTHZ: &str = "/healthz";
 /// Recovery is done and listeners are up.
 pub const READYZ: &str = "/readyz";
+/// The page for browsers.
+pub const DASHBOARD: &str = "/dashboard";
 /// The whole node as JSON.
 pub const STATUS: &str = "/api/v1/status";
 /// Bytes of a volume.
@@ -59,6 +61,7 @@ pub(crate) const READS: &[Entry] = &[
     (METRICS, "GET", "Prometheus metrics"),
     (HEALTHZ, "GET", "200 while the process answers"),
     (READYZ, "GET", "200 when recovery is done and listeners are up"),
+    (DASHBOARD, "GET", "the same as a page for browsers"),
     (STATUS, "GET", "the whole node as JSON"),
     (VOLUME, "GET", "bytes of a volume; Range, If-Match and ?state=SET are understood"),
     (RCP, "GET", "a session of a group, with `Upgrade: RCP/1.0`"),
@@ -92,6 +95,8 @@ pub(crate) fn need(path: &str) -> Need {
         // A session proves by itself who it is with.
         HEALTHZ | READYZ | RCP => Need::Health,
         METRICS => Need::Metrics,
+        // The page says nothing of the node; what it shows it asks for.
+        DASHBOARD => Need::Nothing,
         STATUS | VOLUME | ROUTES => Need::Scope(Scope::Read),
         ROUTE_ADD | ROUTE_DELETE | CUT | KEEP | RELEASE | REPLICATE | SEED | POLICY | HASH
         | BLOCK_SEND => Need::Scope(Scope::Operate),

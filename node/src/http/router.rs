@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{Method, StatusCode, Uri};
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -16,7 +16,7 @@ use super::answer::{Refused, echo, json, text, typed};
 use super::guard::{Guard, guarded};
 use super::limits::{MAX_VOLUME_READS, STATUS};
 use super::upgrade::{self, Upgrades};
-use super::{control, paths, volume};
+use super::{control, dashboard, paths, volume};
 use crate::access::Caller;
 use crate::api::{ApiError, ApiErrorKind, NodeApi, NodeStatus};
 use crate::metrics::{self, Metrics};
@@ -87,6 +87,7 @@ fn reads() -> Router<App> {
         .route(paths::METRICS, get(scrape))
         .route(paths::HEALTHZ, get(async || text(StatusCode::OK, "ok")))
         .route(paths::READYZ, get(ready))
+        .route(paths::DASHBOARD, get(dashboard::page))
         .route(paths::STATUS, get(status))
         .route(paths::VOLUME, get(volume::read))
         .route(paths::RCP, get(upgrade::session))
@@ -94,7 +95,9 @@ fn reads() -> Router<App> {
 
 fn finished(router: Router<App>, app: App) -> Router {
     router
-        .fallback(|uri: Uri| async move { unknown(uri.path()) })
+        .fallback(async |method: Method, uri: Uri, headers: HeaderMap| {
+            dashboard::instead(&method, &uri, &headers).unwrap_or_else(|| unknown(uri.path()))
+        })
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(app.clone(), guarded))
         .layer(from_fn(counted))

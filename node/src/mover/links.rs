@@ -575,9 +575,12 @@ impl Mover {
                 .and_then(|n| g.links.get_mut(&n).map(|l| (n, l)))
                 && l.conn == Some(id)
             {
+                // An attempt that failed is not when it was lost.
+                if l.up || l.since == Wall(0) {
+                    l.since = wall;
+                }
                 l.conn = None;
                 l.up = false;
-                l.since = wall;
                 l.refused =
                     matches!(reason, CloseReason::Refused { .. } | CloseReason::Untrusted(_));
                 l.reason = Some(text.clone());

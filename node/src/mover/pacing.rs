@@ -95,6 +95,8 @@ impl Mover {
             _ => {
                 if let Some(out) = out.filter(|_| matches!(frame, Frame::SeedEnd { .. })) {
                     out.stage = Stage::Streaming;
+                    // Why it needed the seed or the catch-up is history.
+                    out.reason = None;
                 }
                 self.send(conn, frame);
             }

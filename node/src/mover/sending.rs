@@ -455,6 +455,7 @@ impl Mover {
         out.saved = out.saved.max(state);
         if out.stage == Stage::Waiting {
             out.stage = Stage::Streaming;
+            out.reason = None;
         }
         let id = out.volume;
         if let Some(h) = self.volumes.get_mut(&id) {

@@ -393,7 +393,8 @@ fn metrics_of(server: &nbd::Server, stop: &CancellationToken) -> Result<Arc<Metr
 fn show_counters(server: &nbd::Server, metrics: &Metrics) {
     let counters = server.metrics();
     metrics.on_scrape(move || {
-        crate::metrics::counters("rcp_nbd", "NBD server", counters.each().collect::<Vec<_>>());
+        let each: Vec<_> = counters.each().collect();
+        crate::metrics::counters(crate::metrics::NBD, "NBD server", each);
     });
 }
 

@@ -58,6 +58,12 @@ fn a_late_leaf_reaches_the_stream_under_load() {
     for w in &writers {
         w.verify("l2", &mut tree.open("l2", "vol").unwrap());
     }
+    // Nor does anybody go on saying why it was seeded.
+    wait_for("f1 to have nothing to say of its children", LONG, || {
+        let children = tree.volume("f1", "vol")?.children;
+        let well = |c: &node::api::ChildProgress| c.state == "streaming" && c.reason.is_none();
+        if children.iter().all(well) { Ok(()) } else { Err(format!("{children:?}")) }
+    });
     // A parent without room says so; it does not say it thousands of times.
     for n in tree.names() {
         let (log, took) = (tree.log(&n), clock.passed().as_secs() + 10);

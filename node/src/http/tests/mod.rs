@@ -22,9 +22,9 @@ use crate::api::{ApiError, ApiErrorKind, NodeStatus};
 use crate::metrics::Metrics;
 
 /// A node as a stranger on the shared port and as its owner sees it.
-struct Site {
-    public: Router,
-    control: Router,
+pub(super) struct Site {
+    pub(super) public: Router,
+    pub(super) control: Router,
     all: Routers,
     dir: tempfile::TempDir,
 }
@@ -44,7 +44,7 @@ fn site() -> (Arc<FakeNode>, Site) {
     guarded_site(Policy::default(), false)
 }
 
-fn guarded_site(policy: Policy, tokens: bool) -> (Arc<FakeNode>, Site) {
+pub(super) fn guarded_site(policy: Policy, tokens: bool) -> (Arc<FakeNode>, Site) {
     let node = FakeNode::new();
     let dir = tempfile::tempdir().expect("folder");
     let tokens = tokens.then(|| Tokens::of(dir.path()));
@@ -56,8 +56,14 @@ fn guarded_site(policy: Policy, tokens: bool) -> (Arc<FakeNode>, Site) {
     (node, Site { public, control, all, dir })
 }
 
-struct Reply {
-    status: StatusCode,
+/// The node as whoever came over TLS sees it.
+pub(super) fn tls(site: &Site, node: Option<&str>) -> Router {
+    let way = Way::Tls { node: node.map(str::to_owned) };
+    site.all.caller(Caller { from: "192.0.2.1:9".to_owned(), way })
+}
+
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
     headers: HeaderMap,
     body: Bytes,
     /// The body was as long as announced.
@@ -65,11 +71,11 @@ struct Reply {
 }
 
 impl Reply {
-    fn text(&self) -> &str {
+    pub(super) fn text(&self) -> &str {
         std::str::from_utf8(&self.body).expect("text")
     }
 
-    fn header(&self, name: &str) -> &str {
+    pub(super) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |v| v.to_str().expect("header"))
     }
 
@@ -119,7 +125,7 @@ async fn ask(
     Reply { status: head.status, headers: head.headers, body: data.into(), whole }
 }
 
-async fn get(router: &Router, path: &str, headers: &[(&str, &str)]) -> Reply {
+pub(super) async fn get(router: &Router, path: &str, headers: &[(&str, &str)]) -> Reply {
     ask(router, "GET", path, headers, "").await
 }
 
@@ -338,14 +344,11 @@ async fn with_certificates_every_path_needs_its_scope() {
     let tokens = Tokens::of(site.dir.path());
     let by = |scope| tokens.create(&format!("{scope:?}"), scope, 0, None).expect("token");
     let secrets = [Scope::Read, Scope::Operate, Scope::Admin].map(|s| (s, by(s)));
-    let tls = |node: Option<&str>| {
-        let way = Way::Tls { node: node.map(str::to_owned) };
-        site.all.caller(Caller { from: "192.0.2.1:9".to_owned(), way })
-    };
+    let tls = |node| tls(&site, node);
     for (path, method, _) in paths::READS.iter().chain(paths::CONTROL) {
         let at = path.replace("{name}", "db");
         let needs = match paths::need(path) {
-            Need::Health => continue,
+            Need::Health | Need::Nothing => continue,
             Need::Metrics => Scope::Read,
             Need::Scope(s) => s,
         };
