@@ -70,7 +70,7 @@ fn run(trap: Trap, seed: u64, verbose: bool) -> Counters {
 /// The run in which the blow falls: in some a step is not taken, because a child came late, or a
 /// seed had everything.
 fn strike(trap: Trap, seed: u64) -> (u64, Counters) {
-    let tries = if trap.pass == 0 { 12 } else { 1 };
+    let tries = if trap.pass == 0 { 48 } else { 1 };
     let mut seeds = (0..tries).map(|t| seed + (t << 32));
     let runs = seeds.by_ref().map(|s| (s, run(trap, s, false)));
     let mut last = (seed, Counters::default());
