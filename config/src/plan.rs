@@ -95,6 +95,10 @@ pub struct GroupPlan {
     pub forward_only: BTreeSet<NodeName>,
     /// By the node that takes over as the writer: the routes that `rcpctl failover --adopt` makes.
     pub on_failover: BTreeMap<NodeName, RouteTable>,
+    /// Whether the next hops of a node that is away are fed by the node above it (FWD-06).
+    pub bypass: bool,
+    /// By node, who feeds it when nobody above it does, in the order in which they are asked.
+    pub fallbacks: BTreeMap<NodeName, Vec<NodeName>>,
     /// Nodes outside the group that may feed its members all the same.
     pub feeders: BTreeSet<NodeName>,
     /// How hops are crossed that say nothing of their own; the transport is always given.

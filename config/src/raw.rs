@@ -54,6 +54,8 @@ pub(crate) struct RawGroup {
     pub(crate) overrides: Vec<(Text, RawPlayback)>,
     pub(crate) forward_only: Vec<Text>,
     pub(crate) on_failover: Vec<(Text, RawRoutes)>,
+    pub(crate) bypass: Option<Text>,
+    pub(crate) fallbacks: RawRoutes,
 }
 
 /// A next hop: a name, or a mapping with the name and how it is reached.
@@ -191,6 +193,8 @@ fn group(name: Text, tree: Tree, report: &mut Report) -> RawGroup {
         "overrides",
         "forward_only",
         "on_failover",
+        "bypass",
+        "fallbacks",
     ];
     let mut f = Fields::new(tree, &name.span, &what, known, &["primary"], report);
     let routes = f.map("routes", report);
@@ -199,6 +203,7 @@ fn group(name: Text, tree: Tree, report: &mut Report) -> RawGroup {
     let playback = f.map("playback", report);
     let overrides = f.map("overrides", report);
     let on_failover = f.map("on_failover", report);
+    let fallbacks = f.map("fallbacks", report);
     RawGroup {
         on_failover: on_failover
             .into_iter()
@@ -234,6 +239,14 @@ fn group(name: Text, tree: Tree, report: &mut Report) -> RawGroup {
             })
             .collect(),
         forward_only: f.list("forward_only", report),
+        bypass: f.text("bypass", report),
+        fallbacks: fallbacks
+            .into_iter()
+            .map(|(node, tree)| {
+                let owner = format!("the fallbacks of {} in {what}", shown(&node.value));
+                (node, names(tree, &owner, report))
+            })
+            .collect(),
         name,
     }
 }
@@ -571,6 +584,7 @@ fn example(field: &str) -> String {
         "transport" => "transport: tls",
         "congestion" => "congestion: bbr",
         "feeders" => "feeders: [cel9-ser1]",
+        "fallbacks" => "fallbacks: {cel3-ser1: [cel9-ser1]}",
         "node" => "{node: cel2-ser1, transport: quic}",
         "via" => "via: \"http://proxy.example:80/rcp\"",
         "dial" => "dial: child",

@@ -101,6 +101,13 @@ pub struct GroupSpec {
     pub forward_only: Vec<String>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub on_failover: BTreeMap<String, BTreeMap<String, Vec<String>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bypass: Option<bool>,
+    #[serde(
+        skip_serializing_if = "BTreeMap::is_empty",
+        serialize_with = "yaml::map_of_flow_lists"
+    )]
+    pub fallbacks: BTreeMap<String, Vec<String>>,
 }
 
 /// A next hop of a file: its name, or a mapping where it says more.
@@ -348,6 +355,12 @@ fn group(g: &GroupPlan) -> GroupSpec {
             })
             .collect(),
         forward_only: g.forward_only.iter().map(ToString::to_string).collect(),
+        bypass: Some(g.bypass),
+        fallbacks: g
+            .fallbacks
+            .iter()
+            .map(|(n, list)| (n.to_string(), list.iter().map(ToString::to_string).collect()))
+            .collect(),
         on_failover: g
             .on_failover
             .iter()

@@ -102,6 +102,7 @@ fn specs() -> impl Strategy<Value = TopologySpec> {
                 routes,
                 forward_only,
                 on_failover: BTreeMap::new(),
+                bypass: (timeout % 4 > 1).then_some(persistent),
                 transport: (timeout % 3 == 0).then(|| "tcp".to_owned()),
                 feeders: if timeout % 2 == 0 { vec![name(0)] } else { Vec::new() },
                 ..GroupSpec::default()

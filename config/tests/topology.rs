@@ -299,3 +299,20 @@ fn the_examples_are_usable_and_differ_by_one_leaf() {
         assert_eq!(four.node(&node.name), Some(node));
     }
 }
+
+#[test]
+fn who_steps_in_when_nobody_above_is_left() {
+    let text = "version: 1\nnodes:\n  p: {listen: \"127.0.0.1:1\", data: ./p}\n  f1: {listen: \
+                \"127.0.0.1:2\", data: ./f1}\n  f2: {listen: \"127.0.0.1:3\", data: ./f2}\n  l1: \
+                {listen: \"127.0.0.1:4\", data: ./l1}\ngroups:\n  g1:\n    primary: p\n    routes: {p: \
+                [f1, f2], f1: [l1]}\n    bypass: false\n    fallbacks: {l1: [f2, p]}\n";
+    let t = Topology::compile(text, "t.yaml").expect("sound");
+    let g = group(&t, "g1");
+    assert!(!g.bypass);
+    let named: Vec<_> = g.fallbacks.iter().map(|(n, l)| (n.as_str(), l.len())).collect();
+    assert_eq!(named, [("l1", 2)]);
+    let again = Topology::compile(&t.to_yaml().expect("text"), "t.yaml").expect("sound");
+    assert_eq!(again, t);
+    let plain = text.replace("    bypass: false\n", "");
+    assert!(group(&Topology::compile(&plain, "t.yaml").expect("sound"), "g1").bypass, "on unless");
+}

@@ -88,6 +88,32 @@ impl Aggregate {
         Ok(())
     }
 
+    /// A node reported that is fed in the place of a child that is away: from its first report on
+    /// it is counted by itself, and no longer in what that child reported last. What is left of that
+    /// counts as its oldest.
+    ///
+    /// # Errors
+    /// As [`Aggregate::child`].
+    pub fn child_in_place(
+        &mut self,
+        child: &NodeName,
+        of: &NodeName,
+        report: Report,
+        now: Mono,
+    ) -> Result<(), ReportError> {
+        check(&report).map_err(|what| ReportError { child: child.clone(), what })?;
+        if !self.children.contains_key(child)
+            && let Some(of) = self.children.get_mut(of)
+        {
+            let r = &mut of.report;
+            r.nodes = r.nodes.saturating_sub(report.nodes);
+            r.by_state.clear();
+            r.worst.retain(|l| l.node != *child && report.worst.iter().all(|w| w.node != l.node));
+            r.worst.truncate(usize::try_from(r.nodes).unwrap_or(usize::MAX));
+        }
+        self.child(child, report, now)
+    }
+
     /// A sign of life came from a child whose report is still what it was.
     pub fn heard(&mut self, child: &NodeName, now: Mono) {
         if let Some(c) = self.children.get_mut(child) {

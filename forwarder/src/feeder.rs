@@ -12,8 +12,9 @@
 //! Every acceptance raises the *feeder number*, which frames and acknowledgements echo; a frame with
 //! another number than the current one is stale, and so are signs of life and releases under it.
 //! *Silent* means that nothing was heard for the silence time. A connection that breaks is no
-//! release: the feeder may come back at once, another must wait. This module keeps no time and no
-//! session.
+//! release: the feeder may come back at once, and so may a node of its *line* take its place, which
+//! are those above the parent (a bypass, FWD-06), the parent of before, and those that the topology
+//! names; another must wait. This module keeps no time and no session.
 
 use std::fmt;
 use std::time::Duration;
@@ -58,7 +59,7 @@ pub enum FeederState {
 pub struct Accept {
     /// For the session's hello or welcome; frames with another number are stale.
     pub feeder_number: u32,
-    /// The accepted node takes the place of another that fell silent: log it.
+    /// The accepted node takes the place of another that fell silent or broke off: log it.
     pub replaces_silent: bool,
 }
 
@@ -106,19 +107,67 @@ pub struct Feeder {
     silence: Duration,
     last_number: u32,
     state: FeederState,
+    /// Its session is over.
+    broken: bool,
+    /// The way from the primary to the parent, this included: of the last feeder that was not itself
+    /// in it.
+    line: Vec<NodeName>,
+    /// Who else may step in at once.
+    named: Vec<NodeName>,
 }
 
 impl Feeder {
     /// Nobody feeds it yet. A feeder that was not heard for `silence` can be replaced.
     #[must_use]
     pub fn new(own: NodeName, group: GroupName, silence: Duration) -> Self {
-        Self { own, group, silence, last_number: 0, state: FeederState::NoFeeder }
+        Self {
+            own,
+            group,
+            silence,
+            last_number: 0,
+            state: FeederState::NoFeeder,
+            broken: false,
+            line: Vec::new(),
+            named: Vec::new(),
+        }
     }
 
     /// With the usual silence time.
     #[must_use]
     pub fn with_defaults(own: NodeName, group: GroupName) -> Self {
         Self::new(own, group, FEEDER_SILENCE)
+    }
+
+    /// The parents that the topology names.
+    pub fn set_named(&mut self, named: Vec<NodeName>) {
+        self.named = named;
+    }
+
+    /// The way from the primary to the parent, as far as it is known; a node of it that feeds this
+    /// one in the parent's place does not change it.
+    #[must_use]
+    pub fn line(&self) -> &[NodeName] {
+        &self.line
+    }
+
+    /// The way to the feeder became known, or is what it was accepted with.
+    pub fn placed(&mut self, node: &NodeName, path: &[NodeName]) {
+        let stands_in = self.line.split_last().is_some_and(|(_, above)| above.contains(node));
+        if !stands_in && path.last() == Some(node) {
+            self.line = path.to_vec();
+        }
+    }
+
+    /// The feeder's session is over: nothing more can come of it. Says whether the number is
+    /// current.
+    pub fn broke(&mut self, number: u32) -> bool {
+        let current = self.is_current(number);
+        self.broken |= current;
+        current
+    }
+
+    fn may_step_in(&self, node: &NodeName) -> bool {
+        self.broken && (self.line.contains(node) || self.named.contains(node))
     }
 
     /// Who feeds it.
@@ -176,11 +225,13 @@ impl Feeder {
         self.last_number = self.last_number.wrapping_add(1).max(1);
         let number = self.last_number;
         self.state = FeederState::Fed { node: node.clone(), number, since: now, last_heard: now };
+        self.broken = false;
+        self.placed(node, path);
         Ok(Accept { feeder_number: number, replaces_silent })
     }
 
-    /// What [`Feeder::offer`] would say, for a probe; `Ok(true)` if a silent feeder would be
-    /// replaced.
+    /// What [`Feeder::offer`] would say, for a probe; `Ok(true)` if a feeder that is silent, or
+    /// whose session is over, would be replaced.
     ///
     /// # Errors
     /// As [`Feeder::offer`].
@@ -196,7 +247,7 @@ impl Feeder {
         self.check_path(node, path)?;
         match &self.state {
             FeederState::Fed { node: fed_by, last_heard, .. } if fed_by != node => {
-                if self.is_silent(now) {
+                if self.is_silent(now) || self.may_step_in(node) {
                     return Ok(true);
                 }
                 let text = format!(

@@ -20,3 +20,20 @@ pub const MAX_TABLE_FILE: usize = 128 << 20;
 pub const FEEDER_SILENCE: Duration = Duration::from_secs(10);
 /// A child that did not report for this long is named as silent in what goes up.
 pub const REPORT_SILENCE: Duration = Duration::from_secs(30);
+
+/// A child that does not answer for this long is bypassed: its next hops are fed from here.
+pub const BYPASS_PATIENCE: Duration = Duration::from_millis(700);
+/// The same for a child that was not heard of since this node was started.
+pub const BYPASS_PATIENCE_AT_START: Duration = Duration::from_secs(10);
+/// A child that is back has to be up for this long before anything is handed back to it; doubled
+/// with each return that did not last.
+pub const BYPASS_HOLD: Duration = Duration::from_secs(1);
+/// The longest that becomes.
+pub const BYPASS_HOLD_MAX: Duration = Duration::from_secs(60);
+/// A return that lasted this long makes the next hold the shortest again.
+pub const BYPASS_CALM: Duration = Duration::from_secs(300);
+/// A next hop of a child that is away, and that is fed by another, is asked again after this time;
+/// doubled each time.
+pub const BYPASS_ASK_AGAIN: Duration = Duration::from_secs(1);
+/// The longest that becomes.
+pub const BYPASS_ASK_AGAIN_MAX: Duration = Duration::from_secs(60);

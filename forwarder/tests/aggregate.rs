@@ -212,3 +212,35 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn nodes_that_are_fed_in_anothers_place_are_counted_once() {
+    let mut mid = Aggregate::with_defaults(n("mid"));
+    mid.set_own(Some(position(9, 9, 1)));
+    for (leaf_name, state) in [("a", 4), ("b", 8)] {
+        mid.child(&n(leaf_name), leaf(leaf_name, position(state, state, 1)), NOW).expect("sound");
+    }
+    let mut me = Aggregate::with_defaults(n("me"));
+    me.child(&n("mid"), mid.report(StreamId(1), NOW).expect("three"), NOW).expect("sound");
+    assert_eq!(me.report(StreamId(1), NOW).expect("three").nodes, 3);
+    for (leaf_name, left) in [("a", 3), ("b", 3)] {
+        for state in [10, 11] {
+            let r = leaf(leaf_name, position(state, state, 1));
+            me.child_in_place(&n(leaf_name), &n("mid"), r, NOW).expect("sound");
+            let r = me.report(StreamId(1), NOW).expect("three");
+            assert_eq!((r.nodes, r.by_state.iter().map(|(_, n)| n).sum::<u32>()), (left, 3));
+            // What is left of the other's report counts as its oldest.
+            assert_eq!(r.played_min, SetNumber(4));
+        }
+    }
+    let r = me.report(StreamId(1), NOW).expect("three");
+    let names: Vec<_> = r.worst.iter().map(|l| l.node.as_str().to_owned()).collect();
+    assert_eq!(names, ["mid", "a", "b"]);
+    // It is back, and reports of itself alone; then it has them again.
+    let alone = leaf("mid", position(12, 12, 1));
+    me.child(&n("mid"), alone, NOW).expect("sound");
+    assert_eq!(me.report(StreamId(1), NOW).expect("three").nodes, 3);
+    me.forget(&n("a"));
+    me.forget(&n("b"));
+    assert_eq!(me.report(StreamId(1), NOW).expect("one").nodes, 1);
+}

@@ -161,3 +161,50 @@ proptest! {
         }
     }
 }
+
+/// `me` is fed by `c`, which is below `b`, which is below `p`; at second 1 the session breaks.
+fn broken() -> Feeder {
+    let mut f = Feeder::with_defaults(n("me"), g("g1"));
+    f.offer(&n("c"), &ns("p b c"), at(0)).expect("free");
+    for node in ["p", "b", "x"] {
+        let e = f.check(&n(node), &ns("p"), at(1)).expect_err("c is alive");
+        assert_eq!(e.kind, RefuseKind::Fed);
+    }
+    assert!(!f.broke(7) && f.broke(1));
+    f
+}
+
+#[test]
+fn a_node_of_the_line_takes_a_broken_feeders_place_at_once_and_gives_it_back() {
+    let mut f = broken();
+    // A stranger waits for the silence, and late frames of the old number count for nothing.
+    let e = f.offer(&n("x"), &ns("p x"), at(2)).expect_err("not of the line");
+    assert_eq!(e.kind, RefuseKind::Fed);
+    assert!(f.check(&n("x"), &ns("p x"), at(11)).expect("silent"));
+    let a = f.offer(&n("b"), &ns("p b"), at(2)).expect("the node above");
+    assert_eq!((a.feeder_number, a.replaces_silent), (2, true));
+    assert!(f.is_current(2) && !f.heard(1, at(3)));
+    // One at a time: also the parent waits until it is let go.
+    assert_eq!(f.check(&n("c"), &ns("p b c"), at(3)).expect_err("b lives").kind, RefuseKind::Fed);
+    // The line stays that of the parent, which may come at once when b breaks off, as may p.
+    assert_eq!(f.line(), ns("p b c"));
+    assert!(f.broke(2));
+    for node in ["c", "p", "b"] {
+        assert!(f.check(&n(node), &ns("p"), at(3)).is_ok(), "{node}");
+    }
+    assert!(f.check(&n("x"), &ns("p x"), at(3)).is_err());
+    f.offer(&n("c"), &ns("p d c"), at(3)).expect("the parent");
+    assert_eq!(f.line(), ns("p d c"));
+}
+
+#[test]
+fn whom_the_topology_names_may_step_in() {
+    let mut f = broken();
+    f.set_named(ns("x"));
+    assert!(f.check(&n("x"), &ns("p x"), at(2)).is_ok());
+    assert!(f.check(&n("y"), &ns("p y"), at(2)).is_err());
+    // What is below this node may not, whoever named it.
+    f.set_named(ns("y"));
+    let e = f.check(&n("y"), &ns("p me y"), at(2)).expect_err("a loop");
+    assert_eq!(e.kind, RefuseKind::Loop);
+}

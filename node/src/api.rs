@@ -158,6 +158,12 @@ pub struct LinkStatus {
     /// The version of RCP of the session, as in `1.1`; empty while there is none.
     #[serde(default)]
     pub version: String,
+    /// It is away, or was: who is fed in its place, since when, until when, in words (child).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bypass: Option<String>,
+    /// It is fed in the place of this node, which is away (child).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_place_of: Option<String>,
 }
 
 /// One volume on this node.

@@ -98,6 +98,7 @@ defs! { GAUGES, "gauge":
     LINK_STATE = "rcp_link_state", Count, "1 for the state that the link to a neighbour is in, 0 for the others.";
     LINK_SINCE = "rcp_link_change_time_seconds", Seconds, "When the link was connected or lost, since 1970.";
     LINK_LIMIT = "rcp_link_limit_bytes_per_second", Count, "Bytes per second that may be sent to a child now; absent while that is not limited.";
+    BYPASS = "rcp_bypass_active", Count, "1 if next hops of a child are fed from here in its place, because it is away or has not caught up.";
     ROUTE_REVISION = "rcp_route_revision", Count, "Revision of the stored routing table.";
     ROUTE_DRIFT = "rcp_route_drift", Count, "Ways in which stored routes differ from the topology file.";
 }
@@ -295,6 +296,9 @@ fn export_link(group: &str, side: &str, link: &LinkStatus) {
     let labels = [("group", group), ("side", side), ("peer", link.node.as_str())];
     states(&LINK_STATE, &labels, &LINK_STATES, &link.state);
     gauge(&LINK_SINCE, &labels, seconds(link.since_us));
+    if side == "child" {
+        gauge(&BYPASS, &labels, flag(link.bypass.is_some()));
+    }
     if let Some(limit) = link.limit {
         gauge(&LINK_LIMIT, &labels, count(limit) / 8.0);
     }

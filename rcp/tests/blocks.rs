@@ -99,6 +99,35 @@ fn what_cannot_be_put_on_record_is_not_executed() {
 }
 
 #[test]
+fn a_member_that_changes_its_parent_is_waited_for_once() {
+    let mut n = node("root", 8);
+    n.begin(order(1, ASK, &["mid"], Part::Nothing), Mono(0));
+    effects(&mut n);
+    // mid is away, and x, which is below it, is fed from here.
+    n.adopt(&group(), &name("x"), &name("mid"));
+    n.for_child(&group(), &name("x"));
+    assert!(matches!(&effects(&mut n)[..], [Effect::Pass { child, .. }] if *child == name("x")));
+    n.adopt(&group(), &name("y"), &name("mid"));
+    n.from_below(&group(), &name("x"), told("x", true, "fine", true, 1), Mono(1));
+    assert_eq!(n.unfinished(&[1; 16]), [name("mid"), name("y")]);
+    // mid is back, and has y again before y has finished.
+    n.passed_on(&group(), &name("x"), Mono(2));
+    n.passed_on(&group(), &name("y"), Mono(2));
+    assert_eq!(n.unfinished(&[1; 16]), [name("mid")]);
+    for (who, done) in [("x", false), ("y", false), ("mid", true)] {
+        n.from_below(&group(), &name("mid"), told(who, true, "done", done, 1), Mono(3));
+    }
+    let members = report(&mut n).members(|_| Below::Up);
+    let said: Vec<_> = members.iter().map(|m| (m.node.as_str(), m.ok, m.missing)).collect();
+    assert_eq!(said, [("mid", true, false), ("x", true, false), ("y", true, false)]);
+    // Who finished is not told what another has not.
+    n.begin(order(2, ASK, &["mid", "z"], Part::Nothing), Mono(4));
+    n.from_below(&group(), &name("mid"), told("mid", true, "done", true, 2), Mono(4));
+    n.adopt(&group(), &name("x"), &name("mid"));
+    assert_eq!(n.unfinished(&[2; 16]), [name("z")]);
+}
+
+#[test]
 fn a_child_speaks_for_its_own_subtree_only() {
     let mut n = node("root", 8);
     assert_eq!(n.asked(&block(1), 1, Mono(1000), Mono(0)), Taken::New);

@@ -8,6 +8,8 @@ mod apply;
 mod away;
 #[path = "e2e/blocks.rs"]
 mod blocks;
+#[path = "e2e/bypass.rs"]
+mod bypass;
 #[path = "e2e/crowd.rs"]
 mod crowd;
 #[path = "e2e/damage.rs"]

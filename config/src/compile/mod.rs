@@ -4,6 +4,7 @@
 //! one error. `nodes` checks data movers and their addresses, `volumes` sizes and policies,
 //! `routes` the tree.
 
+mod healing;
 mod hops;
 mod nodes;
 mod routes;
@@ -123,6 +124,8 @@ fn group<'f>(
     let overrides = volumes::overrides(raw, &members, report);
     let forward_only = forward_only(raw, primary.as_ref(), &members, report);
     let on_failover = on_failover(raw, &members, report);
+    let bypass = healing::bypass(raw, &title, report);
+    let fallbacks = healing::fallbacks(raw, &members, report);
     Some(GroupPlan {
         name: name?,
         primary: primary?,
@@ -138,6 +141,8 @@ fn group<'f>(
         overrides,
         forward_only,
         on_failover,
+        bypass,
+        fallbacks,
     })
 }
 

@@ -216,6 +216,13 @@ impl Table {
             .map_or(&[], Vec::as_slice)
     }
 
+    /// Whether `node` is below `child`, at any depth, as that side of the tree reported it.
+    #[must_use]
+    pub fn is_below(&self, group: &GroupName, child: &NodeName, node: &NodeName) -> bool {
+        let lines = self.groups.get(group).and_then(|r| r.below.get(child));
+        lines.is_some_and(|lines| lines.values().any(|hops| hops.contains(node)))
+    }
+
     /// Adds a next hop.
     ///
     /// # Errors

@@ -191,10 +191,16 @@ fn one_group(group: &str, nodes: &[&NodeStatus], asked: &[Asked]) -> GroupView {
     let here = || nodes.iter().flat_map(|n| n.groups.iter().map(move |g| (*n, g)));
     for (n, g) in here().filter(|(_, g)| g.group == group) {
         roles.insert(&n.node, &g.role);
-        hops.insert(&n.node, g.children.iter().map(|c| c.node.clone()).collect());
+        let routed = |c: &&LinkStatus| c.in_place_of.is_none();
+        hops.insert(&n.node, g.children.iter().filter(routed).map(|c| c.node.clone()).collect());
         for c in &g.children {
-            parents.insert(&c.node, &n.node);
-            links.insert(&c.node, c);
+            if routed(&c) {
+                parents.insert(&c.node, &n.node);
+            }
+            // Who is fed in another's place is not missing.
+            if links.get(&*c.node).is_none_or(|known| known.state != "connected") {
+                links.insert(&c.node, c);
+            }
         }
     }
     // What nobody said of itself.

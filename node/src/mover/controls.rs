@@ -234,6 +234,12 @@ impl Mover {
         self.carry_out();
     }
 
+    /// A child is below another node again.
+    pub(super) fn pass_controls_on(&mut self, group: &GroupName, child: &NodeName) {
+        self.controls.passed_on(group, child, self.now);
+        self.carry_out();
+    }
+
     fn pass_control(&mut self, group: &GroupName, child: &NodeName, block: ControlBlock) {
         let link = self.groups.get(group).and_then(|g| g.links.get(child));
         if let Some(conn) = link.filter(|l| l.up).and_then(|l| l.conn) {

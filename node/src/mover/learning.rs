@@ -34,8 +34,22 @@ impl Mover {
         self.cfg.addresses.extend(learned.addresses);
         for (name, plan) in learned.groups {
             let Some(g) = self.groups.get_mut(&name) else { continue };
-            let GroupPlan { members, relays, writer, planned, planned_ways, .. } = plan;
-            g.plan = GroupPlan { members, relays, writer, planned, planned_ways, ..g.plan.clone() };
+            g.bypass.set_on(!plan.no_bypass);
+            if !plan.fallbacks.is_empty() && g.up.dial_at.is_none() && !g.up.is_dialling() {
+                g.up.dial_at = Some(self.now);
+            }
+            let old = std::mem::take(&mut g.plan);
+            g.plan = GroupPlan {
+                primary: old.primary,
+                replica: old.replica,
+                confirm: old.confirm,
+                hop: old.hop,
+                labels: old.labels,
+                max_staleness: old.max_staleness,
+                dial_up: old.dial_up,
+                dialled_by: old.dialled_by,
+                ..plan
+            };
         }
         self.note(Level::Info, "another topology was learned".to_owned());
     }

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use forwarder::backoff::Backoff;
+use forwarder::bypass::Bypass;
 use forwarder::feeder;
 use rcp::proto::clock::{Mono, Wall};
 use rcp::proto::frame::{
@@ -14,9 +15,7 @@ use rcp::proto::frame::{
 };
 use rcp::proto::ids::{GroupName, Label, NodeName, VolumeId};
 use rcp::proto::pace::Pace;
-use rcp::proto::session::{
-    CloseReason, Event, Peers, Session, SessionConfig, Side, VERSIONS, abilities,
-};
+use rcp::proto::session::{Event, Peers, Session, SessionConfig, Side, VERSIONS, abilities};
 use rcp::proto::transport::Hop;
 
 use super::history::Confirm;
@@ -52,6 +51,14 @@ pub struct GroupPlan {
     pub dial_up: Option<(NodeName, Hop)>,
     /// Next hops that dial this node.
     pub dialled_by: BTreeSet<NodeName>,
+    /// Nodes above this one according to the topology file, the parent first.
+    pub above: Vec<NodeName>,
+    /// Who is asked to feed this node, in this order, when neither its parent nor a node above does.
+    pub fallbacks: Vec<NodeName>,
+    /// Those whose fallback this node is, and their parents.
+    pub fallback_of: BTreeMap<NodeName, NodeName>,
+    /// A child that is away is not bypassed.
+    pub no_bypass: bool,
     /// Replicas here that are older refuse reads.
     pub max_staleness: Option<std::time::Duration>,
 }
@@ -81,6 +88,8 @@ pub(super) struct Group {
     pub(super) pending_offers: BTreeMap<VolumeId, (ConnId, Offer)>,
     /// The way up, if the parent is dialled from here.
     pub(super) up: Upward,
+    /// Who is fed in the place of a child that is away.
+    pub(super) bypass: Bypass,
 }
 
 /// Who feeds this node.
@@ -101,7 +110,7 @@ pub(super) struct Feeder {
 pub(super) struct Link {
     pub(super) conn: Option<ConnId>,
     pub(super) up: bool,
-    backoff: Backoff,
+    pub(super) backoff: Backoff,
     pub(super) dial_at: Option<Mono>,
     pub(super) reason: Option<String>,
     pub(super) refused: bool,
@@ -116,6 +125,10 @@ pub(super) struct Link {
     pub(super) pace: Pace,
     /// Data could not go because of it.
     pub(super) waits: bool,
+    /// It is fed in the place of this node, which is away: no route leads to it.
+    pub(super) in_place_of: Option<NodeName>,
+    /// It came by itself, since this node is one of its fallbacks: it is not dialled.
+    pub(super) guest: bool,
 }
 
 impl Group {
@@ -133,11 +146,13 @@ impl Group {
             rule: feeder::Feeder::with_defaults(node.clone(), name.clone()),
             pending_offers: BTreeMap::new(),
             up: Upward::default(),
+            bypass: Bypass::default(),
         }
     }
 
-    pub(super) fn timeouts(&self) -> impl Iterator<Item = Mono> {
-        self.links.values().filter_map(|l| l.dial_at).chain(self.up.dial_at)
+    pub(super) fn timeouts(&self, now: Mono) -> impl Iterator<Item = Mono> {
+        let links = self.links.values().filter_map(|l| l.dial_at);
+        links.chain(self.up.dial_at).chain(self.bypass.timeout(now))
     }
 }
 
@@ -147,7 +162,7 @@ pub(super) struct Conn {
     pub(super) session: Session,
     pub(super) group: GroupName,
     /// The next hop it was dialled for.
-    dialled: Option<NodeName>,
+    pub(super) dialled: Option<NodeName>,
     pub(super) peer: Option<NodeName>,
     /// What the peer is in the session, once it is up.
     pub(super) peer_role: Option<Role>,
@@ -167,7 +182,7 @@ pub(super) struct Conn {
     pub(super) proof: Proof,
     /// Its address, if it connected.
     pub(super) from: String,
-    closing: bool,
+    pub(super) closing: bool,
 }
 
 impl Mover {
@@ -176,8 +191,10 @@ impl Mover {
         let hops: Vec<_> = self.table.next_hops(&name).map(<[_]>::to_vec).unwrap_or_default();
         let node = &self.cfg.node;
         let group = self.groups.entry(name.clone()).or_insert_with(|| Group::new(node, &name));
+        group.bypass.set_on(!plan.no_bypass);
         group.plan = plan;
-        group.up.dial_at = group.plan.dial_up.as_ref().map(|_| self.now);
+        let dials = group.plan.dial_up.is_some() || !group.plan.fallbacks.is_empty();
+        group.up.dial_at = dials.then_some(self.now);
         for hop in hops {
             let by = self.table.hop(&name, &hop);
             self.add_link(&name, &hop, by, None);
@@ -197,6 +214,7 @@ impl Mover {
         asked: Option<AskId>,
     ) {
         let (now, wall) = (self.now, self.wall);
+        let was_bypassed = !self.left_from_bypass(group, hop).is_empty();
         if let Some(g) = self.groups.get_mut(group) {
             let link = g.links.entry(hop.clone()).or_default();
             link.dial_at = Some(now);
@@ -207,6 +225,9 @@ impl Mover {
             link.since = wall;
             link.asked = asked;
             link.by = by;
+            if link.asked.is_none() && link.in_place_of.is_none() {
+                g.bypass.starts(hop, was_bypassed, now);
+            }
         }
         self.tick_links();
     }
@@ -427,6 +448,10 @@ impl Mover {
             return;
         }
         let named = self.conns.get(&id).map(|c| c.group.clone());
+        if let Some(group) = named.as_ref().filter(|_| hello.role == Role::Sender) {
+            self.name_above(group, &hello.node);
+            self.return_from_fallback(group, &hello.node);
+        }
         let refused = named.and_then(|g| self.not_above_a_writer(&g, hello));
         let Some(c) = self.conns.get_mut(&id) else { return };
         let group_name = c.group.clone();
@@ -440,6 +465,15 @@ impl Mover {
         };
         if hello.role == Role::Receiver {
             // It dials to be fed (a child behind NAT): only if it is one of our next hops.
+            if let Some(of) = group.plan.fallback_of.get(&hello.node) {
+                let guest = || Link {
+                    guest: true,
+                    in_place_of: Some(of.clone()),
+                    since: self.wall,
+                    ..Link::default()
+                };
+                group.links.entry(hello.node.clone()).or_insert_with(guest);
+            }
             if group.links.contains_key(&hello.node) {
                 c.session.accept(now, 0);
             } else {
@@ -494,6 +528,7 @@ impl Mover {
                     self.close(old, GoodbyeCode::Replaced, "a newer session took its place");
                 }
                 self.note(Level::Info, format!("feeding {node} for group {group_name}"));
+                self.bypass_up(&group_name, &node);
                 if let Some(ask) = asked {
                     self.route_confirmed(ask, &group_name, &node);
                 }
@@ -526,103 +561,6 @@ impl Mover {
                 self.note(Level::Info, format!("fed by {node} for group {group_name}"));
                 self.report_routes(&group_name);
             }
-        }
-    }
-
-    pub(super) fn close(&mut self, id: ConnId, code: GoodbyeCode, text: &str) {
-        if let Some(c) = self.conns.get_mut(&id) {
-            c.session.close(code, text);
-        }
-        self.drive(id);
-    }
-
-    fn closed(&mut self, id: ConnId, reason: &CloseReason) {
-        let (now, wall) = (self.now, self.wall);
-        let random = self.random();
-        let Some(c) = self.conns.get_mut(&id) else { return };
-        if std::mem::replace(&mut c.closing, true) {
-            return;
-        }
-        let (group_name, dialled, peer, role, number) =
-            (c.group.clone(), c.dialled.clone(), c.peer.clone(), c.peer_role, c.feeder);
-        let outs = std::mem::take(&mut c.streams_out);
-        self.effect(Effect::Close { conn: id });
-        let text = reason.to_string();
-        if let Some(child) = &peer
-            && role == Some(Role::Receiver)
-        {
-            for out in outs.values() {
-                if let Some(h) = self.volumes.get_mut(&out.volume) {
-                    // A newer session with the same child may already be streaming.
-                    if self
-                        .groups
-                        .get(&group_name)
-                        .and_then(|g| g.links.get(child))
-                        .is_none_or(|l| l.conn == Some(id))
-                    {
-                        h.volume.consumer_leave(child);
-                        h.relaying.forget(child);
-                    }
-                }
-            }
-        }
-        self.upward_closed(id, &group_name, role.is_some(), &text);
-        let mut lost_child = None;
-        if let Some(g) = self.groups.get_mut(&group_name) {
-            let name = dialled.or(peer.clone());
-            if let Some((node, l)) = name
-                .and_then(|n| g.links.get_key_value(&n).map(|(k, _)| k.clone()))
-                .and_then(|n| g.links.get_mut(&n).map(|l| (n, l)))
-                && l.conn == Some(id)
-            {
-                // An attempt that failed is not when it was lost.
-                if l.up || l.since == Wall(0) {
-                    l.since = wall;
-                }
-                l.conn = None;
-                l.up = false;
-                l.refused =
-                    matches!(reason, CloseReason::Refused { .. } | CloseReason::Untrusted(_));
-                l.reason = Some(text.clone());
-                let dial_at = l.backoff.failed(text.clone(), now, random);
-                l.dial_at = (!g.plan.dialled_by.contains(&node)).then_some(dial_at);
-                lost_child = Some((node, l.asked.take()));
-            }
-            if let Some(f) = &mut g.feeder
-                && f.conn == Some(id)
-            {
-                f.conn = None;
-                f.since = wall;
-                f.reason = Some(text.clone());
-                if let CloseReason::Goodbye { code: GoodbyeCode::Reconfigured, .. } = reason {
-                    g.rule.released(number, now);
-                }
-                for h in self.volumes.values_mut().filter(|h| h.group == group_name) {
-                    h.inbound = None;
-                }
-            }
-        }
-        let level = if self.stopping { Level::Info } else { Level::Warn };
-        if let Some((node, asked)) = lost_child {
-            if let Some(ask) = asked {
-                self.route_refused(ask, &group_name, &node, reason, &text);
-            } else if role.is_some() {
-                self.note(level, format!("lost {node} of group {group_name}: {text}"));
-            }
-        } else if role == Some(Role::Sender) {
-            let node = peer.map(|p| p.to_string()).unwrap_or_default();
-            self.note(level, format!("lost the parent {node} of group {group_name}: {text}"));
-        }
-        // What it still had to send was handed over before; nobody tells us when that is done.
-        self.conns.remove(&id);
-    }
-
-    /// Ends all sessions in order; nothing is dialled any more.
-    pub fn stop(&mut self) {
-        self.stopping = true;
-        let ids: Vec<_> = self.conns.keys().copied().collect();
-        for id in ids {
-            self.close(id, GoodbyeCode::Shutdown, "the node is being stopped");
         }
     }
 }

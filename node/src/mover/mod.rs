@@ -21,10 +21,14 @@
 //! | `failover` | who the writer is: promotion, handing over, stepping down |
 //! | `settings` | replication on and off, triggers, persistency |
 //! | `status` | what they are told |
+//! | `closing` | the end of sessions |
+//! | `bypass` | who is fed in the place of a child that is away |
 //! | `upward` | parents that are dialled from here |
 //! | `trust` | what peers have proven |
 
 mod asking;
+mod bypass;
+mod closing;
 mod controls;
 mod damage;
 mod delay;
@@ -361,6 +365,8 @@ struct Held {
     cut_asks: Vec<(Demand, AskId)>,
     /// Seeds that pass through.
     relaying: relaying::Relaying,
+    /// Where the content of children begins that were seeded from here.
+    seeded: BTreeMap<NodeName, rcp::proto::ids::SetNumber>,
     /// Why children were detached, for status.
     detached: BTreeMap<NodeName, String>,
     fill: status::Fill,
@@ -391,6 +397,8 @@ pub struct Mover {
     groups: BTreeMap<GroupName, Group>,
     conns: BTreeMap<ConnId, Conn>,
     table: Table,
+    /// It knows something of the tree below that is not stored.
+    learned: bool,
     destinations: Destinations,
     storing: destinations::Storing,
     notices: kinds::Notices,
@@ -422,6 +430,7 @@ impl Mover {
             groups: BTreeMap::new(),
             conns: BTreeMap::new(),
             table: cfg.table.clone(),
+            learned: false,
             destinations: cfg.destinations.clone(),
             storing: destinations::Storing::new(),
             notices: kinds::Notices::default(),
@@ -515,6 +524,7 @@ impl Mover {
                 playback_order: 0,
                 cut_asks: Vec::new(),
                 relaying: relaying::Relaying::default(),
+                seeded: BTreeMap::new(),
                 detached: BTreeMap::new(),
                 fill: status::Fill::default(),
                 own: delay::Own::default(),
@@ -594,7 +604,7 @@ impl Mover {
         });
         let sessions = self.conns.values().map(|c| c.session.poll_timeout());
         let feeding = self.groups.iter().filter(|(name, _)| !self.lets_go(name));
-        let links = feeding.flat_map(|(_, g)| g.timeouts());
+        let links = feeding.flat_map(|(_, g)| g.timeouts(self.now));
         volumes
             .chain(sessions)
             .flatten()
@@ -621,10 +631,14 @@ impl Mover {
         }
         self.tick_links();
         self.tick_paces();
+        self.tick_bypass();
         if now >= self.next_report {
             self.next_report = now.after(REPORT_EVERY);
             self.report();
             self.tick_controls();
+            if std::mem::take(&mut self.learned) {
+                self.effect(Effect::StoreRoutes(self.table.encode()));
+            }
         }
     }
 

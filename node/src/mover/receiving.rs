@@ -645,8 +645,14 @@ impl Mover {
         let Some(c) = self.conns.get(&conn) else { return };
         let Some(id) = c.streams_out.get(&r.stream).map(|o| o.volume) else { return };
         let (Some(child), now) = (c.peer.clone(), self.now) else { return };
+        let link = self.groups.get(&c.group).and_then(|g| g.links.get(&child));
+        let of = link.and_then(|l| l.in_place_of.clone());
         let Some(h) = self.volumes.get_mut(&id) else { return };
-        if let Err(e) = h.below.child(&child, r, now) {
+        let taken = match of {
+            Some(of) => h.below.child_in_place(&child, &of, r, now),
+            None => h.below.child(&child, r, now),
+        };
+        if let Err(e) = taken {
             self.note(Level::Warn, e.to_string());
         }
     }

@@ -165,6 +165,13 @@ impl Mover {
             .map(NodeName::new)
             .transpose()
             .map_err(|e| ApiError::new(ApiErrorKind::BadRequest, e.to_string()))?;
+        if let (Some(g), Some(node)) = (&group, &hop)
+            && let Some(of) = self.link(g, node).and_then(|l| l.in_place_of.clone())
+        {
+            let (g, node) = (g.clone(), node.clone());
+            self.let_go(&g, &node, &of);
+            return self.routes(None);
+        }
         let changes = self
             .table
             .delete(group.as_ref(), hop.as_ref())
@@ -179,13 +186,22 @@ impl Mover {
         self.routes(None)
     }
 
-    fn drop_link(&mut self, group: &GroupName, hop: &NodeName, why: &str) {
+    pub(super) fn drop_link(&mut self, group: &GroupName, hop: &NodeName, why: &str) {
         let Some(link) = self.groups.get_mut(group).and_then(|g| g.links.remove(hop)) else {
             return;
         };
         if let Some(conn) = link.conn {
             self.close(conn, GoodbyeCode::Reconfigured, why);
         }
+        self.forget_child(group, hop);
+        let below = self.groups.get_mut(group).map(|g| g.bypass.forget(hop)).unwrap_or_default();
+        for node in below {
+            self.drop_link(group, &node, why);
+        }
+    }
+
+    /// A node is fed from here no more: nothing is kept for it.
+    pub(super) fn forget_child(&mut self, group: &GroupName, hop: &NodeName) {
         let ids: Vec<_> =
             self.volumes.iter().filter(|(_, h)| h.group == *group).map(|(id, _)| *id).collect();
         for id in ids {
@@ -213,7 +229,10 @@ impl Mover {
     pub(super) fn child_routes(&mut self, conn: ConnId, routes: Vec<Line>) {
         let Some(c) = self.conns.get(&conn) else { return };
         let (group, Some(child)) = (c.group.clone(), c.peer.clone()) else { return };
-        match self.table.update(&group, &child, &routes) {
+        if self.link(&group, &child).is_some_and(|l| l.guest) {
+            return;
+        }
+        match self.learn_routes(&group, &child, &routes) {
             Ok(true) => {
                 for text in self.table.conflicts(&group) {
                     self.note(Level::Error, text);

@@ -348,6 +348,9 @@ impl Mover {
         }
         if let Some(h) = self.volumes.get_mut(&id) {
             h.detached.remove(child);
+            if start.mode == StartMode::Seed {
+                h.seeded.insert(child.clone(), start.from);
+            }
         }
         let bs = self.volumes.get(&id).map(|h| h.volume.config().block_size).unwrap_or_default();
         match start.mode {

@@ -340,6 +340,15 @@ pub(super) fn group_plan(g: &PlannedGroup, node: &NodeName) -> GroupPlan {
             .filter(|_| g.dialling.contains(node))
             .map(|p| (p.clone(), Hop { limit: None, ..g.hop(p, node) })),
         dialled_by: g.children(node).iter().filter(|c| g.dialling.contains(*c)).cloned().collect(),
+        above: std::iter::successors(g.parent(node), |n| g.parent(n)).cloned().collect(),
+        fallbacks: g.fallbacks.get(node).cloned().unwrap_or_default(),
+        fallback_of: g
+            .fallbacks
+            .iter()
+            .filter(|(_, list)| list.contains(node))
+            .filter_map(|(n, _)| Some((n.clone(), g.parent(n)?.clone())))
+            .collect(),
+        no_bypass: !g.bypass,
         max_staleness: g.playback_for(node).max_staleness,
         labels: g
             .volumes

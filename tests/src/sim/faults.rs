@@ -10,7 +10,7 @@ use volmcast::mailbox::{Mailbox, SLOT_LEN};
 use volmcast::units::{BlockCount, BlockIndex};
 
 use super::disk::Disk;
-use super::node::{GROUP, LABEL, VOLUME, name};
+use super::node::{GROUP, LABEL, SimNode, VOLUME, name};
 use super::options::Kind;
 use super::world::{Event, World};
 
@@ -104,10 +104,17 @@ impl World {
             }
         }
         self.nodes[n].slot_lost &= self.one_slot(n);
+        if self.opt.bypass && self.nodes[n].kind != Kind::Primary && self.rng.percent(8) {
+            self.counters.hit("disk lost");
+            self.say(format!("n{n} loses its disk"));
+            let life = self.nodes[n].life;
+            self.nodes[n] = SimNode::new(n, &self.opt);
+            self.nodes[n].life = life;
+        }
         if self.opt.bad_disks && self.rng.percent(10) {
             self.lose_slot(n);
         }
-        let long = self.rng.percent(15);
+        let long = self.rng.percent(if self.opt.bypass { 60 } else { 15 });
         let (from, to) = if long { (4_000_000, 12_000_000) } else { (10_000, 1_500_000) };
         if long {
             self.counters.hit("long absence");
@@ -431,6 +438,9 @@ impl World {
                 self.nodes[n].halted = None;
                 self.ask(n, Ask::Replicate { volume: LABEL.to_owned(), on: true });
             }
+        }
+        for (n, node) in self.without_route() {
+            self.ask(n, Ask::RouteDelete { group: Some(GROUP.to_owned()), next_hop: Some(node) });
         }
         let head = self.head;
         let writer = self.nodes[head].volume();

@@ -43,16 +43,22 @@ pub const BAD_DISKS: u64 = 1_000_000;
 /// Seeds from here on change who the writer is.
 pub const TURNS: u64 = 2_000_000;
 
+/// Seeds from here on have forwarders that are away for long, and those below them fed from above.
+pub const BYPASS: u64 = 3_000_000;
+
 /// Runs one seed.
 ///
 /// # Errors
 /// The first promise that was broken.
 pub fn run(seed: u64, verbose: bool) -> Result<Counters, Box<Failure>> {
     let mut rng = rng::Rng::new(seed);
-    let turns = seed >= TURNS;
-    let bad_disks = seed >= BAD_DISKS && !turns;
+    let bypass = seed >= BYPASS;
+    let turns = seed >= TURNS && !bypass;
+    let bad_disks = seed >= BAD_DISKS && !turns && !bypass;
     let mut options = Options { bad_disks, turns, ..Options::random(&mut rng) };
-    if turns {
+    if bypass {
+        options.heal(seed);
+    } else if turns {
         options.take_turns(seed);
     } else {
         options.extras(seed);

@@ -294,11 +294,8 @@ impl SimNode {
                 node::mover::Confirm::None
             },
             hop: Hop::default(),
-            planned_ways: std::collections::BTreeMap::new(),
-            labels: std::collections::BTreeMap::new(),
-            dial_up: None,
-            dialled_by: std::collections::BTreeSet::new(),
-            max_staleness: None,
+            no_bypass: !opt.bypass,
+            ..GroupPlan::default()
         };
         if let Some(m) = &mut self.mover {
             m.add_group(group(), plan);

@@ -78,6 +78,8 @@ pub struct Options {
     pub bad_disks: bool,
     /// The writer changes: promotions, swaps, old writers that come back.
     pub turns: bool,
+    /// Those below a node that is away are fed from above; forwarders are away for long.
+    pub bypass: bool,
     /// Nothing goes wrong: only for a first look.
     pub calm: bool,
     /// Nodes that speak the oldest version of the protocol, a bit for each.
@@ -142,6 +144,7 @@ impl Options {
             switches: Vec::new(),
             bad_disks: false,
             turns: false,
+            bypass: false,
             calm: false,
             older: 0,
         }
@@ -173,6 +176,30 @@ impl Options {
             self.window = (2 * self.chunk + 8192).min(self.window);
             self.link_delay = self.link_delay.max(20_000);
         }
+    }
+
+    /// A tree with nodes below nodes that forward, which are away for long.
+    pub fn heal(&mut self, seed: u64) {
+        let mut rng = Rng::new(!seed);
+        let r = |parent| (Kind::Replica, parent);
+        let relay = |parent| (Kind::Relay, parent);
+        let tree = match rng.below(6) {
+            0 => vec![r(0), r(1)],
+            1 => vec![r(0), r(1), r(1), r(0)],
+            2 => vec![relay(0), r(1), r(1)],
+            3 => vec![r(0), r(1), r(2)],
+            4 => vec![r(0), relay(1), r(2), r(2)],
+            _ => vec![r(0), r(1), r(2), r(2)],
+        };
+        let first = Place { kind: Kind::Primary, parent: None, joins: Duration::ZERO };
+        let below = tree.into_iter().map(|(kind, parent)| {
+            let joins = Duration::from_millis(if rng.percent(15) { rng.below(6000) } else { 50 });
+            Place { kind, parent: Some(parent), joins }
+        });
+        self.places = std::iter::once(first).chain(below).collect();
+        self.faults_for = Duration::from_millis(rng.range(10_000, 30_000));
+        self.fault_pause = *rng.pick(&[400_000, 900_000, 2_500_000]).unwrap_or(&900_000);
+        self.bypass = true;
     }
 
     /// Whether a node speaks the oldest version of the protocol.

@@ -264,6 +264,45 @@ impl World {
         }
     }
 
+    /// Who feeds whom in the place of a node that is back and has no route to it: for an operator.
+    pub fn without_route(&self) -> Vec<(usize, String)> {
+        let mut out = Vec::new();
+        for (n, node) in self.nodes.iter().enumerate().filter(|_| self.opt.bypass) {
+            let Some(m) = &node.mover else { continue };
+            let words = |of: &str, c: &str| format!("{of} is back: feeding {c} in its place");
+            for g in m.status().groups {
+                let lost = |of: &str, c: &str| {
+                    let b = g.children.iter().find(|l| l.node == of)?.bypass.as_ref()?;
+                    (b.starts_with(&words(of, c)) && b.contains("has no route to")).then_some(())
+                };
+                for c in &g.children {
+                    if let Some(of) = &c.in_place_of
+                        && lost(of, &c.node).is_some()
+                    {
+                        out.push((n, c.node.clone()));
+                    }
+                }
+            }
+        }
+        out
+    }
+
+    /// When all nodes are up, everybody is fed along the routes.
+    fn in_anothers_place(&self) -> Option<String> {
+        let movers = self.nodes.iter().filter_map(|n| n.mover.as_ref()).filter(|_| self.opt.bypass);
+        for status in movers.map(node::mover::Mover::status) {
+            for c in status.groups.iter().flat_map(|g| &g.children) {
+                if let Some(of) = &c.in_place_of {
+                    return Some(format!("{} feeds {} in the place of {of}", status.node, c.node));
+                }
+                if c.state != "connected" {
+                    return Some(format!("{} is not connected to {}", status.node, c.node));
+                }
+            }
+        }
+        None
+    }
+
     /// Why the tree has not converged, if so.
     pub fn unsettled(&mut self) -> Option<String> {
         if !self.client.requests.is_empty() {
@@ -305,6 +344,9 @@ impl World {
             if self.nodes[n].kind != Kind::Relay && !whole {
                 return Some(format!("n{n} is still merging"));
             }
+        }
+        if let Some(why) = self.in_anothers_place() {
+            return Some(why);
         }
         for n in 0..self.nodes.len() {
             if self.nodes[n].spoilt.is_some()
@@ -373,6 +415,7 @@ impl World {
             for g in &s.groups {
                 for l in g.parent.iter().chain(&g.children) {
                     lines.push(format!("  link {} {}: {:?}", l.node, l.state, l.reason));
+                    lines.extend(l.bypass.as_ref().map(|b| format!("    bypass: {b}")));
                 }
             }
             for v in &s.volumes {

@@ -505,6 +505,9 @@ impl World {
             ("larger than the save volume: a catch-up", "set without data"),
             ("the stream starts again", "stream started again"),
             ("the parent stopped the stream", "stream stopped by the parent"),
+            (" in the place of ", "fed in another's place"),
+            (" has caught up and feeds ", "handed back"),
+            (" is fed by another: ", "left to who feeds it"),
         ] {
             if text.contains(part) {
                 self.counters.hit(name);

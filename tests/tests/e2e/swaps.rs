@@ -36,7 +36,11 @@ fn an_interrupted_swap_is_finished_by_repeating_it() {
     tree.expect(" ERROR ");
     let (mut writer, mut number) = ("p", 1 << 52);
     let mut cut_short = 0;
-    for round in 0..6 {
+    for round in 0.. {
+        // As often as it takes to come in time: a swap is done within a tenth of a second.
+        if round >= 6 && (cut_short >= 4 || round >= 30) {
+            break;
+        }
         let mut want = Vec::new();
         let mut client = tree.open(writer, "vol").unwrap();
         for block in 0..BLOCKS {
@@ -52,7 +56,7 @@ fn an_interrupted_swap_is_finished_by_repeating_it() {
         let mut command = swap(&tree, to);
         let log = tree.dir().join(format!("swap{round}.log"));
         let mut swapping = Process::start(&mut command, &log);
-        Clock::default().pace(Duration::from_millis(random.below(250)));
+        Clock::default().pace(Duration::from_millis(random.below(100)));
         let victim = ["the command", writer, to][round % 3];
         cut_short += u32::from(swapping.ended().is_none());
         match victim {
@@ -85,7 +89,7 @@ fn an_interrupted_swap_is_finished_by_repeating_it() {
         }
         writer = to;
     }
-    assert!(cut_short > 0, "no swap was under way any more");
+    assert!(cut_short >= 4, "no swap was under way any more");
     for n in NODES {
         assert!(!tree.log(n).contains("a seed begins"), "{n} was seeded");
     }

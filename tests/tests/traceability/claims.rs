@@ -463,6 +463,16 @@ pub(crate) const CLAIMS: &[Claim] = &[
     ),
     ("FWD-05", "a command for this node is done here and not forwarded", &[USED]),
     (
+        "FWD-06",
+        "those below a child that is away are fed by the node above, until it has caught up",
+        &[
+            "forwarder/tests/bypass.rs::the_next_hops_of_a_dead_child_are_fed_and_handed_back",
+            "tests/tests/e2e/bypass.rs::those_below_a_dead_forwarder_go_on_and_are_handed_back",
+            "tests/tests/e2e/bypass.rs::a_forwarder_that_lost_its_disk_is_brought_up_beside_those_below_it",
+            "tests/tests/sim.rs::forwarders_that_are_away_for_long",
+        ],
+    ),
+    (
         "FWD-08",
         "the stream is kept until it is forwarded; a slow child costs no sibling",
         &["forwarder/tests/outbound.rs::no_child_waits_for_a_sibling", SMALL],

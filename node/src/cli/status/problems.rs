@@ -51,6 +51,9 @@ pub(super) fn find(
                 let text = format!("{name}: child {}", link(child, &g.group, node.at_us));
                 out.push((Rank::LinkDown, text));
             }
+            for bypass in g.children.iter().filter_map(|c| c.bypass.as_ref()) {
+                out.push((Rank::LinkDown, format!("{name}: group {}: {bypass}", g.group)));
+            }
             for c in g.children.iter().filter(|c| c.state == "connected") {
                 let older = version_named(&c.version).map(abilities);
                 if let Some(a) = older.filter(|a| !a.lacks.is_empty()) {

@@ -44,7 +44,9 @@ pub(super) fn draw(
             for child in &g.children {
                 add_hop(known, &node.node, &child.node);
                 let link = Link { link: child, now_us: node.at_us, bytes: "sent" };
-                known.links.insert(&child.node, link);
+                if known.links.get(&*child.node).is_none_or(|l| l.link.state != "connected") {
+                    known.links.insert(&child.node, link);
+                }
             }
             if let Some(parent) = &g.parent {
                 add_hop(known, &parent.node, &node.node);
@@ -134,8 +136,15 @@ fn walk<'a>(
     }
 }
 
+/// What is said of a link, and of its bypass.
+fn words(of: Link<'_>) -> String {
+    let place = of.link.in_place_of.as_ref().map(|n| format!(", in the place of {n}"));
+    let bypass = of.link.bypass.as_ref().map(|b| format!("; {b}"));
+    format!("{}{}{}", state(of), place.unwrap_or_default(), bypass.unwrap_or_default())
+}
+
 /// `connected 2 h, 5 MiB sent` or `waiting for 12 s: connection refused`.
-fn words(Link { link, now_us, bytes }: Link<'_>) -> String {
+fn state(Link { link, now_us, bytes }: Link<'_>) -> String {
     let since = match link.since_us {
         0 => String::new(),
         since => format!(" {}", between(since, now_us)),
