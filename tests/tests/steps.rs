@@ -87,13 +87,15 @@ fn strike(trap: Trap, seed: u64) -> (u64, Counters) {
 /// What a blow costs each hop that it breaks: a window of its live stream, and one of the seed or
 /// catch-up beside it.
 fn costs_a_window(trap: Trap, seed: u64, c: &Counters) {
-    let window = options(seed).window;
+    let Options { window, chunk, .. } = options(seed);
+    // An extent begins while there is credit, and may end beyond it; with its header.
+    let most = window + chunk + 512;
     if trap.step.frame == F::Doubt {
         // What heals a damaged replica is a catch-up of its own, once more for what rotted meanwhile.
         return;
     }
     for what in ["most live bytes sent twice to a node", "most seed bytes sent twice to a node"] {
-        if c.get(what) > window {
+        if c.get(what) > most {
             run(trap, seed, true);
             panic!("{what}: {}, window {window}: {trap:?}, seed {seed}", c.get(what));
         }
