@@ -256,9 +256,17 @@ pub struct VolumeInfo {
     /// The content was found to differ from the primary's in this set; reads are refused.
     #[serde(default)]
     pub differs: Option<u64>,
-    /// Blocks of the content that turned out damaged since the start; they are fetched again.
+    /// Blocks of the content that turned out damaged since the start.
     #[serde(default)]
     pub damaged_blocks: u64,
+    /// What is known to be damaged here now, or cannot be proved, in words: a replica of which this
+    /// is said is not made the writer unasked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
+    /// This writer took over, or goes on, although something was damaged, on an operator's word:
+    /// what was lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub took_damage: Option<String>,
     /// How far the content has been looked through in this round, at a replica.
     #[serde(default)]
     pub scrub_percent: Option<u64>,
@@ -435,6 +443,9 @@ pub struct Promoted {
     pub newest_known_set: u64,
     /// False: it was the writer already.
     pub fresh: bool,
+    /// What was damaged there, and is lost; in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damaged: Option<String>,
 }
 
 /// A change of who the writer of a volume is, asked of one node.
@@ -455,6 +466,10 @@ pub enum WriterChange {
         /// Counter of the newest line that is known anywhere: the new one is above it.
         #[serde(default)]
         above: u32,
+        /// Although blocks are known to be damaged here, or nothing proves the content: what the
+        /// disk holds is the volume then.
+        #[serde(default)]
+        lose_damaged_blocks: bool,
     },
     /// Writers wait, and a last set is made (F33). Without what follows, they go on after a while.
     Hold {

@@ -78,7 +78,7 @@ defs! { GAUGES, "gauge":
     PAUSE = "rcp_cut_longest_pause_seconds", Seconds, "Longest pause of writers by a cut.";
     KEPT = "rcp_kept_states", Count, "States that are kept and can be read.";
     VOLUME_STATE = "rcp_volume_state", Count, "1 for the state that the volume is in, 0 for the others.";
-    DAMAGED = "rcp_damaged_blocks", Count, "Blocks of the content that turned out damaged since the node was started; they are fetched again from the parent.";
+    DAMAGED = "rcp_damaged_blocks", Count, "Blocks of the content that turned out damaged since the node was started; they are fetched again from the parent; at a writer that took over, they are to be written again.";
     SCRUBBED = "rcp_scrub_complete_time_seconds", Seconds, "When the content was last looked through in full, since 1970; absent before.";
     DIGEST_KNOWN = "rcp_digest_known", Count, "1 if the digest of the visible state is known here, 0 while it is being found out.";
     DIFFERS = "rcp_volume_differs", Count, "1 if the content was found to differ from the primary's: reads are refused.";

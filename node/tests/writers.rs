@@ -22,6 +22,9 @@ use volmcast::storage::{Identity, Standing, Storage};
 use volmcast::units::{BlockCount, BlockSize};
 use volmcast::volume::{CutPolicy, PlaybackPolicy};
 
+#[path = "writers/damage.rs"]
+mod damage;
+
 const VOLUME: VolumeId = VolumeId([7; 16]);
 const BLOCKS: u64 = 256;
 
@@ -222,7 +225,10 @@ impl Rig {
 
     fn promote(&mut self, n: &str) -> u64 {
         let (volume, now, at, above) = ("vol".to_owned(), false, None, 0);
-        let ask = self.change(n, WriterChange::Promote { volume, now, at, above });
+        let ask = self.change(
+            n,
+            WriterChange::Promote { volume, now, at, above, lose_damaged_blocks: false },
+        );
         self.pass(100);
         ask
     }
@@ -628,7 +634,8 @@ fn a_promotion_asked_for_otherwise_does_not_join_the_one_under_way() {
     r.node("l1").bad_disk = true;
     r.promote("l1");
     let (volume, now, at, above) = ("vol".to_owned(), false, Some(1), 0);
-    let other = r.change("l1", WriterChange::Promote { volume, now, at, above });
+    let other = r
+        .change("l1", WriterChange::Promote { volume, now, at, above, lose_damaged_blocks: false });
     assert!(r.told("l1", other).contains("Refused"), "{}", r.told("l1", other));
 }
 
@@ -637,7 +644,7 @@ fn a_new_line_is_above_what_the_operator_knows_and_counters_do_not_leap() {
     let mut r = two();
     let promote = |above| {
         let (volume, now, at) = ("vol".to_owned(), false, None);
-        WriterChange::Promote { volume, now, at, above }
+        WriterChange::Promote { volume, now, at, above, lose_damaged_blocks: false }
     };
     let far = r.change("l1", promote(u32::MAX));
     assert!(r.told("l1", far).contains("no line can follow"), "{}", r.told("l1", far));

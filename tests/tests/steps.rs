@@ -10,7 +10,7 @@ use tests::sim::steps::{Blow, Step, Trap, When, all};
 use tests::sim::{Counters, Options, options::Kind, options::Place, rng::Rng, world::World};
 
 /// Steps that a handshake and a transfer do not take: they end a session, refuse one, ask beforehand,
-/// carry commands or name damaged blocks. Other tests take them (`rcp/tests/states.rs`, `node`, `tests/tests/e2e`).
+/// or carry commands. Other tests take them (`rcp/tests/states.rs`, `node`, `tests/tests/e2e`).
 fn aside(s: Step) -> bool {
     matches!(s.state, S::ProbeSent | S::Deciding | S::Answering)
         || matches!(
@@ -22,7 +22,6 @@ fn aside(s: Step) -> bool {
                 | F::Withdraw
                 | F::StreamError
                 | F::Fence
-                | F::Doubt
                 | F::Control
                 | F::ControlResult
         )
@@ -60,52 +59,75 @@ fn options(seed: u64) -> Options {
     }
 }
 
-fn run(trap: Trap, seed: u64) -> Counters {
+fn run(trap: Trap, seed: u64, verbose: bool) -> Counters {
     let (opt, rng) = (options(seed), Rng::new(seed));
-    match World::new(seed, opt, rng, false).with_trap(trap).run() {
+    match World::new(seed, opt, rng, verbose).with_trap(trap).run() {
         Ok(c) => c,
-        Err(f) => panic!("{trap:?}:\n{f}"),
+        Err(f) => panic!("{trap:?}, seed {seed}:\n{f}"),
+    }
+}
+
+/// The run in which the blow falls: in some a step is not taken, because a child came late, or a
+/// seed had everything.
+fn strike(trap: Trap, seed: u64) -> (u64, Counters) {
+    let tries = if trap.pass == 0 { 48 } else { 1 };
+    let mut seeds = (0..tries).map(|t| seed + (t << 32));
+    let runs = seeds.by_ref().map(|s| (s, run(trap, s, false)));
+    let mut last = (seed, Counters::default());
+    for one in runs {
+        last = one;
+        if last.1.get("blow") > 0 {
+            break;
+        }
+    }
+    assert!(trap.pass > 0 || last.1.get("blow") == 1, "never taken in {tries} runs: {trap:?}");
+    last
+}
+
+/// What a blow costs each hop that it breaks: a window of its live stream, and one of the seed or
+/// catch-up beside it.
+fn costs_a_window(trap: Trap, seed: u64, c: &Counters) {
+    let Options { window, chunk, .. } = options(seed);
+    // An extent begins while there is credit, and may end beyond it; with its header.
+    let most = window + chunk + 512;
+    if trap.step.frame == F::Doubt {
+        // What heals a damaged replica is a catch-up of its own, once more for what rotted meanwhile.
+        return;
+    }
+    for what in ["most live bytes sent twice to a node", "most seed bytes sent twice to a node"] {
+        if c.get(what) > most {
+            run(trap, seed, true);
+            panic!("{what}: {}, window {window}: {trap:?}, seed {seed}", c.get(what));
+        }
     }
 }
 
 #[test]
 fn a_blow_at_every_step_costs_at_most_a_window() {
+    let base = std::env::var("STEPS_BASE").map_or(140, |b| b.parse().expect("a number"));
     let (mut taken, mut walked, mut worst, mut total) = (0, 0, 0, Counters::default());
     let mut table = Vec::new();
-    for step in all() {
+    for step in all().into_iter().filter(|s| !aside(*s)) {
         let (mut sprung, mut most) = (0, 0);
         for when in [When::Before, When::After] {
             for blow in [Blow::Cut, Blow::Sender, Blow::Receiver] {
                 for pass in [0, 7] {
-                    if aside(step) {
-                        continue;
-                    }
-                    let seed = 140 + walked;
+                    let trap = Trap { step, blow, when, pass };
+                    let (seed, c) = strike(trap, base + walked);
                     walked += 1;
-                    let c = run(Trap { step, blow, when, pass }, seed);
                     sprung += c.get("blow");
-                    assert!(
-                        pass > 0 || c.get("blow") == 1,
-                        "{step:?} is never taken ({when:?} {blow:?}, {})",
-                        c.get("blow")
-                    );
-                    // A restart of the node in the middle breaks two hops.
-                    let twice = c.get("bytes sent twice");
-                    let window = options(seed).window;
-                    assert!(twice <= 2 * window, "{step:?} {when:?} {blow:?}: {twice} twice");
-                    most = most.max(twice);
+                    costs_a_window(trap, seed, &c);
+                    most = most.max(c.get("bytes sent twice"));
                     total.merge(&c);
                 }
             }
         }
-        if !aside(step) {
-            taken += 1;
-            table.push(format!(
-                "{:>10} × {:<12} {sprung:>2} blows, {most} bytes twice at most",
-                step.state.name(),
-                step.frame
-            ));
-        }
+        taken += 1;
+        table.push(format!(
+            "{:>10} × {:<12} {sprung:>2} blows, {most} bytes twice at most",
+            step.state.name(),
+            step.frame
+        ));
         worst = worst.max(most);
     }
     println!(
@@ -118,6 +140,6 @@ fn a_blow_at_every_step_costs_at_most_a_window() {
         options(0).window,
         table.join("\n"),
     );
-    assert!(taken >= 16, "{taken} steps of a transfer");
+    assert!(taken >= 17, "{taken} steps of a transfer");
     assert!(total.get("seed resumed") > 0 && total.get("seed finished") > 0, "{total}");
 }

@@ -16,6 +16,7 @@ use rcp::proto::clock::Wall;
 use rcp::proto::delta::{Chunk, ExtentKind, StepId};
 use rcp::proto::ids::SetNumber;
 
+use crate::capture::Capture;
 use crate::snapshots::{PinId, PinKind, SnapshotStore};
 use crate::units::{BlockCount, BlockIndex, LogPos};
 
@@ -158,6 +159,8 @@ pub struct ViewState {
     /// What is read from the base can be held against the table of hashes, and which table that is:
     /// another number, another table.
     pub hashed: Option<u64>,
+    /// At a writer that took over: who knows what of the base the table of hashes answers for.
+    pub writer: Option<Arc<Capture>>,
     /// The same of what a branch has of it, also while all else is refused.
     pub proven: Option<u64>,
     /// Visible steps that the base may not hold yet, oldest first.

@@ -22,6 +22,7 @@ use volmcast::history::{MAX_JUMP, MAX_LINES};
 use volmcast::storage::Fenced;
 use volmcast::volume::{CutPolicy, Ending, PlaybackPolicy, Role};
 
+use super::damage;
 use super::history::{self, Writer, is_primary};
 use super::rewinding::Rewinding;
 use super::{AskId, ConnId, Effect, Held, Level, Mover, Reply};
@@ -98,6 +99,7 @@ pub(super) struct Promoting {
     /// What was asked for.
     now: bool,
     at: Option<u64>,
+    lose: bool,
     id: [u8; 16],
     counter: u32,
     known: SetNumber,
@@ -199,6 +201,15 @@ fn next_counter(h: &Held, own: Generation, above: u32) -> Result<u32, String> {
     })
 }
 
+/// What is asked of a promotion.
+#[derive(Clone, Copy, Debug)]
+struct Wanted {
+    now: bool,
+    at: Option<u64>,
+    above: u32,
+    lose: bool,
+}
+
 impl Mover {
     /// Changes who the writer is; the answer comes when that is durable.
     pub(super) fn change_writer(
@@ -207,8 +218,8 @@ impl Mover {
         change: WriterChange,
     ) -> Result<(), ApiError> {
         match change {
-            WriterChange::Promote { volume, now, at, above } => {
-                self.promote(ask, &volume, now, at, above)
+            WriterChange::Promote { volume, now, at, above, lose_damaged_blocks: lose } => {
+                self.promote(ask, &volume, Wanted { now, at, above, lose })
             }
             WriterChange::Hold { volume, limit_ms } => {
                 self.hold(ask, &volume, Duration::from_millis(limit_ms))
@@ -231,26 +242,20 @@ impl Mover {
     }
 
     /// Makes this node the writer; answered when writers are let in.
-    fn promote(
-        &mut self,
-        ask: AskId,
-        name: &str,
-        now: bool,
-        at: Option<u64>,
-        above: u32,
-    ) -> Result<(), ApiError> {
+    fn promote(&mut self, ask: AskId, name: &str, wanted: Wanted) -> Result<(), ApiError> {
+        let Wanted { now, at, above, lose } = wanted;
         let id = self.volume_named(name)?;
         let (deadline, random) = (self.now.after(REST), self.random_id());
         let node = self.cfg.node.clone();
         let Some(h) = self.volumes.get_mut(&id) else { return Ok(()) };
         if let Change::Promoting(p) = &mut h.change
-            && (p.now, p.at) == (now, at)
+            && (p.now, p.at, p.lose) == (now, at, lose)
             && p.counter > above
         {
             p.asks.push(ask);
             return Ok(());
         }
-        if now && at.is_none() && self.play_no_more(ask, id, above) {
+        if now && !lose && at.is_none() && self.play_no_more(ask, id, above) {
             return Ok(());
         }
         self.busy(id, name)?;
@@ -272,6 +277,7 @@ impl Mover {
             asks: vec![ask],
             now,
             at,
+            lose,
             parent: None,
             id: random,
             counter,
@@ -284,7 +290,9 @@ impl Mover {
             Role::Primary { .. } => return self.promote_writer(ask, id, p, own, above),
             Role::Replica { .. } => {}
         }
+        damage::fits(h, &node, lose)?;
         if let Some(why) = h.volume.refusal() {
+            h.volume.take_as_it_is(false);
             return Err(conflict(format!(
                 "volume {name} at {node} holds no whole state ({why}): it cannot take over"
             )));
@@ -297,13 +305,16 @@ impl Mover {
         }
         let inbound = h.inbound.take().map(|i| (i.conn, i.stream));
         h.change = Change::Promoting(Promoting { parent: inbound, ..p });
+        let standing = damage::remembered(h);
         h.volume.end_playback(Some(if now { Ending::PlayNoMore } else { Ending::PlayAll }));
         if let Some((conn, stream)) = inbound {
             let text = format!("{node} is being promoted and takes no more sets");
             self.send(conn, Frame::StreamError { stream, code: stream_error::STOPPED, text });
         }
-        let label = name.to_owned();
-        self.note(Level::Warn, format!("volume {label}: this node is being promoted"));
+        if let Some(standing) = standing {
+            self.effect(Effect::StoreStanding { volume: id, standing });
+        }
+        self.note(Level::Warn, format!("volume {name}: this node is being promoted"));
         self.settle(id);
         self.pump_change(id);
         Ok(())
@@ -339,7 +350,8 @@ impl Mover {
         // An operator may know of a newer line that nobody has told this node of.
         if !h.writer.is_fenced() && h.writer.split.is_none() && above <= own.counter {
             let (generation, set) = (own.to_string(), set.0);
-            let done = Promoted { generation, set, newest_known_set: set, fresh: false };
+            let damaged = if p.lose { self.accept_damage(id) } else { None };
+            let done = Promoted { generation, set, newest_known_set: set, fresh: false, damaged };
             let reply = Reply::Writer(WriterAnswer::Promoted(done));
             self.effect(Effect::Reply { ask, reply });
             return Ok(());
@@ -387,6 +399,11 @@ impl Mover {
         let late = now >= p.deadline;
         match &mut p.stage {
             Stage::Playing => {
+                let lose = p.lose;
+                if let Err(e) = damage::fits(h, &self.cfg.node, lose) {
+                    return self.promotion_failed(id, &e.text);
+                }
+                let Change::Promoting(p) = &mut h.change else { return };
                 let rest = h.volume.rest();
                 let other = rest.filter(|r| p.at.is_some_and(|at| at != r.0));
                 if let Some(why) = h.volume.refusal() {
@@ -497,7 +514,9 @@ impl Mover {
         let Some(line) = lines.last() else { return };
         let Change::Promoting(p) = std::mem::take(&mut h.change) else { return };
         let opens = StateId { volume: id, generation: line.generation, set: line.forked_from };
+        let damaged = h.writer.damaged.take();
         let was = std::mem::replace(&mut h.writer, Writer::opened(opens));
+        h.writer.damaged.clone_from(&damaged);
         h.newest = h.volume.durable().visible;
         let (label, group) = (h.label.clone(), h.group.clone());
         let standing = h.writer.standing();
@@ -512,6 +531,13 @@ impl Mover {
                 opens.set, opens.generation, p.known
             ),
         );
+        if let Some(what) = &damaged {
+            let text = format!(
+                "volume {label}: this node took over with damage, on an operator's word: {what}; what \
+                 was there is lost, and what the disk holds is the volume"
+            );
+            self.note(Level::Error, text);
+        }
         if let Some((conn, stream)) = p.parent {
             let text = format!(
                 "{} took over as the writer of volume {label} at set {}",
@@ -544,6 +570,7 @@ impl Mover {
                 set: opens.set.0,
                 newest_known_set: p.known.0.max(opens.set.0),
                 fresh: true,
+                damaged,
             })),
         };
         for ask in p.asks {
@@ -556,10 +583,16 @@ impl Mover {
         let Some(h) = self.volumes.get_mut(&id) else { return };
         let Change::Promoting(p) = std::mem::take(&mut h.change) else { return };
         h.volume.end_playback(None);
+        let mut standing = None;
         if !is_primary(h) {
+            h.volume.take_as_it_is(false);
             h.writer.opens = None;
+            standing = h.writer.damaged.take().map(|_| h.writer.standing());
         }
         let (label, group) = (h.label.clone(), h.group.clone());
+        if let Some(standing) = standing {
+            self.effect(Effect::StoreStanding { volume: id, standing });
+        }
         let text = format!("volume {label} was not promoted: {why}");
         self.note(Level::Error, text.clone());
         for ask in p.asks {

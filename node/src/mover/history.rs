@@ -59,6 +59,8 @@ pub(super) struct Writer {
     unproven: bool,
     /// Storing another role failed, and so did storing this one again: a restart may find either.
     pub(super) role_unknown: bool,
+    /// It took over, or goes on, although something was damaged, on an operator's word.
+    pub(super) damaged: Option<String>,
     /// Nobody could be asked whether there is a newer writer.
     unconfirmed: Option<String>,
 }
@@ -74,6 +76,7 @@ impl Writer {
             fenced: self.fenced.clone(),
             discards: false,
             unproven: self.unproven,
+            damaged: self.damaged.clone(),
         }
     }
 
@@ -199,6 +202,7 @@ impl Mover {
         let Some(h) = self.volumes.get_mut(&id) else { return };
         h.writer.opens = standing.opens;
         h.writer.unproven = standing.unproven;
+        h.writer.damaged = standing.damaged;
         let own = h.volume.history().last().map(|b| b.generation);
         // A line that was opened since ends it.
         let holds = |f: &Fenced| match own {

@@ -30,6 +30,7 @@ mod asking;
 mod bypass;
 mod closing;
 mod controls;
+mod damage;
 mod delay;
 mod destinations;
 mod failover;

@@ -491,6 +491,8 @@ fn proof(h: &Held, info: &mut VolumeInfo) {
     info.digest_missing = h.volume.digest_words();
     info.differs = h.volume.differs().map(|s| s.0);
     info.damaged_blocks = h.volume.damaged_blocks();
+    info.damage = h.volume.damage().or_else(|| h.volume.doubts_words());
+    info.took_damage = h.writer.damaged.clone().filter(|_| super::history::is_primary(h));
     info.scrub_percent = scrub.map(|(percent, _)| percent);
     info.scrubbed_us = scrub.map(|(_, at)| at.0).filter(|at| *at > 0);
 }

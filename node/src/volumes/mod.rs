@@ -9,6 +9,7 @@ pub mod gate;
 pub mod names;
 pub mod open;
 pub mod primary;
+mod proven;
 pub mod replica;
 
 pub use names::Names;

@@ -385,7 +385,8 @@ pub fn make_writable(
 /// What is stored at the moment of a promotion (FAIL-03).
 pub fn takes_over(identity: &mut Identity, opens: StateId) {
     "primary".clone_into(&mut identity.role);
-    identity.standing = Standing { opens: Some(opens), ..Standing::default() };
+    let damaged = identity.standing.damaged.take();
+    identity.standing = Standing { opens: Some(opens), damaged, ..Standing::default() };
 }
 
 /// What is stored when a writer steps down, or a promotion did not come about.
@@ -494,7 +495,7 @@ fn open_snapshots(
             r.damaged.len()
         ));
     }
-    let mut area = super::primary::Area { files, bs: identity.block_size };
+    let mut area = super::primary::Area { files, bs: identity.block_size, capture: None };
     let damaged = r
         .store
         .settle(&r.unproved, &mut area)

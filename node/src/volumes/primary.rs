@@ -2,7 +2,8 @@
 //!
 //! Every change takes the same way: the activity log has its extents, durably; the gate lets it in;
 //! the blocks are marked and what the draining set or a pin still needs is kept; then it reaches
-//! the file. Reads go straight to the file.
+//! the file. Reads go straight to the file; where another node's content was taken over, what nobody
+//! has written since is held against the table of hashes.
 
 use std::io::IoSliceMut;
 use std::os::unix::fs::FileExt;
@@ -13,7 +14,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use rustix::io::{Errno as Os, ReadWriteFlags};
 use volmcast::activity::SharedLog;
-use volmcast::capture::Capture;
+use volmcast::capture::{Capture, Proof};
 use volmcast::digest::table_range;
 use volmcast::io::{FileId, Io, IoError, Op, Outcome, Tag};
 use volmcast::snapshots::{AreaIo, SnapshotStore};
@@ -21,6 +22,7 @@ use volmcast::storage::{self, Files, Storage};
 use volmcast::units::{BlockCount, BlockIndex, BlockSize};
 
 use super::gate::WriteGate;
+use super::proven;
 use crate::nbd::{Errno, Export, ExportInfo, Extent, ReadError};
 
 /// Most bytes that are marked and written as one: keeps the copies for a large write bounded.
@@ -142,8 +144,62 @@ impl PrimaryVolume {
                 "the extent of {len} bytes at {offset} ends beyond the volume, which has {size} bytes"
             ));
         }
-        self.change_in_pieces(offset, len, &|_, _, _| Ok(()))
+        self.prove(offset, len)
+            .and_then(|()| self.change_in_pieces(offset, len, &|_, _, _| Ok(())))
             .map_err(|e| format!("the {} cannot take it: {e:?}", self.description))
+    }
+
+    /// Reads, and holds what was taken over and nobody wrote since against the table of hashes.
+    fn read_proven(&self, proof: &Proof, offset: u64, buf: &mut [u8]) -> Result<(), Errno> {
+        let bs = self.block_size;
+        let (first, count) = bs.span(offset, buf.len() as u64);
+        let wrong =
+            proven::read(&*self.files, bs, (first, count.0), offset, buf).map_err(io_errno)?;
+        let Some(block) = wrong.into_iter().find(|b| self.is_damaged(proof, *b)) else {
+            return Ok(());
+        };
+        tracing::error!(
+            "{}: block {block} was not handed out: the bytes on the disk here are not those that were \
+             stored before this node took over (their hash differs); write the block again in full, \
+             with what another copy has",
+            self.description
+        );
+        Err(Errno::Io)
+    }
+
+    /// A block that differs from its hash: not if it was written meanwhile.
+    fn is_damaged(&self, proof: &Proof, block: u64) -> bool {
+        let damaged = self.capture.still_proves(proof, BlockIndex(block));
+        if damaged {
+            self.capture.doubt(BlockIndex(block));
+        }
+        damaged
+    }
+
+    /// What is there is what was stored; nothing is known of it if nothing was taken over.
+    fn prove(&self, offset: u64, len: u64) -> Result<(), Errno> {
+        let Some(proof) = self.capture.proof() else { return Ok(()) };
+        let (mut at, end) = (offset, offset + len);
+        let mut piece = vec![0; usize::try_from(len.min(PIECE)).unwrap_or(0)];
+        while at < end {
+            let n = (end - at).min(PIECE - at % PIECE);
+            self.read_proven(&proof, at, &mut piece[..usize::try_from(n).unwrap_or(0)])?;
+            at += n;
+        }
+        Ok(())
+    }
+
+    /// The blocks of which a change leaves a part as it is: damage in it would become the client's.
+    fn prove_edges(&self, offset: u64, len: u64) -> Result<(), Errno> {
+        let bs = self.block_size.bytes();
+        let end = offset + len;
+        if !offset.is_multiple_of(bs) {
+            self.prove(offset / bs * bs, 1)?;
+        }
+        if !end.is_multiple_of(bs) && (offset.is_multiple_of(bs) || end / bs != offset / bs) {
+            self.prove(end / bs * bs, 1)?;
+        }
+        Ok(())
     }
 
     /// Carries a change of `offset..offset + len` through capture and pins, then `act`.
@@ -155,11 +211,13 @@ impl PrimaryVolume {
     ) -> Result<(), Errno> {
         let (first, count) = self.block_size.span(offset, len);
         let _pass = self.gate.enter()?;
+        self.prove_edges(offset, len)?;
         loop {
             self.activity
                 .ensure(first, count, &mut |io| self.files.perform(io))
                 .map_err(|_| Errno::Io)?;
-            let mut area = Area { files: &*self.files, bs: self.block_size };
+            let capture = Some(&*self.capture);
+            let mut area = Area { files: &*self.files, bs: self.block_size, capture };
             self.snapshots.preserve(first, count, &mut area).map_err(io_errno)?;
             let ticket = self.capture.enter();
             let mut read_old = |b: BlockIndex, buf: &mut [u8]| {
@@ -259,6 +317,8 @@ pub struct Area<'a> {
     pub files: &'a dyn Storage,
     /// Its block size.
     pub bs: BlockSize,
+    /// Tells what the table of hashes answers for.
+    pub capture: Option<&'a Capture>,
 }
 
 impl Area<'_> {
@@ -274,6 +334,19 @@ impl Area<'_> {
 impl AreaIo for Area<'_> {
     fn read_base(&mut self, block: BlockIndex, buf: &mut [u8]) -> Result<(), IoError> {
         self.files.read_into(FileId::Base, self.bs.offset(block), buf)
+    }
+
+    fn is_damaged(&mut self, block: BlockIndex, content: &[u8]) -> bool {
+        let Some((capture, proof)) = self.capture.and_then(|c| Some((c, c.proof()?))) else {
+            return false;
+        };
+        let damaged = proven::differ(self.files, block, content, self.bs)
+            .is_ok_and(|wrong| !wrong.is_empty())
+            && capture.still_proves(&proof, block);
+        if damaged {
+            capture.doubt(block);
+        }
+        damaged
     }
 
     fn read_area(&mut self, offset: u64, buf: &mut [u8]) -> Result<(), IoError> {
@@ -309,6 +382,10 @@ impl Export for PrimaryVolume {
         if self.gate.is_retired() {
             return Err(ReadError::Failed(Errno::Io));
         }
+        if self.capture.proof().is_some() {
+            // Content and hashes are read: not on the connection's thread.
+            return Err(ReadError::WouldBlock);
+        }
         let want = buf.len();
         let mut slices = [IoSliceMut::new(buf)];
         let f = self.files.file(FileId::Base);
@@ -325,7 +402,10 @@ impl Export for PrimaryVolume {
         if self.gate.is_retired() {
             return Err(Errno::Io);
         }
-        Ok(storage::read_full(self.files.file(FileId::Base), offset, buf)?)
+        match self.capture.proof() {
+            Some(proof) => self.read_proven(&proof, offset, buf),
+            None => Ok(storage::read_full(self.files.file(FileId::Base), offset, buf)?),
+        }
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), Errno> {

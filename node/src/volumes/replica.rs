@@ -7,7 +7,6 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use rcp::proto::delta::Chunk;
 use rcp::proto::ids::{SetNumber, StateId};
-use volmcast::digest::{BlockHash, hashes_in, table_range};
 use volmcast::io::{FileId, IoError};
 use volmcast::save::Ring;
 use volmcast::save::record::HEADER_LEN;
@@ -16,6 +15,7 @@ use volmcast::storage::{Files, Storage};
 use volmcast::units::{BlockCount, BlockIndex, BlockSize};
 use volmcast::view::{Layer, Pin, PinBoard, Source, ViewState};
 
+use super::proven;
 use crate::nbd::{Errno, Export, ExportInfo, Extent, ReadError};
 
 /// Unpacked chunks kept for readers of steps that are not merged yet.
@@ -50,7 +50,7 @@ pub enum ReadFailure {
     #[error(
         "block {block} of state {state} was not handed out: the bytes on the disk here are not those \
          that were stored (their hash differs); read it from another replica; it is fetched again \
-         from the parent, and the disk below this node should be looked at"
+         from the parent (the writer waits for it to be written), and the disk below this node should be looked at"
     )]
     Rotten {
         /// The block.
@@ -239,6 +239,8 @@ impl<F: Storage> ReplicaVolume<F> {
             // As of now: the view that a request holds may be of a time before the table was given
             // up.
             let table = self.table_for(pin);
+            let now = self.board.view();
+            let proof = now.writer.as_ref().and_then(|c| Some((c, c.proof()?)));
             let before = self.look(pin, first, count)?;
             for (run_first, run_count, found) in &before {
                 let start = bs.offset(*run_first).max(offset);
@@ -247,9 +249,15 @@ impl<F: Storage> ReplicaVolume<F> {
                 let at = usize::try_from(start - offset).unwrap_or(0);
                 let part = &mut out[at..at + usize::try_from(end - start).unwrap_or(0)];
                 match found {
-                    Found::Base if table.is_some() => {
-                        let bad = self.read_proven(*run_first, *run_count, start, part)?;
-                        rotten = rotten.or(bad);
+                    Found::Base if table.is_some() || proof.is_some() => {
+                        let run = (*run_first, *run_count);
+                        let bad = proven::read(&*self.files, bs, run, start, part)?;
+                        let mut bad = bad.into_iter().map(BlockIndex);
+                        let bad = match &proof {
+                            Some((c, p)) => bad.find(|b| c.still_proves(p, *b)),
+                            None => bad.next(),
+                        };
+                        rotten = rotten.or(bad.map(|b| b.0));
                     }
                     Found::Base => {
                         self.files.read_into(FileId::Base, start, part)?;
@@ -283,45 +291,6 @@ impl<F: Storage> ReplicaVolume<F> {
                 return Err(ReadFailure::Rotten { block, state: pin.state() });
             }
         }
-    }
-
-    /// Reads from the base and holds whole blocks against the table of hashes; the first block that
-    /// differs, if one does.
-    fn read_proven(
-        &self,
-        first: BlockIndex,
-        count: u64,
-        start: u64,
-        out: &mut [u8],
-    ) -> Result<Option<u64>, ReadFailure> {
-        let bs = self.block_size;
-        let (from, len) = (bs.offset(first), usize::try_from(count << bs.shift()).unwrap_or(0));
-        let whole = from == start && len == out.len();
-        let mut around = if whole { Vec::new() } else { vec![0; len] };
-        let blocks = if whole { &mut *out } else { &mut around[..] };
-        self.files.read_into(FileId::Base, from, blocks)?;
-        let (at, n) = table_range(first.0, count);
-        let mut small = [0; 512];
-        let mut large = Vec::new();
-        let table = if n <= small.len() {
-            &mut small[..n]
-        } else {
-            large.resize(n, 0);
-            &mut large[..]
-        };
-        self.files.read_into(FileId::Hashes, at, table)?;
-        let size = 1usize << bs.shift();
-        let differs = blocks
-            .chunks(size)
-            .zip(hashes_in(table))
-            .zip(first.0..)
-            .find(|((content, hash), block)| BlockHash::of(*block, content) != *hash)
-            .map(|(_, block)| block);
-        if !whole {
-            let skip = usize::try_from(start - from).unwrap_or(0);
-            out.copy_from_slice(&around[skip..skip + out.len()]);
-        }
-        Ok(differs)
     }
 
     fn look(

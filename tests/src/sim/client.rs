@@ -163,7 +163,7 @@ impl World {
                     self.fail("the activity log failed".to_owned());
                     return false;
                 }
-                let mut area = Area { files: &disk, bs };
+                let mut area = Area { files: &disk, bs, capture: Some(capture) };
                 if snapshots.preserve(first, count, &mut area).is_err() {
                     self.fail("a before image could not be kept".to_owned());
                     return false;

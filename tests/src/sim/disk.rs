@@ -303,6 +303,17 @@ impl Disk {
         }
     }
 
+    /// Somebody puts back what was there.
+    pub fn put_back(&mut self, id: FileId, at: u64, bytes: &[u8]) {
+        let f = self.file(id);
+        let at = usize::try_from(at).unwrap_or(usize::MAX);
+        for content in [&mut f.now, &mut f.durable] {
+            if let Some(b) = content.get_mut(at..at.saturating_add(bytes.len())) {
+                b.copy_from_slice(bytes);
+            }
+        }
+    }
+
     /// Lets parts of the writes under way be seen already.
     pub fn smear(&mut self, id: FileId, rng: &mut Rng) {
         let f = self.file(id);

@@ -7,7 +7,7 @@ use rcp::proto::ids::SetNumber;
 use rcp::proto::transport::Hop;
 use volmcast::io::FileId;
 use volmcast::mailbox::{Mailbox, SLOT_LEN};
-use volmcast::units::BlockCount;
+use volmcast::units::{BlockCount, BlockIndex};
 
 use super::disk::Disk;
 use super::node::{GROUP, LABEL, SimNode, VOLUME, name};
@@ -368,6 +368,15 @@ impl World {
         }
     }
 
+    /// As soon as a replica shows something, a bit of it flips.
+    pub fn rot(&mut self, n: usize) {
+        let shows = self.nodes[n].kind == Kind::Replica && self.visible(n) > Some(SetNumber::ZERO);
+        match shows {
+            true => self.spoil(n),
+            false => self.after(100_000, 200_000, Event::Rot { node: n }),
+        }
+    }
+
     /// A bit of a replica's content flips, or of the hashes beside it.
     fn spoil(&mut self, n: usize) {
         use volmcast::io::FileId;
@@ -385,6 +394,14 @@ impl World {
         let by =
             if file == FileId::Base { "bit flipped in content" } else { "bit flipped in hashes" };
         self.counters.hit(by);
+        if file == FileId::Base {
+            let bs = self.opt.block_size;
+            let block = at >> bs.shift();
+            let from = usize::try_from(bs.offset(BlockIndex(block))).unwrap_or(0);
+            let to = from + usize::try_from(bs.bytes()).unwrap_or(0);
+            let was = disk.0.borrow().bytes(file).get(from..to).map(<[u8]>::to_vec);
+            self.nodes[n].rotted.extend(was.map(|was| (block, was)));
+        }
         disk.0.borrow_mut().flip(file, at, bit);
     }
 

@@ -84,6 +84,8 @@ pub struct SimNode {
     pub digest: Option<(SetNumber, volmcast::digest::Sum)>,
     /// Bits of its content, or of the table of hashes, were flipped.
     pub spoilt: Option<volmcast::io::FileId>,
+    /// Blocks of the content in which a bit flipped, with what they held before.
+    pub rotted: Vec<(u64, Vec<u8>)>,
     /// A bit of its save area was flipped, in a record that is still in the log: where.
     pub rotten: Option<u64>,
     /// Its newest mailbox slot was lost in the last crash.
@@ -131,6 +133,8 @@ pub struct SimNode {
     pub sent: Sent,
     /// It asked for extents from the first block on.
     pub seed_anew: bool,
+    /// Over which state.
+    pub seed_over: Option<u64>,
     /// Log positions when it was looked at last, to see it wrap.
     pub log_head: u64,
     /// How its volume is opened.
@@ -177,6 +181,7 @@ impl SimNode {
             failing: false,
             digest: None,
             spoilt: None,
+            rotted: Vec::new(),
             rotten: None,
             slot_lost: false,
             full_until: 0,
@@ -201,6 +206,7 @@ impl SimNode {
             line: None,
             sent: Sent::default(),
             seed_anew: false,
+            seed_over: None,
             log_head: 0,
             plan: OpenPlan {
                 node: name(index),

@@ -6,10 +6,13 @@
 
 use std::collections::BTreeSet;
 
-use rcp::proto::frame::{DecodedFrame, Frame, FrameType, Verified};
+use rcp::proto::delta::{Chunk, ExtentKind};
+use rcp::proto::frame::{DecodedFrame, Frame, FrameType, StartMode, Verified};
 use rcp::proto::session::{Action, SessionState, action};
+use xxhash_rust::xxh3::xxh3_64;
 
-use super::world::World;
+use super::options::Kind;
+use super::world::{Event, World};
 
 /// A frame that may come in a state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -66,14 +69,46 @@ pub struct Trap {
 /// What was sent to one node, to see what is sent again.
 #[derive(Debug, Default)]
 pub struct Sent {
-    chunks: BTreeSet<(u64, u32, u32)>,
-    extents: BTreeSet<u64>,
+    chunks: BTreeSet<(u64, u64, u32, u32)>,
+    /// Of the seed or catch-up under way: blocks with their content. A catch-up that goes on after a
+    /// break sends what was written meanwhile, which nobody has got before.
+    extents: BTreeSet<(u64, u64)>,
+    /// Which that is: a catch-up over another state is another step, and sends for the first time
+    /// what changed since.
+    over: Option<u64>,
+    /// Bytes of chunks, and of extents, that came again: what a broken hop costs in its live stream,
+    /// and in the seed or catch-up beside it.
+    again: (u64, u64),
+}
+
+impl Sent {
+    /// Blocks of an extent that come for the first time, and all of it.
+    fn extents_of(&mut self, c: &Chunk) -> (u64, u64) {
+        let (Ok(payload), shift) = (c.payload(), c.block_shift()) else { return (0, 0) };
+        let (mut fresh, mut all) = (0, 0);
+        for e in c.extents().filter(|e| e.kind == ExtentKind::Data) {
+            let content = payload.get(e.range()).unwrap_or_default();
+            for (b, content) in (e.block..).zip(content.chunks(1 << shift)) {
+                all += 1;
+                fresh += u64::from(self.extents.insert((b, xxh3_64(content))));
+            }
+        }
+        (fresh, all)
+    }
 }
 
 impl World {
     /// Sets the one blow of the run.
     #[must_use]
     pub fn with_trap(mut self, trap: Trap) -> Self {
+        if trap.step.frame == FrameType::Doubt {
+            // Nobody names damaged blocks where there are none.
+            let nodes = 0..self.nodes.len();
+            let replicas: Vec<_> = nodes.filter(|n| self.nodes[*n].kind == Kind::Replica).collect();
+            for node in replicas {
+                self.after(2_500_000, 3_000_000, Event::Rot { node });
+            }
+        }
         self.trap = Some(trap);
         self
     }
@@ -120,27 +155,47 @@ impl World {
 
     /// Counts what is sent to a node a second time.
     pub(super) fn weigh_again(&mut self, to: usize, frame: &DecodedFrame) {
-        let sent = &mut self.nodes[to].sent;
+        let node = &mut self.nodes[to];
+        let sent = &mut node.sent;
         let (new, bytes) = match (&frame.frame, &frame.content) {
             (Frame::Start(s), _) => {
                 // A seed or catch-up that begins anew sends everything, and is counted as such.
-                if s.mode != rcp::proto::frame::StartMode::Resume && self.nodes[to].seed_anew {
-                    self.nodes[to].sent.extents.clear();
+                let beside = matches!(s.mode, StartMode::Seed | StartMode::CatchUp { .. });
+                if beside && (node.seed_anew || node.seed_over != sent.over) {
+                    sent.extents.clear();
+                    sent.over = node.seed_over;
                     self.counters.hit("extents from the beginning");
                 }
                 return;
             }
             (Frame::Chunk { .. }, Verified::Chunk(c)) => {
                 let (s, len) = (c.step(), c.bytes().len());
-                (sent.chunks.insert((s.to.0, s.attempt.0, c.number().0)), len)
+                let id = (s.base.0, s.to.0, s.attempt.0, c.number().0);
+                (sent.chunks.insert(id), len)
             }
             (Frame::SeedData { .. }, Verified::Chunk(c)) => {
-                let first = c.extents().next().map_or(0, |e| e.block);
-                (sent.extents.insert(first), c.bytes().len())
+                let (fresh, all) = sent.extents_of(c);
+                let bytes = c.bytes().len() as u64;
+                let twice = bytes * (all - fresh) / all.max(1);
+                sent.again.1 += twice;
+                self.counters.add("bytes sent twice", twice);
+                self.counters.add("bytes sent once", bytes - twice);
+                return;
             }
             _ => return,
         };
-        let what = if new { "bytes sent once" } else { "bytes sent twice" };
-        self.counters.add(what, bytes as u64);
+        let bytes = bytes as u64;
+        if !new {
+            sent.again.0 += bytes;
+        }
+        self.counters.add(if new { "bytes sent once" } else { "bytes sent twice" }, bytes);
+    }
+
+    /// The node to which most was sent a second time, by its live stream and by seeds and catch-ups.
+    pub(super) fn most_again(&mut self) {
+        let most = |of: fn(&Sent) -> u64| self.nodes.iter().map(|n| of(&n.sent)).max().unwrap_or(0);
+        let (live, beside) = (most(|s| s.again.0), most(|s| s.again.1));
+        self.counters.add("most live bytes sent twice to a node", live);
+        self.counters.add("most seed bytes sent twice to a node", beside);
     }
 }

@@ -9,6 +9,7 @@ use node::volumes::open;
 use rcp::proto::ids::StateId;
 use rcp::proto::transport::Hop;
 use volmcast::capture::Capture;
+use volmcast::digest::BlockHash;
 use volmcast::io::FileId;
 use volmcast::storage::Storage as _;
 
@@ -65,8 +66,21 @@ impl World {
     }
 
     fn promote(&mut self, n: usize, now: bool, above: u32) {
+        self.promote_with(n, now, above, false);
+    }
+
+    fn promote_with(&mut self, n: usize, now: bool, above: u32, lose_damaged_blocks: bool) {
         self.counters.hit("promotion demanded");
-        self.change(n, WriterChange::Promote { volume: volume(), now, at: None, above });
+        if self.info(n).is_some_and(|v| v.damage.is_some()) {
+            self.counters.hit(match lose_damaged_blocks {
+                true => "promotion of a damaged replica demanded, on an operator's word",
+                false => "promotion of a damaged replica demanded",
+            });
+        }
+        self.change(
+            n,
+            WriterChange::Promote { volume: volume(), now, at: None, above, lose_damaged_blocks },
+        );
     }
 
     /// An operator changes who the writer is, or what is below it.
@@ -187,7 +201,17 @@ impl World {
         let (handed, late) = (s.handed, s.looks > 40);
         if handed {
             let (now, at, above) = (false, Some(set), 0);
-            self.step(swap, to, WriterChange::Promote { volume: volume(), now, at, above });
+            self.step(
+                swap,
+                to,
+                WriterChange::Promote {
+                    volume: volume(),
+                    now,
+                    at,
+                    above,
+                    lose_damaged_blocks: false,
+                },
+            );
         } else if self.info(to).is_some_and(|v| v.saved_set >= set) {
             let to = name(to).to_string();
             self.step(swap, from, WriterChange::HandOver { volume: volume(), to, set });
@@ -281,6 +305,8 @@ impl World {
         };
         let (clean, visible) = (v.is_clean(), v.durable().visible);
         if clean && !busy {
+            // It may have been down since the role was stored.
+            self.put_back_damaged(n, visible);
             self.counters.hit("content compared before writers were let in");
             let state = self.state_at(n, visible);
             if let Err(e) = self.model.check(state, 0, disk.0.borrow().bytes(FileId::Base)) {
@@ -333,6 +359,7 @@ impl World {
             }
             return;
         }
+        self.put_back_damaged(n, opens.set);
         if self.rng.percent(5) {
             self.counters.hit("crash right after a promotion was stored");
             return self.crash(n);
@@ -354,6 +381,36 @@ impl World {
         self.counters.hit("promoted");
         if let Some(m) = &mut node.mover {
             m.made_writable(now, wall, VOLUME, Ok((capture, cut)));
+        }
+    }
+
+    /// What rotted and nobody has noticed: the table of hashes, which a promotion keeps, must tell it
+    /// from what was stored. Then an operator who was refused a read has written the block again.
+    fn put_back_damaged(&mut self, n: usize, set: rcp::proto::ids::SetNumber) {
+        let state = self.state_at(n, set);
+        let rotted = std::mem::take(&mut self.nodes[n].rotted);
+        let Some(disk) = self.nodes[n].disk.clone() else { return };
+        let len = usize::try_from(self.opt.block_size.bytes()).unwrap_or(1);
+        let content = disk.0.borrow().bytes(FileId::Base).to_vec();
+        for (b, content) in (0..).zip(content.chunks(len)) {
+            let right = |was: &[u8]| self.model.check(state, b, was).is_ok();
+            if right(content) {
+                continue;
+            }
+            let Some((_, was)) = rotted.iter().find(|(r, was)| *r == b && right(was)) else {
+                continue;
+            };
+            let (at, n16) = volmcast::digest::table_range(b, 1);
+            let at = usize::try_from(at).unwrap_or(0);
+            let hash = disk.0.borrow().bytes(FileId::Hashes).get(at..at + n16).map(<[u8]>::to_vec);
+            let hash = hash.unwrap_or(vec![0; n16]);
+            if volmcast::digest::hashes_in(&hash).next() != Some(BlockHash::of(b, was)) {
+                self.fail(format!("n{n} takes over with block {b} damaged, and its hash is not that of what was stored"));
+                return;
+            }
+            self.counters.hit("damage taken over, told by the table of hashes");
+            let from = self.opt.block_size.offset(volmcast::units::BlockIndex(b));
+            disk.0.borrow_mut().put_back(FileId::Base, from, was);
         }
     }
 
@@ -433,7 +490,8 @@ impl World {
                 self.done = true;
                 return Some("nobody can be promoted".to_owned());
             };
-            self.promote(best, false, newest);
+            let damaged = all[best].as_ref().is_some_and(|v| v.damage.is_some());
+            self.promote_with(best, false, newest, damaged);
             return Some(format!("n{best} is to be the writer"));
         };
         self.head = head;

@@ -104,6 +104,7 @@ impl World {
         }
         if let Frame::Attach(a) = &frame.frame {
             self.nodes[n].seed_anew = a.seed_from_block == 0;
+            self.nodes[n].seed_over = a.over.map(|s| s.0);
         }
         let at = self.now + self.link_delay();
         if let Some(l) = self.links.get_mut(&id) {

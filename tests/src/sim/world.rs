@@ -58,6 +58,8 @@ pub enum Event {
     Look,
     /// Something goes wrong, or an operator acts.
     Fault,
+    /// A bit of what a replica shows flips.
+    Rot { node: usize },
     /// An operator makes the volume larger.
     Grow { blocks: u64 },
     /// An operator stops or starts replication somewhere.
@@ -229,6 +231,7 @@ impl World {
             self.counters.hit("events");
             self.event(e);
         }
+        self.most_again();
         match self.failure.take() {
             None => Ok(self.counters),
             Some(text) => Err(Box::new(Failure {
@@ -340,6 +343,7 @@ impl World {
                 return;
             }
             Event::Fault => return self.fault(),
+            Event::Rot { node } => return self.rot(node),
             Event::Grow { blocks } => return self.grow(blocks),
             Event::Switch => return self.switch(),
             Event::Prepare { node, life, blocks } if self.alive(node, life) => {

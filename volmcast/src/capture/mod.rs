@@ -26,6 +26,7 @@
 //! writer or stays with the owner.
 
 mod gate;
+mod proof;
 mod table;
 mod triggers;
 
@@ -37,5 +38,6 @@ mod shuttle_tests;
 mod tests;
 
 pub use gate::{PollTicket, WriteTicket};
+pub use proof::Proof;
 pub use table::{Capture, CaptureError, CaptureLimits, CutError, CutInfo, Notice, ReadOld};
 pub use triggers::{Cause, Policy, Triggers};

@@ -1,6 +1,6 @@
 //! The two tables, the copies kept for the draining set, and the owner's verbs.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, OnceLock};
 
 use bytes::{Bytes, BytesMut};
@@ -87,16 +87,18 @@ pub struct CutInfo {
 
 /// The table being marked and the table being drained.
 #[derive(Clone)]
-struct Tables {
-    new: Arc<AtomicBitmap>,
-    old: Arc<AtomicBitmap>,
+pub(super) struct Tables {
+    pub(super) new: Arc<AtomicBitmap>,
+    pub(super) old: Arc<AtomicBitmap>,
+    /// Blocks that the table of hashes does not answer for; `None`: it answers for none.
+    pub(super) written: Option<Arc<AtomicBitmap>>,
 }
 
 /// A cache line (two, for the neighbour prefetcher) of one thread's counters.
 #[repr(align(128))]
 pub(super) struct Stripe {
     pub(super) in_flight: AtomicU64,
-    tables: RwLock<Tables>,
+    pub(super) tables: RwLock<Tables>,
 }
 
 #[derive(Default)]
@@ -106,9 +108,9 @@ struct Held {
     bytes: u64,
 }
 
-struct Owner {
-    tables: Tables,
-    blocks: BlockCount,
+pub(super) struct Owner {
+    pub(super) tables: Tables,
+    pub(super) blocks: BlockCount,
     /// The next new table, made outside the pause.
     spare: Option<Arc<AtomicBitmap>>,
 }
@@ -121,7 +123,7 @@ pub struct Capture {
     limits: CaptureLimits,
     pub(super) gate: Gate,
     pub(super) stripes: Box<[Stripe]>,
-    owner: Mutex<Owner>,
+    pub(super) owner: Mutex<Owner>,
     held: Mutex<Held>,
     room: Condvar,
     spoiled: AtomicBool,
@@ -129,6 +131,8 @@ pub struct Capture {
     dirty_above: AtomicU64,
     dirty_told: AtomicBool,
     notify: OnceLock<Notify>,
+    /// Blocks whose content is not what their hash says.
+    pub(super) doubts: Mutex<BTreeSet<u64>>,
     #[cfg(all(test, shuttle))]
     pub(super) bug: Option<super::shuttle_tests::Bug>,
 }
@@ -138,7 +142,7 @@ impl Capture {
     #[must_use]
     pub fn new(block_size: BlockSize, blocks: BlockCount, limits: CaptureLimits) -> Self {
         let empty = || Arc::new(AtomicBitmap::new(blocks));
-        let tables = Tables { new: empty(), old: empty() };
+        let tables = Tables { new: empty(), old: empty(), written: None };
         Self {
             block_size,
             limits,
@@ -155,6 +159,7 @@ impl Capture {
             dirty_above: AtomicU64::new(u64::MAX),
             dirty_told: AtomicBool::new(false),
             notify: OnceLock::new(),
+            doubts: Mutex::default(),
             #[cfg(all(test, shuttle))]
             bug: None,
         }
@@ -222,6 +227,9 @@ impl Capture {
         let tables = self.stripes[ticket.stripe].tables.read();
         if tables.new.set_range(first, count).0 != 0 {
             self.check_dirty(&tables.new);
+        }
+        if let Some(written) = &tables.written {
+            written.set_range(first, count);
         }
         if tables.old.count().0 == 0 {
             return Ok(());
@@ -340,7 +348,8 @@ impl Capture {
         let new = owner.spare.take().unwrap_or_else(empty);
         let old = owner.tables.new.clone();
         let info = CutInfo { blocks: old.count() };
-        let drained = self.install(&mut owner, Tables { new, old });
+        let written = owner.tables.written.clone();
+        let drained = self.install(&mut owner, Tables { new, old, written });
         self.dirty_told.store(false, Ordering::Relaxed);
         self.open_gate();
         // Outside the pause: give back the memory of the table drained, and make the next one.
@@ -368,21 +377,23 @@ impl Capture {
             });
             Arc::new(to)
         };
-        let next = Tables { new: larger(&owner.tables.new), old: larger(&owner.tables.old) };
+        let t = &owner.tables;
+        let written = t.written.as_deref().map(larger);
+        let next = Tables { new: larger(&t.new), old: larger(&t.old), written };
         owner.blocks = blocks;
         owner.spare = None;
         self.install(&mut owner, next);
         Ok(())
     }
 
-    fn install(&self, owner: &mut Owner, next: Tables) -> Tables {
+    pub(super) fn install(&self, owner: &mut Owner, next: Tables) -> Tables {
         for stripe in &self.stripes {
             *stripe.tables.write() = next.clone();
         }
         std::mem::replace(&mut owner.tables, next)
     }
 
-    fn tables(&self) -> Tables {
+    pub(super) fn tables(&self) -> Tables {
         self.owner.lock().tables.clone()
     }
 
@@ -459,7 +470,7 @@ impl Capture {
     /// belongs to the next one. Writers may go on meanwhile.
     pub fn abandon_old(&self, already_drained: &BlockSet) {
         let owner = self.owner.lock();
-        let Tables { new, old } = &owner.tables;
+        let Tables { new, old, .. } = &owner.tables;
         // The lock of the copies: no writer can move a block from the table to the queue meanwhile.
         let mut held = self.held.lock();
         // Marked in the new table before it leaves the old one.
@@ -483,8 +494,11 @@ impl Capture {
 
     /// Marks a range as modified without a write: recovery, or an import.
     pub fn mark_range(&self, first: BlockIndex, count: BlockCount) {
-        let new = self.tables().new;
+        let Tables { new, written, .. } = self.tables();
         new.set_range(first, count);
+        if let Some(written) = written {
+            written.set_range(first, count);
+        }
         self.check_dirty(&new);
     }
 

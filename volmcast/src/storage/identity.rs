@@ -17,6 +17,7 @@
 //! fenced 6f1c….3-77fe….57 cel2-ser1 newer   (a primary that may not write: the line that took its
 //!                              place, the last common state, who opened it; or `handed`)
 //! discards yes                (a replica that gives up everything it holds)
+//! damaged TEXT                (what was damaged when it took over, on an operator's word)
 //! unproven yes                (a primary that the topology names: no child has said yet that it
 //!                              holds no other volume of the label)
 //! crc32c 1a2b3c4d
@@ -78,6 +79,9 @@ pub struct Standing {
     /// This primary was made because the topology names it, and no child has said yet that it holds
     /// no other volume of the label.
     pub unproven: bool,
+    /// It took over, or goes on, although something was damaged, on an operator's word: what, in
+    /// words, on one line.
+    pub damaged: Option<String>,
 }
 
 /// Why a primary may not write.
@@ -161,6 +165,9 @@ impl Identity {
         }
         if s.unproven {
             t.push_str("unproven yes\n");
+        }
+        if let Some(what) = &s.damaged {
+            let _ = writeln!(t, "damaged {}", what.replace('\n', " "));
         }
         let crc = crc32c::crc32c(t.as_bytes());
         let _ = writeln!(t, "crc32c {crc:08x}");
@@ -303,6 +310,7 @@ impl Identity {
                 },
                 discards: field("discards").is_ok_and(|v| v == "yes"),
                 unproven: field("unproven").is_ok_and(|v| v == "yes"),
+                damaged: field("damaged").ok().map(str::to_owned),
             },
         };
         if id.node == *node {
@@ -352,6 +360,7 @@ mod tests {
                 fenced: Some(Fenced { at, by: node.clone(), handed: true }),
                 discards: true,
                 unproven: true,
+                damaged: Some("block 7 is damaged".to_owned()),
             },
         };
         id.store(dir.path()).expect("store");

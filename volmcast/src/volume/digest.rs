@@ -80,6 +80,8 @@ pub(super) struct Digest {
     pub(super) fold: Fold,
     /// Blocks whose content is damaged: they are wanted again from the parent.
     pub(super) doubts: BlockSet,
+    /// The table answers for what a writer took over.
+    pub(super) proves: bool,
     pub(super) scrub: Scrub,
 }
 
@@ -358,6 +360,7 @@ impl Volume {
     pub(super) fn digest_lost(&mut self) {
         self.want.digest.table = TableMark::Absent;
         self.want.digest.hashed = SetNumber::ZERO;
+        self.prove_no_more();
         self.digest.edition += 1;
         self.digest.pass = None;
         self.digest.fold = Fold::default();

@@ -77,21 +77,23 @@ impl Volume {
         }
     }
 
-    /// The replica becomes the writer: its table stands at the visible state, unless it is in doubt.
+    /// The replica becomes the writer: its table stands at the visible state, and stays the judge of
+    /// what is not written again, unless an operator said otherwise.
     pub(super) fn digest_of_writer(&mut self) {
         let at = self.want.visible;
+        let damaged = self.want.digest.differs > SetNumber::ZERO || !self.digest.doubts.is_empty();
         self.want.digest.hashed = at;
         self.want.digest.differs = SetNumber::ZERO;
         self.digest.chunks.clear();
-        if !self.digest.doubts.is_empty() {
-            // It may be their hashes that are damaged: sets would be told with a wrong digest. What
-            // the content holds is the volume from here on.
+        if std::mem::take(&mut self.playback.as_it_is) && damaged {
+            // What the content holds is the volume from here on.
             self.digest.doubts = BlockSet::new();
             self.digest_lost();
         }
         let table = self.keeps_table();
         self.digest.fold = Fold { at: table.then(|| (self.log.head(), at)), ..Fold::default() };
         self.digest_layers_gone();
+        self.prove();
     }
 
     /// The writer becomes a replica at the visible state.
@@ -104,6 +106,7 @@ impl Volume {
             self.digest.pass = None;
         }
         self.digest.fold = Fold::default();
+        self.digest.proves = false;
         self.want.digest.hashed = SetNumber::ZERO;
         self.commit.hashes_dirty = true;
         self.digest_layers_gone();

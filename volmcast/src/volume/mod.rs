@@ -20,6 +20,7 @@ mod changes;
 mod check;
 mod commit;
 mod consumers;
+mod damage;
 mod demands;
 mod desk;
 mod digest;
@@ -574,6 +575,7 @@ impl Volume {
         self.pump_seed_outs();
         self.make_room();
         self.pump_table();
+        self.pump_proof();
         if self.seed_waits_for_pass() {
             self.pump_seed_in();
         }

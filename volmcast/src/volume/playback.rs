@@ -30,6 +30,8 @@ pub(super) struct Playback {
     policy_override: Option<PlaybackPolicy>,
     /// The replica is to take over: everything that came is shown at once, or nothing more is.
     pub(super) ending: Option<Ending>,
+    /// And what is damaged here is the volume then.
+    pub(super) as_it_is: bool,
 }
 
 /// What a replica that is to take over does with complete sets it has not shown.
@@ -257,7 +259,7 @@ impl Volume {
                 ),
             });
         }
-        if let Some(why) = self.differs_words() {
+        if let Some(why) = self.differs_words().filter(|_| !self.playback.as_it_is) {
             return Some(why);
         }
         let hidden = |m: &Mailbox| m.hidden_until > m.visible;
@@ -326,6 +328,7 @@ impl Volume {
             blocks: self.durable.blocks,
             refused: self.refusal(),
             hashed: self.is_hashed().then_some(self.digest.edition),
+            writer: self.capture().filter(|_| self.digest.proves).cloned(),
             proven: self.proves_images().then_some(self.digest.edition),
             layers,
         });

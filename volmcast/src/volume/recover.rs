@@ -35,7 +35,7 @@ use super::{Event, Role, Volume, VolumeConfig};
 use crate::digest::{HEAD_LEN, table_head};
 use crate::history::line_of;
 use crate::io::{FileId, IoError};
-use crate::mailbox::{Mailbox, MailboxError, SLOT_LEN, TableMark};
+use crate::mailbox::{Branch, Mailbox, MailboxError, SLOT_LEN, TableMark};
 use crate::save::record::HEADER_LEN;
 use crate::save::{Log, Readback, RecordHeader, RecordKind, RecordMeta, Ring};
 use crate::snapshots::PinId;
@@ -121,6 +121,11 @@ impl Volume {
             }
             Ok(()) if old => v.old_slot(head, beyond.whole, read),
             Ok(()) => {}
+        }
+        if old && matches!(v.cfg.role, Role::Primary { .. }) {
+            // It was durable, in the slot that is damaged or as a header: nobody sees it shrink until
+            // the next commit names it again.
+            v.durable.blocks = v.durable.blocks.max(v.want.blocks);
         }
         v.list_kept();
         v.settle(beyond.any);
@@ -393,7 +398,12 @@ impl Volume {
             }
             // Not zero: it was a primary's, and the change of role was cut short.
             Role::Replica { .. } => {
-                let behind = mark.hashed > SetNumber::ZERO && mark.hashed < self.want.merged;
+                // Zero is also what a primary says that has no set in its table yet.
+                let own =
+                    |b: &Branch| b.opened_by == self.cfg.node && self.want.merged > b.forked_from;
+                let own = self.want.history.last().is_some_and(own);
+                let was = mark.hashed > SetNumber::ZERO || own;
+                let behind = was && mark.hashed < self.want.merged;
                 mark.hashed = SetNumber::ZERO;
                 if mark.table != TableMark::Absent && (!whole || behind) {
                     self.digest_lost();

@@ -58,7 +58,11 @@ pub(super) struct Scrub {
 impl Volume {
     /// Reads what readers of the replica found; called now and then.
     pub fn look(&mut self) {
-        let found = self.board.take_doubts();
+        let mut found = self.board.take_doubts();
+        if let Some(capture) = self.capture() {
+            found.extend(capture.take_doubts());
+        }
+        self.forget_written_doubts();
         if !found.is_empty() {
             self.doubt(&found);
         }
@@ -67,7 +71,8 @@ impl Volume {
 
     /// Blocks whose content is not what was stored.
     fn doubt(&mut self, blocks: &BTreeSet<u64>) {
-        if !self.is_hashed() || self.durable.seed.is_some() {
+        let replica = self.is_hashed() && self.durable.seed.is_none();
+        if !replica && !self.digest.proves {
             return;
         }
         let mut fresh = Vec::new();
@@ -83,10 +88,21 @@ impl Volume {
         self.digest.scrub.round = None;
         let what =
             if n == 1 { format!("block {first}") } else { format!("{n} blocks from {first} on") };
-        let text = format!(
-            "the content is damaged: the bytes of {what} are not those that were stored; reads of \
-             them fail until they are fetched again from the parent; look at the disk"
-        );
+        let text = if replica {
+            format!(
+                "the content is damaged: the bytes of {what} are not those that were stored; reads of \
+                 them fail until they are fetched again from the parent; look at the disk"
+            )
+        } else {
+            format!(
+                "the content that {node} took over is damaged: the bytes of {what} are not those \
+                 that were stored; reads of them, and writes to a part of one, fail until each is \
+                 written in full, with what another copy has (its replicas do); look at the disk. If \
+                 no copy has them: `rcpctl failover VOLUME --to {node} --lose-damaged-blocks` takes \
+                 what the disk holds",
+                node = self.cfg.node
+            )
+        };
         self.desk.event(Event::Doubts { text });
     }
 

@@ -349,7 +349,7 @@ impl Volume {
                 return;
             }
         };
-        if self.is_hashed() && self.durable.seed.is_none() {
+        if (self.is_hashed() && self.durable.seed.is_none()) || self.digest.proves {
             // What is damaged here must not be passed on.
             let ranges = runs.iter().map(|(b, n)| table_range(b.0, n.0)).collect();
             let (child, runs) = (child.clone(), runs.to_vec());
@@ -384,7 +384,7 @@ impl Volume {
             .zip(hashes_in(&table))
             .filter(|((b, c), h)| BlockHash::of(*b, c) != *h)
             .map(|((b, _), _)| b)
-            .find(|b| !self.playback.has_block(*b));
+            .find(|b| self.is_proven(*b));
         let Some(s) = self.seed_outs.entry_busy(child, session) else { return };
         let Some(block) = wrong else {
             s.proofs = 0;
@@ -400,7 +400,7 @@ impl Volume {
         self.board.doubt(block);
         self.consumer_forget(child);
         let reason = format!(
-            "block {block} is damaged here and is fetched again; what {child} lacks waits for it"
+            "block {block} is damaged here; what {child} lacks waits for it to be whole again"
         );
         self.desk.event(Event::Detached { child: child.clone(), reason });
     }

@@ -32,6 +32,11 @@ pub(in crate::cli) struct FailoverArgs {
     /// that it is not the writer
     #[arg(long, conflicts_with_all = ["plan", "sync"])]
     pub(super) alone: bool,
+    /// Although blocks are known to be damaged at NODE, or nothing proves its content: what its disk
+    /// holds becomes the volume, and what was there is lost. It is logged, and stays in status and
+    /// history
+    #[arg(long, requires = "to", conflicts_with = "sync")]
+    pub(super) lose_damaged_blocks: bool,
     /// Print the answer as JSON
     #[arg(long)]
     pub(super) json: bool,

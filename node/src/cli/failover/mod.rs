@@ -245,6 +245,9 @@ fn told(volume: &str, o: &Outcome) -> String {
             Some(_) | None => "; and what the old writer changed after its last finished set\n",
         });
     }
+    if let Some(what) = &o.promoted.damaged {
+        out.push_str(&format!("taken as the disk holds it, and lost: {what}\n"));
+    }
     for r in &o.routes {
         let what = if r.step.remove { "lets go of" } else { "feeds" };
         let how = if r.done { "" } else { "could not be changed: " };
@@ -338,6 +341,9 @@ struct Known {
     node: String,
     history: Vec<HistoryLine>,
     rival: Vec<HistoryLine>,
+    /// It took over with damage: what was lost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    took_damage: Option<String>,
 }
 
 pub(super) async fn history(args: HistoryArgs, around: &Surroundings) -> Result<(), Failed> {
@@ -355,6 +361,7 @@ pub(super) async fn history(args: HistoryArgs, around: &Surroundings) -> Result<
             node: n.node.clone(),
             history: v.history.clone(),
             rival: v.rival.clone(),
+            took_damage: v.took_damage.clone(),
         })
         .collect();
     if args.json {
@@ -365,5 +372,9 @@ pub(super) async fn history(args: HistoryArgs, around: &Surroundings) -> Result<
         let by = k.rival.last().map_or("", |l| l.opened_by.as_str());
         lines.push((format!("{by} (heard of by {})", k.node), k.rival.clone()));
     }
-    print(&tame(&history::draw(&args.volume, &lines)))
+    let mut out = history::draw(&args.volume, &lines);
+    for (k, what) in known.iter().filter_map(|k| Some((k, k.took_damage.as_ref()?))) {
+        out.push_str(&format!("! {} took over with damage, which is lost: {what}\n", k.node));
+    }
+    print(&tame(&out))
 }

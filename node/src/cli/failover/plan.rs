@@ -34,6 +34,9 @@ pub(super) struct Candidate {
     pub(super) lag_seconds: Option<f64>,
     /// Why it cannot take over; absent if it can.
     pub(super) cannot: Option<String>,
+    /// What is known to be damaged there, or cannot be proved: it is not recommended, and does not
+    /// take over without `--lose-damaged-blocks`.
+    pub(super) damaged: Option<String>,
     /// Why it stands still: before that has ended it cannot play what it has.
     pub(super) stalled: Option<String>,
     /// By plain failover.
@@ -239,12 +242,12 @@ pub(super) fn plan(volume: &str, nodes: &[NodeStatus], round: &Round) -> Result<
     candidates.sort_by(better);
     // Nobody can be recommended in the place of who may be up, or have more.
     let sure = writer_is_up || unseen.iter().all(|u| u.asked);
-    let best =
-        candidates.iter().find(|c| c.cannot.is_none() && c.role == "replica" && !split && sure);
+    let best = candidates.iter().find(|c| c.is_whole() && c.role == "replica" && !split && sure);
     let recommended = best.map(|c| c.node.clone());
     let silent = up.is_none() && round.silent.contains(name);
     warnings.extend(about_writer(&label, name, writer_is_up, silent));
     warnings.extend(candidates.iter().filter_map(Candidate::stands_still));
+    warnings.extend(candidates.iter().filter_map(|c| c.is_damaged(&label)));
     Ok(Plan {
         asked: nodes.iter().map(|n| n.node.clone()).chain(round.silent.iter().cloned()).collect(),
         unseen,
@@ -267,12 +270,27 @@ pub(super) fn plan(volume: &str, nodes: &[NodeStatus], round: &Round) -> Result<
 /// The order of candidates: the best first.
 fn better(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
     let stands = |c: &Candidate| c.stalled.is_some();
-    let key = |c: &Candidate| (c.cannot.is_some(), stands(c), std::cmp::Reverse(c.saved_set));
+    let key = |c: &Candidate| (!c.is_whole(), stands(c), std::cmp::Reverse(c.saved_set));
     let lag = |c: &Candidate| c.lag_seconds.unwrap_or(f64::MAX);
     key(a).cmp(&key(b)).then(lag(a).total_cmp(&lag(b))).then(a.node.cmp(&b.node))
 }
 
 impl Candidate {
+    /// It can take over, and nothing is known to be damaged there.
+    fn is_whole(&self) -> bool {
+        self.cannot.is_none() && self.damaged.is_none()
+    }
+
+    /// It could take over, but for damage.
+    fn is_damaged(&self, label: &str) -> Option<String> {
+        let why = self.damaged.as_ref().filter(|_| self.cannot.is_none())?;
+        let node = &self.node;
+        Some(format!(
+            "{node} is not recommended: {why}; as the writer it would pass that on. Only if no other \
+             copy is left: `rcpctl failover {label} --to {node} --lose-damaged-blocks`"
+        ))
+    }
+
     /// It could take over, but for what keeps it from playing.
     fn stands_still(&self) -> Option<String> {
         let why = self.stalled.as_ref().filter(|_| self.cannot.is_none())?;
@@ -303,6 +321,7 @@ fn candidate(
         saved_set: saved,
         lag_seconds: v.lag_seconds,
         cannot,
+        damaged: v.damage.clone().filter(|_| !primary),
         stalled: v.stalled.clone(),
         loss: loss(held, saved, newest),
         loss_now: loss(held, v.current_set, newest),
@@ -424,7 +443,10 @@ pub(super) fn draw(p: &Plan) -> String {
                 c.lag_seconds.map_or_else(|| "?".to_owned(), span),
                 match &c.cannot {
                     Some(why) => format!("cannot: {why}"),
-                    None => told(&c.loss),
+                    None => match &c.damaged {
+                        Some(_) => format!("{}; damaged blocks", told(&c.loss)),
+                        None => told(&c.loss),
+                    },
                 },
                 if c.would_rewind.is_empty() { "-".to_owned() } else { c.would_rewind.join(", ") },
             ]

@@ -171,3 +171,19 @@ fn a_replica_that_stands_still_comes_after_the_others() {
     let p = plan("vol", &[full], &everybody()).expect("a plan");
     assert_eq!(p.recommended.as_deref(), Some("l1"));
 }
+
+#[test]
+fn who_knows_of_damage_is_not_recommended_although_it_has_most() {
+    let mut damaged = holder("l1", "replica", 10, 10);
+    damaged.volumes[0].damage = Some("block 26 is damaged, and not fetched again yet".into());
+    let nodes = [damaged.clone(), holder("l2", "replica", 8, 8)];
+    let p = plan("vol", &nodes, &everybody()).expect("a plan");
+    assert_eq!(p.recommended.as_deref(), Some("l2"));
+    let text = draw(&p);
+    for word in ["l1 is not recommended: block 26", "--to l1 --lose-damaged-blocks"] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    // Alone it is not recommended either.
+    let p = plan("vol", &[damaged], &everybody()).expect("a plan");
+    assert_eq!(p.recommended, None);
+}

@@ -16,6 +16,8 @@ const HOLD: Duration = Duration::from_secs(30);
 const LAST_SET: Duration = Duration::from_secs(25);
 /// How long it has to come near before writers are held.
 const NEAR: Duration = Duration::from_secs(120);
+/// How long its parent has to heal it.
+const WHOLE: Duration = Duration::from_secs(30);
 /// How often it is said what is waited for.
 const TOLD: Duration = Duration::from_secs(5);
 /// How often it is looked again.
@@ -37,6 +39,11 @@ pub(super) async fn promote(
         && let Some(why) = c.cannot.as_ref().filter(|_| c.role != "primary")
     {
         return Err(Failed::new(format!("{to} cannot take over: {why}. Nothing was changed")));
+    }
+    if let Some(c) = plan.candidates.iter().find(|c| c.node == to)
+        && let Some(why) = c.damaged.as_ref().filter(|_| !args.lose_damaged_blocks)
+    {
+        return Err(damaged(plan, to, why));
     }
     // FAIL-06.
     let up = old.filter(|o| Some(*o) == plan.writer.as_deref() && plan.writer_is_up);
@@ -60,7 +67,8 @@ pub(super) async fn promote(
         }
     }
     let (volume, above) = (plan.volume.clone(), plan.newest_counter);
-    let ask = WriterChange::Promote { volume, now: args.now, at: None, above };
+    let lose_damaged_blocks = args.lose_damaged_blocks;
+    let ask = WriterChange::Promote { volume, now: args.now, at: None, above, lose_damaged_blocks };
     let mut asked = std::pin::pin!(change(client, &ask));
     let answer = loop {
         tokio::select! {
@@ -72,6 +80,20 @@ pub(super) async fn promote(
         WriterAnswer::Promoted(p) => Ok((p, last_set)),
         _ => Err(Failed::new("an answer of the wrong kind")),
     }
+}
+
+/// Nobody is made the writer with damage that is known, unasked.
+fn damaged(plan: &Plan, to: &str, why: &str) -> Failed {
+    let volume = &plan.volume;
+    let other = match &plan.recommended {
+        Some(n) => format!("promote {n}"),
+        None => "promote another replica".to_owned(),
+    };
+    Failed::new(format!(
+        "{to} should not take over: {why}. {other}, or wait until it was fetched again; if no other \
+         copy is left: `rcpctl failover {volume} --to {to} --lose-damaged-blocks`, and what was there \
+         is lost. Nothing was changed"
+    ))
 }
 
 /// Says on standard error what a promotion waits for.
@@ -108,13 +130,11 @@ pub(super) async fn hand_over(
     if let Some(done) = volume_at(new, volume).await.and_then(writer_already) {
         return Ok((done, 0));
     }
+    if let Err(why) = is_whole(new, volume).await {
+        return Err(damaged(plan, to, &why));
+    }
     let Some(name) = old.filter(|o| nodes.client(o).is_some()) else {
-        return Err(Failed::new(format!(
-            "--sync needs the writer {}, and it {}: nothing was changed. Without --sync the volume can \
-             go on from what {to} has; `rcpctl failover {volume} --plan` shows what would be lost",
-            plan.writer.as_deref().unwrap_or("(unknown)"),
-            plan.writer.as_deref().map_or("did not answer", |w| nodes.round.silence(w))
-        )));
+        return Err(needs_the_writer(plan, nodes, to));
     };
     let old = nodes.need(name)?;
     let began = volume_at(old, volume).await;
@@ -177,6 +197,17 @@ pub(super) async fn hand_over(
     }
 }
 
+/// A swap is made with the writer, or not at all.
+fn needs_the_writer(plan: &Plan, nodes: &Nodes, to: &str) -> Failed {
+    let volume = &plan.volume;
+    Failed::new(format!(
+        "--sync needs the writer {}, and it {}: nothing was changed. Without --sync the volume can \
+         go on from what {to} has; `rcpctl failover {volume} --plan` shows what would be lost",
+        plan.writer.as_deref().unwrap_or("(unknown)"),
+        plan.writer.as_deref().map_or("did not answer", |w| nodes.round.silence(w))
+    ))
+}
+
 /// What to do after a swap that may have come to its end.
 fn handed_over(from: &str, to: &str, volume: &str) -> String {
     format!(
@@ -202,12 +233,14 @@ fn writer_already(v: VolumeInfo) -> Option<Promoted> {
         set: v.current_set,
         newest_known_set: v.current_set,
         fresh: false,
+        damaged: None,
     })
 }
 
 async fn finish(new: &Client, plan: &Plan, set: u64) -> Result<Promoted, ClientError> {
     let (volume, above) = (plan.volume.clone(), plan.newest_counter);
-    let ask = WriterChange::Promote { volume, now: false, at: Some(set), above };
+    let (now, at, lose_damaged_blocks) = (false, Some(set), false);
+    let ask = WriterChange::Promote { volume, now, at, above, lose_damaged_blocks };
     match change(new, &ask).await? {
         WriterAnswer::Promoted(p) if p.set >= set => Ok(p),
         WriterAnswer::Promoted(p) => Err(ClientError::Broken(format!(
@@ -215,6 +248,19 @@ async fn finish(new: &Client, plan: &Plan, set: u64) -> Result<Promoted, ClientE
             p.set
         ))),
         _ => Err(ClientError::Broken("an answer of the wrong kind".to_owned())),
+    }
+}
+
+/// Waits until nothing is known to be damaged at a node: its parent is up, and heals it.
+async fn is_whole(client: &Client, volume: &str) -> Result<(), String> {
+    let until = crate::clock::mono().after(WHOLE);
+    loop {
+        let damage = volume_at(client, volume).await.and_then(|v| v.damage);
+        let Some(why) = damage else { return Ok(()) };
+        if crate::clock::mono() >= until {
+            return Err(why);
+        }
+        tokio::time::sleep(LOOK).await;
     }
 }
 

@@ -149,6 +149,13 @@ fn of_volume(node: &NodeStatus, v: &VolumeInfo, out: &mut Vec<(Rank, String)>) {
         }
         None => {}
     }
+    if let Some(why) = v.damage.as_ref().filter(|_| v.differs.is_none()) {
+        out.push((Rank::VolumeBlocked, format!("{name}: {why}")));
+    }
+    if let Some(what) = &v.took_damage {
+        let text = format!("{name}: it took over with damage, which is lost: {what}");
+        out.push((Rank::Older, text));
+    }
     // A burst into an empty one is no trend.
     let filled = v.save_used >= v.save_capacity / 4;
     if let Some(s) = v.save_full_in_seconds.filter(|s| *s < FULL_SOON && filled) {

@@ -407,7 +407,7 @@ async fn every_change_reaches_the_node() {
         (
             paths::WRITER,
             r#"{"change":"promote","volume":"db"}"#,
-            "Promote { volume: \"db\", now: false, at: None, above: 0 }",
+            "Promote { volume: \"db\", now: false, at: None, above: 0, lose_damaged_blocks: false }",
         ),
         (paths::TOPOLOGY, r#"{"text":"version: 1"}"#, "topology version: 1"),
         (paths::SHUTDOWN, "", "shutdown"),
