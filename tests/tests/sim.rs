@@ -36,6 +36,10 @@ const REGRESSIONS: &[(u64, &str)] = &[
     (25587, "a set header was sent for a step whose last chunks were gone"),
     (1_000_133, "growth was forgotten for a moment when the newest mailbox slot was lost"),
     (1_000_157, "growth was forgotten for a moment when the newest mailbox slot was lost"),
+    (
+        2_000_052,
+        "positions more than a round beyond the tail of an older slot left less than no room",
+    ),
     (2_000_038, "a damaged replica was promoted, and damage became the volume"),
     (2_000_085, "a damaged replica was promoted, and nobody could tell damage any more"),
     (2_000_170, "a replica that knew of damage was promoted"),

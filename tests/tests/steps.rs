@@ -84,18 +84,21 @@ fn strike(trap: Trap, seed: u64) -> (u64, Counters) {
     last
 }
 
-/// What a blow costs each hop that it breaks: a window of its live stream, and one of the seed or
-/// catch-up beside it.
+/// What a blow costs each hop that it breaks: a window of its live stream, and two of the seed or
+/// catch-up beside it (credit is given for what is written, and the place that a restart goes on
+/// from is a commit behind).
 fn costs_a_window(trap: Trap, seed: u64, c: &Counters) {
     let Options { window, chunk, .. } = options(seed);
     // An extent begins while there is credit, and may end beyond it; with its header.
-    let most = window + chunk + 512;
+    let beyond = chunk + 512;
     if trap.step.frame == F::Doubt {
         // What heals a damaged replica is a catch-up of its own, once more for what rotted meanwhile.
         return;
     }
-    for what in ["most live bytes sent twice to a node", "most seed bytes sent twice to a node"] {
-        if c.get(what) > most {
+    for (what, windows) in
+        [("most live bytes sent twice to a node", 1), ("most seed bytes sent twice to a node", 2)]
+    {
+        if c.get(what) > windows * window + beyond {
             run(trap, seed, true);
             panic!("{what}: {}, window {window}: {trap:?}, seed {seed}", c.get(what));
         }

@@ -196,7 +196,8 @@ impl Log {
     /// Bytes that may be written now.
     #[must_use]
     pub fn free(&self) -> u64 {
-        self.ring.capacity() - self.used()
+        // With an older mailbox slot its tail may be more than a round behind what was written last.
+        self.ring.capacity().saturating_sub(self.used())
     }
 
     /// Bytes that become free once the mailbox names the present tail.
