@@ -16,6 +16,7 @@ use rcp::proto::clock::Wall;
 use rcp::proto::delta::{Chunk, ExtentKind, StepId};
 use rcp::proto::ids::SetNumber;
 
+use crate::bitmap::BlockSet;
 use crate::capture::Capture;
 use crate::snapshots::{PinId, PinKind, SnapshotStore};
 use crate::units::{BlockCount, BlockIndex, LogPos};
@@ -163,6 +164,8 @@ pub struct ViewState {
     pub writer: Option<Arc<Capture>>,
     /// The same of what a branch has of it, also while all else is refused.
     pub proven: Option<u64>,
+    /// Blocks of the base that are known to be damaged, whatever else proves or hides them.
+    pub damaged: BlockSet,
     /// Visible steps that the base may not hold yet, oldest first.
     pub layers: Vec<Arc<Layer>>,
 }

@@ -260,6 +260,8 @@ impl<F: Storage> ReplicaVolume<F> {
                         rotten = rotten.or(bad.map(|b| b.0));
                     }
                     Found::Base => {
+                        let mut run = run_first.0..run_first.0 + run_count;
+                        rotten = rotten.or(run.find(|b| now.damaged.contains(BlockIndex(*b))));
                         self.files.read_into(FileId::Base, start, part)?;
                     }
                     Found::Slot(s) => {

@@ -330,6 +330,7 @@ impl Volume {
             hashed: self.is_hashed().then_some(self.digest.edition),
             writer: self.capture().filter(|_| self.digest.proves).cloned(),
             proven: self.proves_images().then_some(self.digest.edition),
+            damaged: self.digest.doubts.clone(),
             layers,
         });
         let old = self.board.publish(view);
