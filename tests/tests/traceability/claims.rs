@@ -61,6 +61,7 @@ const BACK: &str =
     "tests/tests/e2e/rewind.rs::an_old_primary_goes_back_by_what_differs_and_keeps_it_as_a_branch";
 const ITSELF: &str = "tests/tests/e2e/rewind.rs::a_replica_past_the_fork_goes_back_by_itself";
 const SWAP: &str = "tests/tests/e2e/failover.rs::a_planned_swap_under_load_loses_nothing";
+const AGAIN: &str = "tests/tests/e2e/swaps.rs::an_interrupted_swap_is_finished_by_repeating_it";
 const TAKEOVER: &str =
     "node/tests/takeover.rs::a_crash_at_any_step_leaves_the_old_role_or_the_new_one";
 const BEST: &str = "node/src/cli/failover/plan_tests.rs::with_the_writer_gone_the_one_that_saved_most_is_recommended";
@@ -627,6 +628,7 @@ pub(crate) const CLAIMS: &[Claim] = &[
     ("FAIL-17", "a resync interrupted by a crash goes on by itself", &[TURNS]),
     ("FAIL-20", "back to the first primary without loss", &[FAILOVER]),
     ("FAIL-21", "the same command swaps without a disaster and without a copy", &[SWAP]),
+    ("FAIL-22", "a swap that an error ended is finished by the same command", &[AGAIN]),
     ("F23", "failover without the old primary", &[TAKEOVER, FAILOVER]),
     ("F28", "list, contents from the new side, back in step", &[BACK, ITSELF]),
     ("F31", "with and without loss are told apart by one word", &[FAILOVER, SWAP]),
@@ -648,5 +650,4 @@ pub(crate) const MISSING: &[(&str, &str)] = &[
     ("VMC-08", "mirroring without consistent views is not built: every replica shows whole sets"),
     ("CMD-02", "groups are made in the topology file; no command makes one"),
     ("DIFF-01", "content with the blocks: pulling differences comes later; the list is there"),
-    ("FAIL-22", "an interrupted swap is finished by repeating it: built, no test interrupts one"),
 ];
