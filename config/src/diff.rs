@@ -381,6 +381,7 @@ fn policy_fields(p: &Policy) -> Fields {
         ("on_full", p.on_full.as_str().to_owned()),
         ("persistent", p.persistent.to_string()),
         ("confirm", p.confirm.to_string()),
+        ("compress", p.compress.to_string()),
     ]
 }
 

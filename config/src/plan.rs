@@ -146,6 +146,8 @@ pub struct Policy {
     pub persistent: bool,
     /// What a primary that comes back needs before it lets writers in, once it had children.
     pub confirm: Confirm,
+    /// Chunks are compressed where that pays; else never.
+    pub compress: bool,
 }
 
 /// Who has to confirm to a primary that comes back that there is no newer writer.

@@ -97,6 +97,7 @@ pub(crate) struct RawPolicy {
     pub(crate) on_full: Option<Text>,
     pub(crate) persistent: Option<Text>,
     pub(crate) confirm: Option<Text>,
+    pub(crate) compress: Option<Text>,
 }
 
 /// Playback of a group, or what one node does differently (`save` only there).
@@ -287,7 +288,7 @@ fn volume(label: Text, tree: Tree, report: &mut Report) -> RawVolume {
 }
 
 fn read_policy(entries: Vec<(Text, Tree)>, what: &str, report: &mut Report) -> RawPolicy {
-    let known = &["hwm", "timeout", "on_full", "persistent", "confirm"];
+    let known = &["hwm", "timeout", "on_full", "persistent", "confirm", "compress"];
     let mut f = Fields::of(entries, &format!("the policy of {what}"), known, report);
     RawPolicy {
         hwm: f.text("hwm", report),
@@ -295,6 +296,7 @@ fn read_policy(entries: Vec<(Text, Tree)>, what: &str, report: &mut Report) -> R
         on_full: f.text("on_full", report),
         persistent: f.text("persistent", report),
         confirm: f.text("confirm", report),
+        compress: f.text("compress", report),
     }
 }
 

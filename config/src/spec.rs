@@ -192,6 +192,8 @@ pub struct PolicySpec {
     pub persistent: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub confirm: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compress: Option<bool>,
 }
 
 /// `playback:` of a group, or what one node does differently (`save` only there).
@@ -334,6 +336,7 @@ fn group(g: &GroupPlan) -> GroupSpec {
             on_full: Some(g.policy.on_full.as_str().to_owned()),
             persistent: Some(g.policy.persistent),
             confirm: Some(g.policy.confirm.to_string()),
+            compress: Some(g.policy.compress),
         },
         playback: PlaybackSpec {
             timeout: Some(format_duration(g.playback.timeout)),

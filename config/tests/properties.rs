@@ -97,6 +97,7 @@ fn specs() -> impl Strategy<Value = TopologySpec> {
                     timeout: Some(format!("{timeout}s")),
                     persistent: Some(persistent),
                     confirm: persistent.then(|| "3".to_owned()),
+                    compress: Some(timeout % 3 > 0),
                     ..PolicySpec::default()
                 },
                 routes,

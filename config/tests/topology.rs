@@ -152,7 +152,7 @@ fn values_and_defaults() {
     assert_eq!(g.save_for(vol1, &n("cel4-ser1")), 64 << 20);
     assert_eq!(vol1.snapshot_area, 1 << 30);
     assert_eq!((g.policy.hwm, g.policy.timeout), (32 << 20, Duration::from_secs(600)));
-    assert!(g.policy.persistent);
+    assert!(g.policy.persistent && g.policy.compress);
     let playback = g.playback_for(&n("cel3-ser1"));
     assert_eq!((playback.timeout, playback.hwm), (Duration::from_secs(1200), 128 << 20));
     let playback = g.playback_for(&n("cel4-ser1"));

@@ -282,6 +282,7 @@ pub(super) fn policy(raw: &RawPolicy, group: &str, report: &mut Report) -> Polic
             .as_ref()
             .and_then(|text| confirm(text, field("confirm"), report))
             .unwrap_or_default(),
+        compress: values::boolean(raw.compress.as_ref(), field("compress"), report).unwrap_or(true),
     }
 }
 

@@ -167,7 +167,10 @@ fn replica_plan(
             persistent: g.policy.persistent,
             cut: CutPolicy { hwm: g.policy.hwm, timeout: g.policy.timeout },
             playback: PlaybackPolicy { hwm: playback.hwm, timeout: playback.timeout },
-            compression: Compression::WherePays,
+            compression: match g.policy.compress {
+                true => Compression::WherePays,
+                false => Compression::Never,
+            },
             import: false,
             budget: budget.clone(),
         },

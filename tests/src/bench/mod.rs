@@ -153,6 +153,9 @@ enum Part {
         file: PathBuf,
         /// Where to listen.
         socket: PathBuf,
+        /// Make it durable every second.
+        #[arg(long)]
+        sync: bool,
     },
 }
 
@@ -172,7 +175,7 @@ pub fn main() -> ExitCode {
         Some(Part::Delay { queue, ms }) => network::delay(queue, Duration::from_millis(ms)),
         Some(Part::Bare(a)) => bare::main(&a),
         Some(Part::Crowd(a)) => hostile::main(&a),
-        Some(Part::NbdFile { file, socket }) => nbd::serve_file(&file, &socket),
+        Some(Part::NbdFile { file, socket, sync }) => nbd::serve_file(&file, &socket, sync),
         None => measure(args.what, &args.options),
     };
     match done {

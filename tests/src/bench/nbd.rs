@@ -1,8 +1,9 @@
 //! (a) The NBD front end.
 //!
 //! *Capture off* is the same server over the plain file: the product has no switch that lets
-//! writes pass unmarked. *On* is a volume without cuts; *1 s cuts* the same volume while it makes
-//! sets, which nobody takes.
+//! writes pass unmarked; *synced*, that file is made durable every second, as a cut makes what was
+//! written before it durable. *On* is a volume without cuts; *1 s cuts* the same volume while it
+//! makes sets, which nobody takes.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,6 +21,7 @@ const LATENCY: &str = "NBD, 99th percentile of latency";
 const CPU: &str = "NBD, processor time of the server";
 const STREAM: &str = "NBD, 1 MiB sequential";
 const OFF: &str = "off";
+const SYNCED: &str = "off, synced";
 const ON: &str = "on";
 const CUTS: &str = "1 s cuts";
 const NBDKIT: &str = "nbdkit file";
@@ -43,16 +45,20 @@ const LOADS: [Load; 11] = [
     Load { name: "1M read QD 4", rw: "read", bs: "1m", depth: 4, fsync: 0 },
 ];
 
-/// Serves a file: what our server does without a volume.
-pub(super) fn serve_file(file: &Path, socket: &Path) -> anyhow::Result<()> {
+/// Serves a file: what our server does without a volume. `sync`: makes it durable every second.
+pub(super) fn serve_file(file: &Path, socket: &Path, sync: bool) -> anyhow::Result<()> {
     let export = Arc::new(node::nbd::FileExport::open(file, false)?);
     let config = node::nbd::ServerConfig {
         unix: vec![socket.to_owned()],
         ..node::nbd::ServerConfig::default()
     };
     let _server = node::nbd::Server::start(&config, node::nbd::FixedExports::one(VOLUME, export))?;
+    let file = std::fs::File::open(file)?;
     loop {
-        std::thread::park();
+        std::thread::sleep(Duration::from_secs(1));
+        if sync {
+            file.sync_data()?;
+        }
     }
 }
 
@@ -121,14 +127,17 @@ pub(super) fn measure(root: &Path, o: &Options, report: &mut Report) -> anyhow::
     let (dir, size) = (root.join("nbd"), o.nbd_mib * MIB);
     std::fs::create_dir_all(&dir)?;
     let mut all = peers_of(&dir, size, o, report)?;
-    all.insert(
-        0,
-        serve(&dir, OFF, size, VOLUME, |file, socket| {
+    for name in [SYNCED, OFF] {
+        let server = serve(&dir, name, size, VOLUME, |file, socket| {
             let mut c = process::ourselves()?;
             c.arg("nbd-file").arg(file).arg(socket);
+            if name == SYNCED {
+                c.arg("--sync");
+            }
             Ok(c)
-        })?,
-    );
+        })?;
+        all.insert(0, server);
+    }
     let plan = Plan::new(size, 2 * size, 0, false);
     let mut tree = Tree::start(&dir, &plan)?;
     let socket: PathBuf = tree.nbd();
@@ -183,6 +192,9 @@ pub(super) fn measure(root: &Path, o: &Options, report: &mut Report) -> anyhow::
             report.ratio(title, l.name, (OFF, QEMU), 2.0, true);
         }
         report.ratio(title, l.name, (CUTS, OFF), 0.9, true);
+        if l.rw.contains("write") {
+            report.ratio(title, l.name, (CUTS, SYNCED), 0.9, true);
+        }
     }
     if let Some(v) = tree.volume(None) {
         let pause = v.longest_pause_us as f64;
