@@ -15,4 +15,5 @@ pub mod mover;
 pub mod nbd;
 pub mod pki;
 pub mod runtime;
+mod seldom;
 pub mod volumes;

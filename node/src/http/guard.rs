@@ -16,9 +16,12 @@ use crate::access::{
 };
 use crate::api::{ApiError, ApiErrorKind};
 use crate::clock;
+use crate::seldom::Seldom;
 
 /// Longest token that is looked at.
 const MAX_TOKEN: usize = 256;
+
+static REFUSED: Seldom = Seldom::new();
 
 /// What decides about requests, and remembers changes.
 #[derive(Debug)]
@@ -111,7 +114,10 @@ pub(super) async fn guarded(
             next.run(request).await
         }
         Err(denied) => {
-            tracing::warn!(from = %caller.from, %path, why = denied.text(), "request refused");
+            if let Some(left_out) = REFUSED.turn() {
+                let (from, why) = (&caller.from, denied.text());
+                tracing::warn!(%from, %path, why, left_out, "request refused");
+            }
             if paths::is_change(&path) {
                 app.guard.audit.refused(clock::wall().0, &caller, &path, denied.text());
             }

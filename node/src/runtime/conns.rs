@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use rcp::net::conn::{FramedReader, FramedWriter, Pieces, Verify};
 use rcp::net::quic::{self, LANES, Link, SendStream, Whole};
 use rcp::net::tls::{Pki, Proven};
-use rcp::net::{ByteStream, Dial, Dialled, NetError, Prefixed, dial_by};
+use rcp::net::{Buffers, ByteStream, Dial, Dialled, NetError, Prefixed, dial_by};
 use rcp::proto::frame::{DecodedFrame, Frame};
 use rcp::proto::ids::{GroupName, NodeName};
 use rcp::proto::transport::{Congestion, Hop, Transport};
@@ -76,6 +76,8 @@ struct Shared {
     /// The core has let go: what is queued may still go, for a while.
     let_go: CancellationToken,
     ahead: Arc<Semaphore>,
+    /// Of chunks that come, whatever stream they come on.
+    buffers: Buffers,
 }
 
 /// Starts the tasks of a connection that was accepted.
@@ -220,7 +222,9 @@ async fn lanes(
     let link = Arc::new(c.link);
     let (begins, begun) = watch::channel(false);
     first.lanes = Some(begins);
-    let reader = FramedReader::new(c.recv, shared.peer.clone(), Verify::Content).greeting();
+    let reader = FramedReader::new(c.recv, shared.peer.clone(), Verify::Content)
+        .sharing(shared.buffers.clone())
+        .greeting();
     task(read_loop(shared.clone(), reader, first));
     task(accept_lanes(shared.clone(), link.clone(), begun));
     let (end, streams) = share_out(&shared, &link, c.send, queue).await;
@@ -243,7 +247,8 @@ async fn accept_lanes(shared: Shared, link: Arc<Link>, mut begun: watch::Receive
         };
         // When the connection is lost, the control stream says why.
         let Ok(lane) = lane else { return };
-        let reader = FramedReader::new(lane, shared.peer.clone(), Verify::Content);
+        let reader = FramedReader::new(lane, shared.peer.clone(), Verify::Content)
+            .sharing(shared.buffers.clone());
         task(read_lane(shared.clone(), reader));
     }
 }
@@ -343,7 +348,7 @@ impl Shared {
     fn new(id: ConnId, peer: String, core: mpsc::Sender<Input>) -> Self {
         let ahead = Arc::new(Semaphore::new(READ_AHEAD));
         let (stop, let_go) = (CancellationToken::new(), CancellationToken::new());
-        Self { id, peer, core, stop, let_go, ahead }
+        Self { id, peer, core, stop, let_go, ahead, buffers: Buffers::default() }
     }
 
     /// The next frame. While a long one comes over a slow link, the core is told that the peer is

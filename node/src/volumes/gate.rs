@@ -10,6 +10,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::mover::Gate;
 use crate::nbd::Errno;
+use crate::seldom::Seldom;
 
 /// Longest time that one write waits.
 const WAIT: Duration = Duration::from_secs(10);
@@ -19,6 +20,8 @@ const LOOK: Duration = Duration::from_millis(1);
 const OPEN: u8 = 0;
 const HOLD: u8 = 1;
 const CLOSED: u8 = 2;
+
+static REFUSED: Seldom = Seldom::new();
 
 /// The gate of one writable volume.
 #[derive(Debug)]
@@ -112,7 +115,9 @@ impl WriteGate {
                 self.changed.wait_while_for(&mut why, |_| held(), WAIT);
             }
             if self.state.load(Ordering::SeqCst) != OPEN {
-                tracing::warn!(why = *why, "a write was refused");
+                if let Some(left_out) = REFUSED.turn() {
+                    tracing::warn!(why = *why, left_out, "a write was refused");
+                }
                 return Err(Errno::Perm);
             }
         }

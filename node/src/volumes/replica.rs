@@ -17,9 +17,19 @@ use volmcast::view::{Layer, Pin, PinBoard, Source, ViewState};
 
 use super::proven;
 use crate::nbd::{Errno, Export, ExportInfo, Extent, ReadError};
+use crate::seldom::Seldom;
 
 /// Unpacked chunks kept for readers of steps that are not merged yet.
 const UNPACKED: usize = 4;
+
+/// A client's read failed, for this reason.
+fn failed(error: String) -> Errno {
+    static READS: Seldom = Seldom::new();
+    if let Some(left_out) = READS.turn() {
+        tracing::warn!(error, left_out, "a read of a replica failed");
+    }
+    Errno::Io
+}
 
 /// Shared parts of a volume that can be read at a state.
 #[derive(Debug)]
@@ -403,19 +413,13 @@ impl Export for StateView {
 
     fn for_one_request(&self) -> Result<Option<Arc<dyn Export>>, Errno> {
         let Following::Newest = &self.pin else { return Ok(None) };
-        let pin = self.volume.board.pin_visible().map_err(|e| {
-            tracing::warn!(error = %e, "a read of a replica failed");
-            Errno::Io
-        })?;
+        let pin = self.volume.board.pin_visible().map_err(failed)?;
         let (volume, text) = (self.volume.clone(), self.description.clone());
         Ok(Some(Arc::new(Self::pinned(volume, pin, self.size, None, false, text))))
     }
 
     fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), Errno> {
-        self.read_at(offset, buf).map_err(|e| {
-            tracing::warn!(error = %e, "a read of a replica failed");
-            Errno::Io
-        })
+        self.read_at(offset, buf).map_err(failed)
     }
 
     fn write(&self, _offset: u64, _data: &[u8]) -> Result<(), Errno> {

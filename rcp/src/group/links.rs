@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::clock::{Clock, random};
 use super::core::{ConnId, Input};
@@ -57,6 +57,8 @@ struct Conn {
     /// The child that was dialled.
     child: Option<NodeName>,
     proof: Proof,
+    /// True, or gone with the session: its task has a last moment.
+    over: watch::Sender<bool>,
 }
 
 /// All sessions, and the routing table.
@@ -149,9 +151,12 @@ impl Links {
         let session =
             Session::new(self.config(&group, None, true), Side::Acceptor, self.clock.mono());
         let (commands, queue) = mpsc::channel(FRAME_QUEUE);
-        let id = self.add(Conn { group, commands, child: None, proof });
+        let (over, ends) = watch::channel(false);
+        let id = self.add(Conn { group, commands, child: None, proof, over });
         let (clock, core) = (self.clock.clone(), self.core.clone());
-        tasks::start(async move { wire::run(id, wire, session, &clock, &core, queue).await });
+        tasks::start(
+            async move { wire::run(id, wire, session, &clock, &core, (queue, ends)).await },
+        );
     }
 
     /// A hello came that breaks no rule of the protocol: is its sender welcome?
@@ -258,6 +263,8 @@ impl Links {
     fn close(&self, conn: ConnId, code: GoodbyeCode, why: &str) {
         if let Some(c) = self.conns.get(&conn) {
             let _ = c.commands.try_send(Command::Close(code, why.to_owned()));
+            // A peer that reads nothing would keep the word from being said, and itself here.
+            let _ = c.over.send(true);
         }
     }
 
@@ -282,11 +289,13 @@ impl Links {
     fn dial(&mut self, group: GroupName, node: NodeName) {
         let config = self.config(&group, Some(&node), false);
         let (commands, queue) = mpsc::channel(FRAME_QUEUE);
+        let (over, ends) = watch::channel(false);
         let conn = Conn {
             group: group.clone(),
             commands,
             child: Some(node.clone()),
             proof: Proof::Unasked,
+            over,
         };
         let id = self.add(conn);
         let Some(link) = self.link_of(id) else { return };
@@ -305,7 +314,7 @@ impl Links {
                 let _ = core.send(Input::Proven { conn: id, proven }).await;
             }
             let session = Session::new(config, Side::Dialer(Role::Sender), clock.mono());
-            wire::run(id, wire, session, &clock, &core, queue).await;
+            wire::run(id, wire, session, &clock, &core, (queue, ends)).await;
         });
     }
 

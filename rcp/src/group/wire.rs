@@ -1,6 +1,8 @@
 //! What carries a session, and how a child is dialled.
 
-use tokio::sync::mpsc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
 
 use super::clock::Clock;
 use super::core::{ConnId, Input};
@@ -20,8 +22,33 @@ pub(super) enum Wire {
     Quic(Box<quic::Connection>),
 }
 
-/// Runs a session over a connection to its end.
+/// How long a session that the core has done with may take to say so to its peer.
+const LAST_MOMENT: Duration = Duration::from_secs(2);
+
+/// Runs a session over a connection to its end, or, once the core has done with it, for a moment:
+/// a peer that sends and never reads would else keep it, with all that is queued for it.
 pub(super) async fn run(
+    conn: ConnId,
+    wire: Wire,
+    session: Session,
+    clock: &Clock,
+    core: &mpsc::Sender<Input>,
+    (commands, mut over): (mpsc::Receiver<Command>, watch::Receiver<bool>),
+) {
+    let given_up = async {
+        let _ = over.wait_for(|over| *over).await;
+        tokio::time::sleep(LAST_MOMENT).await;
+    };
+    tokio::select! {
+        () = carry(conn, wire, session, clock, core, commands) => {}
+        () = given_up => {
+            let why = "the peer does not read what it is sent".to_owned();
+            let _ = core.send(Input::Unreachable { conn, why }).await;
+        }
+    }
+}
+
+async fn carry(
     conn: ConnId,
     wire: Wire,
     session: Session,
@@ -81,4 +108,66 @@ pub(super) async fn dial(
         Dialled::Quic(c) => Wire::Quic(c),
     };
     Ok((wire, proven))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::conn::{FramedReader, FramedWriter, Verify};
+    use crate::proto::frame::{Frame, GoodbyeCode, Role, StreamId};
+    use crate::proto::session::{Peers, SessionConfig, Side, VERSIONS};
+
+    fn config(name: &str) -> SessionConfig {
+        SessionConfig {
+            versions: VERSIONS,
+            node: NodeName::new(name).expect("a name"),
+            instance: [name.len() as u8; 16],
+            group: GroupName::new("g").expect("a name"),
+            path: vec![NodeName::new(name).expect("a name")],
+            feeder: 0,
+            // Nobody is idle in this test.
+            keepalive: Duration::from_secs(3600),
+            feeders: Peers::Any,
+            children: Peers::Any,
+            ask: false,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_reads_no_more_does_not_keep_a_session_that_is_over() {
+        let clock = Clock::new();
+        let session = Session::new(config("here"), Side::Acceptor, clock.mono());
+        let (io, far) = tokio::io::duplex(16 << 10);
+        let (core, mut told) = mpsc::channel(16);
+        let (commands, queue) = mpsc::channel(4096);
+        let (over, ends) = watch::channel(false);
+        let wire = Wire::Stream(Box::new(io));
+        let running = run(ConnId(7), wire, session, &clock, &core, (queue, ends));
+        let peer = async {
+            let mut peer = Session::new(config("far"), Side::Dialer(Role::Sender), clock.mono());
+            let (read, write) = tokio::io::split(far);
+            let mut reader = FramedReader::new(read, "here", Verify::Nothing);
+            let mut writer = FramedWriter::new(write, "here");
+            writer.queue(&peer.poll_transmit().expect("a hello")).expect("it fits");
+            writer.flush().await.expect("it is open");
+            let welcome = reader.next().await.expect("it is open").expect("a welcome");
+            peer.handle_frame(clock.mono(), welcome.frame);
+            for _ in 0..2000 {
+                let frame =
+                    Frame::StreamError { stream: StreamId(1), code: 1, text: "x".repeat(1000) };
+                commands.send(Command::Send(frame)).await.expect("there is room");
+            }
+            tokio::task::yield_now().await;
+            let bye = Command::Close(GoodbyeCode::Untrusted, "revoked".to_owned());
+            commands.send(bye).await.expect("there is room");
+            over.send(true).expect("it runs");
+            (reader, writer)
+        };
+        let (_, _unread) = tokio::join!(running, peer);
+        let mut last = None;
+        while let Ok(input) = told.try_recv() {
+            last = Some(input);
+        }
+        assert!(matches!(last, Some(Input::Unreachable { conn: ConnId(7), .. })));
+    }
 }

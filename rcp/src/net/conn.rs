@@ -12,15 +12,12 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::NetError;
-use super::pool::Pool;
+use super::pool::Buffers;
 use crate::proto::frame::{DecodedFrame, Frame, FrameError, FrameHeader};
 use crate::proto::limits::FRAME_HEADER_LEN;
 
 /// Read at once while it is not known what comes: this much of a chunk is copied, at most.
 const READ: usize = 16 << 10;
-/// Buffers of chunks that are kept to be used again: more than a receiver keeps as its recent
-/// chunks, because those come back only when they have left that ring.
-const POOL_SLOTS: usize = 16;
 /// Pieces of one vectored write.
 pub(super) const PIECES: usize = 64;
 
@@ -42,7 +39,7 @@ pub struct FramedReader<R> {
     small: BytesMut,
     /// A data frame of which part has come.
     large: Option<(FrameHeader, BytesMut)>,
-    pool: Pool,
+    buffers: Buffers,
     received: u64,
     /// No frame has come yet on a stream that a session begins on.
     greets: bool,
@@ -57,10 +54,17 @@ impl<R: AsyncRead + Unpin> FramedReader<R> {
             verify,
             small: BytesMut::with_capacity(READ),
             large: None,
-            pool: Pool::new(POOL_SLOTS),
+            buffers: Buffers::default(),
             received: 0,
             greets: false,
         }
+    }
+
+    /// Takes the buffers of chunks from those of the connection, which its streams share.
+    #[must_use]
+    pub fn sharing(mut self, buffers: Buffers) -> Self {
+        self.buffers = buffers;
+        self
     }
 
     /// A session begins on this stream: nothing large is taken from the peer before it has said who
@@ -85,7 +89,7 @@ impl<R: AsyncRead + Unpin> FramedReader<R> {
     /// Data frames that came into a buffer which was used before.
     #[must_use]
     pub fn reused_buffers(&self) -> u64 {
-        self.pool.reused()
+        self.buffers.reused()
     }
 
     /// The next frame; `None` if the connection ended between two frames. Safe to cancel.
@@ -138,7 +142,7 @@ impl<R: AsyncRead + Unpin> FramedReader<R> {
                 return Err(NetError::frame(&self.peer, FrameError::Length { frame, have }));
             }
             self.small.advance(FRAME_HEADER_LEN);
-            let mut body = self.pool.take(header.len());
+            let mut body = self.buffers.take(header.len());
             let have = self.small.len().min(header.len());
             body.extend_from_slice(&self.small[..have]);
             self.small.advance(have);
@@ -177,7 +181,7 @@ impl<R: AsyncRead + Unpin> FramedReader<R> {
         let Some((header, body)) = self.large.take() else {
             return Err(NetError::Truncated { peer: self.peer.clone() });
         };
-        let body = self.pool.freeze(body);
+        let body = self.buffers.freeze(body);
         self.decode(header, body)
     }
 

@@ -19,4 +19,5 @@ mod via;
 pub use addresses::connect_tcp;
 pub use dial::{ByteStream, Dial, Dialled, dial, dial_by, set_up};
 pub use error::NetError;
+pub use pool::Buffers;
 pub use prefixed::Prefixed;

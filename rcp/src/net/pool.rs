@@ -4,15 +4,49 @@
 //! chunks comes back to the same few buffers.
 
 use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 
 /// Smaller buffers are cheap to make.
 const WORTH_KEEPING: usize = 64 << 10;
 
+/// Buffers of chunks that are kept to be used again: more than a receiver keeps as its recent
+/// chunks, because those come back only when they have left that ring.
+const SLOTS: usize = 16;
+
+/// The buffers of large frames of one connection. Its streams share them, because what a connection
+/// may keep must not grow with its streams.
+#[derive(Clone, Debug)]
+pub struct Buffers(Arc<Mutex<Pool>>);
+
+impl Default for Buffers {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Pool::new(SLOTS))))
+    }
+}
+
+impl Buffers {
+    fn with<T>(&self, f: impl FnOnce(&mut Pool) -> T) -> T {
+        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn take(&self, len: usize) -> BytesMut {
+        self.with(|p| p.take(len))
+    }
+
+    pub(super) fn freeze(&self, buffer: BytesMut) -> Bytes {
+        self.with(|p| p.freeze(buffer))
+    }
+
+    pub(super) fn reused(&self) -> u64 {
+        self.with(|p| p.reused)
+    }
+}
+
 /// Remembers the last few large buffers that were handed out.
 #[derive(Debug)]
-pub(super) struct Pool {
+struct Pool {
     slots: usize,
     /// What was handed out, with the memory behind it.
     kept: VecDeque<(usize, Bytes)>,
@@ -20,13 +54,13 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    pub(super) fn new(slots: usize) -> Self {
+    fn new(slots: usize) -> Self {
         Self { slots, kept: VecDeque::with_capacity(slots), reused: 0 }
     }
 
     /// An empty buffer with room for `len` bytes, and at most for twice as many: whoever keeps what
     /// comes into it counts its bytes, not the memory behind them.
-    pub(super) fn take(&mut self, len: usize) -> BytesMut {
+    fn take(&mut self, len: usize) -> BytesMut {
         let fits = |(room, b): &(usize, Bytes)| (len..=2 * len).contains(room) && b.is_unique();
         if len >= WORTH_KEEPING
             && let Some(at) = self.kept.iter().position(fits)
@@ -42,7 +76,7 @@ impl Pool {
     }
 
     /// Freezes a buffer that is full, and remembers it.
-    pub(super) fn freeze(&mut self, buffer: BytesMut) -> Bytes {
+    fn freeze(&mut self, buffer: BytesMut) -> Bytes {
         let room = buffer.capacity();
         let frozen = buffer.freeze();
         if frozen.len() >= WORTH_KEEPING && self.slots > 0 {
@@ -53,15 +87,27 @@ impl Pool {
         }
         frozen
     }
-
-    pub(super) fn reused(&self) -> u64 {
-        self.reused
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn streams_of_one_connection_keep_no_more_than_one_of_them() {
+        let connection = Buffers::default();
+        for _ in 0..64 {
+            let lane = connection.clone();
+            let mut held = Vec::new();
+            for _ in 0..SLOTS {
+                let mut b = lane.take(WORTH_KEEPING);
+                b.resize(WORTH_KEEPING, 1);
+                held.push(lane.freeze(b));
+            }
+        }
+        assert_eq!(connection.with(|p| p.kept.len()), SLOTS);
+        assert!(connection.reused() > 0);
+    }
 
     #[test]
     fn a_buffer_comes_back_once_nobody_holds_it() {
@@ -72,14 +118,14 @@ mod tests {
         let part = b.slice(10..20);
         drop(b);
         let other = p.take(WORTH_KEEPING);
-        assert_eq!((p.reused(), other.len()), (0, 0));
+        assert_eq!((p.reused, other.len()), (0, 0));
         assert_eq!(part, [1; 10][..]);
         drop(part);
         let small = p.take(WORTH_KEEPING / 2);
         let large = p.take(WORTH_KEEPING + 1);
-        assert_eq!((p.reused(), small.len(), large.len()), (0, 0, 0));
+        assert_eq!((p.reused, small.len(), large.len()), (0, 0, 0));
         let again = p.take(WORTH_KEEPING);
-        assert_eq!((p.reused(), again.len()), (1, 0));
+        assert_eq!((p.reused, again.len()), (1, 0));
         assert!(again.capacity() >= WORTH_KEEPING);
     }
 }
