@@ -126,6 +126,17 @@ pub enum IoError {
 }
 
 impl Op {
+    /// Whether the file's content may be other afterwards.
+    #[must_use]
+    pub fn changes(&self) -> bool {
+        match self {
+            Self::Write { .. } | Self::Zero { .. } | Self::Scatter { .. } | Self::Extend { .. } => {
+                true
+            }
+            Self::Read { .. } | Self::Gather { .. } | Self::NextData { .. } | Self::Sync => false,
+        }
+    }
+
     /// Bytes this request moves.
     #[must_use]
     pub fn bytes(&self) -> u64 {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rcp::proto::ids::{StateId, VolumeId};
 use tokio::sync::mpsc;
-use volmcast::io::{FileId, Io, Op, Tag};
+use volmcast::io::{FileId, Io, Tag};
 use volmcast::storage::{Files, Storage};
 use volmcast::volume::Work;
 use xxhash_rust::xxh3::Xxh3;
@@ -64,12 +64,7 @@ impl Disk {
     }
 
     fn lane(&self, io: &Io) -> Option<&Mutex<Lane>> {
-        match io.op {
-            Op::Write { .. } | Op::Scatter { .. } | Op::Zero { .. } | Op::Extend { .. } => {
-                self.lane_of(io.file)
-            }
-            _ => None,
-        }
+        io.op.changes().then(|| self.lane_of(io.file)).flatten()
     }
 
     fn lane_of(&self, file: FileId) -> Option<&Mutex<Lane>> {

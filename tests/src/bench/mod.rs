@@ -16,6 +16,7 @@
 
 mod bare;
 mod delta;
+mod digest;
 mod facts;
 mod fanout;
 mod fill;
@@ -61,6 +62,8 @@ pub enum What {
     Shaped,
     /// A small change of a large image.
     Delta,
+    /// What the hashes of blocks cost.
+    Digest,
     /// Memory under load.
     Memory,
     /// Hostile peers beside a stream.
@@ -211,6 +214,7 @@ fn measure(what: What, o: &Options) -> anyhow::Result<()> {
     section(What::Transports, transports::measure)?;
     section(What::Shaped, shaped::measure)?;
     section(What::Delta, delta::measure)?;
+    section(What::Digest, digest::measure)?;
     section(What::Memory, memory::measure)?;
     section(What::Hostile, hostile::measure)?;
     report.print_missing();

@@ -253,10 +253,7 @@ impl World {
         let touched = match e {
             Event::Io { node, life, sub } if self.alive(node, life) => {
                 let Some(disk) = self.nodes[node].disk.clone() else { return };
-                let writes = matches!(
-                    sub.io.op,
-                    Op::Write { .. } | Op::Zero { .. } | Op::Scatter { .. } | Op::Extend { .. }
-                );
+                let writes = sub.io.op.changes();
                 let sparse =
                     matches!(sub.io.file, FileId::Base | FileId::Snapshots | FileId::Changes);
                 let outcome = if writes && sparse && self.now < self.nodes[node].full_until {

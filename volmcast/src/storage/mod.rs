@@ -9,6 +9,7 @@
 mod buffers;
 mod direct;
 mod identity;
+mod near;
 mod syncs;
 
 use std::fs::{File, OpenOptions};
@@ -17,6 +18,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, FlockOperation, SeekFrom};
 
 use crate::io::{FileId, Io, IoError, Op, Outcome};
@@ -109,6 +111,8 @@ pub struct Files {
     snapshots: File,
     changes: File,
     hashes: File,
+    /// Held by whoever writes to the table of hashes.
+    table: Mutex<()>,
     /// Another way into the save volume, for large records.
     direct: Option<Direct>,
     /// The base is a block device: holes cannot be found by seeking.
@@ -218,6 +222,7 @@ impl Files {
             snapshots: open(&folder.join("snapshots"))?,
             changes: open_or_make(&folder.join("changes"))?,
             hashes: open_or_make(&folder.join("hashes"))?,
+            table: Mutex::default(),
             folder: folder.to_owned(),
             syncs: Default::default(),
         })
@@ -271,6 +276,8 @@ impl Files {
 
     fn run(&self, id: FileId, op: &Op) -> Result<Outcome, Error> {
         let f = self.file(id);
+        // Writes near each other become one, with what is between them as it was.
+        let _alone = (id == FileId::Hashes && op.changes()).then(|| self.table.lock());
         match op {
             Op::Read { offset, len } => {
                 let mut buf = READS.take(*len);
@@ -280,11 +287,15 @@ impl Files {
             Op::Gather { ranges } => {
                 let total = ranges.iter().map(|(_, len)| len).sum();
                 let mut buf = READS.take(total);
-                let mut rest = &mut buf[..];
-                for (offset, len) in ranges {
-                    let (now, later) = rest.split_at_mut(*len);
-                    read_full(f, *offset, now)?;
-                    rest = later;
+                if id == FileId::Hashes {
+                    near::gather(f, ranges, &mut buf)?;
+                } else {
+                    let mut rest = &mut buf[..];
+                    for (offset, len) in ranges {
+                        let (now, later) = rest.split_at_mut(*len);
+                        read_full(f, *offset, now)?;
+                        rest = later;
+                    }
                 }
                 Ok(Outcome::Read(READS.freeze(buf)))
             }
@@ -296,6 +307,10 @@ impl Files {
                     return Ok(Outcome::Done);
                 }
                 write_pieces(f, *offset, data)?;
+                Ok(Outcome::Done)
+            }
+            Op::Scatter { writes, zeroes } if id == FileId::Hashes => {
+                near::scatter(f, writes, zeroes)?;
                 Ok(Outcome::Done)
             }
             Op::Scatter { writes, zeroes } => {
