@@ -398,6 +398,24 @@ pub struct SetInfo {
     pub group: Option<u64>,
 }
 
+/// The blocks that changed from one kept state to another (DIFF-01): what to read of the younger to
+/// make it of the older.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changes {
+    /// Id of the older state; without one, every block is listed.
+    pub since: Option<String>,
+    /// Id of the younger state.
+    pub state: String,
+    /// Bytes of a block.
+    pub block_size: u64,
+    /// Bytes of the volume in the younger state.
+    pub size: u64,
+    /// First block and how many, in rising order.
+    pub runs: Vec<(u64, u64)>,
+    /// There are more, from this block on.
+    pub next: Option<u64>,
+}
+
 /// Answer to a demanded cut.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CutInfo {
@@ -716,6 +734,15 @@ pub trait NodeApi: Send + Sync + 'static {
         volume: &'a str,
         state: Option<&'a str>,
     ) -> Answer<'a, std::sync::Arc<dyn StateReader>>;
+    /// The blocks, from block `from` on, that changed from kept state `since` to kept state
+    /// `state`; without `since` all.
+    fn changes<'a>(
+        &'a self,
+        volume: &'a str,
+        since: Option<&'a str>,
+        state: &'a str,
+        from: u64,
+    ) -> Answer<'a, Changes>;
     /// Creates or imports a volume at the primary of its group.
     fn volume_create(&self, spec: VolumeSpec) -> Answer<'_, VolumeInfo>;
     /// Grows a volume to `size` bytes; answered when the new size is durable and can be used.

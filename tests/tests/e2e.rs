@@ -44,6 +44,8 @@ mod playback;
 mod port;
 #[path = "e2e/power.rs"]
 mod power;
+#[path = "e2e/pull.rs"]
+mod pull;
 #[path = "e2e/reader.rs"]
 mod reader;
 #[path = "e2e/recorded.rs"]

@@ -1,5 +1,6 @@
 //! Delta sets, replication, and the end of a node.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
@@ -8,6 +9,7 @@ use serde::Serialize;
 
 use super::client::{Client, ClientError};
 use super::output::{Failed, print, print_json, tell};
+use super::pull;
 use super::target::{Endpoint, Purpose, Surroundings, Target};
 use super::way::Way;
 use crate::api::{CutInfo, PolicyChange};
@@ -44,6 +46,32 @@ pub(super) enum Delta {
         volume: String,
         /// The set; it may still be to come
         set: u64,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// List the blocks that changed from one kept state to a younger one
+    Diff {
+        /// The volume
+        volume: String,
+        /// The older state
+        since: u64,
+        /// The younger state
+        state: u64,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Copy a kept state into a file; into one that was pulled before, only what changed since
+    ///
+    /// FILE.state says which state the file holds; that one must still be kept where it is pulled
+    /// from. A pull that was interrupted is finished by the same command.
+    Pull {
+        /// The volume
+        volume: String,
+        /// The state
+        state: u64,
+        /// The file
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
         #[command(flatten)]
         common: Common,
     },
@@ -163,6 +191,20 @@ pub(super) async fn delta(command: Delta, around: &Surroundings) -> Result<(), F
             let done: requests::Done = client.post(paths::KEEP, &body).await?;
             let known = known_set(&client, &volume).await;
             tell(common.json, &done, &kept_sentence(&volume, set, known))
+        }
+        Delta::Diff { volume, since, state, common } => {
+            let client = common.target.one(Purpose::Volume(&volume), around)?.client();
+            let found =
+                pull::all_changes(&client, &volume, Some(&since.to_string()), state).await?;
+            if common.json {
+                return print_json(&found);
+            }
+            print(&pull::told(&volume, &found))
+        }
+        Delta::Pull { volume, state, to, common } => {
+            let client = common.target.one(Purpose::Volume(&volume), around)?.client();
+            let done = pull::run(&client, &volume, state, &to).await?;
+            tell(common.json, &done, &done.sentence(&volume))
         }
         Delta::Release { volume, set, common } => {
             let body = requests::KeptState { volume: volume.clone(), set };

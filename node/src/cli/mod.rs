@@ -18,6 +18,7 @@ mod groups;
 mod image;
 mod output;
 mod pki;
+mod pull;
 pub mod rcpctl;
 pub mod rcproute;
 pub mod status;

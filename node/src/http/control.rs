@@ -150,6 +150,34 @@ pub(super) async fn routes(
     answer(app.api.routes(group.as_deref()).await.map_err(Refused))
 }
 
+/// What may follow the `?` of the changed blocks.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Between {
+    volume: String,
+    since: Option<String>,
+    state: String,
+    #[serde(default)]
+    from: u64,
+}
+
+pub(super) async fn changes(
+    State(app): State<App>,
+    query: Result<Query<Between>, QueryRejection>,
+) -> Response {
+    let q = match query {
+        Ok(Query(q)) => q,
+        Err(e) => {
+            let text = format!(
+                "{}; ?volume=NAME&state=SET is needed, &since=SET and &from=BLOCK are understood",
+                e.body_text()
+            );
+            return Refused(ApiError::new(ApiErrorKind::BadRequest, text)).into_response();
+        }
+    };
+    answer(app.api.changes(&q.volume, q.since.as_deref(), &q.state, q.from).await.map_err(Refused))
+}
+
 pub(super) async fn shutdown(
     State(app): State<App>,
     Extension(asked): Extension<Asked>,

@@ -24,6 +24,8 @@ pub const CUT: &str = "/api/v1/cut";
 pub const KEEP: &str = "/api/v1/keep";
 /// Give a kept state up.
 pub const RELEASE: &str = "/api/v1/release";
+/// Which blocks changed between two kept states.
+pub const CHANGES: &str = "/api/v1/changes";
 /// Create or import a volume.
 pub const VOLUME_CREATE: &str = "/api/v1/volumes/create";
 /// Change a volume's size.
@@ -73,6 +75,7 @@ pub(crate) const CONTROL: &[Entry] = &[
     (ROUTE_ADD, "POST", "add a next hop"),
     (ROUTE_DELETE, "POST", "remove next hops"),
     (CUT, "POST", "cut a delta set now"),
+    (CHANGES, "GET", "blocks that changed; ?volume=NAME&state=SET&since=SET"),
     (KEEP, "POST", "keep a state readable"),
     (RELEASE, "POST", "give a kept state up"),
     (REPLICATE, "POST", "start or stop replication of a volume"),
@@ -97,7 +100,7 @@ pub(crate) fn need(path: &str) -> Need {
         METRICS => Need::Metrics,
         // The page says nothing of the node; what it shows it asks for.
         DASHBOARD => Need::Nothing,
-        STATUS | VOLUME | ROUTES => Need::Scope(Scope::Read),
+        STATUS | VOLUME | ROUTES | CHANGES => Need::Scope(Scope::Read),
         ROUTE_ADD | ROUTE_DELETE | CUT | KEEP | RELEASE | REPLICATE | SEED | POLICY | HASH
         | BLOCK_SEND => Need::Scope(Scope::Operate),
         // What somebody adds and forgets to enter here is for administrators.

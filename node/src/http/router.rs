@@ -64,6 +64,7 @@ pub fn routers_with(
         .route(paths::ROUTES, get(control::routes))
         .route(paths::ROUTE_ADD, post(control::route_add))
         .route(paths::ROUTE_DELETE, post(control::route_delete))
+        .route(paths::CHANGES, get(control::changes))
         .route(paths::CUT, post(control::cut))
         .route(paths::KEEP, post(control::keep))
         .route(paths::RELEASE, post(control::release))

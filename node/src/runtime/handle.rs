@@ -14,12 +14,12 @@ use volmcast::units::{BlockCount, BlockSize};
 use super::apply;
 use super::core::{Input, ReplicaPlan};
 use crate::api::{
-    Answer, ApiError, ApiErrorKind, CutInfo, MemberResult, NodeApi, NodeStatus, PolicyChange,
-    RouteTable, RouteWay, StateReader, TopologyTaken, VolumeInfo, VolumeSpec, WriterAnswer,
-    WriterChange,
+    Answer, ApiError, ApiErrorKind, Changes, CutInfo, MemberResult, NodeApi, NodeStatus,
+    PolicyChange, RouteTable, RouteWay, StateReader, TopologyTaken, VolumeInfo, VolumeSpec,
+    WriterAnswer, WriterChange,
 };
 use crate::mover::{Ask, COPY_EXTENT, Extent, Order, Reply};
-use crate::nbd::OpenErrorKind;
+use crate::nbd::{OpenError, OpenErrorKind};
 use crate::volumes::Names;
 use crate::volumes::open::OpenPlan;
 
@@ -38,6 +38,15 @@ pub struct NodeHandle {
     pub(super) node: NodeName,
     /// What it was started with, or learned last.
     pub(super) topology: parking_lot::Mutex<Topology>,
+}
+
+fn not_open(e: OpenError) -> ApiError {
+    let kind = match e.kind {
+        OpenErrorKind::Unknown => ApiErrorKind::NotFound,
+        OpenErrorKind::Policy => ApiErrorKind::Conflict,
+        OpenErrorKind::NotReady => ApiErrorKind::Unavailable,
+    };
+    ApiError::new(kind, e.text)
 }
 
 fn gone() -> ApiError {
@@ -211,15 +220,26 @@ impl NodeApi for NodeHandle {
         Box::pin(async move {
             match self.names.open_state(volume, state) {
                 Ok(v) => Ok(Arc::new(v) as Arc<dyn StateReader>),
-                Err(e) => Err(ApiError::new(
-                    match e.kind {
-                        OpenErrorKind::Unknown => ApiErrorKind::NotFound,
-                        OpenErrorKind::Policy => ApiErrorKind::Conflict,
-                        OpenErrorKind::NotReady => ApiErrorKind::Unavailable,
-                    },
-                    e.text,
-                )),
+                Err(e) => Err(not_open(e)),
             }
+        })
+    }
+
+    fn changes<'a>(
+        &'a self,
+        volume: &'a str,
+        since: Option<&'a str>,
+        state: &'a str,
+        from: u64,
+    ) -> Answer<'a, Changes> {
+        let (names, volume) = (self.names.clone(), volume.to_owned());
+        Box::pin(async move {
+            let (since, state) = (since.map(str::to_owned), state.to_owned());
+            // As many blocks as the volume has may have to be looked at.
+            let found = tokio::task::spawn_blocking(move || {
+                names.changes(&volume, since.as_deref(), &state, from)
+            });
+            found.await.map_err(|_| gone())?.map_err(not_open)
         })
     }
 

@@ -4,6 +4,7 @@
 //! own thread. [`replica`] is a pinned or following view. [`open`] makes and opens their files.
 //! [`names`] maps export names to both, [`door`] says who may open them. [`gate`] says whether writers are let in.
 
+pub mod changes;
 pub mod door;
 pub mod gate;
 pub mod names;

@@ -83,6 +83,12 @@ impl<F: Storage> ReplicaVolume<F> {
         &self.board
     }
 
+    /// Size of its blocks.
+    #[must_use]
+    pub fn block_size(&self) -> BlockSize {
+        self.block_size
+    }
+
     /// Bytes of the volume in a pinned state.
     #[must_use]
     pub fn size_of(&self, pin: &Pin) -> u64 {
@@ -335,6 +341,27 @@ enum Following {
 }
 
 impl StateView {
+    /// The volume it is of.
+    #[must_use]
+    pub fn volume(&self) -> &Arc<ReplicaVolume> {
+        &self.volume
+    }
+
+    /// Id of the state, if it is one.
+    #[must_use]
+    pub fn id(&self) -> Option<StateId> {
+        self.id
+    }
+
+    /// The state that it holds, if it is one.
+    #[must_use]
+    pub fn pin(&self) -> Option<&Pin> {
+        match &self.pin {
+            Following::Pinned(p) => Some(p),
+            Following::Newest => None,
+        }
+    }
+
     /// A fixed state. Several connections may read it as one only if all hold the same state.
     #[must_use]
     pub fn pinned(

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::api::{
-    Answer, ApiError, ApiErrorKind, ChildProgress, CutInfo, GroupStatus, LinkStatus, NodeApi,
-    NodeStatus, PolicyChange, RouteEntry, RouteTable, RouteWay, SecurityStatus, StateReader,
-    SubtreeStatus, VolumeInfo, VolumeSpec, WriterAnswer, WriterChange,
+    Answer, ApiError, ApiErrorKind, Changes, ChildProgress, CutInfo, GroupStatus, LinkStatus,
+    NodeApi, NodeStatus, PolicyChange, RouteEntry, RouteTable, RouteWay, SecurityStatus,
+    StateReader, SubtreeStatus, VolumeInfo, VolumeSpec, WriterAnswer, WriterChange,
 };
 
 /// State id of `db` in set 16.
@@ -153,6 +153,24 @@ impl NodeApi for FakeNode {
                 as Arc<dyn StateReader>)
         });
         later(opened)
+    }
+
+    fn changes<'a>(
+        &'a self,
+        volume: &'a str,
+        since: Option<&'a str>,
+        state: &'a str,
+        from: u64,
+    ) -> Answer<'a, Changes> {
+        let found = self.known(volume).map(|()| Changes {
+            since: since.map(str::to_owned),
+            state: state.to_owned(),
+            block_size: 4096,
+            size: 1 << 20,
+            runs: vec![(from.max(3), 2)],
+            next: None,
+        });
+        later(found)
     }
 
     fn volume_create(&self, spec: VolumeSpec) -> Answer<'_, VolumeInfo> {
