@@ -15,6 +15,8 @@ use volmcast::volume::Work;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::core::Input;
+use super::handle::not_open;
+use crate::api::{ApiError, Changes};
 use crate::volumes::Names;
 
 /// Bytes hashed at a time.
@@ -114,6 +116,21 @@ pub(super) async fn touch(
 ) -> Result<(), String> {
     let touched = tokio::task::spawn_blocking(move || primary.touch(offset, length)).await;
     touched.unwrap_or_else(|e| Err(format!("the extent was not marked: {e}")))
+}
+
+/// Which blocks changed from one kept state to another: as many as the volume has may have to be
+/// looked at. `None`: the search broke.
+pub(super) async fn changes(
+    names: Arc<Names>,
+    volume: String,
+    since: Option<String>,
+    state: String,
+    from: u64,
+) -> Option<Result<Changes, ApiError>> {
+    let found = tokio::task::spawn_blocking(move || {
+        names.changes(&volume, since.as_deref(), &state, from).map_err(not_open)
+    });
+    found.await.ok()
 }
 
 /// Hashes the first `len` bytes of what is visible, which must be `state` or later.

@@ -13,6 +13,7 @@ use volmcast::units::{BlockCount, BlockSize};
 
 use super::apply;
 use super::core::{Input, ReplicaPlan};
+use super::disk;
 use crate::api::{
     Answer, ApiError, ApiErrorKind, Changes, CutInfo, MemberResult, NodeApi, NodeStatus,
     PolicyChange, RouteTable, RouteWay, StateReader, TopologyTaken, VolumeInfo, VolumeSpec,
@@ -40,7 +41,7 @@ pub struct NodeHandle {
     pub(super) topology: parking_lot::Mutex<Topology>,
 }
 
-fn not_open(e: OpenError) -> ApiError {
+pub(super) fn not_open(e: OpenError) -> ApiError {
     let kind = match e.kind {
         OpenErrorKind::Unknown => ApiErrorKind::NotFound,
         OpenErrorKind::Policy => ApiErrorKind::Conflict,
@@ -232,15 +233,9 @@ impl NodeApi for NodeHandle {
         state: &'a str,
         from: u64,
     ) -> Answer<'a, Changes> {
-        let (names, volume) = (self.names.clone(), volume.to_owned());
-        Box::pin(async move {
-            let (since, state) = (since.map(str::to_owned), state.to_owned());
-            // As many blocks as the volume has may have to be looked at.
-            let found = tokio::task::spawn_blocking(move || {
-                names.changes(&volume, since.as_deref(), &state, from)
-            });
-            found.await.map_err(|_| gone())?.map_err(not_open)
-        })
+        let (since, state) = (since.map(str::to_owned), state.to_owned());
+        let asked = disk::changes(self.names.clone(), volume.to_owned(), since, state, from);
+        Box::pin(async move { asked.await.unwrap_or_else(|| Err(gone())) })
     }
 
     fn volume_create(&self, spec: VolumeSpec) -> Answer<'_, VolumeInfo> {

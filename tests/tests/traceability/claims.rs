@@ -15,6 +15,7 @@ const SHUTTLE: &str = "volmcast/src/capture/shuttle_tests.rs::shuttle_every_set_
 const TRIGGERS: &str = "volmcast/src/capture/tests.rs::the_seeds_sets_and_triggers";
 const BARRIER: &str = "volmcast/src/capture/tests.rs::a_cut_waits_for_writes_and_for_the_drain";
 const PINS: &str = "volmcast/src/snapshots/tests.rs::it_agrees_with_copies";
+const PULLED: &str = "tests/tests/e2e/pull.rs::a_backup_is_brought_forward_by_what_changed";
 const EXAMPLE: &str = "volmcast/src/snapshots/tests.rs::the_seeds_example";
 const FIG16: &str = "forwarder/tests/table.rs::figure_16_tables";
 const CHAIN: &str = "forwarder/tests/table.rs::rcproute_chain";
@@ -545,6 +546,11 @@ pub(crate) const CLAIMS: &[Claim] = &[
         "a state carries its set number",
         &["volmcast/src/snapshots/tests.rs::pins_of_one_state_share"],
     ),
+    (
+        "DIFF-01",
+        "what changed from one kept state to another is listed, and read as of the younger",
+        &[PULLED],
+    ),
     ("DIFF-02", "changed blocks come in rising order", &[PINS]),
     ("DIFF-03", "only indices from the older state up to the younger are looked at", &[EXAMPLE]),
     (
@@ -649,5 +655,4 @@ pub(crate) const MISSING: &[(&str, &str)] = &[
     ("PLAY-05", "a pair of delta volumes is not built: read-through takes its place"),
     ("VMC-08", "mirroring without consistent views is not built: every replica shows whole sets"),
     ("CMD-02", "groups are made in the topology file; no command makes one"),
-    ("DIFF-01", "content with the blocks: pulling differences comes later; the list is there"),
 ];
