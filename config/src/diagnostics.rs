@@ -4,7 +4,7 @@
 //! renders itself plain or coloured and can be walked through. Nothing here knows the topology.
 
 use crate::limits::MAX_ERRORS;
-use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use annotate_snippets::{Annotation, AnnotationKind, Level, Renderer, Snippet};
 use std::fmt;
 use std::ops::Range;
 
@@ -73,10 +73,28 @@ impl Report {
     }
 
     /// The list in the order of the file, with lines and columns.
-    pub(crate) fn finish(mut self, file: &str, text: &str) -> Diagnostics {
+    pub(crate) fn finish(self, file: &str, text: &str) -> Diagnostics {
+        self.end(file, text, None)
+    }
+
+    /// The same of a text whose end is another file: its name, and where it begins.
+    pub(crate) fn finish_joined(
+        self,
+        (file, text): (&str, &str),
+        (second, at): (&str, usize),
+    ) -> Diagnostics {
+        self.end(file, text, Some(Second { file: second.to_owned(), at }))
+    }
+
+    fn end(mut self, file: &str, text: &str, second: Option<Second>) -> Diagnostics {
         self.problems.sort_by_key(|p| p.span.start);
         let lines = Lines::new(text);
-        let place = |span: &Span| lines.place(text, span.start);
+        let of = |span: &Span| second.as_ref().filter(|s| span.start >= s.at);
+        let place = |span: &Span| {
+            let (line, column) = lines.place(text, span.start);
+            let before = of(span).map_or(0, |s| lines.place(text, s.at).0 - 1);
+            (line - before, column)
+        };
         let list = self.problems.into_iter().map(|p| {
             let (line, column) = place(&p.span);
             let notes = p.notes.into_iter().map(|(span, label)| {
@@ -84,6 +102,7 @@ impl Report {
                 Note { line, column, label, span: clamp(text, &span) }
             });
             Diagnostic {
+                file: of(&p.span).map(|s| s.file.clone()),
                 line,
                 column,
                 message: p.message,
@@ -98,8 +117,17 @@ impl Report {
             hidden: self.hidden,
             file: file.to_owned(),
             text: text.to_owned(),
+            second,
         }
     }
+}
+
+/// A file whose text follows that of the first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Second {
+    file: String,
+    /// Where it begins.
+    at: usize,
 }
 
 /// A second place that belongs to a [`Diagnostic`].
@@ -120,6 +148,9 @@ pub struct Note {
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Diagnostic {
+    /// The file, where that is not the topology.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
     /// Line, from 1.
     pub line: usize,
     /// Column in characters, from 1.
@@ -147,6 +178,8 @@ pub struct Diagnostics {
     hidden: usize,
     #[serde(skip)]
     text: String,
+    #[serde(skip)]
+    second: Option<Second>,
 }
 
 impl Diagnostics {
@@ -185,9 +218,13 @@ impl Diagnostics {
             out.push_str(&self.render_one(renderer, d));
             out.push_str("\n\n");
         }
+        let files = match &self.second {
+            Some(second) => format!("{} and {}", self.file, second.file),
+            None => self.file.clone(),
+        };
         match self.count() {
-            1 => out.push_str(&format!("1 error in {}\n", self.file)),
-            n => out.push_str(&format!("{n} errors in {}\n", self.file)),
+            1 => out.push_str(&format!("1 error in {files}\n")),
+            n => out.push_str(&format!("{n} errors in {files}\n")),
         }
         if self.hidden > 0 {
             out.push_str(&format!("(the last {} are not shown)\n", self.hidden));
@@ -202,23 +239,42 @@ impl Diagnostics {
             let origin = annotate_snippets::Origin::path(self.file.as_str());
             return renderer.render(&[title.element(origin).elements(hint)]);
         }
-        let spans = || std::iter::once(&d.span).chain(d.notes.iter().map(|n| &n.span));
-        // only the lines from the first to the last mark: a file may have a megabyte
-        let first = spans().map(|s| s.start).min().unwrap_or(0);
-        let last = spans().map(|s| s.end).max().unwrap_or(0);
-        let from = self.text[..first].rfind('\n').map_or(0, |i| i + 1);
+        let marks = std::iter::once((AnnotationKind::Primary, &d.span, d.label.as_str()));
+        let notes = d.notes.iter().map(|n| (AnnotationKind::Context, &n.span, n.label.as_str()));
+        let (first, second): (Vec<_>, Vec<_>) = marks
+            .chain(notes)
+            .partition(|(_, span, _)| self.in_second(span) == self.in_second(&d.span));
+        let mut report = title.element(self.snippet(&first));
+        if !second.is_empty() {
+            report = report.element(self.snippet(&second));
+        }
+        renderer.render(&[report.elements(hint)])
+    }
+
+    fn in_second(&self, span: &Span) -> bool {
+        self.second.as_ref().is_some_and(|s| span.start >= s.at)
+    }
+
+    /// The lines from the first to the last mark, which are in one file: it may have a megabyte.
+    fn snippet<'a>(
+        &'a self,
+        marks: &[(AnnotationKind, &Span, &'a str)],
+    ) -> Snippet<'a, Annotation<'a>> {
+        let first = marks.iter().map(|(_, s, _)| s.start).min().unwrap_or(0);
+        let last = marks.iter().map(|(_, s, _)| s.end).max().unwrap_or(0);
+        let second = self.second.as_ref().filter(|s| first >= s.at);
+        let begins = second.map_or(0, |s| s.at);
+        let from = self.text[begins..first].rfind('\n').map_or(begins, |i| begins + i + 1);
         let to = self.text[last..].find('\n').map_or(self.text.len(), |i| last + i);
-        let line = 1 + self.text[..from].matches('\n').count();
-        let within = |s: &Span| s.start - from..s.end - from;
-        let snippet =
-            Snippet::source(&self.text[from..to])
-                .path(self.file.as_str())
-                .line_start(line)
-                .annotation(AnnotationKind::Primary.span(within(&d.span)).label(d.label.as_str()))
-                .annotations(d.notes.iter().map(|n| {
-                    AnnotationKind::Context.span(within(&n.span)).label(n.label.as_str())
-                }));
-        renderer.render(&[title.element(snippet).elements(hint)])
+        let line = 1 + self.text[begins..from].matches('\n').count();
+        Snippet::source(&self.text[from..to])
+            .path(second.map_or(self.file.as_str(), |s| s.file.as_str()))
+            .line_start(line)
+            .annotations(
+                marks
+                    .iter()
+                    .map(|(kind, s, label)| kind.span(s.start - from..s.end - from).label(*label)),
+            )
     }
 }
 
@@ -240,6 +296,9 @@ impl fmt::Display for Diagnostics {
 impl fmt::Display for Diagnostic {
     /// One line: `12:7: message (hint)`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(file) = &self.file {
+            write!(f, "{file}:")?;
+        }
         write!(f, "{}:{}: {}", self.line, self.column, self.message)?;
         self.hint.as_ref().map_or(Ok(()), |hint| write!(f, " ({hint})"))
     }

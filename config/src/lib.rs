@@ -3,8 +3,9 @@
 //! Pure: no file is read and no name resolved here; the caller brings the text. A topology goes
 //! from text to a tree with positions (`yaml`), to fields (`raw`), to a checked plan (`compile`,
 //! [`plan`]), and two plans to a [`diff`]. [`spec`] is the way back to text, and the way to write
-//! a topology in a program. `docs/topology.md` describes every field.
+//! a topology in a program. [`added`] is what commands say beside a file. `docs/topology.md` describes every field.
 
+pub mod added;
 pub mod address;
 pub mod allow;
 mod compile;
@@ -21,6 +22,7 @@ pub mod units;
 mod value;
 mod yaml;
 
+pub use added::{Added, AddedGroup};
 pub use address::{Host, HostPort};
 pub use allow::Allow;
 pub use diagnostics::{Diagnostic, Diagnostics};

@@ -11,6 +11,7 @@ use rcp::proto::ids::{GroupName, Label, NodeName};
 use rcp::proto::transport::Hop;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Next hops by node: the content of `rcproute add` lines.
@@ -22,7 +23,23 @@ pub struct Topology {
     pub(crate) nodes: BTreeMap<NodeName, NodePlan>,
     pub(crate) groups: BTreeMap<GroupName, GroupPlan>,
     pub(crate) pki: Option<PathBuf>,
+    pub(crate) source: Source,
 }
+
+/// The text that a topology was made from; no part of what it says.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    pub(crate) file: Arc<str>,
+    pub(crate) text: Arc<str>,
+}
+
+impl PartialEq for Source {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Source {}
 
 /// One data mover.
 #[derive(Clone, Debug, PartialEq, Eq)]

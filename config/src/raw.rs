@@ -321,14 +321,14 @@ fn read_playback(
 }
 
 /// The fields of one mapping; unknown ones are reported when it is made.
-struct Fields {
+pub(crate) struct Fields {
     what: String,
     entries: Vec<(Text, Tree)>,
 }
 
 impl Fields {
     /// `at` is where a missing field is reported: the name of the owner.
-    fn new(
+    pub(crate) fn new(
         tree: Tree,
         at: &Span,
         what: &str,
@@ -409,12 +409,12 @@ impl Fields {
         self.entries.iter().find(|(k, _)| k.value == name).map(|(k, _)| k.span.clone())
     }
 
-    fn text(&mut self, name: &str, report: &mut Report) -> Option<Text> {
+    pub(crate) fn text(&mut self, name: &str, report: &mut Report) -> Option<Text> {
         let (key, tree) = self.take(name)?;
         text(&key, tree, &self.what, report)
     }
 
-    fn map(&mut self, name: &str, report: &mut Report) -> Vec<(Text, Tree)> {
+    pub(crate) fn map(&mut self, name: &str, report: &mut Report) -> Vec<(Text, Tree)> {
         match self.take(name) {
             Some((_, Tree { kind: Kind::Map(entries), .. })) => entries,
             Some((_, Tree { kind: Kind::Null, .. })) | None => Vec::new(),
@@ -437,7 +437,12 @@ impl Fields {
     }
 
     /// A mapping of lists of values; `of` leads from an entry's key to what its list is.
-    fn lists(&mut self, name: &str, of: &str, report: &mut Report) -> Vec<(Text, Vec<Text>)> {
+    pub(crate) fn lists(
+        &mut self,
+        name: &str,
+        of: &str,
+        report: &mut Report,
+    ) -> Vec<(Text, Vec<Text>)> {
         let whose = self.what.clone();
         let list = |(key, tree): (Text, Tree), report: &mut Report| {
             let owner = format!("{of} {} of {whose}", shown(&key.value));
@@ -450,7 +455,7 @@ impl Fields {
     }
 }
 
-fn text(key: &Text, tree: Tree, what: &str, report: &mut Report) -> Option<Text> {
+pub(crate) fn text(key: &Text, tree: Tree, what: &str, report: &mut Report) -> Option<Text> {
     match tree.kind {
         Kind::Text(value) => Some(Text { value, span: tree.span }),
         Kind::Null => {

@@ -13,12 +13,12 @@ mod volumes;
 
 use crate::diagnostics::{Diagnostics, Problem, Report};
 use crate::limits;
-use crate::plan::{GroupPlan, NodePlan, RouteTable, Topology};
+use crate::plan::{GroupPlan, NodePlan, RouteTable, Source, Topology};
 use crate::raw::{self, RawGroup, RawTopology};
 use crate::suggest;
 use crate::units::{approx_size, format_size};
 use crate::value::shown;
-use crate::yaml::{self, Text};
+use crate::yaml::{self, Text, Tree};
 use rcp::proto::ids::{GroupName, Label, NodeName};
 use std::collections::{BTreeMap, BTreeSet};
 use volumes::Defaults;
@@ -48,13 +48,18 @@ impl Topology {
             });
         }
         let Some(tree) = tree else { return Err(report.finish(file_name, text)) };
-        let raw = raw::read(tree, &mut report);
-        let topology = check(raw, &mut report);
+        let source = Source { file: file_name.into(), text: text.into() };
+        let topology = Self::checked(tree, source, &mut report);
         if report.is_empty() { Ok(topology) } else { Err(report.finish(file_name, text)) }
+    }
+
+    /// What a tree says, as far as it is right; the rest is in the report.
+    pub(crate) fn checked(tree: Tree, source: Source, report: &mut Report) -> Self {
+        check(raw::read(tree, report), source, report)
     }
 }
 
-fn check(raw: RawTopology, report: &mut Report) -> Topology {
+fn check(raw: RawTopology, source: Source, report: &mut Report) -> Topology {
     version(raw.version.as_ref(), report);
     let defaults = Defaults::read(&raw, report);
     let top = hops::top(&raw, report);
@@ -75,7 +80,7 @@ fn check(raw: RawTopology, report: &mut Report) -> Topology {
         }
     }
     volumes::one_label_each(&raw.groups, &groups, report);
-    Topology { nodes, groups, pki: top.pki }
+    Topology { nodes, groups, pki: top.pki, source }
 }
 
 /// What a group is read against.
