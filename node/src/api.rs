@@ -127,6 +127,10 @@ pub struct GroupStatus {
     pub routes: std::collections::BTreeMap<String, Vec<String>>,
     /// How the stored routes differ from the topology file, in words; empty if they do not.
     pub drift: Vec<String>,
+    /// What commands said of it: the whole of a group that they made, or the members that they added
+    /// to one of the topology file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub added: Option<config::AddedGroup>,
 }
 
 /// One neighbour.
@@ -755,6 +759,10 @@ pub trait NodeApi: Send + Sync + 'static {
     fn replicate<'a>(&'a self, volume: &'a str, on: bool) -> Answer<'a, ()>;
     /// Takes from a topology (its text) what a running node can take.
     fn topology(&self, text: String) -> Answer<'_, TopologyTaken>;
+    /// Takes what a command says of a group, durably and at once; without a definition the group is
+    /// forgotten, of which no volume may be here.
+    fn group_define(&self, group: String, definition: Option<config::AddedGroup>)
+    -> Answer<'_, ()>;
     /// Brings a child back by a new seed.
     fn seed<'a>(&'a self, volume: &'a str, child: &'a str) -> Answer<'a, ()>;
     /// Changes when sets are made or played.

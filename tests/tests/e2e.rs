@@ -24,6 +24,8 @@ mod failover;
 mod filetest;
 #[path = "e2e/full.rs"]
 mod full;
+#[path = "e2e/groups.rs"]
+mod groups;
 #[path = "e2e/grow.rs"]
 mod grow;
 #[path = "e2e/kills.rs"]

@@ -9,8 +9,9 @@ use rcp::proto::limits::MAX_CONTROL_BLOCK;
 
 use super::client::{Client, ClientError};
 use super::commands::Common;
+use super::membership::primary_of;
 use super::output::{Failed, print, print_json};
-use super::target::{Purpose, Surroundings};
+use super::target::Surroundings;
 use crate::api::{MemberResult, NodeStatus};
 use crate::clock;
 use crate::hex;
@@ -128,7 +129,7 @@ pub(super) async fn run(command: BlockCommand, around: &Surroundings) -> Result<
             format!("{volume} {offset} {length}").into_bytes()
         }
     };
-    let client = common.target.one(Purpose::Group(&group), around)?.client();
+    let client = primary_of(&group, &common.target, around).await?.client();
     if !below {
         reaches_all(&client.status().await?, &group)?;
     }

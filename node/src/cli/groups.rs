@@ -1,5 +1,5 @@
-//! Groups and volume multicasts (VMC-01 to VMC-05, CMD-01 to CMD-03): who is in a group, and which
-//! volume of its primary goes to which volume of each member.
+//! Groups and volume multicasts (VMC-01 to VMC-05, CMD-03): who is in a group, and which volume of
+//! its primary goes to which volume of each member. `membership` makes groups and members.
 //!
 //! A volume multicast is a source volume at the primary and a destination volume at every member,
 //! whose label may differ and is fixed before the volume is made. Opening and closing it for
@@ -9,55 +9,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use config::AddedGroup;
 use config::units::approx_size;
 use serde::Serialize;
 
 use super::block;
 use super::columns::columns;
 use super::commands::{Common, size};
+use super::membership::primary_of;
 use super::output::{Failed, print, print_json, tell};
 use super::status::{self, Asked, tame};
 use super::target::{Purpose, Surroundings, Target};
 use super::volumes::absolute;
-use crate::api::{LinkStatus, NodeStatus, RouteTable, RouteWay, VolumeInfo, VolumeSpec};
+use crate::api::{LinkStatus, NodeStatus, VolumeInfo, VolumeSpec};
 use crate::http::{paths, requests};
-
-#[derive(Debug, Subcommand)]
-pub(super) enum GroupCommand {
-    /// Feed a node that its topology names as a member: probed, stored, live
-    Add {
-        /// The group
-        group: String,
-        /// The node
-        #[arg(value_name = "NODE")]
-        member: String,
-        /// Who feeds it [default: the primary]
-        #[arg(long, value_name = "NODE")]
-        below: Option<String>,
-        #[command(flatten)]
-        common: Common,
-    },
-    /// Feed a member no longer; what is below it goes with it, and its replicas stay as they are
-    Remove {
-        /// The group
-        group: String,
-        /// The node
-        #[arg(value_name = "NODE")]
-        member: String,
-        #[command(flatten)]
-        common: Common,
-    },
-    /// Groups with their members, routes and volumes, and who is missing
-    List {
-        /// Only this group
-        group: Option<String>,
-        /// Print them as JSON
-        #[arg(long)]
-        json: bool,
-        #[command(flatten)]
-        target: Target,
-    },
-}
 
 #[derive(Debug, Subcommand)]
 pub(super) enum VolmcastCommand {
@@ -124,22 +89,26 @@ pub(super) struct CreateArgs {
 /// A group as far as it is known.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(super) struct GroupView {
-    group: String,
-    primary: Option<String>,
-    members: Vec<Member>,
+    pub(super) group: String,
+    /// `file` or `command`.
+    made_by: String,
+    pub(super) primary: Option<String>,
+    pub(super) members: Vec<Member>,
     volumes: Vec<String>,
     missing: Vec<Missing>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
-struct Member {
-    node: String,
+pub(super) struct Member {
+    pub(super) node: String,
+    /// Who made it a member: `file` or `command`.
+    from: String,
     /// `primary`, `forwarder`, `leaf`, `relay`; none if it was not asked.
     role: Option<String>,
-    fed_by: Option<String>,
+    pub(super) fed_by: Option<String>,
     /// Of the session with its parent; none at the primary, and where nobody told.
     state: Option<String>,
-    next_hops: Vec<String>,
+    pub(super) next_hops: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -183,6 +152,13 @@ pub(super) fn groups(asked: &[Asked]) -> Vec<GroupView> {
     names.into_iter().map(|group| one_group(group, &nodes, asked)).collect()
 }
 
+/// The newest word of commands on a group, of all that answered.
+pub(super) fn definition(group: &str, asked: &[Asked]) -> Option<AddedGroup> {
+    let nodes = asked.iter().filter_map(|a| a.answer.as_ref().ok());
+    let of = nodes.flat_map(|n| &n.groups).filter(|g| g.group == group);
+    of.filter_map(|g| g.added.clone()).max_by_key(|a| a.revision)
+}
+
 fn one_group(group: &str, nodes: &[&NodeStatus], asked: &[Asked]) -> GroupView {
     let mut parents: BTreeMap<&str, &str> = BTreeMap::new();
     let mut hops: BTreeMap<&str, Vec<String>> = BTreeMap::new();
@@ -216,8 +192,10 @@ fn one_group(group: &str, nodes: &[&NodeStatus], asked: &[Asked]) -> GroupView {
             }
         }
     }
+    let said = definition(group, asked);
     let mut names: BTreeSet<&str> = parents.iter().flat_map(|(c, p)| [*c, *p]).collect();
     names.extend(roles.keys());
+    names.extend(said.iter().flat_map(|s| s.members().chain(s.primary.as_deref())));
     let silent = |name: &str| {
         let error = asked.iter().filter(|a| a.called == name).find_map(|a| a.answer.as_ref().err());
         error.map(ToString::to_string)
@@ -229,11 +207,16 @@ fn one_group(group: &str, nodes: &[&NodeStatus], asked: &[Asked]) -> GroupView {
         Some(Missing { node: (*name).to_owned(), why })
     };
     let root = names.iter().find(|n| !parents.contains_key(**n) && hops.contains_key(**n));
-    let primary = roles.iter().find(|(_, r)| **r == "primary").map(|(n, _)| n).or(root);
+    let primary = roles.iter().find(|(_, r)| **r == "primary").map(|(n, _)| n).or(root).copied();
+    let primary = primary.or(said.as_ref().and_then(|s| s.primary.as_deref()));
     let of = nodes.iter().flat_map(|n| &n.volumes).filter(|v| v.group == group);
     let volumes: BTreeSet<_> = of.map(|v| v.in_group().to_owned()).collect();
+    let made = said.as_ref().is_some_and(|a| a.primary.is_some());
+    let by = |by_command: bool| if by_command { "command" } else { "file" }.to_owned();
+    let listed = |name: &str| said.as_ref().is_some_and(|a| a.feeder(name).is_some());
     let member = |name: &&str| Member {
         node: (*name).to_owned(),
+        from: by(made || listed(name)),
         role: roles.get(name).map(|r| (*r).to_owned()),
         fed_by: parents.get(name).map(|p| (*p).to_owned()),
         state: links.get(name).map(|l| l.state.clone()),
@@ -241,7 +224,8 @@ fn one_group(group: &str, nodes: &[&NodeStatus], asked: &[Asked]) -> GroupView {
     };
     GroupView {
         group: group.to_owned(),
-        primary: primary.map(|p| (*p).to_owned()),
+        made_by: by(made),
+        primary: primary.map(str::to_owned),
         members: names.iter().map(member).collect(),
         volumes: volumes.into_iter().collect(),
         missing: names.iter().filter_map(missing).collect(),
@@ -304,21 +288,29 @@ fn absent(missing: &[Missing]) -> String {
     missing.iter().map(|m| format!("missing: {}: {}\n", m.node, m.why)).collect()
 }
 
-fn draw_group(g: &GroupView) -> String {
+pub(super) fn draw_group(g: &GroupView) -> String {
     let dash = |t: Option<&String>| t.map_or("-", String::as_str).to_owned();
     let list = |l: &[String]| if l.is_empty() { "none".to_owned() } else { l.join(", ") };
     let row = |m: &Member| {
         let role = m.role.clone().unwrap_or_else(|| "not asked".to_owned());
         let hops = if m.next_hops.is_empty() { "-".to_owned() } else { m.next_hops.join(" ") };
-        vec![m.node.clone(), role, dash(m.fed_by.as_ref()), dash(m.state.as_ref()), hops]
+        vec![
+            m.node.clone(),
+            m.from.clone(),
+            role,
+            dash(m.fed_by.as_ref()),
+            dash(m.state.as_ref()),
+            hops,
+        ]
     };
     let rows: Vec<_> = g.members.iter().map(row).collect();
     format!(
-        "GROUP {}, primary {}, volumes: {}\n{}{}",
+        "GROUP {}{}, primary {}, volumes: {}\n{}{}",
         g.group,
+        if g.made_by == "command" { " (made by a command)" } else { "" },
         g.primary.as_deref().unwrap_or("unknown"),
         list(&g.volumes),
-        columns(&["MEMBER", "ROLE", "FED BY", "SESSION", "NEXT HOPS"], &rows),
+        columns(&["MEMBER", "FROM", "ROLE", "FED BY", "SESSION", "NEXT HOPS"], &rows),
         absent(&g.missing)
     )
 }
@@ -351,89 +343,8 @@ fn draw_volmcast(v: &VolmcastView) -> String {
     )
 }
 
-pub(super) async fn group(command: GroupCommand, around: &Surroundings) -> Result<(), Failed> {
-    let (group, json, target) = match command {
-        GroupCommand::Add { group, member, below, common } => {
-            return change(&group, &member, Some(below), &common, around).await;
-        }
-        GroupCommand::Remove { group, member, common } => {
-            return change(&group, &member, None, &common, around).await;
-        }
-        GroupCommand::List { group, json, target } => (group, json, target),
-    };
-    let (here, _) = status::present(&target, around)?;
-    let asked = status::ask(&here).await;
-    let mut all = groups(&asked);
-    all.retain(|g| group.as_ref().is_none_or(|name| g.group == *name));
-    if json {
-        print_json(&all)?;
-    } else {
-        let text: Vec<_> = all.iter().map(draw_group).collect();
-        print(&tame(&text.join("\n")))?;
-    }
-    answered(&asked)?;
-    match group {
-        Some(name) if all.is_empty() => Err(Failed::new(format!("no node is in a group `{name}`"))),
-        _ => Ok(()),
-    }
-}
-
-/// Adds a member below a node, or takes one away: a route of the node that feeds it.
-async fn change(
-    group: &str,
-    node: &str,
-    below: Option<Option<String>>,
-    common: &Common,
-    around: &Surroundings,
-) -> Result<(), Failed> {
-    let (here, _) = status::present(&common.target, around)?;
-    let asked = status::ask(&here).await;
-    let all = groups(&asked);
-    let g = all.iter().find(|g| g.group == group).ok_or_else(|| {
-        let known: Vec<_> = all.iter().map(|g| g.group.as_str()).collect();
-        Failed::new(format!("no node is in a group `{group}`; there are: {}", known.join(", ")))
-    })?;
-    let at = feeder(g, node, below.as_ref().map(Option::as_deref)).map_err(Failed::new)?;
-    let named = |a: &&Asked| a.answer.as_ref().is_ok_and(|s| s.node == at);
-    let place = asked.iter().position(|a| named(&a)).and_then(|i| here.get(i));
-    let client = place.map(super::target::Endpoint::client).ok_or_else(|| {
-        Failed::new(format!("{at}, which feeds or is to feed {node}, did not answer"))
-    })?;
-    let (add, sentence) = (below.is_some(), format!("{group}: {node} is fed by {at}"));
-    let (group, node) = (group.to_owned(), node.to_owned());
-    if add {
-        let body = requests::RouteAdd { group, next_hop: node, by: RouteWay::default() };
-        let table: RouteTable = client.post(paths::ROUTE_ADD, &body).await?;
-        return tell(common.json, &table, &sentence);
-    }
-    let sentence = format!("{sentence} no longer");
-    let body = requests::RouteDelete { group: Some(group), next_hop: Some(node) };
-    let table: RouteTable = client.post(paths::ROUTE_DELETE, &body).await?;
-    tell(common.json, &table, &sentence)
-}
-
-/// At which node a route is to be added, below a node if one is named, or to be taken away.
-fn feeder(g: &GroupView, node: &str, below: Option<Option<&str>>) -> Result<String, String> {
-    let group = &g.group;
-    let fed_by = g.members.iter().find(|m| m.next_hops.iter().any(|h| h == node));
-    if g.primary.as_deref() == Some(node) {
-        return Err(format!("{node} is the primary of {group}: `rcpctl failover` makes another"));
-    }
-    match (below, fed_by) {
-        (None, Some(m)) => Ok(m.node.clone()),
-        (None, None) => Err(format!("nobody that answered feeds {node} in {group}")),
-        (Some(_), Some(m)) => {
-            Err(format!("{node} is fed by {} in {group} already: remove it there first", m.node))
-        }
-        (Some(Some(below)), None) => Ok(below.to_owned()),
-        (Some(None), None) => g.primary.clone().ok_or_else(|| {
-            format!("the primary of {group} did not answer: say who feeds {node} (--below)")
-        }),
-    }
-}
-
 /// Those that did not answer make the list incomplete.
-fn answered(asked: &[Asked]) -> Result<(), Failed> {
+pub(super) fn answered(asked: &[Asked]) -> Result<(), Failed> {
     let silent = asked.iter().filter_map(|a| Some((a, a.answer.as_ref().err()?)));
     let silent: Vec<_> = silent.map(|(a, e)| format!("{}: {e}", a.called)).collect();
     if silent.is_empty() { Ok(()) } else { Err(Failed::new(silent.join("\n"))) }
@@ -494,7 +405,7 @@ struct Created {
 }
 
 async fn create(args: CreateArgs, around: &Surroundings) -> Result<(), Failed> {
-    let endpoint = args.common.target.one(Purpose::Group(&args.group), around)?;
+    let endpoint = primary_of(&args.group, &args.common.target, around).await?;
     let client = endpoint.client();
     let node = client.status().await?;
     match node.groups.iter().find(|g| g.group == args.group) {
@@ -636,18 +547,8 @@ mod tests {
         assert_eq!(f1.next_hops, ["l1", "l2"]);
         let missing: Vec<_> = g.missing.iter().map(|m| (m.node.as_str(), m.why.as_str())).collect();
         assert_eq!(missing, [("f1", "nobody listens"), ("l3", "connection refused")]);
-        let at = |node: &str, below: Option<Option<&str>>| feeder(g, node, below);
-        assert_eq!(at("l1", None), Ok("f1".to_owned()));
-        assert_eq!(at("l4", Some(None)), Ok("p".to_owned()));
-        assert_eq!(at("l4", Some(Some("f1"))), Ok("f1".to_owned()));
-        for (node, below, word) in [
-            ("p", None, "is the primary"),
-            ("l4", None, "nobody that answered feeds l4"),
-            ("l1", Some(None), "is fed by f1 in g1 already"),
-        ] {
-            let e = at(node, below).expect_err(node);
-            assert!(e.contains(word), "{e}");
-        }
+        let from: Vec<_> = g.members.iter().map(|m| m.from.as_str()).collect();
+        assert_eq!((g.made_by.as_str(), from), ("file", vec!["file"; 5]));
         let text = draw_group(g);
         assert!(text.starts_with("GROUP g1, primary p, volumes: vol1\n"), "{text}");
         assert!(text.ends_with("missing: l3: connection refused\n"), "{text}");

@@ -16,6 +16,7 @@ mod failover;
 pub mod filetest;
 mod groups;
 mod image;
+mod membership;
 mod output;
 mod pki;
 mod pull;

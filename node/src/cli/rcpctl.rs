@@ -8,7 +8,8 @@ use super::block::{self, BlockCommand};
 use super::branch::{self, BranchCommand};
 use super::commands::{self, Delta, DownArgs, Replicate};
 use super::failover::{self, ConfirmArgs, FailoverArgs, HistoryArgs, ResyncArgs};
-use super::groups::{self, GroupCommand, VolmcastCommand};
+use super::groups::{self, VolmcastCommand};
+use super::membership::{self, GroupCommand};
 use super::output::{Failed, finish};
 use super::pki::{self, PkiCommand};
 use super::status::{self, StatusArgs};
@@ -41,7 +42,7 @@ enum Command {
     /// Cut delta sets, keep and release states
     #[command(subcommand)]
     Delta(Delta),
-    /// List groups, their members and who is missing
+    /// Make and end groups, take members in and out, list them and who is missing
     #[command(subcommand)]
     Group(GroupCommand),
     /// Make, list, open and close volume multicasts: a source volume, and a copy at every member
@@ -97,7 +98,7 @@ async fn run(command: Command) -> Result<(), Failed> {
     match command {
         Command::Status(args) => status::run(args, &around).await,
         Command::Delta(command) => commands::delta(command, &around).await,
-        Command::Group(command) => groups::group(command, &around).await,
+        Command::Group(command) => membership::run(command, &around).await,
         Command::Volmcast(command) => groups::volmcast(command, &around).await,
         Command::Block(command) => block::run(command, &around).await,
         Command::Replicate(command) => commands::replicate(command, &around).await,

@@ -268,7 +268,6 @@ impl<'a> Map<'a> {
 
     fn endpoint_for(&self, purpose: Purpose<'_>) -> Result<Endpoint, Failed> {
         let topology = &self.topology;
-        let said = |e: config::UnknownName| Failed::new(e.to_string());
         match purpose {
             Purpose::Volume(label) => {
                 let (group, _) = topology.require_volume(label).map_err(|e| {
@@ -279,7 +278,13 @@ impl<'a> Map<'a> {
                 self.named(group.primary.as_str())
             }
             Purpose::Group(group) => {
-                self.named(topology.require_group(group).map_err(said)?.primary.as_str())
+                let known = topology.require_group(group).map_err(|e| {
+                    Failed::new(format!(
+                        "{e}; nor is a node that answered the primary of a group of that name that a \
+                         command made (`rcpctl group list`)"
+                    ))
+                })?;
+                self.named(known.primary.as_str())
             }
             Purpose::Node(node) => self.named(node),
             Purpose::Any => {

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::columns::columns;
 use super::commands::size;
 use super::image;
+use super::membership::primary_of;
 use super::output::{Failed, print, print_json, tell};
 use super::status::{self, Asked};
 use super::target::{Endpoint, Purpose, Surroundings, Target};
@@ -121,7 +122,7 @@ pub(super) struct Spec {
 pub(super) async fn run(command: VolumeCommand, around: &Surroundings) -> Result<(), Failed> {
     match command {
         VolumeCommand::Create { label, size, backing, spec } => {
-            let endpoint = spec.target.one(Purpose::Group(&spec.group), around)?;
+            let endpoint = primary_of(&spec.group, &spec.target, around).await?;
             let backing = backing.map(|b| absolute(&b)).transpose()?;
             create(&endpoint, &spec, label, size, backing, false).await
         }
@@ -243,7 +244,7 @@ async fn import(
     spec: &Spec,
     around: &Surroundings,
 ) -> Result<(), Failed> {
-    let endpoint = spec.target.one(Purpose::Group(&spec.group), around)?;
+    let endpoint = primary_of(&spec.group, &spec.target, around).await?;
     let Some(folder) = endpoint.way.folder() else {
         return Err(Failed::new(format!(
             "a volume is imported from a file of the node's machine: run this on the machine of {}",

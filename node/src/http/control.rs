@@ -20,8 +20,8 @@ use super::answer::{Refused, json};
 use super::guard::Asked;
 use super::limits::{BODY_READ, MAX_BODY_BYTES, MAX_TOPOLOGY_BYTES};
 use super::requests::{
-    Block, Cut, Delete, Done, Hash, KeptState, Policy, Rename, Replicate, Resize, RouteAdd,
-    RouteDelete, Seed, TopologyText,
+    Block, Cut, Delete, Done, GroupDefinition, Hash, KeptState, Policy, Rename, Replicate, Resize,
+    RouteAdd, RouteDelete, Seed, TopologyText,
 };
 use super::router::App;
 use crate::api::{ApiError, ApiErrorKind, NodeApi, VolumeSpec, WriterChange};
@@ -124,6 +124,7 @@ change!(block_send, Block, answer, |api, q| async move {
     api.block_send(order).await
 });
 change!(topology, TopologyText, answer, |api, q| api.topology(q.text));
+change!(group, GroupDefinition, done, |api, q| api.group_define(q.group, q.definition));
 change!(route_add, RouteAdd, answer, |api, q| api.route_add(&q.group, &q.next_hop, &q.by));
 change!(route_delete, RouteDelete, answer, |api, q| {
     api.route_delete(q.group.as_deref(), q.next_hop.as_deref())

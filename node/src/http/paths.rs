@@ -42,6 +42,8 @@ pub const SEED: &str = "/api/v1/seed";
 pub const POLICY: &str = "/api/v1/policy";
 /// Add a next hop.
 pub const ROUTE_ADD: &str = "/api/v1/routes/add";
+/// Make, change or forget a group beside the topology file.
+pub const GROUP: &str = "/api/v1/groups";
 /// Remove next hops.
 pub const ROUTE_DELETE: &str = "/api/v1/routes/delete";
 /// Change who the writer of a volume is.
@@ -89,6 +91,7 @@ pub(crate) const CONTROL: &[Entry] = &[
     (HASH, "POST", "have every replica hash the first bytes of a state"),
     (BLOCK_SEND, "POST", "have every member of a group execute a control block"),
     (TOPOLOGY, "POST", "take addresses and members from a changed topology"),
+    (GROUP, "POST", "make, change or forget a group beside the topology file"),
     (SHUTDOWN, "POST", "end the process in order"),
 ];
 

@@ -167,6 +167,17 @@ pub struct TopologyText {
     pub text: String,
 }
 
+/// Make, change or forget a group beside the topology file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupDefinition {
+    /// Which group.
+    pub group: String,
+    /// The whole of it; none to forget it.
+    #[serde(default)]
+    pub definition: Option<config::AddedGroup>,
+}
+
 /// Add a next hop.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

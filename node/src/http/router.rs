@@ -79,6 +79,7 @@ pub fn routers_with(
         .route(paths::HASH, post(control::hash))
         .route(paths::BLOCK_SEND, post(control::block_send))
         .route(paths::TOPOLOGY, post(control::topology))
+        .route(paths::GROUP, post(control::group))
         .route(paths::SHUTDOWN, post(control::shutdown));
     Routers { all: finished(all, app) }
 }

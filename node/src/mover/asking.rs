@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rcp::proto::frame::GoodbyeCode;
-use rcp::proto::ids::{Label, NodeName, SetNumber, VolumeId};
+use rcp::proto::ids::{GroupName, Label, NodeName, SetNumber, VolumeId};
 use rcp::proto::transport::Hop;
 use volmcast::volume::{Demand, Role};
 
@@ -94,6 +94,8 @@ pub enum Ask {
     Block(super::Order),
     /// Take a changed topology.
     Learn(Box<super::Learned>),
+    /// Leave a group.
+    Leave(GroupName),
     /// Add a next hop.
     RouteAdd {
         /// Group.
@@ -181,6 +183,7 @@ impl Mover {
                 self.learn(*learned);
                 Ok(Reply::Done)
             }
+            Ask::Leave(group) => self.leave_group(&group).map(|()| Reply::Done),
             Ask::Rename { volume, label } => self.rename(&volume, &label),
             Ask::Delete { volume } => self.delete(&volume),
         };

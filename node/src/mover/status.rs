@@ -246,6 +246,7 @@ impl Mover {
                 .map(|t| t.entries.into_iter().map(|e| (e.node, e.next_hops)).collect())
                 .unwrap_or_default(),
             drift: self.drift(name, g),
+            added: None,
         }
     }
 

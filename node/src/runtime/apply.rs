@@ -77,7 +77,7 @@ pub(super) fn compare(
             _ => told.restart.push(change.to_string()),
         }
     }
-    Ok((Learned { addresses: after, groups }, told))
+    Ok((Learned { addresses: after, groups, enters: false }, told))
 }
 
 #[cfg(test)]

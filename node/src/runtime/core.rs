@@ -18,6 +18,7 @@ use volmcast::volume::WorkDone;
 use super::blocks::{self, Handlers};
 use super::conns::{self, Destination, Incoming, Outgoing, Wire};
 use super::disk;
+use super::groups::Known;
 use super::places::Place;
 use crate::api::{ApiError, ApiErrorKind, NodeStatus, RouteTable, SecurityStatus, VolumeInfo};
 use crate::clock;
@@ -129,6 +130,11 @@ pub(super) enum Input {
         group: Option<String>,
         reply: Waiting<RouteTable>,
     },
+    /// How volumes of a group are run from now on.
+    Plan {
+        group: GroupName,
+        plan: Box<ReplicaPlan>,
+    },
     Create {
         identity: Box<Identity>,
         plan: Box<OpenPlan>,
@@ -164,6 +170,8 @@ pub(super) struct Core {
     pub(super) base: PathBuf,
     pub(super) records: rcp::group::record::Records,
     pub(super) handlers: Handlers,
+    /// The topology, and what commands added to it.
+    pub(super) known: Arc<Known>,
 }
 
 /// How this node runs replicas of a group.
@@ -293,6 +301,7 @@ impl Core {
             Input::Routes { group, reply } => {
                 let _ = reply.send(self.mover.routes(group.as_deref()));
             }
+            Input::Plan { group, plan } => drop(self.plans.insert(group, *plan)),
             Input::Create { identity, plan, reply } => self.create(*identity, *plan, reply),
             Input::Stop => {}
         }
@@ -301,6 +310,7 @@ impl Core {
 
     pub(super) fn status(&self) -> NodeStatus {
         let mut s = self.mover.status();
+        self.known.tell(&mut s.groups);
         s.listen.clone_from(&self.listen);
         s.nbd.clone_from(&self.nbd);
         let strangers = std::mem::take(&mut s.security.strangers);

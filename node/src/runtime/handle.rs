@@ -4,16 +4,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use config::Topology;
-use rcp::proto::ids::{GroupName, Label, NodeName, VolumeId};
+use config::AddedGroup;
+use rcp::proto::ids::{GroupName, Label, VolumeId};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use volmcast::storage::{Identity, has_content};
 use volmcast::units::{BlockCount, BlockSize};
 
-use super::apply;
-use super::core::{Input, ReplicaPlan};
+use super::core::Input;
 use super::disk;
+use super::groups::Known;
 use crate::api::{
     Answer, ApiError, ApiErrorKind, Changes, CutInfo, MemberResult, NodeApi, NodeStatus,
     PolicyChange, RouteTable, RouteWay, StateReader, TopologyTaken, VolumeInfo, VolumeSpec,
@@ -31,14 +31,8 @@ pub struct NodeHandle {
     pub(super) ready: AtomicBool,
     pub(super) stop: CancellationToken,
     pub(super) folder: PathBuf,
-    /// How primaries of a group are run.
-    pub(super) plans: std::collections::BTreeMap<GroupName, ReplicaPlan>,
-    /// Groups this node is primary of.
-    pub(super) primary_of: Vec<GroupName>,
-    /// This node.
-    pub(super) node: NodeName,
-    /// What it was started with, or learned last.
-    pub(super) topology: parking_lot::Mutex<Topology>,
+    /// The topology, and what commands added to it.
+    pub(super) known: Arc<Known>,
 }
 
 pub(super) fn not_open(e: OpenError) -> ApiError {
@@ -97,14 +91,7 @@ impl NodeHandle {
         let bad = |text: String| ApiError::new(ApiErrorKind::BadRequest, text);
         let label = Label::new(&spec.label).map_err(|e| bad(e.to_string()))?;
         let group = GroupName::new(&spec.group).map_err(|e| bad(e.to_string()))?;
-        let plan = self.plans.get(&group).filter(|_| self.primary_of.contains(&group));
-        let Some(plan) = plan else {
-            let known: Vec<_> = self.primary_of.iter().map(ToString::to_string).collect();
-            return Err(bad(format!(
-                "this node is not the primary of a group `{group}`; it is primary of: {}",
-                if known.is_empty() { "none".to_owned() } else { known.join(", ") }
-            )));
-        };
+        let plan = self.known.as_primary(&group).map_err(bad)?;
         let block_size = match spec.block_size {
             None => BlockSize::DEFAULT,
             Some(n) => BlockSize::from_bytes(n).ok_or_else(|| {
@@ -344,14 +331,36 @@ impl NodeApi for NodeHandle {
 
     fn topology(&self, text: String) -> Answer<'_, TopologyTaken> {
         Box::pin(async move {
-            let bad = |text: String| ApiError::new(ApiErrorKind::BadRequest, text);
-            let new = Topology::compile(&text, "the topology")
-                .map_err(|e| bad(format!("the topology is not usable\n{}", e.plain())))?;
-            let old = self.topology.lock().clone();
-            let (learned, told) = apply::compare(&old, &new, &self.node).map_err(bad)?;
+            let _one = self.known.changing.lock().await;
+            let (learned, told, taken) = self.known.compare(&text)?;
             self.done(Ask::Learn(Box::new(learned))).await?;
-            *self.topology.lock() = new;
+            self.known.take(taken);
             Ok(told)
+        })
+    }
+
+    fn group_define(&self, group: String, definition: Option<AddedGroup>) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let _one = self.known.changing.lock().await;
+            match definition {
+                Some(definition) => {
+                    let Some(defined) = self.known.define(&group, definition)? else {
+                        return Ok(());
+                    };
+                    defined.taken.store()?;
+                    let plan = Input::Plan { group: defined.group, plan: Box::new(defined.plan) };
+                    self.core.send(plan).await.map_err(|_| gone())?;
+                    self.known.take(defined.taken);
+                    self.done(Ask::Learn(Box::new(defined.learned))).await
+                }
+                None => {
+                    let Some((group, taken)) = self.known.forget(&group)? else { return Ok(()) };
+                    self.done(Ask::Leave(group)).await?;
+                    taken.store()?;
+                    self.known.take(taken);
+                    Ok(())
+                }
+            }
         })
     }
 

@@ -1,7 +1,7 @@
 //! Bringing a node up and down: data folder, volumes, listeners (CAP-15: recovery before anybody is
 //! let in).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs::File;
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use forwarder::table::Table;
 use rcp::net::quic::Listener;
 use rcp::proto::control::Journal;
 use rcp::proto::delta::Compression;
-use rcp::proto::ids::{GroupName, NodeName};
+use rcp::proto::ids::NodeName;
 use rcp::proto::transport::Hop;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
@@ -27,6 +27,7 @@ use super::blocks;
 use super::certificates::{self, load_pki, plain_rule};
 use super::core::{Core, Input, ReplicaPlan};
 use super::door;
+use super::groups::Known;
 use super::handle::NodeHandle;
 use super::port::{Entry, Port};
 use super::stored;
@@ -143,17 +144,8 @@ fn open_folder(folder: &Path, node: &NodeName) -> Result<File, StartError> {
     Ok(lock)
 }
 
-fn replica_plans(
-    groups: &[&PlannedGroup],
-    node: &NodePlan,
-    base: &Path,
-) -> BTreeMap<GroupName, ReplicaPlan> {
-    let budget = Budget::new(node.memory / limits::READBACK_SHARE);
-    let plan = |g: &PlannedGroup| replica_plan(g, &node.name, base, &budget);
-    groups.iter().map(|g| (g.name.clone(), plan(g))).collect()
-}
-
-fn replica_plan(
+/// How volumes of a group are run on a node whose data folder is `base`.
+pub(super) fn replica_plan(
     g: &PlannedGroup,
     node: &NodeName,
     base: &Path,
@@ -198,6 +190,8 @@ pub async fn start(
 ) -> Result<Running, StartError> {
     let folder = data_folder(base, node);
     let lock = open_folder(&folder, &node.name)?;
+    let known = Arc::new(Known::load(topology, &node.name, &folder)?);
+    let topology = &known.topology();
     let tables = load_tables(&folder, &node.name, topology)?;
     let pki = load_pki(topology, node, base)?;
     let (sender, queue) = mpsc::channel(limits::CORE_QUEUE);
@@ -205,7 +199,7 @@ pub async fn start(
     let (journal, records) = blocks::open(&folder)?;
     let mover = new_mover(topology, node, versions, tables, journal);
     let groups: Vec<_> = topology.groups_of(&node.name).collect();
-    let plans = replica_plans(&groups, node, &folder);
+    let plans = known.plans();
     let mut core = Core {
         mover,
         queue,
@@ -213,7 +207,7 @@ pub async fn start(
         folder: folder.clone(),
         names: names.clone(),
         volumes: HashMap::new(),
-        plans: plans.clone(),
+        plans,
         conns: HashMap::new(),
         asks: HashMap::new(),
         next_ask: 0,
@@ -224,6 +218,7 @@ pub async fn start(
         base: base.to_owned(),
         records,
         handlers: blocks::Handlers::new(node, base),
+        known: known.clone(),
     };
     stored::open_volumes(&mut core, &groups, &node.name, &folder)?;
     // The export names are there before anybody is let in.
@@ -252,10 +247,7 @@ pub async fn start(
         ready: AtomicBool::new(true),
         stop: stop.clone(),
         folder: folder.clone(),
-        plans,
-        primary_of: primary_of(&groups, &node.name),
-        node: node.name.clone(),
-        topology: topology.clone().into(),
+        known,
     });
     let metrics = metrics_of(&server, &stop)?;
     let guard = certificates::guard(topology, node, base, audit);
@@ -279,10 +271,6 @@ fn entry(topology: &Topology, node: &NodePlan) -> Entry {
 fn data_folder(base: &Path, node: &NodePlan) -> PathBuf {
     let whole = base.join(&node.data);
     whole.components().filter(|c| !matches!(c, std::path::Component::CurDir)).collect()
-}
-
-fn primary_of(groups: &[&PlannedGroup], node: &NodeName) -> Vec<GroupName> {
-    groups.iter().filter(|g| g.primary == *node).map(|g| g.name.clone()).collect()
 }
 
 /// The machine of a node that is in no group and has no volumes yet.

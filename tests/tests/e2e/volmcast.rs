@@ -138,8 +138,10 @@ fn volmcasts_and_groups_are_listed_opened_and_closed() {
     assert!(e.contains("nobody that answered feeds l3"), "{e}");
     assert_eq!(reads(&tree, "l3", "vol", 0), Ok(1));
     ctl(&tree, &["group", "add", "g1", "l3", "--below", "f1"]).expect("added");
-    let e = ctl(&tree, &["group", "add", "g1", "l3"]).unwrap_err();
+    let e = ctl(&tree, &["group", "add", "g1", "l3", "--below", "p"]).unwrap_err();
     assert!(e.contains("l3 is fed by f1 in g1 already"), "{e}");
+    let out = ctl(&tree, &["group", "add", "g1", "l3"]).expect("as it is");
+    assert!(out.contains("l3 is fed by f1 already"), "{out}");
 
     // Closed: no sets, what is written is marked; opened, it goes out.
     ctl(&tree, &["volmcast", "close", "vol"]).expect("closed");

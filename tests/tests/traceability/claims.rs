@@ -38,6 +38,12 @@ const BLOCKS: &str =
     "tests/tests/e2e/blocks.rs::a_command_runs_once_at_every_member_and_not_before_its_data";
 const OWN_LABELS: &str =
     "tests/tests/e2e/volmcast.rs::each_member_has_its_own_label_from_the_topology_or_the_command";
+const MADE: &str =
+    "tests/tests/e2e/groups.rs::a_group_made_by_commands_survives_and_is_ended_by_commands";
+const JOINED: &str = "tests/tests/e2e/groups.rs::\
+                      a_member_joins_a_group_of_the_file_and_commands_that_were_cut_short_are_said_again";
+const BOTH_NAME: &str =
+    "tests/tests/e2e/groups.rs::what_a_command_and_the_file_both_name_is_refused";
 const LISTED: &str =
     "tests/tests/e2e/volmcast.rs::volmcasts_and_groups_are_listed_opened_and_closed";
 const PLAYBACK: &str =
@@ -189,7 +195,12 @@ pub(crate) const CLAIMS: &[Claim] = &[
     ),
     ("CB-03", "a member is told to replicate a volume that it manages", &[MANAGED]),
     ("CB-04", "commands of an application's own reach every member, once each", &[BLOCKS, LINES]),
-    ("CMD-01", "a member is taken into a group, and out of it, by a command", &[LISTED]),
+    (
+        "CMD-01",
+        "a member is taken into a group, and out of it, by a command, for good",
+        &[LISTED, JOINED, MADE],
+    ),
+    ("CMD-02", "a group is made, with its primary, and ended, by commands", &[MADE, BOTH_NAME]),
     ("CMD-03", "a volume with a destination label per member, by one command", &[OWN_LABELS]),
     ("CMD-04", "a next hop is added while data flows", &[ROUTES]),
     ("CMD-05", "the routing table is displayed", &[ROUTES]),
@@ -202,7 +213,7 @@ pub(crate) const CLAIMS: &[Claim] = &[
     ),
     ("CMD-09", "a delta set is cut on demand", &[TREE]),
     ("VMC-01", "sender, receivers and acknowledgements, each by its own part", &[TREE]),
-    ("VMC-02", "a group lists its primary, its members and who is missing", &[LISTED]),
+    ("VMC-02", "a group lists its primary, its members and who is missing", &[LISTED, MADE]),
     ("VMC-03", "each member has a label of its own, fixed when its copy is made", &[OWN_LABELS]),
     ("VMC-04", "defined, opened and closed for sending; blocks are broadcast", &[LISTED, BLOCKS]),
     (
@@ -654,5 +665,4 @@ pub(crate) const MISSING: &[(&str, &str)] = &[
     ("PLAY-02", "simple playback is not built: read-through takes its place"),
     ("PLAY-05", "a pair of delta volumes is not built: read-through takes its place"),
     ("VMC-08", "mirroring without consistent views is not built: every replica shows whole sets"),
-    ("CMD-02", "groups are made in the topology file; no command makes one"),
 ];

@@ -253,6 +253,15 @@ impl NodeApi for FakeNode {
         later(Ok(crate::api::TopologyTaken::default()))
     }
 
+    fn group_define(
+        &self,
+        group: String,
+        definition: Option<config::AddedGroup>,
+    ) -> Answer<'_, ()> {
+        self.note(format!("group {group} {:?}", definition.map(|d| (d.revision, d.primary))));
+        later(Ok(()))
+    }
+
     fn shutdown(&self) {
         self.note("shutdown".into());
     }
@@ -319,6 +328,7 @@ pub(crate) fn status() -> NodeStatus {
             ]
             .into(),
             drift: vec![],
+            added: None,
         }],
         volumes: vec![VolumeInfo {
             label: "db".into(),

@@ -412,6 +412,12 @@ async fn every_change_reaches_the_node() {
             "Promote { volume: \"db\", now: false, at: None, above: 0, lose_damaged_blocks: false }",
         ),
         (paths::TOPOLOGY, r#"{"text":"version: 1"}"#, "topology version: 1"),
+        (
+            paths::GROUP,
+            r#"{"group":"g2","definition":{"revision":3,"primary":"a"}}"#,
+            "group g2 Some((3, Some(\"a\")))",
+        ),
+        (paths::GROUP, r#"{"group":"g2"}"#, "group g2 None"),
         (paths::SHUTDOWN, "", "shutdown"),
     ] {
         let r = ask(&site.control, "POST", path, &[], body).await;
