@@ -722,3 +722,28 @@ fn a_neighbour_is_away_since_it_was_lost_however_often_it_is_tried() {
     assert_eq!(child(&r).state, "connected");
     assert!(child(&r).since_us > lost);
 }
+
+/// Nothing is asked for again and again: a node that has nothing to do sleeps until something is due
+/// (CAP-12, FIG. 10/343 and 344).
+#[test]
+fn who_has_nothing_to_do_sleeps() {
+    let mut r = two();
+    r.pass(20_000);
+    let (began, hour) = (r.now, 3_600_000_000);
+    let mut wakes = BTreeMap::from([("p", 0u64), ("l1", 0)]);
+    while r.now < began + hour {
+        let due = |n: &Node| n.mover.poll_timeout().map_or(u64::MAX, |t| t.0);
+        let next = r.nodes.values().map(due).min().expect("nodes");
+        r.now = next.max(r.now + 1);
+        let (now, wall) = (r.mono(), r.wall());
+        for (n, node) in r.nodes.iter_mut().filter(|(_, n)| due(n) <= now.0) {
+            node.mover.tick(now, wall);
+            *wakes.get_mut(n).expect("known") += 1;
+        }
+        r.run();
+        // Pings and clocks, and the set that is due once an hour.
+        let passed = (r.now - began) / 1_000_000;
+        assert!(wakes.values().all(|n| *n <= 20 + 4 * passed), "{wakes:?} in {passed} s");
+    }
+    assert!(wakes.values().all(|n| *n > 100), "{wakes:?} in an hour");
+}

@@ -571,6 +571,16 @@ pub(crate) const CLAIMS: &[Claim] = &[
     ),
     ("DIFF-05", "a younger state that is not younger, or unknown, is an error", &[EXAMPLE]),
     ("DIFF-06", "the form of the index is free", &[PINS]),
+    (
+        "CAP-01",
+        "a copy for a new replica begins at a cut, which writers pause for",
+        &[BARRIER, LATE, SIM],
+    ),
+    (
+        "CAP-12",
+        "nothing spins: a node wakes when something is due",
+        &["node/tests/writers.rs::who_has_nothing_to_do_sleeps"],
+    ),
     ("CAP-11", "a set leaves only once it and the volume below it are durable", &[SIM]),
     ("DELTA-09", "a state kept while sets are played carries the set it holds", &[SIM]),
     (
@@ -656,11 +666,6 @@ pub(crate) const CLAIMS: &[Claim] = &[
 /// What is not shown by a test yet, and why.
 pub(crate) const MISSING: &[(&str, &str)] = &[
     ("GEN-12", "moving a volume's files to another node needs a command that rewrites `identity`"),
-    (
-        "CAP-01",
-        "starting at a pause is trivially so (sets begin at the first cut); no test of its own",
-    ),
-    ("CAP-12", "the core sleeps until something is due; no test measures it"),
     ("SAVE-06", "a save volume shared by local replicas belongs to local fan-out, later"),
     ("PLAY-02", "simple playback is not built: read-through takes its place"),
     ("PLAY-05", "a pair of delta volumes is not built: read-through takes its place"),
