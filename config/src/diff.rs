@@ -390,5 +390,7 @@ fn playback_fields(p: &Playback) -> Fields {
         ("timeout", format_duration(p.timeout)),
         ("hwm", format_size(p.hwm)),
         ("max_staleness", p.max_staleness.map_or("none".to_owned(), format_duration)),
+        ("scrub", p.scrub.rate_words()),
+        ("scrub_every", format_duration(p.scrub.every)),
     ]
 }

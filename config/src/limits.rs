@@ -57,6 +57,16 @@ pub const DEFAULT_HWM: u64 = 64 * MIB;
 pub const MAX_HWM: u64 = MAX_VOLUME;
 /// Smallest age from which on a replica may refuse reads: how current it is, is told twice a second.
 pub const MIN_STALENESS: Duration = Duration::from_secs(2);
+/// Least bytes per second of the search for damage.
+pub const MIN_SCRUB: u64 = 64 * KIB;
+/// Bytes per second of it, unless told otherwise.
+pub const DEFAULT_SCRUB: u64 = 16 * MIB;
+/// Most bytes per second of it.
+pub const MAX_SCRUB: u64 = TIB;
+/// Least time from the end of one round of it to the beginning of the next.
+pub const MIN_SCRUB_EVERY: Duration = Duration::from_secs(60);
+/// That time, unless told otherwise.
+pub const DEFAULT_SCRUB_EVERY: Duration = Duration::from_secs(86_400);
 /// Shortest timeout that triggers a new delta set.
 pub const MIN_TIMEOUT: Duration = Duration::from_millis(100);
 /// Longest timeout of any policy.

@@ -6,7 +6,9 @@
 
 use crate::address::HostPort;
 use crate::allow::Allow;
+use crate::limits;
 use crate::suggest;
+use crate::units::format_size;
 use rcp::proto::ids::{GroupName, Label, NodeName};
 use rcp::proto::transport::Hop;
 use std::collections::{BTreeMap, BTreeSet};
@@ -191,6 +193,34 @@ pub struct Playback {
     pub hwm: u64,
     /// A replica that is older refuses reads; `None`: whatever its age, it is read.
     pub max_staleness: Option<Duration>,
+    /// How replicas look through their content for damage.
+    pub scrub: Scrub,
+}
+
+/// How a replica looks through its content for damage, in the background.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scrub {
+    /// Bytes per second; 0: it does not.
+    pub rate: u64,
+    /// From the end of one round to the beginning of the next.
+    pub every: Duration,
+}
+
+impl Default for Scrub {
+    fn default() -> Self {
+        Self { rate: limits::DEFAULT_SCRUB, every: limits::DEFAULT_SCRUB_EVERY }
+    }
+}
+
+impl Scrub {
+    /// The rate as the file has it: `16MiB/s` or `off`.
+    #[must_use]
+    pub fn rate_words(self) -> String {
+        match self.rate {
+            0 => "off".to_owned(),
+            rate => format!("{}/s", format_size(rate)),
+        }
+    }
 }
 
 /// What one node does differently from its group.
@@ -203,6 +233,10 @@ pub struct Override {
     pub hwm: Option<u64>,
     /// The age from which on reads are refused.
     pub max_staleness: Option<Duration>,
+    /// Bytes per second of the search for damage; 0: there is none.
+    pub scrub: Option<u64>,
+    /// From the end of one round of it to the beginning of the next.
+    pub scrub_every: Option<Duration>,
     /// Capacity of each save volume of the group on this node, in bytes.
     pub save: Option<u64>,
 }
@@ -412,6 +446,10 @@ impl GroupPlan {
             timeout: own.timeout.unwrap_or(self.playback.timeout),
             hwm: own.hwm.unwrap_or(self.playback.hwm),
             max_staleness: own.max_staleness.or(self.playback.max_staleness),
+            scrub: Scrub {
+                rate: own.scrub.unwrap_or(self.playback.scrub.rate),
+                every: own.scrub_every.unwrap_or(self.playback.scrub.every),
+            },
         }
     }
 

@@ -106,6 +106,8 @@ pub(crate) struct RawPlayback {
     pub(crate) hwm: Option<Text>,
     pub(crate) timeout: Option<Text>,
     pub(crate) max_staleness: Option<Text>,
+    pub(crate) scrub: Option<Text>,
+    pub(crate) scrub_every: Option<Text>,
     pub(crate) save: Option<Text>,
 }
 
@@ -307,15 +309,17 @@ fn read_playback(
     report: &mut Report,
 ) -> RawPlayback {
     let known: &'static [_] = if with_save {
-        &["timeout", "hwm", "max_staleness", "save"]
+        &["timeout", "hwm", "max_staleness", "scrub", "scrub_every", "save"]
     } else {
-        &["timeout", "hwm", "max_staleness"]
+        &["timeout", "hwm", "max_staleness", "scrub", "scrub_every"]
     };
     let mut f = Fields::of(entries, what, known, report);
     RawPlayback {
         hwm: f.text("hwm", report),
         timeout: f.text("timeout", report),
         max_staleness: f.text("max_staleness", report),
+        scrub: f.text("scrub", report),
+        scrub_every: f.text("scrub_every", report),
         save: f.text("save", report),
     }
 }

@@ -8,7 +8,7 @@
 use crate::allow::Allow;
 use crate::diagnostics::Diagnostics;
 use crate::limits::VERSION;
-use crate::plan::{GroupPlan, NodePlan, Topology, VolumePlan};
+use crate::plan::{GroupPlan, NodePlan, Scrub, Topology, VolumePlan};
 use crate::units::{format_duration, format_size};
 use crate::yaml;
 use rcp::proto::ids::NodeName;
@@ -207,6 +207,10 @@ pub struct PlaybackSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_staleness: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub scrub: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scrub_every: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub save: Option<String>,
 }
 
@@ -342,6 +346,8 @@ fn group(g: &GroupPlan) -> GroupSpec {
             timeout: Some(format_duration(g.playback.timeout)),
             hwm: Some(format_size(g.playback.hwm)),
             max_staleness: g.playback.max_staleness.map(format_duration),
+            scrub: Some(g.playback.scrub.rate_words()),
+            scrub_every: Some(format_duration(g.playback.scrub.every)),
             save: None,
         },
         overrides: g
@@ -352,6 +358,8 @@ fn group(g: &GroupPlan) -> GroupSpec {
                     timeout: o.timeout.map(format_duration),
                     hwm: o.hwm.map(format_size),
                     max_staleness: o.max_staleness.map(format_duration),
+                    scrub: o.scrub.map(|rate| Scrub { rate, ..Scrub::default() }.rate_words()),
+                    scrub_every: o.scrub_every.map(format_duration),
                     save: o.save.map(format_size),
                 };
                 (n.to_string(), own)

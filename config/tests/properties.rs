@@ -85,6 +85,8 @@ fn specs() -> impl Strategy<Value = TopologySpec> {
                     timeout: timeout.map(|t| format!("{t}ms")),
                     hwm: hwm.map(|h| format!("{h}KiB")),
                     max_staleness: timeout.map(|t| format!("{}s", t + 2)),
+                    scrub: hwm.map(|h| format!("{h}KiB/s")),
+                    scrub_every: timeout.map(|t| format!("{}s", t + 60)),
                     save: None,
                 };
                 (name(node.index(count)), own)

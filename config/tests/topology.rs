@@ -316,3 +316,35 @@ fn who_steps_in_when_nobody_above_is_left() {
     let plain = text.replace("    bypass: false\n", "");
     assert!(group(&Topology::compile(&plain, "t.yaml").expect("sound"), "g1").bypass, "on unless");
 }
+
+/// How replicas look after their content: a rate or `off`, a period, and what single members do.
+#[test]
+fn the_search_for_damage_is_set() {
+    let file = |group: &str| {
+        format!(
+            "version: 1\nnodes:\n  a: {{listen: 127.0.0.1:7101, data: ./a}}\n  b: {{listen: 127.0.0.1:7102, \
+             data: ./b}}\n  c: {{listen: 127.0.0.1:7103, data: ./c}}\ngroups:\n  g:\n    primary: a\n    \
+             routes: {{a: [b, c]}}\n{group}"
+        )
+    };
+    let compiled = |group: &str| Topology::compile(&file(group), "t").expect("it compiles");
+    let scrub = |t: &Topology, node: &str| {
+        let g = t.groups().next().expect("a group");
+        let s = g.playback_for(&n(node)).scrub;
+        (s.rate_words(), s.every.as_secs())
+    };
+    let t = compiled("");
+    assert_eq!(scrub(&t, "b"), ("16MiB/s".to_owned(), 86_400));
+    let t = compiled(
+        "    playback: {scrub: off, scrub_every: 7d}\n    overrides: {c: {scrub: 1MiB/s}}\n",
+    );
+    assert_eq!(scrub(&t, "b"), ("off".to_owned(), 7 * 86_400));
+    assert_eq!(scrub(&t, "c"), ("1MiB/s".to_owned(), 7 * 86_400));
+    let again = t.to_spec().to_yaml().expect("it is written");
+    assert_eq!(Topology::compile(&again, "again").expect("and read"), t);
+    for wrong in ["scrub: 16MiB", "scrub: 1KiB/s", "scrub: slow", "scrub_every: 1s"] {
+        let text = file(&format!("    playback: {{{wrong}}}\n"));
+        let why = Topology::compile(&text, "t").expect_err("refused").plain().to_string();
+        assert!(why.contains("`scrub"), "{wrong}: {why}");
+    }
+}

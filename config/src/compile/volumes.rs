@@ -4,10 +4,10 @@ use super::values::Field;
 use super::{Members, bad_name, values};
 use crate::diagnostics::{Problem, Report, Span};
 use crate::limits::{self, MAX_BLOCKS};
-use crate::plan::{Confirm, GroupPlan, OnFull, Override, Playback, Policy, VolumePlan};
+use crate::plan::{Confirm, GroupPlan, OnFull, Override, Playback, Policy, Scrub, VolumePlan};
 use crate::raw::{RawBacking, RawGroup, RawPlayback, RawPolicy, RawTopology, RawVolume};
 use crate::suggest;
-use crate::units::format_size;
+use crate::units::{format_size, parse_size};
 use crate::value::shown;
 use crate::yaml::Text;
 use rcp::proto::ids::{GroupName, Label, NodeName};
@@ -335,6 +335,33 @@ fn max_staleness(text: Option<&Text>, field: Field<'_>, report: &mut Report) -> 
     values::duration(text, field, (limits::MIN_STALENESS, limits::MAX_TIMEOUT), report)
 }
 
+/// `off`, or bytes per second: 0 is off.
+fn scrub(text: Option<&Text>, field: Field<'_>, report: &mut Report) -> Option<u64> {
+    let text = text?;
+    let (least, most) = (limits::MIN_SCRUB, limits::MAX_SCRUB);
+    match text.value.as_str() {
+        "off" => return Some(0),
+        value => {
+            let rate = value.strip_suffix("/s").and_then(|v| parse_size(v).ok());
+            if let Some(rate) = rate.filter(|r| (least..=most).contains(r)) {
+                return Some(rate);
+            }
+        }
+    }
+    report.add(|| {
+        Problem::new(&text.span, format!("{field} cannot be {}", shown(&text.value))).hint(format!(
+            "write bytes per second such as `16MiB/s`, from {}/s to {}/s, or `off`",
+            format_size(least),
+            format_size(most)
+        ))
+    });
+    None
+}
+
+fn scrub_every(text: Option<&Text>, field: Field<'_>, report: &mut Report) -> Option<Duration> {
+    values::duration(text, field, (limits::MIN_SCRUB_EVERY, limits::MAX_TIMEOUT), report)
+}
+
 /// The playback of a group's replicas.
 pub(super) fn playback(raw: &RawPlayback, group: &str, report: &mut Report) -> Playback {
     let owner = format!("the playback of group {group}");
@@ -344,6 +371,12 @@ pub(super) fn playback(raw: &RawPlayback, group: &str, report: &mut Report) -> P
             .unwrap_or(Duration::ZERO),
         hwm: hwm(raw.hwm.as_ref(), field("hwm"), report).unwrap_or(limits::DEFAULT_HWM),
         max_staleness: max_staleness(raw.max_staleness.as_ref(), field("max_staleness"), report),
+        scrub: Scrub {
+            rate: scrub(raw.scrub.as_ref(), field("scrub"), report)
+                .unwrap_or(limits::DEFAULT_SCRUB),
+            every: scrub_every(raw.scrub_every.as_ref(), field("scrub_every"), report)
+                .unwrap_or(limits::DEFAULT_SCRUB_EVERY),
+        },
     }
 }
 
@@ -366,6 +399,8 @@ pub(super) fn overrides(
                 field("max_staleness"),
                 report,
             ),
+            scrub: scrub(raw.scrub.as_ref(), field("scrub"), report),
+            scrub_every: scrub_every(raw.scrub_every.as_ref(), field("scrub_every"), report),
             save: values::size(raw.save.as_ref(), field("save"), SAVE, WHY_SAVE, report),
         };
         if let Some(node) = node.filter(|_| own != Override::default()) {
