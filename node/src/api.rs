@@ -277,6 +277,15 @@ pub struct VolumeInfo {
     /// When the last complete round ended.
     #[serde(default)]
     pub scrubbed_us: Option<u64>,
+    /// Bytes per second of these rounds, at a replica; 0: there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scrub_rate: Option<u64>,
+    /// Seconds from the end of one round to the beginning of the next, at a replica.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scrub_every_s: Option<u64>,
+    /// How far a round has come that somebody asked for (`rcpctl verify --deep`), in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scrub_asked: Option<String>,
     /// The delta-set table, newest first.
     pub sets: Vec<SetInfo>,
     /// The volume's writers, oldest first.

@@ -7,6 +7,7 @@ pub mod clock;
 pub mod daemon;
 pub mod demo;
 pub mod fleet;
+pub mod fsck;
 pub mod hex;
 pub mod http;
 pub mod limits;

@@ -75,8 +75,6 @@ pub const STOP_DEADLINE: Duration = Duration::from_secs(10);
 /// that it needs, up to this.
 pub const CHANGES_BYTES: u64 = 32 << 20;
 
-/// How gently replicas look through their content for damage: 16 MiB each second, a round a day.
-pub const SCRUB: volmcast::volume::ScrubPolicy = volmcast::volume::ScrubPolicy {
-    rate: 16 << 20,
-    every: std::time::Duration::from_secs(24 * 3600),
-};
+/// A search for damage that does nothing.
+pub const NO_SCRUB: volmcast::volume::ScrubPolicy =
+    volmcast::volume::ScrubPolicy { rate: 0, every: std::time::Duration::MAX };

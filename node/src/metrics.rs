@@ -80,6 +80,8 @@ defs! { GAUGES, "gauge":
     VOLUME_STATE = "rcp_volume_state", Count, "1 for the state that the volume is in, 0 for the others.";
     DAMAGED = "rcp_damaged_blocks", Count, "Blocks of the content that turned out damaged since the node was started; they are fetched again from the parent; at a writer that took over, they are to be written again.";
     SCRUBBED = "rcp_scrub_complete_time_seconds", Seconds, "When the content was last looked through in full, since 1970; absent before.";
+    SCRUB_PROGRESS = "rcp_scrub_progress_ratio", Percent, "Part of the content that was looked through in this round, from 0 to 1, at a replica; absent where it is off.";
+    SCRUB_RATE = "rcp_scrub_rate_bytes_per_second", Count, "Bytes per second at which a replica looks through its content; 0 if it does not.";
     DIGEST_KNOWN = "rcp_digest_known", Count, "1 if the digest of the visible state is known here, 0 while it is being found out.";
     DIFFERS = "rcp_volume_differs", Count, "1 if the content was found to differ from the primary's: reads are refused.";
     VOLUME_BLOCKED = "rcp_volume_blocked", Count, "1 if the volume cannot advance or be read; rcpctl status says why.";
@@ -335,6 +337,12 @@ fn export_volume(v: &VolumeInfo) {
         if let Some(at) = v.scrubbed_us {
             set(&SCRUBBED, seconds(at));
         }
+        if let Some(percent) = v.scrub_percent {
+            set(&SCRUB_PROGRESS, count(percent) / 100.0);
+        }
+        if let Some(rate) = v.scrub_rate {
+            set(&SCRUB_RATE, count(rate));
+        }
         set(&DIFFERS, flag(v.differs.is_some()));
     }
     set(&VOLUME_BLOCKED, flag(v.reason.is_some()));
@@ -426,6 +434,8 @@ mod tests {
         status.groups[0].children[0].limit = Some(20_000_000);
         status.security.certificate_until_us = Some(1);
         status.volumes[0].scrubbed_us = Some(1);
+        status.volumes[0].scrub_percent = Some(40);
+        status.volumes[0].scrub_rate = Some(1 << 20);
         status
     }
 
@@ -442,6 +452,8 @@ mod tests {
             "rcp_volume_state{volume=\"db\",group=\"g1\",role=\"primary\",state=\"writable\"} 1",
             "rcp_volume_state{volume=\"db\",group=\"g1\",role=\"primary\",state=\"failed\"} 0",
             "rcp_member_state{volume=\"db\",group=\"g1\",member=\"cel9-ser1\",state=\"offline\"} 1",
+            "rcp_scrub_progress_ratio{volume=\"db\",group=\"g1\",role=\"primary\"} 0.4",
+            "rcp_scrub_rate_bytes_per_second{volume=\"db\",group=\"g1\",role=\"primary\"} 1048576",
             "rcp_member_seed_ratio{volume=\"db\",group=\"g1\",member=\"cel2-ser2\"} 0.42",
             "rcp_link_bytes_total{group=\"g1\",side=\"child\",peer=\"cel2-ser2\"} 5242880",
             "rcp_link_limit_bytes_per_second{group=\"g1\",side=\"child\",peer=\"cel2-ser2\"} 2500000",

@@ -41,6 +41,10 @@ fn plan() -> OpenPlan {
         compression: Compression::Never,
         import: false,
         budget: volmcast::save::Budget::new(1 << 20),
+        scrub: volmcast::volume::ScrubPolicy {
+            rate: 16 << 20,
+            every: Duration::from_secs(24 * 3600),
+        },
     }
 }
 

@@ -45,6 +45,10 @@ fn plan(n: &str) -> OpenPlan {
         compression: Compression::Never,
         import: false,
         budget: volmcast::save::Budget::new(1 << 20),
+        scrub: volmcast::volume::ScrubPolicy {
+            rate: 16 << 20,
+            every: Duration::from_secs(24 * 3600),
+        },
     }
 }
 

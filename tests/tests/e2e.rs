@@ -14,6 +14,8 @@ mod bypass;
 mod crowd;
 #[path = "e2e/damage.rs"]
 mod damage;
+#[path = "e2e/deep.rs"]
+mod deep;
 #[path = "e2e/delays.rs"]
 mod delays;
 #[path = "e2e/dialling.rs"]
@@ -22,6 +24,8 @@ mod dialling;
 mod failover;
 #[path = "e2e/filetest.rs"]
 mod filetest;
+#[path = "e2e/fsck.rs"]
+mod fsck;
 #[path = "e2e/full.rs"]
 mod full;
 #[path = "e2e/groups.rs"]

@@ -48,6 +48,7 @@ fn plan() -> OpenPlan {
         compression: Compression::WherePays,
         import: false,
         budget: volmcast::save::Budget::new(1 << 20),
+        scrub: ScrubPolicy { rate: 0, every: Duration::ZERO },
     }
 }
 
@@ -61,7 +62,6 @@ fn tuning() -> Tuning {
         held: 1 << 16,
         changes: 1 << 20,
         extent,
-        scrub: ScrubPolicy { rate: 0, every: Duration::ZERO },
     }
 }
 

@@ -55,7 +55,7 @@ pub(super) enum BlockCommand {
 }
 
 /// An id that says when it was made, so that of two blocks the later one can be told.
-fn new_id() -> uuid::Uuid {
+pub(super) fn new_id() -> uuid::Uuid {
     let random = uuid::Uuid::new_v4();
     let mut rest = [0; 10];
     rest.copy_from_slice(&random.as_bytes()[6..]);

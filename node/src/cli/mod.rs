@@ -2,10 +2,11 @@
 //!
 //! They speak HTTP with running nodes: over the Unix socket in the data folder of one on this
 //! machine, and with a token, over TLS, with one elsewhere. Nothing here opens a volume or a save
-//! volume. What is printed is made by pure functions from what the nodes
+//! volume (`fsck` reads those of a stopped node). What is printed is made by pure functions from what the nodes
 //! answered (`status`, `rcproute::shown`), so that tests can compare it letter by letter.
 //!
-//! Exit status: 0 done, 1 refused or failed (the reason is on standard error), 2 wrong usage.
+//! Exit status: 0 done, 1 refused or failed (the reason is on standard error), 2 wrong usage; that of
+//! `fsck` says how bad it is.
 
 mod block;
 mod branch;
@@ -14,6 +15,7 @@ mod columns;
 mod commands;
 mod failover;
 pub mod filetest;
+mod fsck;
 mod groups;
 mod image;
 mod membership;

@@ -8,6 +8,7 @@ use super::block::{self, BlockCommand};
 use super::branch::{self, BranchCommand};
 use super::commands::{self, Delta, DownArgs, Replicate};
 use super::failover::{self, ConfirmArgs, FailoverArgs, HistoryArgs, ResyncArgs};
+use super::fsck::{self, FsckArgs};
 use super::groups::{self, VolmcastCommand};
 use super::membership::{self, GroupCommand};
 use super::output::{Failed, finish};
@@ -68,8 +69,15 @@ enum Command {
     /// Compare all replicas of a volume with its primary, by digest
     ///
     /// Nothing is read but the digests that every node keeps; the content itself is proved when it
-    /// is read. The answer is 0 if all are equal, 1 if not or if somebody cannot say.
+    /// is read, or with --deep. The answer is 0 if all are equal (and whole), 1 if not or if somebody
+    /// cannot say.
     Verify(VerifyArgs),
+    /// Explain the data folder of a stopped node, without changing it
+    ///
+    /// Each volume is opened as the node would open it, in memory. The answer is 0 if all is well, 1
+    /// if there is damage that the node heals by itself, 2 if somebody has to do something, and 3 if
+    /// the folder could not be looked at, because a node runs on it for example.
+    Fsck(FsckArgs),
     /// Create, import, list and change volumes
     #[command(subcommand)]
     Volume(VolumeCommand),
@@ -107,6 +115,7 @@ async fn run(command: Command) -> Result<(), Failed> {
         Command::Branch(command) => branch::run(command, &around).await,
         Command::Confirm(args) => failover::confirm(args, &around).await,
         Command::Verify(args) => verify::run(args, &around).await,
+        Command::Fsck(args) => fsck::run(&args),
         Command::History(args) => failover::history(args, &around).await,
         Command::Volume(command) => volumes::run(command, &around).await,
         Command::Topology(command) => topology::run(command, &around).await,
@@ -126,8 +135,17 @@ async fn run(command: Command) -> Result<(), Failed> {
 /// The whole program.
 #[must_use]
 pub fn main() -> ExitCode {
-    // Wrong usage ends here, with 2; --help and --version with 0.
-    let cli = Cli::parse();
+    begin(Cli::parse())
+}
+
+/// The whole program, with these words behind its name.
+#[must_use]
+pub fn main_with(words: &[String]) -> ExitCode {
+    begin(Cli::parse_from(std::iter::once("rcpctl").chain(words.iter().map(String::as_str))))
+}
+
+/// Wrong usage has ended before, with 2; --help and --version with 0.
+fn begin(cli: Cli) -> ExitCode {
     if let Command::Daemon(args) = &cli.command {
         std::process::exit(daemon::main(args));
     }

@@ -2,6 +2,7 @@
 
 use rcp::proto::ids::{NodeName, VolumeId};
 use volmcast::storage::Standing;
+use volmcast::volume::Scrubbed;
 
 use super::failover::conflict;
 use super::{Effect, Held, Level, Mover};
@@ -36,7 +37,47 @@ pub(super) fn remembered(h: &mut Held) -> Option<Standing> {
     Some(h.writer.standing())
 }
 
+/// What came of a round through the content; false if it is not as it should be.
+fn scrub_result(h: &Held, done: Scrubbed) -> (bool, String) {
+    let Scrubbed { looked, damaged, digest } = done;
+    if let Some(why) = h.volume.refusal().filter(|_| h.volume.differs().is_some()) {
+        return (false, why);
+    }
+    let Some((set, sum)) = digest else {
+        return (false, "it is no replica any more".to_owned());
+    };
+    let digest = format!("digest {sum} at set {set}");
+    match damaged {
+        0 => (true, format!("{looked} blocks are what was stored; {digest}")),
+        n => (
+            false,
+            format!(
+                "{n} of {looked} blocks were damaged, and were fetched again from the parent; \
+                 {digest}; look at the disk"
+            ),
+        ),
+    }
+}
+
 impl Mover {
+    /// A round through the content has ended that blocks had asked for.
+    pub(super) fn scrubbed(&mut self, id: VolumeId, done: Scrubbed) {
+        let Some(h) = self.volumes.get_mut(&id) else { return };
+        let asked = std::mem::take(&mut h.scrubbing);
+        let (ok, text) = scrub_result(h, done);
+        for block in asked {
+            self.own_done(block, if ok { Ok(text.clone()) } else { Err(text.clone()) });
+        }
+    }
+
+    /// The volume has stopped: no round goes on.
+    pub(super) fn scrubs_failed(&mut self, id: VolumeId, why: &str) {
+        let Some(h) = self.volumes.get_mut(&id) else { return };
+        for block in std::mem::take(&mut h.scrubbing) {
+            self.own_done(block, Err(why.to_owned()));
+        }
+    }
+
     /// At the writer: what the disk holds is the volume, on an operator's word. What was damaged, in
     /// words; `None` if nothing is known to be.
     pub(super) fn accept_damage(&mut self, id: VolumeId) -> Option<String> {

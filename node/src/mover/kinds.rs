@@ -28,6 +28,8 @@ pub(super) const PLAYBACK_STOP: &str = "volume-playback-stop";
 pub const COPY_EXTENT: &str = "volume-copy-extent";
 /// Members that are the source of a volume send it: `VOLUME`.
 pub(super) const REPLICATE: &str = "volume-replicate";
+/// Replicas look through all of their content now: `VOLUME BYTES_PER_SECOND`.
+pub const SCRUB: &str = "volume-scrub";
 /// Kind of handler that is run for every state that a node has completed.
 const CUT: &str = "cut";
 /// What of a file system's files is no longer as it was: a path per line.
@@ -48,6 +50,7 @@ pub(super) enum Own {
     PlaybackStop,
     CopyExtent,
     Replicate,
+    Scrub,
 }
 
 impl Own {
@@ -59,6 +62,7 @@ impl Own {
             PLAYBACK_STOP => Self::PlaybackStop,
             COPY_EXTENT => Self::CopyExtent,
             REPLICATE => Self::Replicate,
+            SCRUB => Self::Scrub,
             _ => return None,
         })
     }
@@ -107,6 +111,14 @@ fn words(body: &[u8]) -> Result<Vec<&str>, String> {
     Ok(text.split_ascii_whitespace().collect())
 }
 
+/// What a [`SCRUB`] block says: a volume, and bytes per second.
+fn scrub_order(body: &[u8]) -> Result<(String, u64), String> {
+    let form = || format!("the data of {SCRUB} is VOLUME BYTES_PER_SECOND");
+    let [volume, rate] = words(body)?.try_into().map_err(|_| form())?;
+    let rate = rate.parse::<u64>().ok().filter(|r| *r > 0).ok_or_else(form)?;
+    Ok((volume.to_owned(), rate))
+}
+
 /// The data of a standard notification is what every handler may rely on.
 fn check_notification(order: &Order) -> Result<(), String> {
     let kind = order.kind.as_str();
@@ -152,7 +164,7 @@ impl Mover {
         (replica, primary): (bool, bool),
     ) -> Option<Part> {
         let does = match own {
-            Own::Hash | Own::CopyExtent => replica,
+            Own::Hash | Own::CopyExtent | Own::Scrub => replica,
             Own::Destination => !primary,
             Own::Replicate => self.sources(&block.body).next().is_some(),
             Own::PlaybackStart | Own::PlaybackStop if replica => return None,
@@ -192,7 +204,7 @@ impl Mover {
             bad(format!(
                 "kinds that begin with `{OWN_KINDS}` are the program's own, and `{kind}` is none that \
                  can be sent: {PLAYBACK_START}, {PLAYBACK_STOP}, {COPY_EXTENT}, {REPLICATE}, \
-                 {DESTINATION}"
+                 {SCRUB}, {DESTINATION}"
             ))
         })?;
         let said = words(&order.body).map_err(bad)?;
@@ -203,6 +215,10 @@ impl Mover {
         let body = match own {
             Own::Hash => return Err(bad(format!("{kind} cannot be sent"))),
             Own::PlaybackStart | Own::PlaybackStop => self.of_group(group, one()?)?.to_string(),
+            Own::Scrub => {
+                let (volume, rate) = scrub_order(&order.body).map_err(bad)?;
+                format!("{} {rate}", self.of_group(group, &volume)?)
+            }
             Own::Replicate => Label::new(one()?).map_err(|e| bad(e.to_string()))?.to_string(),
             Own::CopyExtent => {
                 let e = Extent::read(&order.body).map_err(bad)?;
@@ -245,6 +261,7 @@ impl Mover {
             Some(Own::PlaybackStop) => self.play_back(group, block, false),
             Some(Own::CopyExtent) => self.extent_copied(block),
             Some(Own::Replicate) => self.replicate_own(block),
+            Some(Own::Scrub) => self.scrub_own(group, block),
             Some(Own::Hash) | None => Err(format!("{} cannot be carried out here", block.kind)),
         };
         match result {
@@ -304,6 +321,26 @@ impl Mover {
         let e = Extent::read(&block.body)?;
         let set = block.after.map_or(0, |s| s.set.0);
         Ok(Some(format!("{} bytes at {} written again with set {set}", e.length, e.offset)))
+    }
+
+    /// Begins a round through the content; it is answered when that has ended.
+    fn scrub_own(
+        &mut self,
+        group: &GroupName,
+        block: &ControlBlock,
+    ) -> Result<Option<String>, String> {
+        let (volume, rate) = scrub_order(&block.body)?;
+        let id = volume.parse().map_err(|_| "it does not name a volume".to_owned())?;
+        let Some(h) = self.volumes.get_mut(&id).filter(|h| h.group == *group) else {
+            return Err(format!("volume {volume} is not here yet"));
+        };
+        h.scrubbing.push(block.id);
+        if let Err(why) = h.volume.scrub_now(rate) {
+            h.scrubbing.retain(|b| *b != block.id);
+            return Err(why);
+        }
+        self.settle(id);
+        Ok(None)
     }
 
     fn replicate_own(&mut self, block: &ControlBlock) -> Result<Option<String>, String> {

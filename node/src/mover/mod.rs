@@ -75,7 +75,7 @@ pub use controls::{HASH, Order};
 pub use destinations::{Destinations, NotDestinations};
 pub use failover::{Gate, NotMade};
 pub use history::Confirm;
-pub use kinds::{COPY_EXTENT, Extent};
+pub use kinds::{COPY_EXTENT, Extent, SCRUB};
 pub use learning::Learned;
 pub use links::{Accepted, GroupPlan};
 pub use trust::{Proof, TurnedAway};
@@ -355,6 +355,8 @@ struct Held {
     growing: Vec<(AskId, BlockCount)>,
     /// Who waits until a state is listed as kept, durably.
     keeping: Vec<(AskId, rcp::proto::ids::SetNumber)>,
+    /// Control blocks that wait for a round through the content.
+    scrubbing: Vec<[u8; 16]>,
     /// The files are being prepared for a larger size: never for two at a time.
     preparing: bool,
     /// Waiting for what was set to be durable.
@@ -519,6 +521,7 @@ impl Mover {
                 offered,
                 growing: Vec::new(),
                 keeping: Vec::new(),
+                scrubbing: Vec::new(),
                 preparing: false,
                 setting: Vec::new(),
                 playback_order: 0,

@@ -496,4 +496,9 @@ fn proof(h: &Held, info: &mut VolumeInfo) {
     info.took_damage = h.writer.damaged.clone().filter(|_| super::history::is_primary(h));
     info.scrub_percent = scrub.map(|(percent, _)| percent);
     info.scrubbed_us = scrub.map(|(_, at)| at.0).filter(|at| *at > 0);
+    let policy = h.volume.scrub_policy();
+    let replica = matches!(h.volume.config().role, Role::Replica { .. });
+    info.scrub_rate = replica.then_some(policy.rate);
+    info.scrub_every_s = replica.then_some(policy.every.as_secs());
+    info.scrub_asked = h.volume.scrub_words();
 }

@@ -106,6 +106,7 @@ impl Mover {
                 self.effect(Effect::Exports { volume: id });
                 self.reattach(id, "the save volume was damaged");
             }
+            E::Scrubbed(done) => self.scrubbed(id, done),
             E::Differs { text } => {
                 let label = self.label_of(id);
                 self.note(Level::Error, format!("volume {label}: {text}"));
@@ -128,6 +129,7 @@ impl Mover {
                 self.growth_failed(id, &text);
                 self.settings_failed(id, &text);
                 self.keeps_failed(id, &text);
+                self.scrubs_failed(id, &text);
                 self.cuts_failed(id, &text);
                 self.change_failed(id, &text);
             }

@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use volmcast::save::Budget;
 use volmcast::storage::{StorageError, replace_file};
-use volmcast::volume::{CutPolicy, PlaybackPolicy};
+use volmcast::volume::{CutPolicy, PlaybackPolicy, ScrubPolicy};
 
 use super::blocks;
 use super::certificates::{self, load_pki, plain_rule};
@@ -165,6 +165,7 @@ pub(super) fn replica_plan(
             },
             import: false,
             budget: budget.clone(),
+            scrub: ScrubPolicy { rate: playback.scrub.rate, every: playback.scrub.every },
         },
         save: g.volumes.iter().map(|v| (v.label.to_string(), g.save_for(v, node))).collect(),
         default_save: first.map_or(1 << 30, |v| g.save_for(v, node)),

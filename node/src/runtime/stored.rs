@@ -3,62 +3,45 @@
 //! Nothing here removes content: only what is proven to be the beginning or the rest of a volume goes,
 //! and a volume that has lost its identity keeps the node from making an empty one in its place.
 
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use config::{GroupPlan as PlannedGroup, VolumePlan};
 use rcp::proto::ids::{NodeName, VolumeId};
-use volmcast::storage::{Identity, Standing, StorageError, has_content};
+use volmcast::storage::{Identity, Standing, has_content};
 use volmcast::units::{BlockCount, BlockSize};
 
 use super::core::{Core, ReplicaPlan};
 use super::start::{StartError, io};
 use crate::clock;
 use crate::mover::ClosedVolume;
+use crate::volumes::folder::{Entry, Stored, What, lost_its_name, survey, twice};
 use crate::volumes::open::{self, OpenPlan};
-
-/// A volume's folder.
-#[derive(Debug)]
-struct Stored {
-    path: PathBuf,
-    identity: Identity,
-}
 
 fn refused(text: String) -> StartError {
     StartError::Refused(text)
 }
 
-/// The volumes in the folder.
+/// The volumes in the folder. What is proven to be no volume is removed.
 fn look(all: &Path, node: &NodeName) -> Result<Vec<Stored>, StartError> {
-    let at = || all.display().to_string();
     let mut found: Vec<Stored> = Vec::new();
-    for entry in std::fs::read_dir(all).map_err(io(at()))? {
-        let entry = entry.map_err(io(at()))?;
-        let path = entry.path();
-        let named = entry.file_name().to_str().is_some_and(|n| n.parse::<VolumeId>().is_ok());
-        let folder = entry.file_type().map_err(io(path.display().to_string()))?.is_dir();
-        let identity = match Identity::load(&path, node) {
-            Ok(identity) => identity,
-            Err(e) if !is_absent(&e) => return Err(refused(e.to_string())),
-            Err(_) if folder && Identity::is_unfinished(&path) => {
+    for Entry { path, what } in survey(all, node).map_err(io(all.display().to_string()))? {
+        let identity = match what {
+            What::Volume(identity) => *identity,
+            What::Unreadable(why) => return Err(refused(why)),
+            What::Unfinished => {
                 tracing::warn!("{} is an unfinished volume and is removed", path.display());
                 let _ = Identity::erase(&path);
                 continue;
             }
-            Err(_) if folder && named => {
+            What::Unnamed => {
                 // Succeeds only where nothing is in it.
                 if std::fs::remove_dir(&path).is_err() {
-                    return Err(refused(format!(
-                        "{} has content and no identity: restore the file `identity` in it from a \
-                         backup, or move the folder out of {}; nothing of it was touched",
-                        path.display(),
-                        all.display()
-                    )));
+                    return Err(refused(lost_its_name(&path, all)));
                 }
                 continue;
             }
-            Err(_) => {
-                if entry.file_name() != "lost+found" {
+            What::Other => {
+                if path.file_name().is_some_and(|n| n != "lost+found") {
                     tracing::warn!("{} is no volume: it is left as it is", path.display());
                 }
                 continue;
@@ -67,24 +50,11 @@ fn look(all: &Path, node: &NodeName) -> Result<Vec<Stored>, StartError> {
         // A crash may have come between the two.
         Identity::finished(&path).map_err(|e| refused(e.to_string()))?;
         if let Some(other) = found.iter().find(|f| f.identity.volume == identity.volume) {
-            return Err(refused(format!(
-                "{} and {} are the same volume {} ({}): move the one that is a copy out of {}",
-                other.path.display(),
-                path.display(),
-                identity.label,
-                identity.volume,
-                all.display()
-            )));
+            return Err(refused(twice(&identity, &other.path, &path, all)));
         }
         found.push(Stored { path, identity });
     }
     Ok(found)
-}
-
-/// There is no identity; it is not merely one that cannot be read.
-fn is_absent(e: &StorageError) -> bool {
-    let absent = |k| matches!(k, ErrorKind::NotFound | ErrorKind::NotADirectory);
-    matches!(e, StorageError::Io { source, .. } if absent(source.kind()))
 }
 
 /// Opens what is in the folder and makes the primary's volumes that the topology names.
@@ -110,19 +80,7 @@ pub(super) fn open_volumes(
             Ok(o) => core.enter(o),
             // Other volumes go on.
             Err(e) => {
-                let remedy = match identity.role.as_str() {
-                    "primary" => format!(
-                        "restore it from a backup, or let a replica take over (`rcpctl failover {} \
-                         --plan`)",
-                        identity.label
-                    ),
-                    _ => format!(
-                        "or give up what is here, and it is seeded again: `rcpctl volume delete {} \
-                         --yes` at this node",
-                        identity.label
-                    ),
-                };
-                let why = format!("{e}; {remedy}");
+                let why = open::closed(&identity, &e);
                 core.names.set_closed(identity.volume, identity.label.as_str(), &why);
                 let (label, group, role) = (identity.label, identity.group, identity.role);
                 let closed = ClosedVolume { label, group, role, why };
@@ -192,6 +150,8 @@ fn new_primary(
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use rcp::proto::ids::{GroupName, Label};
 

@@ -6,6 +6,7 @@
 
 pub mod changes;
 pub mod door;
+pub(crate) mod folder;
 pub mod gate;
 pub mod names;
 pub mod open;

@@ -42,6 +42,8 @@ pub struct OpenPlan {
     pub import: bool,
     /// What all volumes of the node may keep of what they read back from their save volumes.
     pub budget: Arc<Budget>,
+    /// How gently stored content is looked through, at a replica.
+    pub scrub: ScrubPolicy,
 }
 
 /// Sizes that a node takes from its limits, and a simulation makes small.
@@ -61,8 +63,6 @@ pub struct Tuning {
     pub extent: ExtentSize,
     /// Bytes of the list of changed blocks.
     pub changes: u64,
-    /// How gently stored content is looked through.
-    pub scrub: ScrubPolicy,
 }
 
 impl Default for Tuning {
@@ -75,8 +75,22 @@ impl Default for Tuning {
             held: limits::HELD_BYTES,
             extent: ExtentSize::DEFAULT,
             changes: limits::CHANGES_BYTES,
-            scrub: limits::SCRUB,
         }
+    }
+}
+
+/// What an operator should know of an opening.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// In words.
+    pub text: String,
+    /// Nothing is lost by it, and nobody has to do anything.
+    pub heals: bool,
+}
+
+impl std::fmt::Display for Note {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
     }
 }
 
@@ -90,7 +104,7 @@ pub struct Machine {
     /// Arithmetic of the save area.
     pub ring: Ring,
     /// What an operator should know of the opening.
-    pub notes: Vec<String>,
+    pub notes: Vec<Note>,
 }
 
 /// An open volume.
@@ -107,7 +121,7 @@ pub struct Opened {
     /// The readable side.
     pub states: Option<Arc<ReplicaVolume>>,
     /// What an operator should know of the opening.
-    pub notes: Vec<String>,
+    pub notes: Vec<Note>,
 }
 
 /// Why a volume cannot be opened.
@@ -221,33 +235,8 @@ pub fn format(
 /// [`OpenFailure`] names the file and the remedy.
 pub fn open(folder: &Path, plan: &OpenPlan, now: Mono, wall: Wall) -> Result<Opened, OpenFailure> {
     let identity = Identity::load(folder, &plan.node)?;
+    let files = Arc::new(reach(folder, &identity, false)?);
     let label = identity.label.to_string();
-    let fail = |text: String| OpenFailure::Area { label: label.clone(), text };
-    let recover = |source| OpenFailure::Recover { label: label.clone(), source };
-    // The size may have changed since; the mailbox knows.
-    let slots = std::fs::read(folder.join("mailbox")).unwrap_or_default();
-    let mailbox = Mailbox::choose(&slots, identity.volume)
-        .map_err(|source| recover(RecoverError::Mailbox { volume: identity.volume, source }))?;
-    // A relay has no content.
-    let size = match identity.role.as_str() {
-        "relay" => 0,
-        _ => identity.block_size.offset(BlockIndex(mailbox.blocks.0)),
-    };
-    let files = Arc::new(Files::open(folder, &identity, size)?);
-    let found = files.save_len().unwrap_or(0);
-    if found < identity.save {
-        return Err(fail(format!(
-            "{} has {found} bytes instead of {}: it was truncated; delete the volume here and let \
-             it be seeded again, or, at the primary, restore the file's size with `truncate -s {}`: \
-             what is missing is then detected and given up",
-            folder.join("save").display(),
-            identity.save,
-            identity.save
-        )));
-    }
-    if identity.save < MIN_CAPACITY {
-        return Err(recover(RecoverError::TooSmall(identity.save)));
-    }
     let m = assemble(&identity, plan, &Tuning::default(), &*files, now, wall)?;
     let primary = m.volume.capture().zip(m.activity).map(|(capture, activity)| {
         Arc::new(PrimaryVolume::new(
@@ -265,6 +254,65 @@ pub fn open(folder: &Path, plan: &OpenPlan, now: Mono, wall: Wall) -> Result<Ope
         Arc::new(ReplicaVolume::new(files.clone(), board, m.ring, identity.block_size))
     });
     Ok(Opened { identity, volume: m.volume, files, primary, states, notes: m.notes })
+}
+
+/// The files of a volume, which are as long as they have to be; if somebody is only `looking`, for
+/// reading.
+///
+/// # Errors
+/// [`OpenFailure`] names the file and the remedy.
+pub(crate) fn reach(
+    folder: &Path,
+    identity: &Identity,
+    looking: bool,
+) -> Result<Files, OpenFailure> {
+    let label = identity.label.to_string();
+    let recover = |source| OpenFailure::Recover { label: label.clone(), source };
+    // The size may have changed since; the mailbox knows.
+    let slots = std::fs::read(folder.join("mailbox")).unwrap_or_default();
+    let mailbox = Mailbox::choose(&slots, identity.volume)
+        .map_err(|source| recover(RecoverError::Mailbox { volume: identity.volume, source }))?;
+    // A relay has no content.
+    let size = match identity.role.as_str() {
+        "relay" => 0,
+        _ => identity.block_size.offset(BlockIndex(mailbox.blocks.0)),
+    };
+    let files = match looking {
+        true => Files::look(folder, identity, size)?,
+        false => Files::open(folder, identity, size)?,
+    };
+    let found = files.save_len().unwrap_or(0);
+    if found < identity.save {
+        let text = format!(
+            "{} has {found} bytes instead of {}: it was truncated; delete the volume here and let \
+             it be seeded again, or, at the primary, restore the file's size with `truncate -s {}`: \
+             what is missing is then detected and given up",
+            folder.join("save").display(),
+            identity.save,
+            identity.save
+        );
+        return Err(OpenFailure::Area { label, text });
+    }
+    if identity.save < MIN_CAPACITY {
+        return Err(recover(RecoverError::TooSmall(identity.save)));
+    }
+    Ok(files)
+}
+
+/// Why a volume stays closed, and what can be done.
+pub(crate) fn closed(identity: &Identity, why: &OpenFailure) -> String {
+    let remedy = match identity.role.as_str() {
+        "primary" => format!(
+            "restore it from a backup, or let a replica take over (`rcpctl failover {} --plan`)",
+            identity.label
+        ),
+        _ => format!(
+            "or give up what is here, and it is seeded again: `rcpctl volume delete {} --yes` at \
+             this node",
+            identity.label
+        ),
+    };
+    format!("{why}; {remedy}")
 }
 
 /// Opens the machine of a volume over its files.
@@ -311,7 +359,7 @@ pub fn assemble(
         blocks: mailbox.blocks,
         save_capacity: identity.save,
         changes: tuning.changes,
-        scrub: tuning.scrub,
+        scrub: plan.scrub,
         cache: tuning.cache.min(identity.save / 4),
         readback: tuning.readback,
         budget: plan.budget.clone(),
@@ -462,7 +510,7 @@ fn open_snapshots(
     identity: &Identity,
     mailbox: &Mailbox,
     files: &dyn Storage,
-    notes: &mut Vec<String>,
+    notes: &mut Vec<Note>,
 ) -> Result<SnapshotStore, String> {
     let kept = mailbox.kept.iter().filter(|k| k.pin > 0).map(|k| (PinId(k.pin), k.set));
     let pins: Vec<_> = kept.chain(mailbox.aside.iter().map(|k| (PinId(k.pin), k.set))).collect();
@@ -490,10 +538,11 @@ fn open_snapshots(
     let r = SnapshotStore::recover(identity.volume, identity.block_size, &supers, &table, &pins)
         .map_err(|e| e.to_string())?;
     if !r.damaged.is_empty() {
-        notes.push(format!(
+        let text = format!(
             "{} entries of the snapshot area are damaged: kept states can no longer be read",
             r.damaged.len()
-        ));
+        );
+        notes.push(Note { text, heals: false });
     }
     let mut area = super::primary::Area { files, bs: identity.block_size, capture: None };
     let damaged = r
@@ -501,10 +550,11 @@ fn open_snapshots(
         .settle(&r.unproved, &mut area)
         .map_err(|e| format!("the snapshot area could not be written: {e}"))?;
     for u in damaged {
-        notes.push(format!(
+        let text = format!(
             "a before image of block {} is damaged: reads of it in kept states are refused",
             u.block.0
-        ));
+        );
+        notes.push(Note { text, heals: false });
     }
     sync(files, FileId::Snapshots).map_err(|()| "the snapshot area could not be synced")?;
     Ok(r.store)
@@ -516,7 +566,7 @@ fn open_activity(
     files: &dyn Storage,
     capture: &Capture,
     tuning: &Tuning,
-    notes: &mut Vec<String>,
+    notes: &mut Vec<Note>,
 ) -> Result<Arc<SharedLog>, OpenFailure> {
     let g = Geometry { blocks, ..geometry(identity, tuning) };
     let fail = |text: String| OpenFailure::Area { label: identity.label.to_string(), text };
@@ -532,10 +582,11 @@ fn open_activity(
         r.log.complete(io.tag, &outcome);
     }
     if !r.damaged.is_empty() {
-        notes.push(format!(
+        let text = format!(
             "{} cells of the activity log are damaged: their extents count as changed",
             r.damaged.len()
-        ));
+        );
+        notes.push(Note { text, heals: true });
     }
     // What may have been written since the newest finished set is changed until shown otherwise.
     for (first, count) in &r.active {

@@ -217,6 +217,7 @@ impl SimNode {
                 import: false,
                 // Scarce, too, in some worlds.
                 budget: Budget::new(opt.cache / 2),
+                scrub: ScrubPolicy { rate: 4 << 20, every: Duration::from_secs(3) },
             },
             tuning: Tuning {
                 chunk_bytes: opt.chunk,
@@ -226,7 +227,6 @@ impl SimNode {
                 held: opt.held,
                 extent: opt.extent,
                 changes: opt.changes,
-                scrub: ScrubPolicy { rate: 4 << 20, every: Duration::from_secs(3) },
             },
             save: opt.save,
             snapshots: opt.snapshot_slots * (bs + 32),

@@ -243,6 +243,8 @@ pub(crate) const CLAIMS: &[Claim] = &[
             "volmcast/tests/digest.rs::every_planted_difference_is_found",
             "tests/tests/e2e/damage.rs::a_flipped_bit_in_the_content_of_a_replica",
             "tests/tests/e2e/damage.rs::one_hundred_planted_differences",
+            "node/tests/proof.rs::a_hundred_planted_differences_are_found",
+            "tests/tests/e2e/deep.rs::a_round_on_demand_finds_and_heals",
             READER,
         ],
     ),

@@ -10,6 +10,7 @@ mod buffers;
 mod direct;
 mod identity;
 mod near;
+mod overlay;
 mod syncs;
 
 use std::fs::{File, OpenOptions};
@@ -28,6 +29,7 @@ use direct::Direct;
 use syncs::Syncs;
 
 pub use identity::{Fenced, Identity, IdentityError, Standing};
+pub use overlay::{Nothing, Overlay};
 
 /// Why a volume's files cannot be opened; names the file and the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -191,11 +193,39 @@ impl Files {
     /// # Errors
     /// [`StorageError`] names the file and what to do.
     pub fn open(folder: &Path, identity: &Identity, base_len: u64) -> Result<Self, StorageError> {
-        let open =
-            |path: &Path| OpenOptions::new().read(true).write(true).open(path).map_err(at(path));
+        Self::open_as(folder, identity, base_len, false)
+    }
+
+    /// Opens a volume's files for reading only: every request that writes fails. The base is locked
+    /// against those who write. A file that opening would make is empty.
+    ///
+    /// # Errors
+    /// As [`Files::open`].
+    pub fn look(folder: &Path, identity: &Identity, base_len: u64) -> Result<Self, StorageError> {
+        Self::open_as(folder, identity, base_len, true)
+    }
+
+    fn open_as(
+        folder: &Path,
+        identity: &Identity,
+        base_len: u64,
+        looking: bool,
+    ) -> Result<Self, StorageError> {
+        let open = |path: &Path| {
+            OpenOptions::new().read(true).write(!looking).open(path).map_err(at(path))
+        };
+        let open_or_make = |path: &Path| match open(path) {
+            Err(_) if looking && !path.exists() => open(Path::new("/dev/null")),
+            Err(_) if !looking => open_or_make(path),
+            opened => opened,
+        };
         let path = identity.base_path(folder);
         let base = open(&path)?;
-        match rustix::fs::flock(&base, FlockOperation::NonBlockingLockExclusive) {
+        let lock = match looking {
+            true => FlockOperation::NonBlockingLockShared,
+            false => FlockOperation::NonBlockingLockExclusive,
+        };
+        match rustix::fs::flock(&base, lock) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(StorageError::Locked(path)),
             Err(e) => return Err(StorageError::Io { path, source: e.into() }),
@@ -210,8 +240,8 @@ impl Files {
         let save = open(&folder.join("save"))?;
         // A primary's children begin behind what it has just written: that is better cached.
         let whole = Ring::completes_pages(save.metadata().map_err(at(folder))?.len());
-        let direct =
-            (whole && identity.role != "primary").then(|| Direct::open(&folder.join("save")));
+        let direct = (whole && identity.role != "primary" && !looking)
+            .then(|| Direct::open(&folder.join("save")));
         Ok(Self {
             base,
             device,

@@ -36,6 +36,8 @@ pub(super) enum Reader {
     Child(NodeName, u64),
     /// This node takes its own content back.
     Undo,
+    /// The content differs, and nobody knows where: what changed is fetched again.
+    Differs,
 }
 
 #[derive(Debug, Default)]
@@ -280,6 +282,10 @@ impl Volume {
             Reader::Squeeze => {
                 let most = usize::try_from(self.changes.place / 4).unwrap_or(usize::MAX);
                 Work::Squeeze { region, volume, epoch, most }
+            }
+            Reader::Differs => {
+                let (after, end) = (SetNumber::ZERO, self.want.blocks);
+                Work::Changed { region, volume, epoch, after, end }
             }
             Reader::Undo => {
                 let Some(after) = self.undoes_after() else { return };

@@ -83,6 +83,8 @@ pub(super) struct Digest {
     /// The table answers for what a writer took over.
     pub(super) proves: bool,
     pub(super) scrub: Scrub,
+    /// What changed is fetched again, or was, because the content differs.
+    pub(super) refetch: bool,
 }
 
 impl Digest {
@@ -107,6 +109,11 @@ impl Digest {
         if let Some(line) = line.filter(|_| !self.told.iter().any(|(s, ..)| *s >= set)) {
             self.told.push_back((set, line, sum));
         }
+    }
+
+    /// Somebody above says digests.
+    pub(super) fn is_told(&self) -> bool {
+        !self.told.is_empty()
     }
 
     /// The sum of all hashes in the table is known.
@@ -226,6 +233,11 @@ impl Volume {
             return None;
         }
         let now = match self.want.digest.table {
+            _ if self.want.seed.is_some() || !self.digest.doubts.is_empty() => {
+                "the blocks that changed, as far as that is known here, are fetched again from the \
+                 parent"
+                    .to_owned()
+            }
             TableMark::Known(_) => format!(
                 "the content was read in full and is not; give it a new seed at its parent: \
                  `rcpctl replicate seed VOLUME --to {}`",
@@ -607,6 +619,7 @@ impl Volume {
             if differed {
                 // Reads are answered once that is durable.
                 self.want.digest.differs = SetNumber::ZERO;
+                self.digest.refetch = false;
                 self.commit.request();
             }
             return true;

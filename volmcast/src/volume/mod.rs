@@ -26,6 +26,7 @@ mod desk;
 mod digest;
 mod draft;
 mod drain;
+mod explain;
 mod fold;
 mod growth;
 mod images;
@@ -36,6 +37,7 @@ mod merge;
 mod playback;
 mod promote;
 mod recover;
+mod refetch;
 mod rewind;
 mod scrub;
 mod seed_in;
@@ -66,12 +68,13 @@ pub use changes::MIN_CHANGES;
 pub use consumers::{Attached, Outgoing, Seeding};
 pub use demands::Demand;
 pub use desk::{OpenChunk, Work, WorkDone};
+pub use explain::{BadBody, ChangesContent, SaveContent};
 pub use intake::IntakeError;
 pub use keep::KeepError;
 pub use playback::Ending;
 pub use recover::{ReadFile, RecoverError};
 pub use rewind::MAX_UNDO_RUNS;
-pub use scrub::ScrubPolicy;
+pub use scrub::{ScrubPolicy, Scrubbed};
 pub use seed_out::SeedProgress;
 pub use status::{Played, SetRow, VolumeStatus};
 pub use waits::Waits;
@@ -263,6 +266,8 @@ pub enum Event {
         /// In words.
         text: String,
     },
+    /// A round through the content that somebody asked for has ended.
+    Scrubbed(Scrubbed),
     /// The content was found to differ from the primary's; reads are refused.
     Differs {
         /// In words.
@@ -543,6 +548,9 @@ impl Volume {
                 Purpose::ChangesWork { reader: Reader::Child(child, session), epoch },
                 WorkDone::Changed(found),
             ) => self.changes_found(&child, session, epoch, found),
+            (Purpose::ChangesWork { reader: Reader::Differs, epoch }, WorkDone::Changed(found)) => {
+                self.refetch_found(epoch, found)
+            }
             (Purpose::ChangesWork { reader: Reader::Undo, epoch }, WorkDone::Changed(found)) => {
                 self.undo_found(epoch, found);
             }
@@ -580,6 +588,7 @@ impl Volume {
             self.pump_seed_in();
         }
         self.pump_scrub();
+        self.pump_refetch();
         self.pump_changes();
         self.pump_patience();
         self.pump_commit();

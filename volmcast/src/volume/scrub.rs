@@ -23,6 +23,8 @@ use crate::units::{BlockCount, BlockIndex};
 
 /// When to look again whether the search may go on.
 const LATER: Duration = Duration::from_secs(5);
+/// The same for a round that somebody waits for.
+const SOON: Duration = Duration::from_millis(100);
 /// Blocks in doubt that are remembered.
 const MAX_DOUBTS: u64 = 1 << 16;
 
@@ -33,6 +35,30 @@ pub struct ScrubPolicy {
     pub rate: u64,
     /// From the end of one round to the beginning of the next.
     pub every: Duration,
+}
+
+/// A round that somebody asked for.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    /// Bytes per second.
+    rate: u64,
+    /// Damaged blocks that were known when it began.
+    before: u64,
+    /// Blocks that were held against their hashes.
+    looked: u64,
+    /// All blocks were looked at: their hashes are being added up.
+    adding: bool,
+}
+
+/// What came of a round that somebody asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scrubbed {
+    /// Blocks that were held against their hashes; the others are zeroes that were never written.
+    pub looked: u64,
+    /// Blocks that turned out damaged meanwhile.
+    pub damaged: u64,
+    /// The volume's digest, added up from all hashes, and the state that it is of.
+    pub digest: Option<(SetNumber, Sum)>,
 }
 
 /// The search.
@@ -53,6 +79,7 @@ pub(super) struct Scrub {
     pub(super) round: Option<((u64, SetNumber), Sum)>,
     /// Blocks that turned out damaged since the start.
     found: u64,
+    asked: Option<Asked>,
 }
 
 impl Volume {
@@ -142,9 +169,84 @@ impl Volume {
         self.digest.doubts = BlockSet::new();
     }
 
+    /// Looks through all of the content now, at this rate, whatever the policy says; then its hashes
+    /// are added up. [`Event::Scrubbed`] says what came of it. If such a round is under way, nothing
+    /// changes.
+    ///
+    /// # Errors
+    /// Why not, in words.
+    pub fn scrub_now(&mut self, rate: u64) -> Result<(), String> {
+        if !matches!(self.cfg.role, Role::Replica { .. }) {
+            return Err("only the content of a replica is looked through".to_owned());
+        }
+        if let Some(why) = self.failed.clone() {
+            return Err(why);
+        }
+        if let (Some(why), TableMark::Known(_)) = (self.differs_words(), self.want.digest.table) {
+            return Err(why);
+        }
+        let s = &mut self.digest.scrub;
+        if s.asked.is_none() {
+            let asked = Asked { rate: rate.max(1), before: s.found, looked: 0, adding: false };
+            // What is on its way is of the round that ends here.
+            *s = Scrub { found: s.found, asked: Some(asked), ..Scrub::default() };
+            self.want.digest.scrub_next = 0;
+        }
+        self.pump();
+        Ok(())
+    }
+
+    /// How far a round that somebody asked for has come, in words.
+    #[must_use]
+    pub fn scrub_words(&self) -> Option<String> {
+        let asked = self.digest.scrub.asked?;
+        if let Some(why) = self.differs_words() {
+            return Some(why);
+        }
+        let at = self.want.digest.scrub_next;
+        let percent = at.saturating_mul(100) / self.durable.blocks.0.max(1);
+        Some(match (self.digest_words(), self.doubts_words()) {
+            (Some(words), _) => words,
+            (_, Some(words)) => format!("{words}, and fetched again from the parent"),
+            _ if asked.adding => "hashes are being added up".to_owned(),
+            _ => format!("the content is being looked through: {percent}%"),
+        })
+    }
+
+    /// What is asked of the search: bytes per second, and when.
+    #[must_use]
+    pub fn scrub_policy(&self) -> ScrubPolicy {
+        self.cfg.scrub
+    }
+
+    fn scrub_is_on(&self) -> bool {
+        let on = self.cfg.scrub.rate > 0 || self.digest.scrub.asked.is_some();
+        on && matches!(self.cfg.role, Role::Replica { .. })
+    }
+
     pub(super) fn scrub_timeout(&self) -> Option<Mono> {
-        let on = self.cfg.scrub.rate > 0 && matches!(self.cfg.role, Role::Replica { .. });
-        (on && !self.digest.scrub.busy).then_some(self.digest.scrub.next_at)
+        (self.scrub_is_on() && !self.digest.scrub.busy).then_some(self.digest.scrub.next_at)
+    }
+
+    /// The round that somebody asked for has ended, or cannot.
+    fn scrub_answer(&mut self) {
+        let scrub = &mut self.digest.scrub;
+        let adding = scrub.asked.is_some_and(|a| a.adding);
+        let reader = matches!(self.cfg.role, Role::Replica { .. });
+        let summed = matches!(self.want.digest.table, TableMark::Known(_))
+            && self.durable.digest.table == self.want.digest.table
+            && self.durable.visible == self.want.visible;
+        // What it found by itself ends a round as well.
+        let over = adding || self.want.digest.differs > SetNumber::ZERO;
+        if scrub.asked.is_none() || (reader && !(over && summed)) {
+            return;
+        }
+        if let Some(asked) = self.digest.scrub.asked.take() {
+            let damaged = self.digest.scrub.found - asked.before;
+            let digest = self.digest().filter(|_| reader);
+            let done = Scrubbed { looked: asked.looked, damaged, digest };
+            self.desk.event(Event::Scrubbed(done));
+        }
     }
 
     /// Every block of the base has its hash in the table now.
@@ -160,6 +262,7 @@ impl Volume {
     }
 
     pub(super) fn pump_scrub(&mut self) {
+        self.scrub_answer();
         let now = self.desk.now;
         if self.scrub_timeout().is_none_or(|at| now < at) {
             return;
@@ -168,9 +271,11 @@ impl Volume {
             Wall(self.want.digest.scrubbed.0.saturating_add(
                 u64::try_from(self.cfg.scrub.every.as_micros()).unwrap_or(u64::MAX),
             ));
+        let asked = self.digest.scrub.asked;
         let round = self.want.digest.scrub_next > 0 || self.desk.wall >= due;
+        let round = asked.map_or(round, |a| !a.adding);
         if !self.at_rest() || !self.digest.doubts.is_empty() || !round {
-            self.digest.scrub.next_at = now.after(LATER);
+            self.digest.scrub.next_at = now.after(if asked.is_some() { SOON } else { LATER });
             return;
         }
         let run = self.digest.next_run();
@@ -178,7 +283,8 @@ impl Volume {
         let merged = (self.merge_jobs(), self.want.merged);
         let s = &mut self.digest.scrub;
         let round = if first == 0 { Some((merged, Sum::default())) } else { s.round };
-        *s = Scrub { run, first, merged, busy: true, round, found: s.found, ..Scrub::default() };
+        let (found, asked) = (s.found, s.asked);
+        *s = Scrub { run, first, merged, busy: true, round, found, asked, ..Scrub::default() };
         let op = Op::NextData { offset: self.cfg.block_size.offset(BlockIndex(first)) };
         self.desk.io(Purpose::Scrub { run, step: ScrubStep::MapContent }, FileId::Base, op);
     }
@@ -237,9 +343,9 @@ impl Volume {
     fn scrub_compare(&mut self) {
         let quiet = self.at_rest();
         let merged = (self.merge_jobs(), self.want.merged);
-        let (now, rate) = (self.desk.now, self.cfg.scrub.rate.max(1));
         let shift = self.cfg.block_size.shift();
         let s = &mut self.digest.scrub;
+        let (now, rate) = (self.desk.now, s.asked.map_or(self.cfg.scrub.rate.max(1), |a| a.rate));
         let (Some(hashes), Some(table)) = (&s.hashes, &s.table) else { return };
         let n = hashes.len() as u64;
         let micros = (n << shift).saturating_mul(1_000_000) / rate;
@@ -254,6 +360,9 @@ impl Volume {
             wrong.filter(|((a, b), _)| **a != *b).map(|(_, block)| block).collect();
         s.round = s.round.filter(|(m, _)| *m == merged && wrong.is_empty());
         s.round = s.round.map(|(m, sum)| (m, sum.and(Sum::of_table(table))));
+        if let Some(a) = &mut s.asked {
+            a.looked += n;
+        }
         self.want.digest.scrub_next = s.first + n;
         if self.want.digest.scrub_next >= self.durable.blocks.0 {
             self.scrub_round_ends();
@@ -270,13 +379,32 @@ impl Volume {
         self.want.digest.scrubbed = self.desk.wall;
         self.commit.request();
         let round = self.digest.scrub.round.take();
-        let merged = (self.merge_jobs(), self.want.merged);
-        if let (Some((m, here)), TableMark::Known(sum)) = (round, self.want.digest.table)
-            && (m, self.at_rest()) == (merged, true)
-            && here != sum
-        {
-            self.stale_together(sum, here);
+        if let Some(a) = &mut self.digest.scrub.asked {
+            a.adding = true;
         }
+        let merged = (self.merge_jobs(), self.want.merged);
+        if let TableMark::Known(sum) = self.want.digest.table {
+            match round {
+                Some((m, here)) if m == merged && self.at_rest() && here == sum => {}
+                Some((m, here)) if m == merged && self.at_rest() => self.stale_together(sum, here),
+                _ => self.add_up_again(sum),
+            }
+        }
+        self.scrub_answer();
+    }
+
+    /// Steps were merged while the blocks were looked at, so that their hashes do not make the sum of
+    /// one state: they are added up in a pass, which follows what is merged, and the sum is compared
+    /// with what the primary says of the state at which that ends.
+    fn add_up_again(&mut self, sum: Sum) {
+        if !self.digest.is_told() {
+            // There is nothing to compare with but what is known.
+            return;
+        }
+        let at = self.want.visible;
+        self.digest.keep_own(at, line_of(&self.want.history, at), sum);
+        self.digest_unknown();
+        self.commit.request();
     }
 
     /// Each block is what its hash says, and the hashes are not those that were written: blocks and

@@ -1,6 +1,8 @@
 //! Volumes: one line each, and one paragraph each for whoever wants to know.
 
-use config::units::approx_size;
+use std::time::Duration;
+
+use config::units::{approx_size, format_duration};
 
 use crate::api::{BranchStatus, ChildProgress, NodeStatus, SubtreeStatus, VolumeInfo};
 use crate::cli::columns::columns;
@@ -183,13 +185,12 @@ pub(super) fn detail(h: &Held<'_>) -> String {
         );
     }
     line("save", save_volume(v));
+    search(v).into_iter().for_each(|text| line("search", text));
     if !v.kept.is_empty() {
         let kept: Vec<String> = v.kept.iter().map(|s| format!("{}@{s}", v.label)).collect();
         line("kept", kept.join(", "));
     }
-    if let Some(names) = branches(v) {
-        line("branches", names);
-    }
+    branches(v).into_iter().for_each(|names| line("branches", names));
     let width = v.children.iter().map(|c| c.node.len()).max().unwrap_or(0);
     for child in &v.children {
         line("child", format!("{:width$}  {}", child.node, progress(child)));
@@ -200,6 +201,26 @@ pub(super) fn detail(h: &Held<'_>) -> String {
         }
     }
     lines.join("\n") + "\n"
+}
+
+/// How a replica looks through its content for damage.
+fn search(v: &VolumeInfo) -> Option<String> {
+    if let Some(text) = &v.scrub_asked {
+        return Some(format!("asked for: {text}"));
+    }
+    let last = match v.scrubbed_us {
+        Some(at) => format!("last round ended {} UTC", moment(at)),
+        None => "no round has ended yet".to_owned(),
+    };
+    Some(match (v.scrub_rate?, v.scrub_every_s) {
+        (0, _) => format!("off (`scrub` in the topology); {last}"),
+        (rate, every) => format!(
+            "{}% of this round, {}/s, a round every {}; {last}",
+            v.scrub_percent.unwrap_or(0),
+            approx_size(rate),
+            format_duration(Duration::from_secs(every.unwrap_or(0)))
+        ),
+    })
 }
 
 fn save_volume(v: &VolumeInfo) -> String {
