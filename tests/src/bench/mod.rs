@@ -8,6 +8,7 @@
 //! | `transports` | 1 GiB over one hop by TCP, TLS and QUIC, each side on a core of its own | `iperf3`, bare rustls, bare quinn |
 //! | `shaped` | one hop over 50 Mbit/s, 1 % loss, 40 ms, by each transport; two hops that mix them (needs root) | `iperf3`, bare rustls, bare quinn |
 //! | `hostile` | a stream to one child with 10,000 silent and some noisy strangers beside it | the same alone |
+//! | `verify` | 16 replicas of a sparse volume of 64 GiB compared by digest, as a whole command | the bound |
 //! | `memory` | peak memory of every node while 4 GiB flow and one child is stopped | the bound |
 //!
 //! A figure is the median of the runs with the smallest and the largest; the contestants take
@@ -32,6 +33,7 @@ mod shaped;
 mod sink;
 mod transports;
 mod tree;
+mod verify;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -68,6 +70,8 @@ pub enum What {
     Memory,
     /// Hostile peers beside a stream.
     Hostile,
+    /// Comparing replicas by digest.
+    Verify,
 }
 
 /// Measures, beside other programs, on this machine.
@@ -149,6 +153,13 @@ enum Part {
     /// Hostile peers.
     #[command(hide = true)]
     Crowd(hostile::Args),
+    /// The operator's command.
+    #[command(hide = true, disable_help_flag = true)]
+    Rcpctl {
+        /// Its words.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
     /// A file over NBD, without a volume round it.
     #[command(hide = true)]
     NbdFile {
@@ -176,6 +187,7 @@ pub fn main() -> ExitCode {
         }
         Some(Part::Sink(a)) => sink::main(&a),
         Some(Part::Delay { queue, ms }) => network::delay(queue, Duration::from_millis(ms)),
+        Some(Part::Rcpctl { words }) => return node::cli::rcpctl::main_with(&words),
         Some(Part::Bare(a)) => bare::main(&a),
         Some(Part::Crowd(a)) => hostile::main(&a),
         Some(Part::NbdFile { file, socket, sync }) => nbd::serve_file(&file, &socket, sync),
@@ -217,6 +229,7 @@ fn measure(what: What, o: &Options) -> anyhow::Result<()> {
     section(What::Digest, digest::measure)?;
     section(What::Memory, memory::measure)?;
     section(What::Hostile, hostile::measure)?;
+    section(What::Verify, verify::measure)?;
     report.print_missing();
     Ok(())
 }

@@ -263,6 +263,11 @@ impl Tree {
         Ok(())
     }
 
+    /// The topology file.
+    pub(super) fn topology(&self) -> PathBuf {
+        self.dir.join("topology.yaml")
+    }
+
     /// The socket that serves the volume.
     pub(super) fn nbd(&self) -> PathBuf {
         self.dir.join(PRIMARY).join("nbd.sock")
