@@ -211,11 +211,11 @@ mod tests {
         assert_eq!(
             shown(&r),
             "/d: node l1: damage that the node heals by itself\n\
-             vol1 (replica of group g1, 32 MiB, u): damage that the node heals by itself\n  \
+             vol1 (replica of group g1, 32MiB, u): damage that the node heals by itself\n  \
              heals       save: torn\n  \
              mailbox     slot 0 rules (commit 41), slot 1 damaged\n  \
              state       shows 7, the content holds 6 in full\n  \
-             save volume 3 sets after 4 up to 7, 12 records, 3.9 KiB of 16 MiB (tail 64, head 4096)\n  \
+             save volume 3 sets after 4 up to 7, 12 records, 3.9 KiB of 16MiB (tail 64, head 4096)\n  \
              \u{20}           a torn set\n  \
              next start  shows state 7\n"
         );

@@ -3,7 +3,8 @@
 //!
 //! A block in doubt is wanted again from the parent: the next attachment names it, and the answer is
 //! a catch-up of what changed, and of it. The search reads content and table at a bounded rate, only
-//! while nothing is being merged: then each block's hash is in the table.
+//! while nothing is being merged: then each block's hash is in the table. Somebody may ask for a round
+//! at once, at a rate of his own.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -236,8 +237,9 @@ impl Volume {
         let summed = matches!(self.want.digest.table, TableMark::Known(_))
             && self.durable.digest.table == self.want.digest.table
             && self.durable.visible == self.want.visible;
-        // What it found by itself ends a round as well.
-        let over = adding || self.want.digest.differs > SetNumber::ZERO;
+        // What it found is fetched again before that is said; content that differs is said at once.
+        let whole = adding && self.digest.doubts.is_empty();
+        let over = whole || self.want.digest.differs > SetNumber::ZERO;
         if scrub.asked.is_none() || (reader && !(over && summed)) {
             return;
         }
@@ -364,11 +366,12 @@ impl Volume {
             a.looked += n;
         }
         self.want.digest.scrub_next = s.first + n;
-        if self.want.digest.scrub_next >= self.durable.blocks.0 {
-            self.scrub_round_ends();
-        }
+        let end = self.want.digest.scrub_next >= self.durable.blocks.0;
         if !wrong.is_empty() {
             self.doubt(&wrong);
+        }
+        if end {
+            self.scrub_round_ends();
         }
     }
 
