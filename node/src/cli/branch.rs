@@ -125,7 +125,7 @@ struct Exported {
     data: u64,
 }
 
-async fn info(client: &Client, volume: &str) -> Result<VolumeInfo, Failed> {
+pub(super) async fn info(client: &Client, volume: &str) -> Result<VolumeInfo, Failed> {
     let status = client.status().await?;
     let found = status.volumes.into_iter().find(|v| v.label == volume || v.id == volume);
     found.ok_or_else(|| Failed::new(format!("{} holds no volume `{volume}`", status.node)))

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use config::units::{format_duration, format_size, parse_duration, parse_size};
+use rcp::proto::ids::Label;
 use serde::Serialize;
 
 use super::client::{Client, ClientError};
@@ -26,6 +27,11 @@ pub(super) struct Common {
     pub(super) json: bool,
     #[command(flatten)]
     pub(super) target: Target,
+}
+
+/// A volume's name, as it may stand in a URL.
+fn label(text: &str) -> Result<String, String> {
+    Label::new(text).map(|l| l.to_string()).map_err(|e| e.to_string())
 }
 
 #[derive(Debug, Subcommand)]
@@ -52,6 +58,7 @@ pub(super) enum Delta {
     /// List the blocks that changed from one kept state to a younger one
     Diff {
         /// The volume
+        #[arg(value_parser = label)]
         volume: String,
         /// The older state
         since: u64,
@@ -66,12 +73,16 @@ pub(super) enum Delta {
     /// from. A pull that was interrupted is finished by the same command.
     Pull {
         /// The volume
+        #[arg(value_parser = label)]
         volume: String,
         /// The state
         state: u64,
         /// The file
         #[arg(long, value_name = "FILE")]
         to: PathBuf,
+        /// The file was copied since it was pulled, and not written to otherwise
+        #[arg(long)]
+        as_noted: bool,
         #[command(flatten)]
         common: Common,
     },
@@ -201,9 +212,9 @@ pub(super) async fn delta(command: Delta, around: &Surroundings) -> Result<(), F
             }
             print(&pull::told(&volume, &found))
         }
-        Delta::Pull { volume, state, to, common } => {
+        Delta::Pull { volume, state, to, as_noted, common } => {
             let client = common.target.one(Purpose::Volume(&volume), around)?.client();
-            let done = pull::run(&client, &volume, state, &to).await?;
+            let done = pull::run(&client, &volume, state, &to, as_noted).await?;
             tell(common.json, &done, &done.sentence(&volume))
         }
         Delta::Release { volume, set, common } => {

@@ -156,7 +156,9 @@ pub(super) fn groups(asked: &[Asked]) -> Vec<GroupView> {
 pub(super) fn definition(group: &str, asked: &[Asked]) -> Option<AddedGroup> {
     let nodes = asked.iter().filter_map(|a| a.answer.as_ref().ok());
     let of = nodes.flat_map(|n| &n.groups).filter(|g| g.group == group);
-    of.filter_map(|g| g.added.clone()).max_by_key(|a| a.revision)
+    // Two commands at once may have made two of one number: the primary's is the one that holds.
+    let words = of.filter_map(|g| Some((g.added.as_ref()?, g.role == "primary")));
+    words.max_by_key(|(a, primary)| (a.revision, *primary)).map(|(a, _)| a.clone())
 }
 
 fn one_group(group: &str, nodes: &[&NodeStatus], asked: &[Asked]) -> GroupView {

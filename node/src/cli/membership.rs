@@ -180,10 +180,19 @@ impl Scene {
 
     /// Tells every member but `but` that has an older word; who cannot be told is in `out`.
     async fn tell(&self, g: &GroupView, said: &AddedGroup, but: &str, out: &mut Outcome) {
-        let names = g.members.iter().map(|m| m.node.as_str()).filter(|n| *n != but);
+        let mut names: Vec<_> =
+            g.members.iter().map(|m| m.node.as_str()).filter(|n| *n != but).collect();
+        // Of two commands at once the primary takes one, and the other one hears of it.
+        names.sort_by_key(|n| g.primary.as_deref() != Some(n));
         for name in names {
-            let known = self.at(name, &g.group).and_then(|s| s.added.as_ref());
-            if known.is_some_and(|a| a.revision >= said.revision) {
+            let own = self.at(name, &g.group);
+            let named = said.primary.as_deref() == Some(name) || lists(said, name);
+            let by_file = match own {
+                Some(own) => !by_command(own, name),
+                None => said.primary.is_none(),
+            };
+            // Who was removed may hold volumes still, and is told nothing.
+            if !named && !by_file || own.and_then(|o| o.added.as_ref()) == Some(said) {
                 continue;
             }
             match self.define(name, &g.group, Some(said)).await {
@@ -340,12 +349,12 @@ async fn add(
     let by_file = own.is_some_and(|own| !by_command(own, node));
     if !by_file || said.as_ref().is_some_and(|s| lists(s, node)) {
         let mut new = said.clone().unwrap_or_default();
-        if new.feeder(node) != Some(&from) {
+        // Who made way for another writer is in it as it was.
+        if new.feeder(node) != Some(&from) && new.primary.as_deref() != Some(node) {
             new.put(node, &from);
             new.revision += 1;
         }
-        let has = own.and_then(|o| o.added.as_ref()).is_some_and(|a| a.revision >= new.revision);
-        if !has {
+        if own.and_then(|o| o.added.as_ref()) != Some(&new) {
             scene.define(node, group, Some(&new)).await?;
             out.told.push(node.to_owned());
         }

@@ -1,12 +1,13 @@
 //! `rcpctl delta diff` and `rcpctl delta pull`: what changed between two kept states, and a copy of
 //! one that is brought forward by what changed (DIFF-01, DIFF-09).
 
-use std::fs::OpenOptions;
+use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io::ErrorKind;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use config::units::format_size;
+use rcp::proto::ids::StateId;
 use serde::{Deserialize, Serialize};
 
 use super::client::Client;
@@ -29,6 +30,13 @@ struct Holds {
     state: Option<String>,
     /// Id of the state that a pull is turning it into.
     becoming: Option<String>,
+    /// Its length in bytes and when it was written last, in seconds and nanoseconds, as the pull
+    /// left it.
+    left: Option<(u64, i64, i64)>,
+}
+
+fn left(m: &Metadata) -> (u64, i64, i64) {
+    (m.len(), m.mtime(), m.mtime_nsec())
 }
 
 /// A pull that is done.
@@ -78,7 +86,8 @@ pub(super) async fn all_changes(
     let mut all: Changes = client.get(&path(0)).await?;
     while let Some(from) = all.next {
         let more: Changes = client.get(&path(from)).await?;
-        if more.state != all.state || more.next.is_some_and(|next| next <= from) {
+        let same = more.state == all.state && more.since == all.since && more.size == all.size;
+        if !same || more.next.is_some_and(|next| next <= from) {
             return Err(Failed::new(format!(
                 "the states of {volume} changed meanwhile: ask again"
             )));
@@ -105,22 +114,44 @@ pub(super) fn told(volume: &str, c: &Changes) -> String {
     text
 }
 
-/// Makes `to` hold a state.
+/// Makes `to` hold a state. `as_noted`: the file may have been copied since it was pulled.
 pub(super) async fn run(
     client: &Client,
     volume: &str,
     state: u64,
     to: &Path,
+    as_noted: bool,
 ) -> Result<Pulled, Failed> {
+    let failed = |e: std::io::Error| Failed::new(format!("{}: {e}", to.display()));
     let note = note_of(to);
     let held = held(to, &note)?;
-    let since = held.as_ref().and_then(|h| h.state.clone());
+    let mut how = OpenOptions::new();
+    let file = how.write(true).create(true).truncate(false).open(to).map_err(failed)?;
+    alone(&file, to)?;
+    // Whoever was at it a moment ago may have gone on.
+    let held = held.and(self::held(to, &note)?);
+    let now = left(&file.metadata().map_err(failed)?);
+    if let Some(Holds { becoming: None, left: Some(was), .. }) = &held
+        && (now.0 != was.0 || now != *was && !as_noted)
+    {
+        return Err(Failed::new(format!(
+            "{} was written or copied after it was pulled: what it holds is not known. Remove it and \
+             {}, and pull it whole; if it was only copied, say --as-noted",
+            to.display(),
+            note.display()
+        )));
+    }
+    let since = match held.as_ref().and_then(|h| h.state.as_ref()) {
+        Some(id) => Some(followed(client, volume, id).await?),
+        None => None,
+    };
     let changes = all_changes(client, volume, since.as_deref(), state).await?;
-    if since.as_ref() == Some(&changes.state) {
+    if since.is_some() && changes.since.as_ref() == Some(&changes.state) {
         return Err(Failed::new(format!("{} holds state {state} already", to.display())));
     }
     if let Some(other) = held.as_ref().and_then(|h| h.becoming.as_ref())
-        && *other != changes.state
+        && (set(other) != set(&changes.state)
+            || since.is_some() && followed(client, volume, other).await.is_err())
     {
         return Err(Failed::new(format!(
             "{}: a pull of state {} was interrupted; finish it first (`rcpctl delta pull {volume} {} \
@@ -131,32 +162,77 @@ pub(super) async fn run(
             note.display()
         )));
     }
-    let mut now = Holds { state: since.clone(), becoming: Some(changes.state.clone()) };
-    store(&note, &now)?;
-    let failed = |e: std::io::Error| Failed::new(format!("{}: {e}", to.display()));
-    let mut how = OpenOptions::new();
-    let file = how.write(true).create(true).truncate(false).open(to).map_err(failed)?;
+    let begun =
+        Holds { state: changes.since.clone(), becoming: Some(changes.state.clone()), left: None };
+    store(&note, &begun)?;
     // A new file is zeroes already, whatever an interrupted pull has written is written again.
-    let sparse = file.metadata().map_err(failed)?.len() == 0;
-    file.set_len(changes.size).map_err(failed)?;
+    let read = copy(client, volume, &changes, &file, now.0 == 0).await?;
+    file.sync_all().map_err(failed)?;
+    let left = Some(left(&file.metadata().map_err(failed)?));
+    store(&note, &Holds { state: Some(changes.state.clone()), becoming: None, left })?;
+    let (since, state, size) = (changes.since, changes.state, changes.size);
+    Ok(Pulled { file: to.to_owned(), since, state, size, read })
+}
+
+/// Writes what changed; how many bytes were read.
+async fn copy(
+    client: &Client,
+    volume: &str,
+    changes: &Changes,
+    file: &File,
+    sparse: bool,
+) -> Result<u64, Failed> {
+    file.set_len(changes.size)?;
     let path = paths::VOLUME.replace("{name}", volume) + "?state=" + &changes.state;
     let mut read = 0;
-    for (mut at, end) in pieces(&changes) {
+    for (mut at, end) in pieces(changes) {
         while at < end {
             let stop = (at + PIECE).min(end);
             let piece = client.range(&path, at, stop).await?;
             read += stop - at;
             if !sparse || piece.iter().any(|b| *b != 0) {
-                file.write_all_at(&piece, at).map_err(failed)?;
+                file.write_all_at(&piece, at)?;
             }
             at = stop;
         }
     }
-    file.sync_all().map_err(failed)?;
-    now = Holds { state: Some(changes.state.clone()), becoming: None };
-    store(&note, &now)?;
-    let (state, size) = (changes.state, changes.size);
-    Ok(Pulled { file: to.to_owned(), since, state, size, read })
+    Ok(read)
+}
+
+/// Two pulls into one file would undo each other's work.
+fn alone(file: &File, to: &Path) -> Result<(), Failed> {
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(Failed::new(format!(
+            "another pull into {} is running: wait for its end",
+            to.display()
+        ))),
+        Err(TryLockError::Error(e)) => Err(Failed::new(format!("{}: {e}", to.display()))),
+    }
+}
+
+/// How the node that is asked calls a state that was pulled: after a change of the writer, states
+/// from before it are of the same history under their number alone.
+async fn followed(client: &Client, volume: &str, id: &str) -> Result<String, Failed> {
+    let not = || {
+        Failed::new(format!(
+            "the file holds state {} of a line that {volume} does not follow any more: remove it and \
+             its .state, and pull it whole",
+            set(id)
+        ))
+    };
+    let old: StateId = id.parse().map_err(|_| not())?;
+    let v = super::branch::info(client, volume).await?;
+    if v.id != old.volume.to_string() {
+        return Err(Failed::new(format!("the file holds a state of another volume than {volume}")));
+    }
+    let text = id.rsplit_once('.').map_or(id, |(line, _)| line);
+    let line = text.split_once('.').map_or("", |(_, line)| line);
+    let at = v.history.iter().position(|l| line.starts_with(&l.generation)).ok_or_else(not)?;
+    match v.history.get(at + 1) {
+        Some(next) if old.set.0 > next.forked_from => Err(not()),
+        _ => Ok(old.set.to_string()),
+    }
 }
 
 /// Byte ranges to read: runs of blocks, those near each other as one.
@@ -182,19 +258,31 @@ fn note_of(file: &Path) -> PathBuf {
 /// What the file holds; `None` if it is not there.
 fn held(file: &Path, note: &Path) -> Result<Option<Holds>, Failed> {
     let failed = |p: &Path, e: &dyn std::fmt::Display| Failed::new(format!("{}: {e}", p.display()));
-    let there = file.try_exists().map_err(|e| failed(file, &e))?;
+    let there = match std::fs::metadata(file) {
+        Ok(m) if m.is_dir() => {
+            return Err(failed(file, &"is a folder: name a file in it"));
+        }
+        Ok(m) if !m.is_file() => {
+            return Err(failed(file, &"is no plain file: only such can be brought forward"));
+        }
+        Ok(m) => Some(m.len()),
+        Err(e) if e.kind() == ErrorKind::NotFound => None,
+        Err(e) => return Err(failed(file, &e)),
+    };
     match std::fs::read(note) {
-        Ok(text) if there => serde_json::from_slice(&text).map(Some).map_err(|e| failed(note, &e)),
+        Ok(text) if there.is_some() => {
+            serde_json::from_slice(&text).map(Some).map_err(|e| failed(note, &e))
+        }
         // The file was taken away: it is made anew.
         Ok(_) => Ok(None),
-        Err(e) if e.kind() == ErrorKind::NotFound && there => Err(Failed::new(format!(
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(failed(note, &e)),
+        Err(_) if there.unwrap_or(0) == 0 => Ok(None),
+        Err(_) => Err(Failed::new(format!(
             "{} is there and {} is not, which says which state it holds: name another file, or \
              remove it",
             file.display(),
             note.display()
         ))),
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(failed(note, &e)),
     }
 }
 

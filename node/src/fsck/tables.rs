@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
+use config::Added;
 use forwarder::table::Table;
 use rcp::proto::control::Journal;
 
 use super::{Finding, no_start};
 use crate::mover::Destinations;
+use crate::runtime::groups::FILE as GROUPS;
 
 /// Reads each as the start of a node does.
 pub(super) fn look(folder: &Path, findings: &mut Vec<Finding>) {
@@ -28,6 +30,13 @@ pub(super) fn look(folder: &Path, findings: &mut Vec<Finding>) {
         let text = bytes.and_then(|b| String::from_utf8(b).map_err(|_| "is no text".to_owned()));
         let names = |t: String| Destinations::read(&t).map(drop).map_err(|e| e.to_string());
         tell("destinations", text.and_then(names), "");
+    }
+    if let Some(bytes) = read(GROUPS) {
+        let text = bytes.and_then(|b| String::from_utf8(b).map_err(|_| "is no text".to_owned()));
+        let groups = |t: String| Added::read(&t, &at(GROUPS)).map(drop).map_err(|e| e.plain());
+        let remedy = "; restore it from another member of its groups, or remove it and say `rcpctl \
+                      group add` again";
+        tell(GROUPS, text.and_then(groups), remedy);
     }
     if let Some(bytes) = read("blocks") {
         let what = bytes.and_then(|b| Journal::decode(&b).map(drop).map_err(|e| e.to_string()));

@@ -22,7 +22,7 @@ use crate::limits;
 use crate::mover::Learned;
 
 /// Name of the file.
-const FILE: &str = "groups.yaml";
+pub(crate) const FILE: &str = "groups.yaml";
 
 /// What the node knows, for all who ask.
 pub(super) struct Known {
@@ -164,6 +164,11 @@ impl Known {
     /// From now on it is so.
     pub(super) fn take(&self, taken: Taken) {
         *self.now.lock() = taken;
+    }
+
+    /// From now on it is so; what it was.
+    pub(super) fn replace(&self, taken: Taken) -> Taken {
+        std::mem::replace(&mut *self.now.lock(), taken)
     }
 
     /// What a command says of a group; nothing if that is known.

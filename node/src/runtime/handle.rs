@@ -355,10 +355,13 @@ impl NodeApi for NodeHandle {
                 }
                 None => {
                     let Some((group, taken)) = self.known.forget(&group)? else { return Ok(()) };
-                    self.done(Ask::Leave(group)).await?;
-                    taken.store()?;
-                    self.known.take(taken);
-                    Ok(())
+                    // First, so that whatever comes between, it can be defined again.
+                    let old = self.known.replace(taken.clone());
+                    if let Err(e) = self.done(Ask::Leave(group)).await {
+                        self.known.take(old);
+                        return Err(e);
+                    }
+                    taken.store()
                 }
             }
         })

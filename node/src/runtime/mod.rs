@@ -16,7 +16,7 @@ mod conns;
 mod core;
 mod disk;
 mod door;
-mod groups;
+pub(crate) mod groups;
 mod handle;
 mod lobby;
 mod places;

@@ -90,6 +90,18 @@ fn a_backup_is_brought_forward_by_what_changed() {
     let told = pull(&tree, "p", newest, &file).unwrap();
     assert_eq!(told["read"].as_u64(), Some(BLOCK), "{told}");
     is_state(&tree, "l1", newest, &file);
+
+    // Another writer goes on with the same history, and the file with it.
+    let swap = ["failover", "vol", "--to", "l1", "--sync", "--topology"];
+    said(Command::new(program("rcpctl")).args(swap).arg(tree.topology())).unwrap();
+    let mut c = tree.open("l1", "vol").unwrap();
+    c.write(7 * BLOCK, &[9; 4096], true).unwrap();
+    drop(c);
+    let body = requests::Cut { volume: "vol".to_owned(), keep: true };
+    let cut: CutInfo = tree.post("l1", paths::CUT, &body).unwrap();
+    let told = pull(&tree, "l1", cut.set, &file).unwrap();
+    assert_eq!(told["read"].as_u64(), Some(BLOCK), "{told}");
+    is_state(&tree, "l1", cut.set, &file);
 }
 
 #[test]
@@ -110,8 +122,16 @@ fn a_pull_that_was_interrupted_is_finished_by_the_same_command() {
         format!("{}.{set}", id.rsplit_once('.').expect("a state id").0)
     };
 
+    // It was written to behind the note's back.
+    let again = std::fs::read(&file).unwrap();
+    std::fs::write(&file, [1; 4096]).unwrap();
+    let no = pull(&tree, "l1", b, &file).unwrap_err();
+    assert!(no.contains("was written or copied after it was pulled"), "{no}");
+    std::fs::write(&file, again).unwrap();
+
     // Killed between its first write and its last.
-    let mid = format!("{{\"state\":{:?},\"becoming\":{:?}}}", of(&held, a), of(&held, b));
+    let mid =
+        format!("{{\"state\":{:?},\"becoming\":{:?},\"left\":null}}", of(&held, a), of(&held, b));
     std::fs::write(note(&file), &mid).unwrap();
     use std::os::unix::fs::FileExt;
     let f = std::fs::OpenOptions::new().write(true).open(&file).unwrap();
@@ -122,7 +142,7 @@ fn a_pull_that_was_interrupted_is_finished_by_the_same_command() {
     is_state(&tree, "l1", b, &file);
 
     // A first one that was killed.
-    let whole = format!("{{\"state\":null,\"becoming\":{:?}}}", of(&held, c));
+    let whole = format!("{{\"state\":null,\"becoming\":{:?},\"left\":null}}", of(&held, c));
     std::fs::write(note(&file), whole).unwrap();
     pull(&tree, "l1", c, &file).unwrap();
     is_state(&tree, "l1", c, &file);
@@ -141,6 +161,10 @@ fn a_pull_that_was_interrupted_is_finished_by_the_same_command() {
         Err(no) if no.contains(&format!("state {c} of volume vol is not kept here")) => Ok(()),
         other => Err(format!("{other:?}")),
     });
+    let no = pull(&tree, "l1", d, tree.dir()).unwrap_err();
+    assert!(no.contains("is a folder"), "{no}");
+    let no = at(&tree, "l1", &["delta", "diff", "vol&x=1", "1", "2"]).unwrap_err();
+    assert!(no.contains("vol&x=1"), "{no}");
     std::fs::remove_file(note(&file)).unwrap();
     let no = pull(&tree, "l1", d, &file).unwrap_err();
     assert!(no.contains("which says which state it holds"), "{no}");
