@@ -307,6 +307,27 @@ fn a_state_that_is_fetched_again_is_not_kept_before_it_is_whole() {
 }
 
 #[test]
+fn a_seed_does_not_end_within_a_set_for_which_there_was_no_room() {
+    let dir = tempfile::tempdir().expect("temp");
+    let mut o = replica(&dir.path().join("r"));
+    o.volume.seed_begin(SetNumber(2), BlockCount(BLOCKS));
+    drive(&mut o);
+    feed(&mut o.volume, 3);
+    drive(&mut o);
+    let end = begin(&mut o.volume, 4);
+    // Of what a disk refuses for want of room, it may have written a part.
+    healthy(&drive_at(&mut o, NOW, &no_room(FileId::Base)));
+    o.volume.receive_seed_end(SetNumber(3), true);
+    healthy(&drive_at(&mut o, NOW, &no_room(FileId::Base)));
+    let m = o.volume.durable();
+    assert_eq!((m.merged, m.seed.is_some()), (SetNumber(3), true));
+    o.volume.receive_set_end(&end).expect("taken");
+    healthy(&drive_at(&mut o, Mono(NOW.0 + 60_000_000), &|_| None));
+    let m = o.volume.durable();
+    assert_eq!((m.visible, m.seed.is_some()), (SetNumber(4), false));
+}
+
+#[test]
 fn a_set_that_is_given_up_leaves_no_kept_state() {
     let dir = tempfile::tempdir().expect("temp");
     let mut o = primary(&dir.path().join("v"));

@@ -45,6 +45,7 @@ const REGRESSIONS: &[(u64, &str)] = &[
     (2_000_170, "a replica that knew of damage was promoted"),
     (2_000_290, "a replica that knew of damage was promoted"),
     (2_000_291, "a replica that knew of damage was promoted"),
+    (2_000_285, "a seed ended within a set of which a part was written before the disk was full"),
 ];
 
 /// Everything that must have happened at least once, or the simulation has gone blind.

@@ -593,6 +593,12 @@ impl Volume {
     /// The disk below the replica is full: keep everything, say so, try again.
     fn merge_full(&mut self) {
         self.pass_again();
+        // Parts of that set may be in the content: a seed that folds it in does not end before it.
+        if let (Some(to), Some(s)) =
+            (self.merge.jobs.values().map(|j| j.to).max(), &mut self.seed_in)
+        {
+            s.end_not_before(to);
+        }
         let back = self.merge.applied_pos();
         self.merge.start(back, self.merge.applied);
         self.merge.retry_at = Some(self.desk.now.after(FULL_RETRY));

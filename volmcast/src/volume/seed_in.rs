@@ -135,6 +135,12 @@ impl SeedIn {
         self.retry_at
     }
 
+    /// Parts of a set may be in the base, whatever is folded in as yet.
+    pub(super) fn end_not_before(&mut self, set: SetNumber) {
+        self.floor = self.floor.max(set);
+        self.need = self.need.map(|n| n.max(set));
+    }
+
     pub(super) fn touch(&mut self, block: u64, count: u32) {
         self.touched.insert_range(BlockIndex(block), BlockCount(u64::from(count)));
     }
