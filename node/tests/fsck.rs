@@ -226,6 +226,44 @@ fn heads_and_tables() {
     }
 }
 
+/// What is in the data folder beside the volumes: each file that a node believes is read.
+#[test]
+fn every_file_of_the_data_folder() {
+    // Not believed: made at each start, or written and never read.
+    const UNREAD: [&str; 6] =
+        ["rcpd.lock", "rcpd.pid", "rcpd.sock", "nbd.sock", "audit.log", "refused.log"];
+    let (_, below) = include_str!("../../volmcast/FORMAT.md")
+        .split_once("\n## 1. The data folder\n")
+        .expect("the section");
+    let rows = below.lines().skip_while(|l| !l.starts_with('|')).skip(2);
+    let cells = rows.take_while(|l| l.starts_with('|')).filter_map(|l| l.split('|').nth(1));
+    let names: Vec<_> = cells.flat_map(|c| c.split('`').skip(1).step_by(2)).collect();
+    let believed: Vec<_> =
+        names.iter().filter(|n| !n.starts_with("volumes/") && !UNREAD.contains(n)).collect();
+    assert_eq!(believed, [&"node", &"routes", &"groups.yaml", &"destinations", &"blocks"]);
+    let dir = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &[u8]| std::fs::write(dir.path().join(name), text);
+    let found = || node::fsck::look(dir.path(), true, Wall(1)).expect("looked at");
+    write("rcpd.lock", b"").expect("written");
+    write("node", b"n1\n").expect("written");
+    assert_eq!(found().grade, Grade::Well, "{:#?}", found());
+    for name in believed {
+        let was = std::fs::read(dir.path().join(name)).ok();
+        // No text, no table, longer than what a crash may tear.
+        write(name, &[0xfe; 4096]).expect("written");
+        let report = found();
+        assert_eq!(report.grade, Grade::Needs, "{name}: {report:#?}");
+        let parts: Vec<_> = report.findings.iter().map(|f| f.part).collect();
+        assert_eq!(parts, [*name]);
+        let path = dir.path().join(name).display().to_string();
+        assert!(report.findings[0].text.contains(&path), "{report:#?}");
+        match was {
+            Some(was) => write(name, &was).expect("written"),
+            None => std::fs::remove_file(path).expect("removed"),
+        }
+    }
+}
+
 #[test]
 fn content_and_hashes() {
     let v = replica();

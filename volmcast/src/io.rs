@@ -28,8 +28,29 @@ pub enum FileId {
 
 impl FileId {
     /// Every file.
-    pub const ALL: [Self; 6] =
-        [Self::Base, Self::Save, Self::Mailbox, Self::Activity, Self::Snapshots, Self::Changes];
+    pub const ALL: [Self; 7] = [
+        Self::Base,
+        Self::Save,
+        Self::Mailbox,
+        Self::Activity,
+        Self::Snapshots,
+        Self::Changes,
+        Self::Hashes,
+    ];
+
+    /// What it is called in the volume's folder (`base` may lie elsewhere).
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Base => "base",
+            Self::Save => "save",
+            Self::Mailbox => "mailbox",
+            Self::Activity => "activity",
+            Self::Snapshots => "snapshots",
+            Self::Changes => "changes",
+            Self::Hashes => "hashes",
+        }
+    }
 }
 
 /// Names one outstanding request; chosen by the machine that made it.

@@ -14,7 +14,7 @@ use super::commands::Common;
 use super::output::{Failed, print, print_json, tell};
 use super::status::tame;
 use super::target::{Purpose, Surroundings};
-use crate::api::{BranchStatus, VolumeInfo, WriterAnswer, WriterChange};
+use crate::api::{BranchStatus, WriterAnswer, WriterChange};
 use crate::http::paths;
 
 /// Bytes asked for at a time.
@@ -66,7 +66,7 @@ pub(super) async fn run(command: BranchCommand, around: &Surroundings) -> Result
     match command {
         BranchCommand::List { volume, common } => {
             let client = common.target.one(Purpose::Volume(&volume), around)?.client();
-            let all = info(&client, &volume).await?.branches;
+            let all = client.volume(&volume).await?.branches;
             if common.json {
                 return print_json(&all);
             }
@@ -125,14 +125,8 @@ struct Exported {
     data: u64,
 }
 
-pub(super) async fn info(client: &Client, volume: &str) -> Result<VolumeInfo, Failed> {
-    let status = client.status().await?;
-    let found = status.volumes.into_iter().find(|v| v.label == volume || v.id == volume);
-    found.ok_or_else(|| Failed::new(format!("{} holds no volume `{volume}`", status.node)))
-}
-
 async fn branch(client: &Client, w: &Which) -> Result<BranchStatus, Failed> {
-    let all = info(client, &w.volume).await?.branches;
+    let all = client.volume(&w.volume).await?.branches;
     let names: Vec<_> = all.iter().map(|b| b.name.clone()).collect();
     all.into_iter().find(|b| b.name == w.branch).ok_or_else(|| {
         let known = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
@@ -196,7 +190,7 @@ async fn diff(
     b: &BranchStatus,
     against: Option<u64>,
 ) -> Result<Difference, Failed> {
-    let v = info(client, &w.volume).await?;
+    let v = client.volume(&w.volume).await?;
     let set = against.unwrap_or(v.current_set);
     let path = |state: &str| paths::VOLUME.replace("{name}", &w.volume) + "?state=" + state;
     let (ours, theirs) = (path(&format!("branch:{}", b.name)), path(&set.to_string()));

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use super::way::{Remote, Way};
-use crate::api::{ApiError, NodeStatus};
+use crate::api::{ApiError, ApiErrorKind, NodeStatus, VolumeInfo};
 use crate::http::paths;
 
 /// Longest answer: the status of a thousand volumes with full tables stays below a third of it.
@@ -72,6 +72,19 @@ impl Client {
     /// As [`Client::get`].
     pub async fn status(&self) -> Result<NodeStatus, ClientError> {
         self.get(paths::STATUS).await
+    }
+
+    /// What the node says of a volume that it holds, by label or UUID.
+    ///
+    /// # Errors
+    /// As [`Client::get`], and if it holds none of that name.
+    pub async fn volume(&self, volume: &str) -> Result<VolumeInfo, ClientError> {
+        let status = self.status().await?;
+        let found = status.volumes.into_iter().find(|v| v.label == volume || v.id == volume);
+        found.ok_or_else(|| {
+            let text = format!("{} holds no volume `{volume}`", status.node);
+            ClientError::Refused(ApiError::new(ApiErrorKind::NotFound, text))
+        })
     }
 
     /// Asks for a value.

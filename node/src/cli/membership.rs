@@ -178,7 +178,7 @@ impl Scene {
         status.groups.iter().find(|g| g.group == group)
     }
 
-    /// Tells every member but `but` that has an older word; who cannot be told is in `out`.
+    /// Tells every member but `but` that does not have this word; who cannot be told is in `out`.
     async fn tell(&self, g: &GroupView, said: &AddedGroup, but: &str, out: &mut Outcome) {
         let mut names: Vec<_> =
             g.members.iter().map(|m| m.node.as_str()).filter(|n| *n != but).collect();
@@ -465,6 +465,15 @@ fn removable<'g>(
     let group = &g.group;
     if g.primary.as_deref() == Some(node) {
         return Err(format!("{node} is the primary of {group}: `rcpctl failover` makes another"));
+    }
+    if let Some(s) = said.filter(|s| s.primary.as_deref() == Some(node)) {
+        let other = s.members().find(|m| *m != node);
+        return Err(format!(
+            "{group} was made with {node} as its primary, and all members know it by that: {node} stays \
+             a member. `rcproute delete group={group} nexthop={node}` at the node above ends what it is sent; a group \
+             without it is made anew (`rcpctl group create NAME --primary {}`)",
+            other.unwrap_or("NODE")
+        ));
     }
     let listed = said.is_some_and(|s| lists(s, node));
     let from = fed_by(g, node);

@@ -122,7 +122,7 @@ pub(super) async fn run(
     to: &Path,
     as_noted: bool,
 ) -> Result<Pulled, Failed> {
-    let failed = |e: std::io::Error| Failed::new(format!("{}: {e}", to.display()));
+    let failed = |e| at(to, &e);
     let note = note_of(to);
     let held = held(to, &note)?;
     let mut how = OpenOptions::new();
@@ -166,12 +166,17 @@ pub(super) async fn run(
         Holds { state: changes.since.clone(), becoming: Some(changes.state.clone()), left: None };
     store(&note, &begun)?;
     // A new file is zeroes already, whatever an interrupted pull has written is written again.
-    let read = copy(client, volume, &changes, &file, now.0 == 0).await?;
+    let read = copy(client, volume, &changes, &file, now.0 == 0, to).await?;
     file.sync_all().map_err(failed)?;
     let left = Some(left(&file.metadata().map_err(failed)?));
     store(&note, &Holds { state: Some(changes.state.clone()), becoming: None, left })?;
     let (since, state, size) = (changes.since, changes.state, changes.size);
     Ok(Pulled { file: to.to_owned(), since, state, size, read })
+}
+
+/// What went wrong with a file.
+fn at(file: &Path, e: &dyn std::fmt::Display) -> Failed {
+    Failed::new(format!("{}: {e}", file.display()))
 }
 
 /// Writes what changed; how many bytes were read.
@@ -181,8 +186,10 @@ async fn copy(
     changes: &Changes,
     file: &File,
     sparse: bool,
+    to: &Path,
 ) -> Result<u64, Failed> {
-    file.set_len(changes.size)?;
+    let failed = |e| at(to, &e);
+    file.set_len(changes.size).map_err(failed)?;
     let path = paths::VOLUME.replace("{name}", volume) + "?state=" + &changes.state;
     let mut read = 0;
     for (mut at, end) in pieces(changes) {
@@ -191,7 +198,7 @@ async fn copy(
             let piece = client.range(&path, at, stop).await?;
             read += stop - at;
             if !sparse || piece.iter().any(|b| *b != 0) {
-                file.write_all_at(&piece, at)?;
+                file.write_all_at(&piece, at).map_err(failed)?;
             }
             at = stop;
         }
@@ -207,7 +214,7 @@ fn alone(file: &File, to: &Path) -> Result<(), Failed> {
             "another pull into {} is running: wait for its end",
             to.display()
         ))),
-        Err(TryLockError::Error(e)) => Err(Failed::new(format!("{}: {e}", to.display()))),
+        Err(TryLockError::Error(e)) => Err(at(to, &e)),
     }
 }
 
@@ -222,7 +229,7 @@ async fn followed(client: &Client, volume: &str, id: &str) -> Result<String, Fai
         ))
     };
     let old: StateId = id.parse().map_err(|_| not())?;
-    let v = super::branch::info(client, volume).await?;
+    let v = client.volume(volume).await?;
     if v.id != old.volume.to_string() {
         return Err(Failed::new(format!("the file holds a state of another volume than {volume}")));
     }
@@ -257,25 +264,24 @@ fn note_of(file: &Path) -> PathBuf {
 
 /// What the file holds; `None` if it is not there.
 fn held(file: &Path, note: &Path) -> Result<Option<Holds>, Failed> {
-    let failed = |p: &Path, e: &dyn std::fmt::Display| Failed::new(format!("{}: {e}", p.display()));
     let there = match std::fs::metadata(file) {
         Ok(m) if m.is_dir() => {
-            return Err(failed(file, &"is a folder: name a file in it"));
+            return Err(at(file, &"is a folder: name a file in it"));
         }
         Ok(m) if !m.is_file() => {
-            return Err(failed(file, &"is no plain file: only such can be brought forward"));
+            return Err(at(file, &"is no plain file: only such can be brought forward"));
         }
         Ok(m) => Some(m.len()),
         Err(e) if e.kind() == ErrorKind::NotFound => None,
-        Err(e) => return Err(failed(file, &e)),
+        Err(e) => return Err(at(file, &e)),
     };
     match std::fs::read(note) {
         Ok(text) if there.is_some() => {
-            serde_json::from_slice(&text).map(Some).map_err(|e| failed(note, &e))
+            serde_json::from_slice(&text).map(Some).map_err(|e| at(note, &e))
         }
         // The file was taken away: it is made anew.
         Ok(_) => Ok(None),
-        Err(e) if e.kind() != ErrorKind::NotFound => Err(failed(note, &e)),
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(at(note, &e)),
         Err(_) if there.unwrap_or(0) == 0 => Ok(None),
         Err(_) => Err(Failed::new(format!(
             "{} is there and {} is not, which says which state it holds: name another file, or \
@@ -288,10 +294,9 @@ fn held(file: &Path, note: &Path) -> Result<Option<Holds>, Failed> {
 
 /// Replaces the note, durably.
 fn store(note: &Path, holds: &Holds) -> Result<(), Failed> {
-    let failed = |e: &dyn std::fmt::Display| Failed::new(format!("{}: {e}", note.display()));
-    let path = std::path::absolute(note).map_err(|e| failed(&e))?;
-    let text = serde_json::to_vec(holds).map_err(|e| failed(&e))?;
-    write(&path, &text, false).map_err(|e| failed(&e))
+    let path = std::path::absolute(note).map_err(|e| at(note, &e))?;
+    let text = serde_json::to_vec(holds).map_err(|e| at(note, &e))?;
+    write(&path, &text, false).map_err(|e| at(note, &e))
 }
 
 #[cfg(test)]

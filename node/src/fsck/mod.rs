@@ -52,12 +52,12 @@ pub fn look(folder: &Path, content: bool, wall: Wall) -> Result<Report, NotExami
         match what {
             What::Volume(identity) => {
                 if let Some((_, other)) = seen.iter().find(|(i, _)| i.volume == identity.volume) {
-                    report.findings.push(no_start(twice(&identity, other, &path, &all)));
+                    report.findings.push(no_start("volumes", twice(&identity, other, &path, &all)));
                 }
                 report.volumes.push(volume::look(&path, &identity, content, wall));
                 seen.push((*identity, path));
             }
-            What::Unreadable(why) => report.findings.push(no_start(why)),
+            What::Unreadable(why) => report.findings.push(no_start("volumes", why)),
             What::Unfinished => report.next_start.push(format!(
                 "removes {}: a volume whose creation or removal was cut short",
                 path.display()
@@ -65,7 +65,7 @@ pub fn look(folder: &Path, content: bool, wall: Wall) -> Result<Report, NotExami
             What::Unnamed if is_empty(&path) => {
                 report.next_start.push(format!("removes {}, which is empty", path.display()));
             }
-            What::Unnamed => report.findings.push(no_start(lost_its_name(&path, &all))),
+            What::Unnamed => report.findings.push(no_start("volumes", lost_its_name(&path, &all))),
             What::Other => {
                 report.next_start.push(format!("leaves {} as it is: no volume", path.display()));
             }
@@ -75,8 +75,8 @@ pub fn look(folder: &Path, content: bool, wall: Wall) -> Result<Report, NotExami
 }
 
 /// Something that keeps the node from starting.
-fn no_start(text: String) -> Finding {
-    Finding::needs("node", format!("the node does not start: {text}"))
+fn no_start(part: &'static str, text: String) -> Finding {
+    Finding::needs(part, format!("the node does not start: {text}"))
 }
 
 /// Held while the folder is looked at; a node that starts meanwhile is refused by it.
@@ -117,12 +117,12 @@ fn lock(folder: &Path) -> Result<Option<File>, NotExamined> {
 
 fn node_name(folder: &Path, report: &mut Report) -> Result<Option<NodeName>, NotExamined> {
     let path = folder.join("node");
-    match std::fs::read_to_string(&path) {
-        Ok(text) => match NodeName::new(text.trim()) {
+    match std::fs::read(&path) {
+        Ok(bytes) => match NodeName::new(String::from_utf8_lossy(&bytes).trim()) {
             Ok(name) => Ok(Some(name)),
             Err(e) => {
                 let text = format!("{}: {e}; write the node's name into it", path.display());
-                report.findings.push(no_start(text));
+                report.findings.push(no_start("node", text));
                 Ok(None)
             }
         },
@@ -137,7 +137,7 @@ fn node_name(folder: &Path, report: &mut Report) -> Result<Option<NodeName>, Not
 
 /// The node that the first readable volume belongs to.
 fn first_owner(all: &Path) -> Option<NodeName> {
-    let nobody = NodeName::new("?").or_else(|_| NodeName::new("nobody")).ok()?;
+    let nobody = NodeName::new("nobody").ok()?;
     std::fs::read_dir(all).ok()?.flatten().find_map(|e| {
         use volmcast::storage::{Identity, IdentityError, StorageError};
         match Identity::load(&e.path(), &nobody) {

@@ -33,7 +33,8 @@ pub struct Finding {
     /// How bad.
     pub grade: Grade,
     /// Which part: `mailbox`, `save`, `changes`, `hashes`, `snapshots`, `activity`, `base`,
-    /// `content`, `volume`, `node`, `routes`, `destinations`, `blocks`.
+    /// `content`, `volume`; of the data folder: `node`, `volumes`, `routes`, `groups.yaml`,
+    /// `destinations`, `blocks`.
     pub part: &'static str,
     /// What it is, what follows, and what can be done.
     pub text: String,

@@ -17,9 +17,9 @@ pub(super) fn look(folder: &Path, findings: &mut Vec<Finding>) {
         found => Some(found.map_err(|e| e.to_string())),
     };
     let at = |name: &str| folder.join(name).display().to_string();
-    let mut tell = |name: &str, what: Result<(), String>, remedy: &str| {
+    let mut tell = |name: &'static str, what: Result<(), String>, remedy: &str| {
         if let Err(e) = what {
-            findings.push(no_start(format!("{}: {e}{remedy}", at(name))));
+            findings.push(no_start(name, format!("{}: {e}{remedy}", at(name))));
         }
     };
     if let Some(bytes) = read("routes") {

@@ -151,9 +151,8 @@ fn slots(file: &[u8], findings: &mut Vec<Finding>) -> Vec<Slot> {
 /// What the opening had to say.
 fn notes(machine: &mut Machine, findings: &mut Vec<Finding>) {
     for n in machine.notes.drain(..) {
-        let part = if n.text.contains("activity") { "activity" } else { "snapshots" };
         let grade = if n.heals { Grade::Heals } else { Grade::Needs };
-        findings.push(Finding { grade, part, text: n.text });
+        findings.push(Finding { grade, part: n.file.name(), text: n.text });
     }
     while let Some(e) = machine.volume.poll_event() {
         match e {

@@ -166,34 +166,24 @@ impl Known {
         *self.now.lock() = taken;
     }
 
-    /// From now on it is so; what it was.
-    pub(super) fn replace(&self, taken: Taken) -> Taken {
-        std::mem::replace(&mut *self.now.lock(), taken)
-    }
-
-    /// What a command says of a group; nothing if that is known.
+    /// What a command says of a group. What is known already may be said again: whatever failed after
+    /// it was said first is done then.
     ///
     /// # Errors
     /// In words: a newer word is here, or it contradicts the topology.
-    pub(super) fn define(
-        &self,
-        name: &str,
-        definition: AddedGroup,
-    ) -> Result<Option<Defined>, ApiError> {
+    pub(super) fn define(&self, name: &str, definition: AddedGroup) -> Result<Defined, ApiError> {
         let old = self.now.lock().clone();
         let node = &self.node;
         let group = GroupName::new(name).map_err(|e| bad(e.to_string()))?;
-        if let Some(have) = old.added.groups.get(name) {
-            if *have == definition {
-                return Ok(None);
-            }
-            if have.revision >= definition.revision {
-                return Err(conflict(format!(
-                    "group {name} was changed by another command meanwhile ({node} has revision {}): \
-                     say it again",
-                    have.revision
-                )));
-            }
+        if let Some(have) = old.added.groups.get(name)
+            && have.revision >= definition.revision
+            && *have != definition
+        {
+            return Err(conflict(format!(
+                "group {name} was changed by another command meanwhile ({node} has revision {}): say \
+                 it again",
+                have.revision
+            )));
         }
         let mut added = old.added.clone();
         added.groups.insert(name.to_owned(), definition);
@@ -217,7 +207,7 @@ impl Known {
             taken.primary_of.push(group.clone());
         }
         taken.whole = whole;
-        Ok(Some(Defined { group, plan, learned, taken }))
+        Ok(Defined { group, plan, learned, taken })
     }
 
     /// A group without what commands said of it; nothing if they said nothing.

@@ -344,9 +344,7 @@ impl NodeApi for NodeHandle {
             let _one = self.known.changing.lock().await;
             match definition {
                 Some(definition) => {
-                    let Some(defined) = self.known.define(&group, definition)? else {
-                        return Ok(());
-                    };
+                    let defined = self.known.define(&group, definition)?;
                     defined.taken.store()?;
                     let plan = Input::Plan { group: defined.group, plan: Box::new(defined.plan) };
                     self.core.send(plan).await.map_err(|_| gone())?;
@@ -355,13 +353,10 @@ impl NodeApi for NodeHandle {
                 }
                 None => {
                     let Some((group, taken)) = self.known.forget(&group)? else { return Ok(()) };
-                    // First, so that whatever comes between, it can be defined again.
-                    let old = self.known.replace(taken.clone());
-                    if let Err(e) = self.done(Ask::Leave(group)).await {
-                        self.known.take(old);
-                        return Err(e);
-                    }
-                    taken.store()
+                    self.done(Ask::Leave(group)).await?;
+                    taken.store()?;
+                    self.known.take(taken);
+                    Ok(())
                 }
             }
         })

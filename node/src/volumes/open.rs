@@ -82,6 +82,8 @@ impl Default for Tuning {
 /// What an operator should know of an opening.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
+    /// What it was found in.
+    pub file: FileId,
     /// In words.
     pub text: String,
     /// Nothing is lost by it, and nobody has to do anything.
@@ -333,7 +335,7 @@ pub fn assemble(
     let mut notes = Vec::new();
     for file in FileId::ALL {
         files.settle(file).map_err(|e| {
-            fail(format!("{file:?} cannot be synced: {e}; look at the disk below it"))
+            fail(format!("`{}` cannot be synced: {e}; look at the disk below it", file.name()))
         })?;
     }
     let slots = files
@@ -542,7 +544,7 @@ fn open_snapshots(
             "{} entries of the snapshot area are damaged: kept states can no longer be read",
             r.damaged.len()
         );
-        notes.push(Note { text, heals: false });
+        notes.push(Note { file: FileId::Snapshots, text, heals: false });
     }
     let mut area = super::primary::Area { files, bs: identity.block_size, capture: None };
     let damaged = r
@@ -554,7 +556,7 @@ fn open_snapshots(
             "a before image of block {} is damaged: reads of it in kept states are refused",
             u.block.0
         );
-        notes.push(Note { text, heals: false });
+        notes.push(Note { file: FileId::Snapshots, text, heals: false });
     }
     sync(files, FileId::Snapshots).map_err(|()| "the snapshot area could not be synced")?;
     Ok(r.store)
@@ -586,7 +588,7 @@ fn open_activity(
             "{} cells of the activity log are damaged: their extents count as changed",
             r.damaged.len()
         );
-        notes.push(Note { text, heals: true });
+        notes.push(Note { file: FileId::Activity, text, heals: true });
     }
     // What may have been written since the newest finished set is changed until shown otherwise.
     for (first, count) in &r.active {

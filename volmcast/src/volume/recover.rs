@@ -49,7 +49,7 @@ pub type ReadFile<'a> = &'a mut dyn FnMut(FileId, u64, usize) -> Result<Bytes, I
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecoverError {
     /// Its files cannot be read.
-    #[error("{file:?} of volume {volume} cannot be read: {source}")]
+    #[error("`{}` of volume {volume} cannot be read: {source}", file.name())]
     Io {
         /// Which file.
         file: FileId,
