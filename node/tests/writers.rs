@@ -24,6 +24,8 @@ use volmcast::volume::{CutPolicy, PlaybackPolicy};
 
 #[path = "writers/damage.rs"]
 mod damage;
+#[path = "writers/roles.rs"]
+mod roles;
 
 const VOLUME: VolumeId = VolumeId([7; 16]);
 const BLOCKS: u64 = 256;
@@ -82,6 +84,8 @@ struct Node {
     /// Roles cannot be stored.
     bad_disk: bool,
     made_read_only: u32,
+    /// Handlers that run: of which kind, and what they read.
+    handled: Vec<([u8; 16], String, String)>,
 }
 
 #[derive(Default)]
@@ -91,6 +95,8 @@ struct Rig {
     wires: BTreeMap<(&'static str, ConnId), (&'static str, ConnId)>,
     down: Vec<&'static str>,
     asked: u64,
+    /// Kinds that every node has a handler for.
+    handlers: std::collections::BTreeSet<String>,
 }
 
 impl Rig {
@@ -126,7 +132,7 @@ impl Rig {
             addresses: all.iter().map(|n| (name(n), (*n).to_owned())).collect(),
             table: Table::from_plan(name(n), &planned).expect("a tree"),
             proven: false,
-            handlers: std::collections::BTreeSet::new(),
+            handlers: self.handlers.clone(),
             versions: rcp::proto::session::VERSIONS,
             journal: rcp::proto::control::Journal::default(),
             destinations: node::mover::Destinations::default(),
@@ -144,6 +150,7 @@ impl Rig {
             busy: false,
             bad_disk: false,
             made_read_only: 0,
+            handled: Vec::new(),
         };
         self.nodes.insert(n, node);
         let folder = self.folder(n);
@@ -315,6 +322,10 @@ impl Rig {
             Effect::SetFinished { .. } => self.node(n).mover.forgotten(now, wall, VOLUME),
             Effect::Reply { ask, reply } => drop(self.node(n).replies.insert(ask.0, reply)),
             Effect::Note { text, .. } => self.node(n).notes.push(text),
+            Effect::Handle { id, kind, body, .. } => {
+                let body = String::from_utf8_lossy(&body).into_owned();
+                self.node(n).handled.push((id, kind, body));
+            }
             e => self.writer_effect(n, &folder, e),
         }
     }

@@ -32,6 +32,8 @@ mod full;
 mod groups;
 #[path = "e2e/grow.rs"]
 mod grow;
+#[path = "e2e/hooks.rs"]
+mod hooks;
 #[path = "e2e/kills.rs"]
 mod kills;
 #[path = "e2e/late.rs"]

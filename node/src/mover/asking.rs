@@ -175,7 +175,7 @@ impl Mover {
                 Ok(()) => return,
                 Err(e) => Err(e),
             },
-            Ask::Writer(change) => match self.change_writer(ask, change) {
+            Ask::Writer(change) => match self.order_writer(ask, change) {
                 Ok(()) => return,
                 Err(e) => Err(e),
             },

@@ -624,6 +624,11 @@ pub(super) fn closed(h: &Held) -> Option<String> {
     h.writer.closed(h.label.as_str(), own)
 }
 
+/// Writers are let in, as far as it was decided.
+pub(super) fn is_writer(h: &Held) -> bool {
+    is_primary(h) && h.writer.decided && closed(h).is_none() && h.change.is_none()
+}
+
 /// A history as it is told.
 pub(super) fn lines(history: &[Branch]) -> Vec<HistoryLine> {
     let line = |b: &Branch| HistoryLine {

@@ -19,6 +19,7 @@
 //! | `learning` | a changed topology |
 //! | `history` | whose line is followed: fences, splits, confirmation |
 //! | `failover` | who the writer is: promotion, handing over, stepping down |
+//! | `roles` | programs of the node that decide about the writer, and hear of it |
 //! | `settings` | replication on and off, triggers, persistency |
 //! | `status` | what they are told |
 //! | `closing` | the end of sessions |
@@ -45,6 +46,7 @@ mod pacing;
 mod receiving;
 mod relaying;
 mod rewinding;
+mod roles;
 mod routing;
 mod sending;
 mod settings;
@@ -404,6 +406,7 @@ pub struct Mover {
     destinations: Destinations,
     storing: destinations::Storing,
     notices: kinds::Notices,
+    roles: roles::Roles,
     /// Control blocks under way.
     controls: controls::Blocks,
     next_conn: u64,
@@ -436,6 +439,7 @@ impl Mover {
             destinations: cfg.destinations.clone(),
             storing: destinations::Storing::new(),
             notices: kinds::Notices::default(),
+            roles: roles::Roles::default(),
             controls: controls::Blocks::new(
                 cfg.node.clone(),
                 cfg.journal.clone(),
@@ -461,10 +465,14 @@ impl Mover {
 
     /// The next thing to do.
     pub fn poll_effect(&mut self) -> Option<Effect> {
+        if self.effects.is_empty() {
+            self.tell_roles();
+        }
         self.effects.pop_front()
     }
 
     fn effect(&mut self, e: Effect) {
+        self.role_may_differ(&e);
         self.effects.push_back(e);
     }
 

@@ -9,7 +9,7 @@ use rcp::proto::ids::{GroupName, NodeName, SetNumber, VolumeId};
 use rcp::proto::session::abilities;
 use rcp::proto::transport::Hop;
 use volmcast::digest::Sum;
-use volmcast::volume::Role;
+use volmcast::volume::{Role, SetRow};
 
 use super::links::Group;
 use super::receiving::InStage;
@@ -362,23 +362,11 @@ impl Mover {
             kept: m.kept.iter().map(|k| k.set.0).collect(),
             children,
             subtree,
-            sets: s
-                .sets
-                .iter()
-                .map(|r| SetInfo {
-                    set: r.set.0,
-                    created_us: r.cut_time.0,
-                    made_in: r.made_in.map(|d| d.as_secs_f64()),
-                    blocks: r.blocks,
-                    played_us: r.played.map(|p| p.at.0),
-                    group: r.played.map(|p| p.sets),
-                    played_in: r.played.and_then(|p| p.took).map(|t| t.as_secs_f64()),
-                    played_blocks: r.played.map(|p| p.blocks),
-                })
-                .collect(),
+            sets: s.sets.iter().map(set_info).collect(),
             ..VolumeInfo::default()
         };
         history::describe(h, &mut info);
+        self.roles.describe(id, &mut info);
         proof(h, &mut info);
         info
     }
@@ -481,6 +469,20 @@ impl Mover {
     /// Nodes this one feeds or is fed by, for the runtime's metrics.
     pub fn neighbours(&self) -> impl Iterator<Item = &NodeName> {
         self.groups.values().flat_map(|g| g.links.keys())
+    }
+}
+
+/// A row of the delta-set table.
+fn set_info(r: &SetRow) -> SetInfo {
+    SetInfo {
+        set: r.set.0,
+        created_us: r.cut_time.0,
+        made_in: r.made_in.map(|d| d.as_secs_f64()),
+        blocks: r.blocks,
+        played_us: r.played.map(|p| p.at.0),
+        group: r.played.map(|p| p.sets),
+        played_in: r.played.and_then(|p| p.took).map(|t| t.as_secs_f64()),
+        played_blocks: r.played.map(|p| p.blocks),
     }
 }
 

@@ -49,7 +49,7 @@ impl Rig {
         self.told(n, ask)
     }
 
-    fn info(&self, n: &str) -> node::api::VolumeInfo {
+    pub(super) fn info(&self, n: &str) -> node::api::VolumeInfo {
         self.nodes[n].mover.status().volumes.into_iter().next().expect("a volume")
     }
 }

@@ -1,0 +1,138 @@
+//! Handlers that decide about changes of the writer, and hear of them.
+
+use super::*;
+
+impl Rig {
+    /// The handlers that run at a node end.
+    fn handlers_end(&mut self, n: &str, ok: bool, said: &'static str) -> Vec<String> {
+        let (now, _) = (self.mono(), self.wall());
+        let run = std::mem::take(&mut self.node(n).handled);
+        for (id, ..) in &run {
+            self.node(n).mover.control_done(now, *id, ok, said.as_bytes().into());
+        }
+        self.run();
+        run.into_iter().map(|(_, kind, body)| format!("{kind}: {}", body.trim_end())).collect()
+    }
+
+    /// What the handlers of a node were told and asked meanwhile, all of which they agree to.
+    fn heard(&mut self, n: &str) -> Vec<String> {
+        self.handlers_end(n, true, "")
+    }
+}
+
+/// As [`two`], with handlers; they have been told what is.
+fn two_with(kinds: &[&str]) -> Rig {
+    let mut r = Rig::new();
+    r.handlers = kinds.iter().map(|k| (*k).to_owned()).collect();
+    r.add("p", "g1", &["l1"]);
+    r.create("p", &identity("p", "g1", "primary"));
+    r.add("l1", "g1", &[]);
+    r.pass(2_000);
+    r.write("p", 1, 1);
+    r.write("p", 2, 2);
+    r.pass(200);
+    assert_eq!((r.visible("p"), r.visible("l1")), (2, 2), "{:?}", r.nodes["l1"].notes);
+    r
+}
+
+fn hold(limit_ms: u64) -> WriterChange {
+    WriterChange::Hold { volume: "vol".to_owned(), limit_ms }
+}
+
+#[test]
+fn each_change_of_role_is_told_once_and_after_a_restart_what_is() {
+    let mut r = two_with(&["role"]);
+    assert_eq!(
+        (r.heard("p"), r.heard("l1")),
+        (vec!["role: vol writer".to_owned()], vec!["role: vol replica".to_owned()])
+    );
+    let promoted = r.promote("l1");
+    assert!(r.told("l1", promoted).contains("fresh: true"));
+    r.pass(1_000);
+    assert_eq!(r.heard("p"), ["role: vol fenced"]);
+    assert_eq!(r.heard("l1"), ["role: vol writer"]);
+    r.change("p", WriterChange::Resync { volume: "vol".to_owned(), discard: false });
+    r.pass(2_000);
+    assert_eq!(r.heard("p"), ["role: vol replica"]);
+    r.pass(5_000);
+    assert!(r.heard("p").is_empty() && r.heard("l1").is_empty(), "nothing is new");
+    r.restart("p", "g1", &[]);
+    r.pass(1_000);
+    assert_eq!(r.heard("p"), ["role: vol replica"], "it may have died before it was told");
+    // One that fails is not run again, and somebody hears of it.
+    r.promote("p");
+    r.pass(1_000);
+    assert_eq!(r.handlers_end("p", false, "no such address"), ["role: vol writer"]);
+    let said = r.nodes["p"]
+        .notes
+        .iter()
+        .any(|t| t.contains("told that it is writer here, and failed: no such address"));
+    assert!(said, "{:?}", r.nodes["p"].notes);
+    r.pass(5_000);
+    assert!(r.heard("p").is_empty());
+}
+
+#[test]
+fn nobody_becomes_the_writer_against_its_handler() {
+    let mut r = two_with(&["role-before"]);
+    assert!(r.heard("p").is_empty() && r.heard("l1").is_empty(), "nobody is told");
+    let refused = r.promote("l1");
+    assert_eq!(r.told("l1", refused), "None", "the handler has not decided");
+    // Nobody may take it for a replica that stays one.
+    let info = r.info("l1");
+    assert!(info.promoting && info.reason.is_some_and(|t| t.contains("may become writer here")));
+    assert_eq!(r.handlers_end("l1", false, "p has the lock"), ["role-before: vol writer"]);
+    r.pass(1_000);
+    let told = r.told("l1", refused);
+    assert!(told.contains("is against it (p has the lock); nothing was changed"), "{told}");
+    r.is_open("p");
+    r.write("p", 3, 3);
+    r.pass(200);
+    assert_eq!((r.visible("p"), r.visible("l1")), (3, 3));
+    // Now it has nothing against it.
+    let promoted = r.promote("l1");
+    assert_eq!(r.heard("l1"), ["role-before: vol writer"]);
+    r.pass(200);
+    assert!(r.told("l1", promoted).contains("fresh: true"), "{}", r.told("l1", promoted));
+    r.is_closed("p", "l1 took over");
+    // Said again, there is nothing to decide.
+    let again = r.promote("l1");
+    assert!(r.told("l1", again).contains("fresh: false"), "{}", r.told("l1", again));
+    assert!(r.heard("l1").is_empty());
+    // What cannot be anyway is not asked for.
+    let none = r.change("l1", WriterChange::Alone { volume: "vol2".to_owned() });
+    assert!(r.told("l1", none).contains("no volume `vol2`"), "{}", r.told("l1", none));
+    assert!(r.heard("l1").is_empty());
+}
+
+#[test]
+fn what_was_begun_is_told_of_also_if_it_comes_to_nothing() {
+    let mut r = two_with(&["role", "role-before"]);
+    let _ = (r.heard("p"), r.heard("l1"));
+    // A handler may have to write before it lets go: writers are held after it.
+    let held = r.change("p", hold(1_000));
+    r.pass(5_000);
+    r.is_open("p");
+    assert_eq!(r.handlers_end("p", false, "in use"), ["role-before: vol fenced"]);
+    assert!(r.told("p", held).contains("against it (in use)"), "{}", r.told("p", held));
+    r.is_open("p");
+    assert!(r.heard("p").is_empty(), "nothing was begun");
+    let held = r.change("p", hold(1_000));
+    assert_eq!(r.heard("p"), ["role-before: vol fenced"]);
+    r.is_held("p");
+    assert!(r.told("p", held).contains("Cut"), "{}", r.told("p", held));
+    assert!(r.heard("p").is_empty());
+    // Nobody finishes it.
+    r.pass(2_000);
+    r.is_open("p");
+    assert_eq!(r.heard("p"), ["role: vol writer"]);
+    // Somebody does.
+    r.change("p", hold(1_000));
+    assert_eq!(r.heard("p"), ["role-before: vol fenced"]);
+    let over = WriterChange::HandOver { volume: "vol".to_owned(), to: "l1".to_owned(), set: 2 };
+    let over = r.change("p", over);
+    assert!(r.told("p", over).contains("Done"), "{}", r.told("p", over));
+    assert_eq!(r.heard("p"), ["role: vol fenced"]);
+    r.change("p", WriterChange::TakeBack { volume: "vol".to_owned() });
+    assert_eq!(r.heard("p"), ["role: vol writer"]);
+}

@@ -1,0 +1,102 @@
+//! Programs of the operator decide about changes of the writer, and hear of them.
+
+use std::process::Command;
+use std::time::Duration;
+
+use tests::rig::{Plan, Tree, program, said, wait_for};
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// Notes what it is asked, and is against what a file forbids.
+const BEFORE: &str = r#"
+read volume role
+echo "may $volume become $role" >> heard-$RCP_NODE
+if test -e no-$role-$RCP_NODE; then echo "another site has the lock" >&2; exit 1; fi
+"#;
+/// Notes what it is told.
+const ROLE: &str = r#"
+read volume role
+echo "$volume is $role" >> heard-$RCP_NODE
+"#;
+
+/// What the handlers of a node heard since they were looked at last.
+fn heard(tree: &Tree, node: &str, want: &[&str]) {
+    let path = tree.dir().join(format!("heard-{node}"));
+    wait_for(&format!("{node} to hear {want:?}"), LONG, || {
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        if text.lines().eq(want.iter().copied()) { Ok(()) } else { Err(text) }
+    });
+    std::fs::remove_file(&path).unwrap();
+}
+
+fn failover(tree: &Tree, words: &[&str]) -> Result<String, String> {
+    let mut c = Command::new(program("rcpctl"));
+    c.args(["failover", "vol"]).args(words).arg("--topology").arg(tree.topology());
+    said(&mut c)
+}
+
+fn write(tree: &Tree, node: &str, byte: u8) {
+    let mut client = tree.open(node, "vol").unwrap();
+    client.write(0, &[byte; 4096], true).unwrap();
+}
+
+#[test]
+fn handlers_decide_about_the_writer_and_hear_of_it() {
+    let mut plan = Plan::new(&[("p", &["l1", "l2"])]).volume("vol", 16).cut_every(100);
+    let scripts = tempfile::tempdir().unwrap();
+    for (kind, text) in [("role-before", BEFORE), ("role", ROLE)] {
+        let path = scripts.path().join(kind);
+        std::fs::write(&path, text).unwrap();
+        for node in plan.spec.nodes.values_mut() {
+            let argv = vec!["sh".to_owned(), path.display().to_string()];
+            node.handlers.insert(kind.to_owned(), argv);
+        }
+    }
+    let tree = Tree::start(plan);
+    tree.expect(" WARN ");
+    tree.expect(" ERROR ");
+    heard(&tree, "p", &["vol is writer"]);
+    heard(&tree, "l1", &["vol is replica"]);
+    heard(&tree, "l2", &["vol is replica"]);
+
+    // A planned swap: each of the two may refuse, and the old writer goes on.
+    let forbid = |what: &str| tree.dir().join(format!("no-{what}"));
+    std::fs::write(forbid("fenced-p"), "").unwrap();
+    let no = failover(&tree, &["--sync", "--to", "l1"]).unwrap_err();
+    assert!(no.contains("vol does not become fenced at p"), "{no}");
+    assert!(no.contains("another site has the lock"), "{no}");
+    heard(&tree, "p", &["may vol become fenced"]);
+    std::fs::remove_file(forbid("fenced-p")).unwrap();
+    std::fs::write(forbid("writer-l1"), "").unwrap();
+    let no = failover(&tree, &["--sync", "--to", "l1"]).unwrap_err();
+    assert!(no.contains("vol does not become writer at l1"), "{no}");
+    assert!(no.contains("p goes on as the writer"), "{no}");
+    heard(&tree, "l1", &["may vol become writer"]);
+    write(&tree, "p", 1);
+    heard(&tree, "p", &["may vol become fenced", "vol is fenced", "vol is writer"]);
+    std::fs::remove_file(forbid("writer-l1")).unwrap();
+    failover(&tree, &["--sync", "--to", "l1"]).unwrap();
+    heard(&tree, "p", &["may vol become fenced", "vol is fenced", "vol is replica"]);
+    heard(&tree, "l1", &["may vol become writer", "vol is writer"]);
+
+    // The writer dies: nobody takes over whom the lock is not given to.
+    write(&tree, "l1", 2);
+    wait_for("p to show it", LONG, || {
+        let mut c = tree.open("p", "vol").map_err(|e| e.to_string())?;
+        let mut b = [0; 512];
+        c.read(0, &mut b).map_err(|e| e.to_string())?;
+        if b[0] == 2 { Ok(()) } else { Err(b[0].to_string()) }
+    });
+    tree.kill("l1");
+    std::fs::write(forbid("writer-p"), "").unwrap();
+    let no = failover(&tree, &["--to", "p"]).unwrap_err();
+    assert!(no.contains("vol does not become writer at p"), "{no}");
+    assert_eq!(tree.volume("p", "vol").unwrap().role, "replica");
+    std::fs::remove_file(forbid("writer-p")).unwrap();
+    failover(&tree, &["--to", "p", "--adopt"]).unwrap();
+    heard(&tree, "p", &["may vol become writer", "may vol become writer", "vol is writer"]);
+    write(&tree, "p", 3);
+    // The old one hears that it is none any more, though nobody orders it.
+    tree.up("l1");
+    heard(&tree, "l1", &["vol is fenced"]);
+}
