@@ -34,6 +34,8 @@ pub enum ApiErrorKind {
     BadRequest,
     /// It makes sense, but not now or not here (409).
     Conflict,
+    /// A program that has its say there is against it (409).
+    Declined,
     /// The next hop has another feeder, until that was silent for its time: try again (409).
     Fed,
     /// Whoever asks has not shown who it is (401).
@@ -543,6 +545,22 @@ pub enum WriterChange {
         /// Label or UUID.
         volume: String,
     },
+}
+
+impl WriterChange {
+    /// Label or UUID of the volume that it is about.
+    #[must_use]
+    pub fn volume(&self) -> &str {
+        match self {
+            Self::Promote { volume, .. }
+            | Self::Hold { volume, .. }
+            | Self::HandOver { volume, .. }
+            | Self::TakeBack { volume }
+            | Self::Resync { volume, .. }
+            | Self::DropBranch { volume, .. }
+            | Self::Alone { volume } => volume,
+        }
+    }
 }
 
 /// What came of it.

@@ -66,7 +66,10 @@ pub const CORE_QUEUE: usize = 4096;
 pub const FRAME_QUEUE: usize = 8192;
 /// Handlers of control blocks that run at once; others wait.
 pub const MAX_HANDLERS: usize = 4;
-/// How long the handler of a control block may run.
+/// Handlers about who writes that run at once, at most one for each volume; others wait.
+pub const MAX_ROLE_HANDLERS: usize = 16;
+/// How long the handler of a control block may run; of one about who writes, how long it may wait and
+/// run.
 pub const HANDLER_TIME: Duration = Duration::from_secs(60);
 /// Deadline for an orderly stop.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(10);

@@ -14,7 +14,7 @@ pub(crate) fn status_of(kind: ApiErrorKind) -> StatusCode {
         ApiErrorKind::BadRequest => StatusCode::BAD_REQUEST,
         ApiErrorKind::Unauthorized => StatusCode::UNAUTHORIZED,
         ApiErrorKind::Forbidden => StatusCode::FORBIDDEN,
-        ApiErrorKind::Conflict | ApiErrorKind::Fed => StatusCode::CONFLICT,
+        ApiErrorKind::Conflict | ApiErrorKind::Declined | ApiErrorKind::Fed => StatusCode::CONFLICT,
         ApiErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         ApiErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }

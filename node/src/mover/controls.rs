@@ -205,13 +205,19 @@ impl Mover {
         if own.is_some() {
             return Part::Once;
         }
-        if self.cfg.handlers.contains(&block.kind) {
+        let own_kind = super::kinds::is_nodes_own(&block.kind);
+        if self.cfg.handlers.contains(&block.kind) && !own_kind {
             return if replica || primary { Part::Once } else { Part::Nothing };
         }
         if !(replica && must) {
             return Part::Nothing;
         }
         let (node, kind) = (&self.cfg.node, &block.kind);
+        if own_kind {
+            let text =
+                format!("{node} runs its handler `{kind}` by itself, and for no control block");
+            return Part::Told(false, Bytes::from(text));
+        }
         let text = format!(
             "no handler for control blocks `{kind}` at {node}: write `handlers: {{{kind}: \
              [PROGRAM]}}` for this node in the topology"

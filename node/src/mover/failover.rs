@@ -187,6 +187,12 @@ fn only_forwards(node: &NodeName, name: &str) -> ApiError {
     ))
 }
 
+/// A primary has no newer line to open than the one it writes. `above`: the newest that is known.
+pub(super) fn is_writer_already(h: &Held, above: u32) -> bool {
+    let own = h.volume.history().last().map_or(0, |b| b.generation.counter);
+    !h.writer.is_fenced() && h.writer.split.is_none() && above <= own
+}
+
 /// The counter of a new line: above all that is known here, and above what the operator knows.
 fn next_counter(h: &Held, own: Generation, above: u32) -> Result<u32, String> {
     let rival = h.writer.rival.last().map_or(0, |b| b.generation.counter);
@@ -348,7 +354,7 @@ impl Mover {
         let Some(h) = self.volumes.get_mut(&id) else { return Ok(()) };
         let set = h.volume.durable().visible;
         // An operator may know of a newer line that nobody has told this node of.
-        if !h.writer.is_fenced() && h.writer.split.is_none() && above <= own.counter {
+        if is_writer_already(h, above) {
             let (generation, set) = (own.to_string(), set.0);
             let damaged = if p.lose { self.accept_damage(id) } else { None };
             let done = Promoted { generation, set, newest_known_set: set, fresh: false, damaged };

@@ -13,6 +13,7 @@ use rcp::proto::ids::{GroupName, Label, NodeName, VolumeId};
 use volmcast::volume::Role;
 
 use super::controls::OWN_KINDS;
+use super::roles::ROLE_KINDS;
 use super::settings::Waiter;
 use super::{Effect, HASH, Level, Mover, Order};
 use crate::api::{ApiError, ApiErrorKind};
@@ -66,6 +67,11 @@ impl Own {
             _ => return None,
         })
     }
+}
+
+/// A kind of handler that a node runs by itself: nobody can send it.
+pub(super) fn is_nodes_own(kind: &str) -> bool {
+    kind == CUT || ROLE_KINDS.contains(&kind)
 }
 
 /// A range of a volume's bytes, as an operator names it.
@@ -195,6 +201,13 @@ impl Mover {
         mut order: Order,
     ) -> Result<Order, ApiError> {
         let bad = |text: String| ApiError::new(ApiErrorKind::BadRequest, text);
+        if is_nodes_own(&order.kind) {
+            return Err(bad(format!(
+                "`{}` is a handler that a node runs by itself, and not a kind of control block: call \
+                 yours otherwise",
+                order.kind
+            )));
+        }
         if !order.kind.starts_with(OWN_KINDS) {
             check_notification(&order).map_err(bad)?;
             return Ok(order);

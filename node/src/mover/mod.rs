@@ -80,6 +80,7 @@ pub use history::Confirm;
 pub use kinds::{COPY_EXTENT, Extent, SCRUB};
 pub use learning::Learned;
 pub use links::{Accepted, GroupPlan};
+pub use roles::ROLE_KINDS;
 pub use trust::{Proof, TurnedAway};
 
 use crate::api::Stranger;
@@ -566,6 +567,7 @@ impl Mover {
             format!("volume {} cannot be opened: {}", volume.label, volume.why),
         );
         self.closed.insert(id, volume);
+        self.look_at_role(id);
     }
 
     /// The runtime could not make a replica's files.

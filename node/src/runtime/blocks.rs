@@ -14,10 +14,13 @@ use rcp::proto::ids::{GroupName, NodeName, StateId};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
 
 use super::core::Input;
 use super::start::{StartError, task};
+use crate::clock;
 use crate::limits;
+use crate::mover::ROLE_KINDS;
 
 /// Reads the record of a data folder, without what is too old or torn.
 pub(super) fn open(folder: &Path) -> Result<(Journal, Records), StartError> {
@@ -55,6 +58,8 @@ pub(super) struct Handlers {
     /// Where relative programs are, and where commands run: the folder of the topology.
     base: PathBuf,
     room: Arc<Semaphore>,
+    /// For those about who writes: they do not wait for the others.
+    role_room: Arc<Semaphore>,
     time: Duration,
 }
 
@@ -65,6 +70,7 @@ impl Handlers {
             commands: Arc::new(node.handlers.clone()),
             base: base.to_owned(),
             room: Arc::new(Semaphore::new(limits::MAX_HANDLERS)),
+            role_room: Arc::new(Semaphore::new(limits::MAX_ROLE_HANDLERS)),
             time: limits::HANDLER_TIME,
         }
     }
@@ -74,9 +80,13 @@ impl Handlers {
         let handlers = self.clone();
         task(async move {
             let id = order.id;
-            // The semaphore is never closed.
-            let _share = handlers.room.clone().acquire_owned().await;
-            let (ok, text) = handlers.handle(order).await;
+            let (ok, text) = if ROLE_KINDS.contains(&order.kind.as_str()) {
+                handlers.handle_role(order).await
+            } else {
+                // The semaphore is never closed.
+                let _share = handlers.room.acquire().await;
+                handlers.handle(order, handlers.time).await
+            };
             let _ = core.send(Input::Hashed { id, ok, text }).await;
         });
     }
@@ -102,8 +112,23 @@ impl Handlers {
         Some(c)
     }
 
+    /// Somebody waits for the answer: the time counts from here.
+    async fn handle_role(&self, order: Order) -> (bool, String) {
+        let began = clock::mono();
+        match timeout(self.time, self.role_room.acquire()).await {
+            Ok(_share) => {
+                let waited = clock::mono().since(began);
+                self.handle(order, self.time.saturating_sub(waited)).await
+            }
+            Err(_) => {
+                let (most, time) = (limits::MAX_ROLE_HANDLERS, self.time.as_secs());
+                (false, format!("{most} others ran all the time, for {time} s: it was not started"))
+            }
+        }
+    }
+
     /// Runs the command of a block: whether it succeeded, and what it said.
-    async fn handle(&self, order: Order) -> (bool, String) {
+    async fn handle(&self, order: Order, time: Duration) -> (bool, String) {
         let Some(mut command) = self.command(&order) else {
             return (false, format!("no handler for `{}`", order.kind));
         };
@@ -129,7 +154,7 @@ impl Handlers {
                 tokio::join!(child.wait(), feed, heard(stdout), heard(stderr));
             (status, out, err)
         };
-        let ended = tokio::time::timeout(self.time, all).await;
+        let ended = timeout(time, all).await;
         // With whatever it has started.
         if let (Some(group), true) = (group, ended.is_err()) {
             let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
@@ -181,12 +206,13 @@ mod tests {
             commands: Arc::new(BTreeMap::from([("say".to_owned(), argv)])),
             base: std::env::temp_dir(),
             room: Arc::new(Semaphore::new(1)),
+            role_room: Arc::new(Semaphore::new(1)),
             time: Duration::from_secs(1),
         };
         let group = GroupName::new("g1").expect("good");
         let body = Bytes::from_static(body);
         let order = Order { id: [1; 16], kind: "say".to_owned(), group, after: None, body };
-        handlers.handle(order).await
+        handlers.handle(order, handlers.time).await
     }
 
     #[tokio::test]

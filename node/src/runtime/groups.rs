@@ -210,6 +210,12 @@ impl Known {
         Ok(Defined { group, plan, learned, taken })
     }
 
+    /// What commands said of a group, as if it was said again.
+    pub(super) fn again(&self, group: &GroupName) -> Option<Result<Defined, ApiError>> {
+        let have = self.now.lock().added.groups.get(group.as_str()).cloned()?;
+        Some(self.define(group.as_str(), have))
+    }
+
     /// A group without what commands said of it; nothing if they said nothing.
     ///
     /// # Errors

@@ -75,6 +75,12 @@ impl NodeHandle {
         }
     }
 
+    /// The group as it is known here is one of the node's groups.
+    async fn enter_again(&self, group: &GroupName) -> Result<(), ApiError> {
+        let Some(defined) = self.known.again(group) else { return Ok(()) };
+        self.done(Ask::Learn(Box::new(defined?.learned))).await
+    }
+
     async fn done(&self, question: Ask) -> Result<(), ApiError> {
         self.ask(question).await.map(|_| ())
     }
@@ -353,8 +359,12 @@ impl NodeApi for NodeHandle {
                 }
                 None => {
                     let Some((group, taken)) = self.known.forget(&group)? else { return Ok(()) };
-                    self.done(Ask::Leave(group)).await?;
-                    taken.store()?;
+                    self.done(Ask::Leave(group.clone())).await?;
+                    if let Err(e) = taken.store() {
+                        // Not left, then: whoever looks still finds the group, and says it again.
+                        self.enter_again(&group).await?;
+                        return Err(e);
+                    }
                     self.known.take(taken);
                     Ok(())
                 }

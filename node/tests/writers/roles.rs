@@ -1,5 +1,7 @@
 //! Handlers that decide about changes of the writer, and hear of them.
 
+use node::mover::Order;
+
 use super::*;
 
 impl Rig {
@@ -116,7 +118,15 @@ fn what_was_begun_is_told_of_also_if_it_comes_to_nothing() {
     assert_eq!(r.handlers_end("p", false, "in use"), ["role-before: vol fenced"]);
     assert!(r.told("p", held).contains("against it (in use)"), "{}", r.told("p", held));
     r.is_open("p");
-    assert!(r.heard("p").is_empty(), "nothing was begun");
+    assert_eq!(r.heard("p"), ["role: vol writer"], "it may have begun to let go");
+    // It is not wanted any more before it was decided.
+    let held = r.change("p", hold(1_000));
+    let back = r.change("p", WriterChange::TakeBack { volume: "vol".to_owned() });
+    assert!(r.told("p", held).contains("that was undone"), "{}", r.told("p", held));
+    assert!(r.told("p", back).contains("Done"), "{}", r.told("p", back));
+    assert_eq!(r.heard("p"), ["role-before: vol fenced"]);
+    r.is_open("p");
+    assert_eq!(r.heard("p"), ["role: vol writer"]);
     let held = r.change("p", hold(1_000));
     assert_eq!(r.heard("p"), ["role-before: vol fenced"]);
     r.is_held("p");
@@ -133,6 +143,61 @@ fn what_was_begun_is_told_of_also_if_it_comes_to_nothing() {
     let over = r.change("p", over);
     assert!(r.told("p", over).contains("Done"), "{}", r.told("p", over));
     assert_eq!(r.heard("p"), ["role: vol fenced"]);
+    // Whoever let go is asked before it goes on.
+    let back = r.change("p", WriterChange::TakeBack { volume: "vol".to_owned() });
+    assert_eq!(r.handlers_end("p", false, "given away"), ["role-before: vol writer"]);
+    assert!(r.told("p", back).contains("against it (given away)"), "{}", r.told("p", back));
+    r.is_closed("p", "handed over");
+    assert_eq!(r.heard("p"), ["role: vol fenced"]);
     r.change("p", WriterChange::TakeBack { volume: "vol".to_owned() });
+    assert_eq!(r.heard("p"), ["role-before: vol writer"]);
+    r.is_open("p");
     assert_eq!(r.heard("p"), ["role: vol writer"]);
+}
+
+#[test]
+fn a_yes_is_for_what_it_was_asked_about() {
+    let mut r = two_with(&["role-before"]);
+    let late = r.promote("l1");
+    let twice = r.promote("l1");
+    // Somebody else takes over while the handler of l1 thinks: p, which is told of a newer line.
+    let (volume, now, at, above) = ("vol".to_owned(), false, None, 5);
+    let ask = WriterChange::Promote { volume, now, at, above, lose_damaged_blocks: false };
+    let other = r.change("p", ask);
+    assert_eq!(r.heard("p"), ["role-before: vol writer"], "another may have taken its place");
+    r.pass(2_000);
+    assert!(r.told("p", other).contains("fresh: true"), "{}", r.told("p", other));
+    r.write("p", 3, 3);
+    r.pass(500);
+    assert_eq!(r.visible("l1"), 3);
+    assert_eq!(r.heard("l1"), ["role-before: vol writer"], "asked once for the same");
+    r.pass(500);
+    for ask in [late, twice] {
+        let told = r.told("l1", ask);
+        assert!(told.contains("changed while its handler was asked"), "{told}");
+    }
+    r.is_open("p");
+}
+
+#[test]
+fn one_handler_runs_for_a_volume_and_nobody_sends_them() {
+    let mut r = two_with(&["role", "role-before"]);
+    // What it is told at the start goes before what it is asked.
+    r.promote("l1");
+    let heard = r.heard("l1");
+    assert!(heard.contains(&"role: vol replica".to_owned()), "{heard:?}");
+    assert!(heard.iter().all(|h| !h.starts_with("role-before")), "{heard:?}");
+    assert_eq!(r.heard("l1"), ["role-before: vol writer"]);
+    for kind in ["role", "role-before", "cut"] {
+        let order = Order {
+            group: "g1".to_owned(),
+            id: [9; 16],
+            kind: kind.to_owned(),
+            after: None,
+            body: "vol writer".into(),
+            wait: Duration::ZERO,
+        };
+        let sent = r.ask("p", Ask::Block(order));
+        assert!(r.told("p", sent).contains("by itself"), "{}", r.told("p", sent));
+    }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::args::FailoverArgs;
 use super::plan::Plan;
 use super::{Nodes, change, volume_at};
-use crate::api::{Promoted, VolumeInfo, WriterAnswer, WriterChange};
+use crate::api::{ApiErrorKind, Promoted, VolumeInfo, WriterAnswer, WriterChange};
 use crate::cli::client::{Client, ClientError};
 use crate::cli::output::Failed;
 use crate::cli::status::tame;
@@ -61,6 +61,10 @@ pub(super) async fn promote(
                 last_set = set;
                 notes.push(format!("{old} was made read-only first"));
             }
+            // It is up, and somebody there does not want it: that is not passed over.
+            Err(ClientError::Refused(e)) if e.kind == ApiErrorKind::Declined => {
+                return Err(Failed::new(e.text));
+            }
             Err::<_, ClientError>(e) => {
                 notes.push(format!("{old} could not be made read-only first: {e}"));
             }
@@ -72,14 +76,44 @@ pub(super) async fn promote(
     let mut asked = std::pin::pin!(change(client, &ask));
     let answer = loop {
         tokio::select! {
-            answer = &mut asked => break answer?,
+            answer = &mut asked => break answer,
             () = tokio::time::sleep(TOLD) => waiting(client, &plan.volume, to, args.now).await,
         }
     };
-    match answer {
-        WriterAnswer::Promoted(p) => Ok((p, last_set)),
-        _ => Err(Failed::new("an answer of the wrong kind")),
+    match (answer, up.and_then(|old| Some((old, nodes.client(old)?)))) {
+        (Ok(WriterAnswer::Promoted(p)), _) => Ok((p, last_set)),
+        (Ok(_), _) => Err(Failed::new("an answer of the wrong kind")),
+        (Err(e), Some(old)) if last_set.is_some() => {
+            Err(not_taken(&e, old, (to, client), &plan.volume).await)
+        }
+        (Err(e), _) => Err(e.into()),
     }
+}
+
+/// After handing over: the old writer goes on, if it is certain that the new one is none.
+async fn not_taken(
+    e: &ClientError,
+    (old, old_client): (&str, &Client),
+    (to, client): (&str, &Client),
+    volume: &str,
+) -> Failed {
+    match stays_replica(&volume_at(client, volume).await, to) {
+        Ok(()) if matches!(e, ClientError::Refused(_)) => {
+            undo(e.to_string(), old, old_client, volume).await
+        }
+        Ok(()) => Failed::new(format!("{e}; {}", handed_over(old, to, volume))),
+        // Whoever did not answer may be the writer, or about to be.
+        Err(why) => Failed::new(format!("{e}; {why}; {}", handed_over(old, to, volume))),
+    }
+}
+
+/// The old writer goes on.
+async fn undo(why: String, old: &str, client: &Client, volume: &str) -> Failed {
+    let back = change(client, &WriterChange::TakeBack { volume: volume.to_owned() }).await;
+    Failed::new(match back {
+        Ok(_) => format!("{why}: {old} goes on as the writer, the volume is where it was"),
+        Err(e) => format!("{why}, and {old} could not be told to go on ({e})"),
+    })
 }
 
 /// Nobody is made the writer with damage that is known, unasked.
@@ -167,33 +201,22 @@ pub(super) async fn hand_over(
     let WriterAnswer::Held(cut) = change(old, &hold).await? else {
         return Err(Failed::new("an answer of the wrong kind"));
     };
-    let undo = async |why: String| {
-        let back = change(old, &WriterChange::TakeBack { volume: volume.to_owned() }).await;
-        Failed::new(match back {
-            Ok(_) => format!("{why}: {name} goes on as the writer, the volume is where it was"),
-            Err(e) => format!("{why}, and {name} could not be told to go on ({e})"),
-        })
-    };
     if let Err(at) = reaches(new, volume, cut.set, LAST_SET).await {
         let why = format!("{to} is at set {at} and did not get the last set {} in time", cut.set);
-        return Err(undo(why).await);
+        return Err(undo(why, name, old, volume).await);
     }
     let over =
         WriterChange::HandOver { volume: volume.to_owned(), to: to.to_owned(), set: cut.set };
     if let Err(e) = change(old, &over).await {
-        return Err(undo(format!("{name} could not hand over ({e})")).await);
+        let why = format!("{name} could not hand over ({e})");
+        return Err(undo(why, name, old, volume).await);
     }
     match finish(new, plan, cut.set).await {
         Ok(p) => {
             let took = crate::clock::mono().since(clock);
             Ok((p, u64::try_from(took.as_millis()).unwrap_or(u64::MAX)))
         }
-        // Whoever did not answer may be the writer, or about to be.
-        Err(e) => match stays_replica(&volume_at(new, volume).await, to) {
-            Ok(()) if matches!(e, ClientError::Refused(_)) => Err(undo(e.to_string()).await),
-            Ok(()) => Err(Failed::new(format!("{e}; {}", handed_over(name, to, volume)))),
-            Err(why) => Err(Failed::new(format!("{e}; {why}; {}", handed_over(name, to, volume)))),
-        },
+        Err(e) => Err(not_taken(&e, (name, old), (to, new), volume).await),
     }
 }
 
