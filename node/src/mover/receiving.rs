@@ -384,12 +384,15 @@ impl Mover {
         inbound.wants_seed = false;
         inbound.stage = InStage::Running;
         match s.mode {
-            StartMode::Resume => {
+            StartMode::Resume | StartMode::Wait => {
+                if s.mode == StartMode::Wait {
+                    inbound.stage = InStage::Waiting;
+                }
+                // Extents go on beside the live stream, and before it does.
                 if h.volume.seed_position().is_some() {
                     h.volume.seed_resume();
                 }
             }
-            StartMode::Wait => inbound.stage = InStage::Waiting,
             // A stopped replica keeps what it shows.
             StartMode::Seed | StartMode::CatchUp { .. }
                 if !h.volume.is_replicating() && h.volume.seed_position().is_none() =>

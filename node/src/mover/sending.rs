@@ -261,20 +261,17 @@ impl Mover {
                 out.stage = Stage::CatchingUp;
                 (StartMode::CatchUp { blocks, bytes }, from, reason)
             }
-            Attached::Resume if seeding.is_some_and(|s| s.over.is_some()) => {
-                out.stage = Stage::CatchingUp;
-                (StartMode::Resume, a.state, "the catch-up goes on where it was".to_owned())
-            }
-            Attached::Resume if seeding.is_some() => {
-                out.stage = Stage::Seeding;
-                (StartMode::Resume, a.state, "the seed goes on where it was".to_owned())
-            }
             Attached::Resume => {
-                out.stage = Stage::Streaming;
-                (StartMode::Resume, a.state, String::new())
+                out.stage = filling(seeding).unwrap_or(Stage::Streaming);
+                let reason = match out.stage {
+                    Stage::CatchingUp => "the catch-up goes on where it was",
+                    Stage::Seeding => "the seed goes on where it was",
+                    _ => "",
+                };
+                (StartMode::Resume, a.state, reason.to_owned())
             }
             Attached::Wait => {
-                out.stage = Stage::Waiting;
+                out.stage = filling(seeding).unwrap_or(Stage::Waiting);
                 let text = format!(
                     "{child} holds set {} and {} does not yet: it waits",
                     a.state, self.cfg.node
@@ -647,6 +644,11 @@ fn take_on(
         volume.consumer_attach(child, a.state, next, over, seeding)
     };
     (answer, seeding)
+}
+
+/// What a child is filled with, whether the live stream goes on at once or waits for this node.
+fn filling(seeding: Option<Seeding>) -> Option<Stage> {
+    seeding.map(|s| if s.over.is_some() { Stage::CatchingUp } else { Stage::Seeding })
 }
 
 /// What a node without content has to ask its parent for.
