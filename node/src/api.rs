@@ -299,6 +299,9 @@ pub struct VolumeInfo {
     /// Why this writer may not write, in words.
     #[serde(default)]
     pub fenced: Option<String>,
+    /// That is only because nobody below has confirmed yet that there is no newer writer.
+    #[serde(default)]
+    pub confirming: bool,
     /// It was handed over in order, and nobody has taken over yet.
     #[serde(default)]
     pub handed_over: Option<HandedOver>,

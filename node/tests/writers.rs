@@ -15,7 +15,7 @@ use node::nbd::Export;
 use node::volumes::open::{self, OpenPlan, Opened};
 use rcp::proto::clock::{Mono, Wall};
 use rcp::proto::delta::Compression;
-use rcp::proto::frame::{Branch, DecodedFrame};
+use rcp::proto::frame::{Branch, DecodedFrame, Frame};
 use rcp::proto::ids::{Generation, GroupName, Label, NodeName, SetNumber, VolumeId};
 use rcp::proto::transport::Hop;
 use volmcast::storage::{Identity, Standing, Storage};
@@ -26,6 +26,8 @@ use volmcast::volume::{CutPolicy, PlaybackPolicy};
 mod damage;
 #[path = "writers/roles.rs"]
 mod roles;
+#[path = "writers/waiting.rs"]
+mod waiting;
 
 const VOLUME: VolumeId = VolumeId([7; 16]);
 const BLOCKS: u64 = 256;
@@ -97,6 +99,8 @@ struct Rig {
     asked: u64,
     /// Kinds that every node has a handler for.
     handlers: std::collections::BTreeSet<String>,
+    /// Ends of seeds are not heard.
+    endless: bool,
 }
 
 impl Rig {
@@ -293,6 +297,7 @@ impl Rig {
                     None => self.node(n).mover.lost(now, wall, conn, "nobody answers"),
                 }
             }
+            Effect::Send { frame: Frame::SeedEnd { .. }, .. } if self.endless => {}
             Effect::Send { conn, frame } => {
                 let Some((to, there)) = self.wires.get(&(n, conn)).copied() else { return };
                 let bytes = 1 << 20;

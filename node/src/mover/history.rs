@@ -240,7 +240,9 @@ impl Mover {
             return;
         }
         let m = h.volume.durable();
-        let mut children: BTreeSet<_> = m.consumers.iter().map(|c| c.name.clone()).collect();
+        let fed = |n: &&NodeName| g.feeds(&self.table, &h.group, n);
+        let consumers = m.consumers.iter().map(|c| &c.name);
+        let mut children: BTreeSet<_> = consumers.filter(fed).cloned().collect();
         children.extend(g.links.keys().cloned());
         let need = match g.plan.confirm {
             Confirm::None => 0,
@@ -649,6 +651,7 @@ pub(super) fn describe(h: &Held, v: &mut VolumeInfo) {
     v.split.clone_from(&w.split);
     v.promoting = h.change.is_promotion();
     v.fenced = if is_primary(h) { closed(h) } else { None };
+    v.confirming = is_primary(h) && w.fenced.is_none() && w.confirming.is_some();
     v.handed_over = w
         .fenced
         .as_ref()

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use forwarder::backoff::Backoff;
 use forwarder::bypass::Bypass;
 use forwarder::feeder;
+use forwarder::table::Table;
 use rcp::proto::clock::{Mono, Wall};
 use rcp::proto::frame::{
     DecodedFrame, Frame, FrameType, GoodbyeCode, Hello, Offer, RefuseCode, Role, StreamId,
@@ -132,6 +133,14 @@ pub(super) struct Link {
 }
 
 impl Group {
+    /// A route leads to a node, or to one that it may be fed in the place of.
+    pub(super) fn feeds(&self, table: &Table, group: &GroupName, node: &NodeName) -> bool {
+        let below = |l| table.is_below(group, l, node);
+        self.links.contains_key(node)
+            || self.plan.fallback_of.contains_key(node)
+            || self.links.keys().any(below)
+    }
+
     /// What comes from the feeder is the writer's own, perhaps passed on by nodes without content.
     pub(super) fn is_fed_by_writer(&self) -> bool {
         let path = self.feeder.as_ref().map(|f| f.path.as_slice()).unwrap_or_default();
@@ -202,6 +211,7 @@ impl Mover {
         let here: Vec<_> =
             self.volumes.iter().filter(|(_, h)| h.group == name).map(|(id, _)| *id).collect();
         for id in here {
+            self.forget_removed(id);
             self.begin_confirming(id);
         }
     }

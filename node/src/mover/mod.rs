@@ -546,6 +546,7 @@ impl Mover {
                 change: failover::Change::default(),
             },
         );
+        self.forget_removed(id);
         self.begin_confirming(id);
         // It is not known yet how old it is.
         self.judge_age(id);

@@ -5,7 +5,7 @@
 
 use forwarder::table::{AddContext, Line};
 use rcp::proto::frame::{Frame, GoodbyeCode, RefuseCode};
-use rcp::proto::ids::{GroupName, NodeName};
+use rcp::proto::ids::{GroupName, NodeName, VolumeId};
 use rcp::proto::session::CloseReason;
 use rcp::proto::transport::{Hop, Transport};
 
@@ -212,6 +212,19 @@ impl Mover {
                 h.detached.remove(hop);
             }
             self.settle(id);
+        }
+    }
+
+    /// A volume was opened, and a crash may have come between the removal of a route and that of what
+    /// was kept for it: nobody would ever take it up, and a writer would ask in vain.
+    pub(super) fn forget_removed(&mut self, id: VolumeId) {
+        let Some(h) = self.volumes.get(&id) else { return };
+        let Some(g) = self.groups.get(&h.group) else { return };
+        let names = h.volume.durable().consumers.iter().map(|c| &c.name);
+        let gone: Vec<_> = names.filter(|n| !g.feeds(&self.table, &h.group, n)).cloned().collect();
+        let Some(h) = self.volumes.get_mut(&id) else { return };
+        for name in &gone {
+            h.volume.consumer_forget(name);
         }
     }
 

@@ -187,6 +187,9 @@ pub(super) async fn hand_over(
     if let Some(why) = began.as_ref().and_then(|v| v.fenced.clone()) {
         return Err(Failed::new(format!("{name}: {why}. Nothing was changed")));
     }
+    if let Some(was) = began.as_ref().filter(|v| v.role != "primary") {
+        return after_the_old_writer(was, volume_at(new, volume).await, name, to).map(|p| (p, 0));
+    }
     let current = began.map_or(0, |v| v.current_set);
     reaches(new, volume, current, NEAR).await.map_err(|at| {
         Failed::new(format!(
@@ -220,6 +223,25 @@ pub(super) async fn hand_over(
     }
 }
 
+/// The old writer is a replica already: the command was cut short before the routes were changed,
+/// and the new writer, started again, waits for those below it to confirm, which it gets with them.
+fn after_the_old_writer(
+    was: &VolumeInfo,
+    new: Option<VolumeInfo>,
+    name: &str,
+    to: &str,
+) -> Result<Promoted, Failed> {
+    let waits = new.filter(|v| v.role == "primary" && v.confirming);
+    waits.map(promoted).ok_or_else(|| {
+        let volume = &was.label;
+        Failed::new(format!(
+            "{name} is no writer of {volume} any more, and {to} is none: nothing was changed. \
+             `rcpctl failover {volume} --plan` shows who can go on; `rcpctl failover {volume} --to \
+             NODE`, without --sync, makes it the writer"
+        ))
+    })
+}
+
 /// A swap is made with the writer, or not at all.
 fn needs_the_writer(plan: &Plan, nodes: &Nodes, to: &str) -> Failed {
     let volume = &plan.volume;
@@ -251,13 +273,17 @@ pub(super) fn stays_replica(there: &Option<VolumeInfo>, to: &str) -> Result<(), 
 
 /// It took over before.
 fn writer_already(v: VolumeInfo) -> Option<Promoted> {
-    (v.role == "primary" && v.fenced.is_none()).then_some(Promoted {
+    (v.role == "primary" && v.fenced.is_none()).then(|| promoted(v))
+}
+
+fn promoted(v: VolumeInfo) -> Promoted {
+    Promoted {
         generation: v.generation,
         set: v.current_set,
         newest_known_set: v.current_set,
         fresh: false,
         damaged: None,
-    })
+    }
 }
 
 async fn finish(new: &Client, plan: &Plan, set: u64) -> Result<Promoted, ClientError> {
@@ -308,6 +334,26 @@ async fn reaches(client: &Client, volume: &str, set: u64, limit: Duration) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_new_writer_that_waits_to_be_confirmed_gets_its_routes() {
+        let there = |role: &str, confirming| VolumeInfo {
+            label: "vol".to_owned(),
+            role: role.to_owned(),
+            confirming,
+            fenced: confirming.then(|| "fenced: waiting".to_owned()),
+            current_set: 7,
+            ..VolumeInfo::default()
+        };
+        let old = there("replica", false);
+        let done = after_the_old_writer(&old, Some(there("primary", true)), "p", "l1");
+        let done = done.expect("it is the writer");
+        assert_eq!((done.set, done.fresh), (7, false));
+        for new in [None, Some(there("replica", false)), Some(there("primary", false))] {
+            let e = after_the_old_writer(&old, new, "p", "l1").expect_err("nobody writes");
+            assert!(format!("{e:?}").contains("without --sync"), "{e:?}");
+        }
+    }
 
     #[test]
     fn only_a_replica_that_says_so_lets_the_old_writer_go_on() {
