@@ -7,7 +7,7 @@
 //! the report, and their text says since when.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rcp::proto::clock::Mono;
@@ -44,6 +44,32 @@ pub struct ReportError {
 struct Child {
     report: Report,
     heard: Mono,
+    /// The report named everybody that it counted.
+    named: bool,
+    /// Who was taken out of the report, as they are fed in the child's place.
+    without: BTreeSet<NodeName>,
+}
+
+impl Child {
+    fn new(report: Report, heard: Mono) -> Self {
+        let named = usize::try_from(report.nodes).is_ok_and(|n| n == report.worst.len());
+        Self { report, heard, named, without: BTreeSet::new() }
+    }
+
+    /// A node below it is counted by itself, with those below it: not in what the child reported, if
+    /// they were.
+    fn leave_out(&mut self, node: &NodeName, theirs: &Report) {
+        let again = !self.without.insert(node.clone());
+        let r = &mut self.report;
+        r.worst.retain(|l| l.node != *node && theirs.worst.iter().all(|w| w.node != l.node));
+        if self.named {
+            r.nodes = u32::try_from(r.worst.len()).unwrap_or(u32::MAX);
+        } else if !again {
+            r.nodes = r.nodes.saturating_sub(theirs.nodes);
+            r.worst.truncate(usize::try_from(r.nodes).unwrap_or(usize::MAX));
+        }
+        r.by_state.clear();
+    }
 }
 
 /// The subtree of one volume, as this node sees it.
@@ -84,7 +110,7 @@ impl Aggregate {
         now: Mono,
     ) -> Result<(), ReportError> {
         check(&report).map_err(|what| ReportError { child: child.clone(), what })?;
-        self.children.insert(child.clone(), Child { report, heard: now });
+        self.children.insert(child.clone(), Child::new(report, now));
         Ok(())
     }
 
@@ -105,11 +131,7 @@ impl Aggregate {
         if !self.children.contains_key(child)
             && let Some(of) = self.children.get_mut(of)
         {
-            let r = &mut of.report;
-            r.nodes = r.nodes.saturating_sub(report.nodes);
-            r.by_state.clear();
-            r.worst.retain(|l| l.node != *child && report.worst.iter().all(|w| w.node != l.node));
-            r.worst.truncate(usize::try_from(r.nodes).unwrap_or(usize::MAX));
+            of.leave_out(child, &report);
         }
         self.child(child, report, now)
     }

@@ -244,3 +244,34 @@ fn nodes_that_are_fed_in_anothers_place_are_counted_once() {
     me.forget(&n("b"));
     assert_eq!(me.report(StreamId(1), NOW).expect("one").nodes, 1);
 }
+
+#[test]
+fn who_is_fed_in_anothers_place_once_more_is_not_taken_out_of_its_report_again() {
+    // One whose report names everybody, and one that has more below it than it can name.
+    for many in [2u32, 20] {
+        let mut mid = Aggregate::with_defaults(n("mid"));
+        mid.set_own(Some(position(9, 9, 1)));
+        for i in 0..many {
+            let name = format!("a{i}");
+            mid.child(&n(&name), leaf(&name, position(4, 4, 1)), NOW).expect("sound");
+        }
+        let mut me = Aggregate::with_defaults(n("me"));
+        let r = mid.report(StreamId(1), NOW).expect("all");
+        me.child(&n("mid"), r, NOW).expect("sound");
+        for _ in 0..3 {
+            for name in ["a0", "a1"] {
+                let r = leaf(name, position(10, 10, 1));
+                me.child_in_place(&n(name), &n("mid"), r, NOW).expect("sound");
+            }
+            assert_eq!(me.report(StreamId(1), NOW).expect("all").nodes, many + 1);
+            me.forget(&n("a0"));
+            me.forget(&n("a1"));
+        }
+    }
+    // It reported before it had heard of the one below it.
+    let mut me = Aggregate::with_defaults(n("me"));
+    me.child(&n("mid"), leaf("mid", position(9, 9, 1)), NOW).expect("sound");
+    let r = leaf("a", position(10, 10, 1));
+    me.child_in_place(&n("a"), &n("mid"), r, NOW).expect("sound");
+    assert_eq!(me.report(StreamId(1), NOW).expect("both").nodes, 2);
+}

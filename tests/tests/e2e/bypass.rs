@@ -79,8 +79,12 @@ fn kill_and_return(tree: &Tree, empty: bool) {
     assert!(words.ends_with(": feeding l1 and l2 in its place"), "{words}");
     // Each tells of itself when it has something to tell.
     wait_for("f1, f2, l1 and l2 to be counted once each", LONG, || {
-        let nodes = tree.volume("p", "vol")?.subtree.map_or(0, |s| s.nodes);
-        if nodes == 4 { Ok(()) } else { Err(format!("{nodes} nodes")) }
+        let below = tree.volume("p", "vol")?.subtree;
+        if below.as_ref().is_some_and(|s| s.nodes == 4) {
+            Ok(())
+        } else {
+            Err(format!("{below:?}"))
+        }
     });
     Clock::default().pace(Duration::from_secs(2));
 
