@@ -16,6 +16,8 @@ pub struct Model {
     /// Hash of a block of zeroes: what lies beyond the volume's end.
     zero: u64,
     cuts: BTreeMap<State, Cut>,
+    /// Cuts whose number was used again after a crash.
+    earlier: BTreeMap<State, Vec<Cut>>,
     /// Newest set of each line of which its writer put anything on the wire.
     pub newest_sent: BTreeMap<Generation, SetNumber>,
 }
@@ -51,7 +53,7 @@ impl Model {
         let hashes = vec![zero; usize::try_from(blocks).unwrap_or(0)];
         let nothing = Cut { hashes, blocks, writes: 0, digest: Sum::default() };
         let cuts = BTreeMap::from([(Self::NOTHING, nothing)]);
-        Self { block, zero, cuts, newest_sent: BTreeMap::new() }
+        Self { block, zero, cuts, earlier: BTreeMap::new(), newest_sent: BTreeMap::new() }
     }
 
     fn hashes(&self, content: &[u8]) -> Vec<u64> {
@@ -62,7 +64,9 @@ impl Model {
     pub fn cut(&mut self, set: State, content: &[u8], writes: u64, blocks: u64) {
         let hashes = self.hashes(content);
         let digest = Sum::of(&self.table(content));
-        self.cuts.insert(set, Cut { hashes, blocks, writes, digest });
+        if let Some(was) = self.cuts.insert(set, Cut { hashes, blocks, writes, digest }) {
+            self.earlier.entry(set).or_default().push(was);
+        }
     }
 
     /// The hashes of all blocks of some content, from its first block on.
@@ -75,12 +79,20 @@ impl Model {
     ///
     /// # Errors
     /// In words.
-    pub fn check_digest(&self, set: State, digest: Sum) -> Result<(), String> {
-        match self.cuts.get(&set) {
-            Some(c) if c.digest != digest => {
-                Err(format!("the digest of state {} is {}, not {digest}", set.1, c.digest))
+    pub fn check_digest(&mut self, set: State, digest: Sum) -> Result<(), String> {
+        let Some(cut) = self.cuts.get_mut(&set).filter(|c| c.digest != digest) else {
+            return Ok(());
+        };
+        let unsent = self.newest_sent.get(&set.0).is_none_or(|sent| *sent < set.1);
+        let earlier = self.earlier.get_mut(&set).filter(|_| unsent);
+        match earlier.and_then(|all| all.iter_mut().find(|e| e.digest == digest)) {
+            // Its writer cut it again after a crash, crashed once more with the newest mailbox slot
+            // lost, and found it in the save volume as it was at first.
+            Some(first) => {
+                std::mem::swap(cut, first);
+                Ok(())
             }
-            _ => Ok(()),
+            None => Err(format!("the digest of state {} is {}, not {digest}", set.1, cut.digest)),
         }
     }
 

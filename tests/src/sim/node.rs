@@ -343,11 +343,7 @@ impl SimNode {
         if let Some(found) = self.on_disk.take() {
             self.identity = Some(found);
         }
-        let (Some(disk), Some(identity), Some(mover)) =
-            (&self.disk, &self.identity, &mut self.mover)
-        else {
-            return Ok(());
-        };
+        let (Some(disk), Some(identity)) = (&self.disk, &self.identity) else { return Ok(()) };
         if self.turns {
             self.kind = match identity.role.as_str() {
                 "primary" => Kind::Primary,
@@ -357,9 +353,10 @@ impl SimNode {
         }
         let m = open::assemble(identity, &self.plan, &self.tuning, disk, now, wall)
             .map_err(|e| e.to_string())?;
-        if let Some(note) = m.notes.first() {
+        if let Some(note) = m.notes.iter().find(|n| !self.may_say(&n.text)) {
             return Err(format!("opening the volume: {note}"));
         }
+        let Some(mover) = &mut self.mover else { return Ok(()) };
         let primary = m.volume.capture().cloned();
         if let Some(capture) = &primary {
             let notices = self.notices.clone();

@@ -130,7 +130,8 @@ impl World {
     /// A digest is right, or there is none; content that is the primary's is not said to differ.
     fn observe_digest(&mut self, n: usize, digest: Option<(SetNumber, Sum)>, differs: SetNumber) {
         if differs > SetNumber::ZERO && !self.nodes[n].damaged() {
-            self.fail(format!("n{n} says that its content differs since set {differs}"));
+            let what = self.compare(n, differs);
+            self.fail(format!("n{n} says that its content differs since set {differs}: {what}"));
             return;
         }
         if digest == self.nodes[n].digest {
@@ -150,6 +151,24 @@ impl World {
             self.counters.hit("digest lost");
         }
         self.nodes[n].digest = digest;
+    }
+
+    /// Content and table of hashes of a node against a state and against each other, in words.
+    fn compare(&self, n: usize, set: SetNumber) -> String {
+        let Some(disk) = self.nodes[n].disk.clone() else { return "no files".to_owned() };
+        let d = disk.0.borrow();
+        let content = d.bytes(FileId::Base);
+        let here = self.model.check(self.state_at(n, set), 0, content);
+        let here = here.err().unwrap_or_else(|| "the content is that state".to_owned());
+        let hashes = self.model.table(content);
+        let (at, len) = volmcast::digest::table_range(0, hashes.len() as u64);
+        let table = d.bytes(FileId::Hashes);
+        let at = usize::try_from(at).unwrap_or(0);
+        let table = table.get(at..(at + len).min(table.len())).unwrap_or_default();
+        let listed = hashes_in(table).chain(std::iter::repeat(BlockHash::default()));
+        let other = (0u64..).zip(hashes.iter().zip(listed)).filter(|(_, (a, b))| **a != *b);
+        let other: Vec<_> = other.map(|(b, _)| b).collect();
+        format!("{here}; hashes that are not those of the content: {other:?}")
     }
 
     /// While replication is stopped, a replica shows what it showed.
