@@ -15,6 +15,7 @@ use rcp::proto::frame::Branch;
 use rcp::proto::ids::{
     Attempt, ChunkNumber, Generation, GroupName, Label, NodeName, SetNumber, StateId, VolumeId,
 };
+use volmcast::digest::{BlockHash, Sum};
 use volmcast::history::line_of;
 use volmcast::snapshots::PinId;
 use volmcast::storage::{Identity, Standing, Storage};
@@ -94,6 +95,17 @@ fn drive(o: &mut Opened) {
 
 /// Set `to`: block `to` and block 0 are filled with `byte`.
 fn feed(v: &mut Volume, generation: Generation, to: u64, byte: u8) -> Result<(), IntakeError> {
+    feed_with(v, generation, to, byte, None)
+}
+
+/// The same, and its header says the digest of the volume.
+fn feed_with(
+    v: &mut Volume,
+    generation: Generation,
+    to: u64,
+    byte: u8,
+    digest: Option<Sum>,
+) -> Result<(), IntakeError> {
     let step = StepId {
         volume: VOLUME,
         generation,
@@ -120,8 +132,8 @@ fn feed(v: &mut Volume, generation: Generation, to: u64, byte: u8) -> Result<(),
         volume_blocks: BLOCKS,
         block_shift: 12,
         cut_time: Wall(to),
-        flags: SetFlags::DIGEST_ABSENT,
-        digest: [0; 32],
+        flags: digest.map_or(SetFlags::DIGEST_ABSENT, |_| SetFlags::default()),
+        digest: digest.map_or([0; 32], Sum::to_header),
         chunk_list_crc: sum.crc(),
     })
 }
@@ -346,6 +358,57 @@ fn what_an_extent_may_hold_is_known_over_a_restart_and_to_the_next_sender() {
     feed(&mut o.volume, FIRST, 5, 55).expect("taken");
     drive(&mut o);
     assert_eq!((o.volume.refusal(), o.volume.durable().visible), (None, SetNumber(5)));
+}
+
+/// The digest of a volume whose first 64 blocks are filled with 5, but for these.
+fn digest_but(other: &[(u64, u8)]) -> Sum {
+    let byte = |b: u64| other.iter().find(|(o, _)| *o == b).map_or(5, |(_, byte)| *byte);
+    let blocks = (0..64).filter(|b| byte(*b) > 0);
+    Sum::of(&blocks.map(|b| BlockHash::of(b, &[byte(b); 4096])).collect::<Vec<_>>())
+}
+
+#[test]
+fn a_seed_waits_for_no_set_that_was_lost_once_the_digest_proves_its_content() {
+    for restarts in [false, true] {
+        let dir = tempfile::tempdir().expect("temp");
+        let folder = dir.path().join("v");
+        let mut o = replica(&folder);
+        o.volume.set_playback_policy(AT_ONCE);
+        o.volume.seed_begin(SetNumber(3), BlockCount(BLOCKS));
+        drive(&mut o);
+        // Block 5 was written in a set that the writer lost in a crash, as it lost set 6.
+        o.volume.receive_seed(64, SetNumber(6), &extent(6, 5));
+        drive(&mut o);
+        if restarts {
+            drop(o);
+            o = open_at(&folder);
+            o.volume.set_playback_policy(AT_ONCE);
+            o.volume.seed_resume();
+            // What was not durable comes again.
+            assert_eq!(o.volume.seed_position(), Some((0, SetNumber(3))));
+            o.volume.receive_seed(64, SetNumber(6), &extent(6, 5));
+            drive(&mut o);
+        }
+        o.volume.seed_sender_changed();
+        o.volume.receive_seed_end(SetNumber(3), false);
+        let sum = digest_but(&[(0, 4), (4, 4), (5, 0)]);
+        feed_with(&mut o.volume, FIRST, 4, 4, Some(sum)).expect("taken");
+        drive(&mut o);
+        assert!(o.volume.refusal().is_some(), "block 5 is not shown as of set 4");
+        // The first set after the crash holds all that may have been written before it.
+        let sum = digest_but(&[(0, 55), (4, 4), (5, 55)]);
+        feed_with(&mut o.volume, FIRST, 5, 55, Some(sum)).expect("taken");
+        drive(&mut o);
+        if restarts {
+            assert!(o.volume.refusal().is_some(), "content may have come without its hashes");
+            // Nothing comes for a while: all of it is read.
+            o.volume.timer(NOW.after(Duration::from_secs(20)), Wall(1));
+            drive(&mut o);
+        }
+        assert_eq!((o.volume.refusal(), o.volume.durable().visible), (None, SetNumber(5)));
+        let known = o.volume.digest();
+        assert_eq!((known, o.volume.differs()), (Some((SetNumber(5), sum)), None));
+    }
 }
 
 #[test]

@@ -43,12 +43,12 @@ const SEEN: usize = 16;
 #[derive(Debug)]
 pub(super) struct Pass {
     /// From the content; else from the table.
-    build: bool,
+    pub(super) build: bool,
     /// The file was made anew, for a build.
     ready: bool,
     /// Blocks before this one are in the sum; all once it is `u64::MAX`.
-    cursor: u64,
-    sum: Sum,
+    pub(super) cursor: u64,
+    pub(super) sum: Sum,
     /// At a primary: the newest set that content which was read may belong to.
     view: SetNumber,
     /// The set that must be in the table before the sum is that of a state.
@@ -272,7 +272,7 @@ impl Volume {
     }
 
     /// Somebody other than a pass writes the table, or is about to.
-    fn table_being_written(&self) -> bool {
+    pub(super) fn table_being_written(&self) -> bool {
         // An extent that waits for images does not look again either.
         self.images.is_active()
             || self.desk.any(|p| {
@@ -474,7 +474,7 @@ impl Volume {
             return;
         }
         let seeding = self.durable.seed.is_some() || self.want.seed.is_some();
-        if seeding && (absent || !self.seed_in_open()) {
+        if seeding && (absent && !self.seed_wants_proof() || !self.seed_in_open()) {
             return;
         }
         if self.digest.pass.is_none() {

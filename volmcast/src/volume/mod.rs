@@ -42,6 +42,7 @@ mod rewind;
 mod scrub;
 mod seed_in;
 mod seed_out;
+mod seed_proof;
 mod status;
 mod switch;
 mod waits;

@@ -19,6 +19,7 @@ use super::desk::{OpenChunk, Purpose, SeedStep, Work};
 use super::digest::TableWrite;
 use super::images::blocks_of;
 use super::rewind::Undo;
+use super::seed_proof::Proof;
 use super::{Event, Role, Volume};
 use crate::bitmap::BlockSet;
 use crate::digest::BlockHash;
@@ -86,6 +87,10 @@ pub(super) struct SeedIn {
     /// Newest state of extents that came from other senders than the present one, or from nobody
     /// knows whom.
     others: SetNumber,
+    /// Newest state of extents that came in an earlier life: a crash may have left their content
+    /// without their hashes.
+    pub(super) unproven: SetNumber,
+    pub(super) proof: Proof,
     /// A catch-up: blocks that have come in this life, and how many the sender announced.
     came: u64,
     planned: u64,
@@ -103,6 +108,7 @@ impl SeedIn {
         Self {
             floor,
             others: mark.view,
+            unproven: mark.view,
             marked_by: sequence,
             ..Self::new(phase, mark.next_block, need)
         }
@@ -112,6 +118,8 @@ impl SeedIn {
         Self {
             floor: SetNumber::ZERO,
             others: SetNumber::ZERO,
+            unproven: SetNumber::ZERO,
+            proof: Proof::default(),
             came: 0,
             planned: 0,
             marked_by: 0,
@@ -132,7 +140,13 @@ impl SeedIn {
     }
 
     pub(super) fn timeout(&self) -> Option<Mono> {
-        self.retry_at
+        self.retry_at.into_iter().chain(self.proof.timeout()).min()
+    }
+
+    /// All extents have come and are written.
+    pub(super) fn is_filled(&self) -> bool {
+        let open = self.phase == Phase::Open && self.need.is_some();
+        open && self.queue.is_empty() && self.busy.is_none()
     }
 
     /// Parts of a set may be in the base, whatever is folded in as yet.
@@ -280,8 +294,10 @@ impl Volume {
         let view = if over.is_some() { self.seed_view() } else { SetNumber::ZERO };
         self.want.seed = Some(SeedMark { over, from, next_block: 0, need: None, view, undo });
         let marked_by = self.commit.next_sequence(self.durable.sequence);
-        let others = self.seed_in.as_ref().map_or(view, |s| s.others.min(view));
-        self.seed_in = Some(SeedIn { marked_by, others, ..SeedIn::new(Phase::Marking, 0, None) });
+        let of = |s: &SeedIn| (s.others.min(view), s.unproven.min(view));
+        let (others, unproven) = self.seed_in.as_ref().map_or((view, view), of);
+        let new = SeedIn::new(Phase::Marking, 0, None);
+        self.seed_in = Some(SeedIn { marked_by, others, unproven, ..new });
     }
 
     /// Newest state that the extents which may be in the base are of.
@@ -303,8 +319,8 @@ impl Volume {
             let resumed = SeedIn::resumed(mark, floor, self.durable.sequence);
             self.seed_in = Some(match was {
                 None => resumed,
-                Some(SeedIn { touched, came, planned, others, .. }) => {
-                    SeedIn { touched, came, planned, others, ..resumed }
+                Some(SeedIn { touched, came, planned, others, unproven, .. }) => {
+                    SeedIn { touched, came, planned, others, unproven, ..resumed }
                 }
             });
             self.commit.request();
@@ -402,6 +418,7 @@ impl Volume {
         let marked = self.seed_marked() && self.durable.seed.is_some();
         let (had, now) = (self.base_blocks(), self.desk.now);
         let Some(s) = &mut self.seed_in else { return };
+        s.proof = s.proof.at(now);
         if blocked && s.busy.is_none() || s.retry_at.is_some_and(|t| now < t) {
             return;
         }
@@ -458,16 +475,10 @@ impl Volume {
             self.commit.base_dirty = true;
             self.commit.request();
         }
-        // Whole: every set up to the newest complete one that is folded in belongs to the state.
-        let at = self.merge.applied_pos();
-        let between_sets = !self
-            .log
-            .steps()
-            .any(|s| s.first < at && s.end.as_ref().is_none_or(|(_, end)| *end > at));
-        if self.want.merged >= need
-            && between_sets
+        if self.is_between_sets()
             && self.want.seed.is_some()
             && self.digest_ready()
+            && (self.want.merged >= need || self.seed_is_proven())
         {
             self.want.seed = None;
             self.want.visible = self.want.merged;
