@@ -123,8 +123,8 @@ pub enum TableMark {
 pub struct DigestMark {
     /// The table.
     pub table: TableMark,
-    /// At a primary: the state of which the table has the hashes, but for what the steps after it
-    /// in the save volume change. Elsewhere that is `merged`, and this is 0.
+    /// The state of which the table has the hashes; at a primary, but for what the steps after it in
+    /// the save volume change. Elsewhere it is `merged`, or 0 while nothing is known of it.
     pub hashed: SetNumber,
     /// The content was found to differ from the primary's in this state: reads are refused. 0: it
     /// was not.

@@ -19,7 +19,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use bytes::{Bytes, BytesMut};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use rustix::fs::{FallocateFlags, FlockOperation, SeekFrom};
 
 use crate::io::{FileId, Io, IoError, Op, Outcome};
@@ -115,6 +115,8 @@ pub struct Files {
     hashes: File,
     /// Held by whoever writes to the table of hashes.
     table: Mutex<()>,
+    /// They were let go of: another node may have them open.
+    gone: RwLock<bool>,
     /// Another way into the save volume, for large records.
     direct: Option<Direct>,
     /// The base is a block device: holes cannot be found by seeking.
@@ -253,6 +255,7 @@ impl Files {
             changes: open_or_make(&folder.join("changes"))?,
             hashes: open_or_make(&folder.join("hashes"))?,
             table: Mutex::default(),
+            gone: RwLock::default(),
             folder: folder.to_owned(),
             syncs: Default::default(),
         })
@@ -262,6 +265,36 @@ impl Files {
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Lets go of the files for good, so that another node may open them: waits for requests under
+    /// way, has all later ones fail, makes durable what was written (who opens them may read them on
+    /// another machine), and gives the lock up. Whoever uses [`Self::file`] directly has to be kept
+    /// out before.
+    ///
+    /// # Errors
+    /// The system's: they are still whose they were, and are not used by this value any more.
+    pub fn let_go(&self) -> Result<(), Error> {
+        *self.gone.write() = true;
+        let synced = FileId::ALL.iter().try_for_each(|id| self.sync_file(*id));
+        let unlocked = rustix::fs::flock(&self.base, FlockOperation::Unlock);
+        synced.and(unlocked.map_err(Error::from))
+    }
+
+    /// Whether they were [let go of](Self::let_go).
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        *self.gone.read_recursive()
+    }
+
+    /// Keeps them from being let go of while a request is carried out.
+    fn inside(&self) -> Result<RwLockReadGuard<'_, bool>, Error> {
+        // A request may sync, which asks again.
+        let gone = self.gone.read_recursive();
+        if *gone {
+            return Err(Error::other("the volume was given to another node"));
+        }
+        Ok(gone)
     }
 
     /// One of the files.
@@ -284,6 +317,11 @@ impl Files {
     /// # Errors
     /// The system's, of this sync or of any before it.
     pub fn sync(&self, id: FileId) -> Result<(), Error> {
+        let _inside = self.inside()?;
+        self.sync_file(id)
+    }
+
+    fn sync_file(&self, id: FileId) -> Result<(), Error> {
         let syncs = match id {
             FileId::Base => &self.syncs[0],
             FileId::Save => &self.syncs[1],
@@ -305,6 +343,7 @@ impl Files {
     }
 
     fn run(&self, id: FileId, op: &Op) -> Result<Outcome, Error> {
+        let _inside = self.inside()?;
         let f = self.file(id);
         // Writes near each other become one, with what is between them as it was.
         let _alone = (id == FileId::Hashes && op.changes()).then(|| self.table.lock());
@@ -422,6 +461,7 @@ impl Storage for Files {
     }
 
     fn read_into(&self, id: FileId, offset: u64, buf: &mut [u8]) -> Result<(), IoError> {
+        let _inside = self.inside().map_err(|e| io_error(&e))?;
         read_full(self.file(id), offset, buf).map_err(|e| io_error(&e))
     }
 }
@@ -588,6 +628,43 @@ pub fn io_error(e: &Error) -> IoError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Nothing reaches the files any more, what was written is synced, and somebody else may lock them.
+    #[test]
+    fn files_that_were_let_go_of_are_not_touched() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let id = Identity {
+            volume: rcp::proto::ids::VolumeId([3; 16]),
+            label: "v".parse().expect("valid"),
+            source: None,
+            group: "g".parse().expect("valid"),
+            node: "a".parse().expect("valid"),
+            role: "primary".to_owned(),
+            block_size: crate::units::BlockSize::DEFAULT,
+            blocks: crate::units::BlockCount(4),
+            save: 1 << 20,
+            snapshots: 0,
+            base: None,
+            standing: Standing::default(),
+        };
+        let sizes = Sizes { base: 16384, save: 1 << 20, snapshots: 0 };
+        let files = Files::create(dir.path(), &id, sizes).expect("created");
+        let write = |data: &'static [u8]| {
+            let op = Op::Write { offset: 0, data: vec![Bytes::from_static(data)] };
+            files.perform(&Io { tag: crate::io::Tag(0), file: FileId::Base, op })
+        };
+        assert!(matches!(write(b"here"), Outcome::Done));
+        let locked = Files::open(dir.path(), &id, 16384).expect_err("in use");
+        assert!(matches!(locked, StorageError::Locked(_)), "{locked}");
+        files.let_go().expect("let go of");
+        assert!(files.is_gone());
+        assert_eq!(files.syncs[0].begun(), 1, "what was written may be read on another machine");
+        let theirs = Files::open(dir.path(), &id, 16384).expect("nobody's");
+        assert!(matches!(write(b"gone"), Outcome::Failed(_)));
+        files.sync(FileId::Base).expect_err("gone");
+        files.read(FileId::Base, 0, 4).expect_err("another node may have written");
+        assert_eq!(&theirs.read(FileId::Base, 0, 4).expect("read")[..], b"here");
+    }
 
     #[test]
     fn pieces_are_written_one_behind_the_other() {

@@ -36,6 +36,12 @@ impl Syncs {
         self.sync_by(&|| f.sync_data())
     }
 
+    /// How many there have been.
+    #[cfg(test)]
+    pub(super) fn begun(&self) -> u64 {
+        self.state.lock().begun
+    }
+
     fn sync_by(&self, sync: &dyn Fn() -> Result<(), Error>) -> Result<(), Error> {
         let mut s = self.state.lock();
         // One that is under way may have begun before our writes.

@@ -13,7 +13,7 @@ use rcp::proto::ids::{ChunkNumber, SetNumber};
 use super::desk::{CommitPart, Purpose};
 use super::{Event, Role, Volume};
 use crate::io::{FileId, IoError, Op, Outcome};
-use crate::mailbox::{ConsumerMark, Mailbox};
+use crate::mailbox::{ConsumerMark, Mailbox, TableMark};
 use crate::units::LogPos;
 
 /// What is being committed.
@@ -104,6 +104,9 @@ impl Volume {
             self.want.visible = m.visible;
             self.want.merged = m.merged;
             self.want.blocks = m.blocks;
+        } else if m.seed.is_none() && m.digest.table != TableMark::Absent {
+            // Hashes are written with what is merged.
+            m.digest.hashed = m.merged;
         }
         m.consumers = self
             .consumers

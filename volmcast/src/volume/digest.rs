@@ -355,11 +355,6 @@ impl Volume {
         }
     }
 
-    /// The table holds nothing, and the content neither: a seed was cleared.
-    pub(super) fn pass_cleared(&mut self) {
-        self.digest.pass = Some(Pass { cursor: u64::MAX, ..Pass::new(false) });
-    }
-
     /// The table follows the content from here on; its sum is to be found out.
     pub(super) fn digest_unknown(&mut self) {
         if let TableMark::Known(_) = self.want.digest.table {
@@ -393,9 +388,12 @@ impl Volume {
         };
     }
 
-    /// A seed begins in an empty base.
+    /// A seed is to begin. A table that proves nothing does so until it is empty, like the base: a
+    /// branch may hold both back.
     pub(super) fn digest_seeded(&mut self) {
-        self.want.digest.table = TableMark::Kept;
+        if self.want.digest.table != TableMark::Absent {
+            self.want.digest.table = TableMark::Kept;
+        }
         self.want.digest.hashed = SetNumber::ZERO;
         self.want.digest.differs = SetNumber::ZERO;
         self.digest.pass = None;
@@ -738,7 +736,7 @@ impl Volume {
 }
 
 impl Pass {
-    fn new(build: bool) -> Self {
+    pub(super) fn new(build: bool) -> Self {
         Self {
             build,
             ready: !build,

@@ -312,6 +312,8 @@ pub struct Volume {
     growth: Growth,
     switch: Switch,
     seed_in: Option<SeedIn>,
+    /// The commit from which on a restart finds nothing of what was given up.
+    discarded_by: u64,
     undo: Undo,
     images: Images,
     seed_outs: SeedOuts,

@@ -177,13 +177,15 @@ impl Volume {
             self.changes_reset(SetNumber::ZERO);
             self.publish_view();
         }
+        self.discarded_by = self.commit.next_sequence(self.durable.sequence);
         self.commit.request();
         self.pump();
     }
 
-    /// Whether a [`Volume::discard`] has come through: a restart would find nothing.
+    /// Whether every [`Volume::discard`] has come through: a restart would find nothing of what was
+    /// given up.
     #[must_use]
     pub fn is_discarded(&self) -> bool {
-        self.durable.seed.is_some() || self.durable.visible == SetNumber::ZERO
+        self.durable.sequence >= self.discarded_by
     }
 }

@@ -171,6 +171,7 @@ impl Volume {
             growth: Growth::new(m.blocks),
             switch: Switch::opened(m.settings),
             seed_in: None,
+            discarded_by: 0,
             undo: Undo::default(),
             images: Images::default(),
             seed_outs: SeedOuts::default(),

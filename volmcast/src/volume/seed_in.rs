@@ -633,7 +633,7 @@ impl Volume {
                 };
                 s.phase = Phase::Open;
                 s.wait = FULL_RETRY.0;
-                self.pass_cleared();
+                self.digest_cleared();
                 self.desk.event(Event::SeedSaved { next_block: 0 });
             }
             SeedStep::Base | SeedStep::Hashes => self.seed_extent_written(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use rcp::proto::clock::Mono;
 
 use super::Volume;
+use super::digest::Pass;
 use crate::mailbox::TableMark;
 use crate::save::Step;
 
@@ -42,6 +43,13 @@ impl Proof {
 }
 
 impl Volume {
+    /// The base and the table are empty.
+    pub(super) fn digest_cleared(&mut self) {
+        self.want.digest.table = TableMark::Kept;
+        let pass = self.digest.pass.insert(Pass::new(false));
+        pass.cursor = u64::MAX;
+    }
+
     /// Whole: every set up to the newest complete one that is folded in belongs to the state.
     pub(super) fn is_between_sets(&self) -> bool {
         let at = self.merge.applied_pos();
