@@ -78,6 +78,12 @@ pub struct NodeStatus {
     pub groups: Vec<GroupStatus>,
     /// Volumes it holds or forwards.
     pub volumes: Vec<VolumeInfo>,
+    /// Volumes that it gave to other nodes with all their files.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub moved: Vec<crate::shift::MovedStatus>,
+    /// Volumes that other nodes are to give to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub arriving: Vec<crate::shift::ArrivingStatus>,
 }
 
 /// How a node proves who it is, and whom it turned away.
@@ -785,6 +791,10 @@ pub trait NodeApi: Send + Sync + 'static {
     fn volume_rename<'a>(&'a self, volume: &'a str, label: &'a str) -> Answer<'a, ()>;
     /// Removes a volume and, unless it is an outside file or device, its content.
     fn volume_delete<'a>(&'a self, volume: &'a str) -> Answer<'a, ()>;
+    /// Out of service for good: stores that, and ends. Refused while something depends on it.
+    fn retire(&self) -> Answer<'_, ()>;
+    /// One step of a volume's way to another node.
+    fn volume_move(&self, step: crate::shift::Step) -> Answer<'_, crate::shift::Answered>;
     /// Makes and sends delta sets (true), or only marks changes (false).
     fn replicate<'a>(&'a self, volume: &'a str, on: bool) -> Answer<'a, ()>;
     /// Takes from a topology (its text) what a running node can take.
@@ -811,12 +821,14 @@ pub trait NodeApi: Send + Sync + 'static {
     fn block_send(&self, order: Order) -> Answer<'_, Vec<MemberResult>>;
     /// The routing table, of one group if named.
     fn routes<'a>(&'a self, group: Option<&'a str>) -> Answer<'a, RouteTable>;
-    /// Adds a next hop: probed, stored and live when this returns.
+    /// Adds a next hop: probed, stored and live when this returns; `unasked`: stored, and dialled until
+    /// it is there.
     fn route_add<'a>(
         &'a self,
         group: &'a str,
         next_hop: &'a str,
         by: &'a RouteWay,
+        unasked: bool,
     ) -> Answer<'a, RouteTable>;
     /// Removes one next hop, or all of a group, or all.
     fn route_delete<'a>(

@@ -17,4 +17,5 @@ pub mod nbd;
 pub mod pki;
 pub mod runtime;
 mod seldom;
+pub mod shift;
 pub mod volumes;

@@ -528,6 +528,41 @@ fn a_volume_is_offered_in_its_own_group_only() {
 }
 
 #[test]
+fn a_next_hop_that_another_feeds_may_be_asked_for_again_and_an_unreachable_one_is_dialled() {
+    let mut r = Rig::new();
+    r.add("p", "g1", &["l1"]);
+    r.create("p", &identity("p", "g1", "primary"));
+    r.add("l1", "g1", &["l2"]);
+    r.add("l2", "g1", &[]);
+    r.pass(2_000);
+    let add = |hop: &str, unasked| Ask::RouteAdd {
+        group: "g1".to_owned(),
+        next_hop: hop.to_owned(),
+        by: Hop::default(),
+        unasked,
+    };
+    // As l1 says it; that it has let go may be on its way.
+    let no = r.ask("p", add("l2", false));
+    assert!(r.told("p", no).contains("kind: Fed"), "{}", r.told("p", no));
+    let gone = Ask::RouteDelete { group: Some("g1".to_owned()), next_hop: Some("l2".to_owned()) };
+    r.ask("l1", gone);
+    r.pass(500);
+    let yes = r.ask("p", add("l2", false));
+    r.pass(500);
+    assert!(r.told("p", yes).contains("Routes"), "{}", r.told("p", yes));
+    // Nobody is there.
+    let no = r.ask("p", add("x", false));
+    r.pass(10_000);
+    assert!(r.told("p", no).contains("kind: Conflict"), "{}", r.told("p", no));
+    let yes = r.ask("p", add("x", true));
+    assert!(r.told("p", yes).contains("Routes"), "{}", r.told("p", yes));
+    r.add("x", "g1", &[]);
+    r.write("p", 1, 1);
+    r.pass(15_000);
+    assert_eq!(r.visible("x"), r.visible("p"));
+}
+
+#[test]
 fn a_writer_that_was_put_back_waits_for_a_word_and_a_new_line_rewinds_its_child() {
     let mut r = two();
     let kept = tempfile::tempdir().expect("temp");

@@ -14,6 +14,8 @@ mod bypass;
 mod crowd;
 #[path = "e2e/damage.rs"]
 mod damage;
+#[path = "e2e/decommission.rs"]
+mod decommission;
 #[path = "e2e/deep.rs"]
 mod deep;
 #[path = "e2e/delays.rs"]
@@ -46,6 +48,10 @@ mod lines;
 mod load;
 #[path = "e2e/matrix.rs"]
 mod matrix;
+#[path = "e2e/moving.rs"]
+mod moving;
+#[path = "e2e/oracle.rs"]
+mod oracle;
 #[path = "e2e/playback.rs"]
 mod playback;
 #[path = "e2e/port.rs"]
@@ -64,12 +70,16 @@ mod restart;
 mod rewind;
 #[path = "e2e/routes.rs"]
 mod routes;
+#[path = "e2e/sites.rs"]
+mod sites;
 #[path = "e2e/stopped.rs"]
 mod stopped;
 #[path = "e2e/strangers.rs"]
 mod strangers;
 #[path = "e2e/swaps.rs"]
 mod swaps;
+#[path = "e2e/takeovers.rs"]
+mod takeovers;
 #[path = "e2e/transports.rs"]
 mod transports;
 #[path = "e2e/tree.rs"]

@@ -146,6 +146,8 @@ fn tasks_and_threads_are_started_in_few_places() {
         ("node/src/runtime/disk.rs", "spawn_blocking", "requests on files block"),
         ("node/src/runtime/core.rs", "spawn_blocking", "making and removing files blocks"),
         ("node/src/runtime/writer.rs", "spawn_blocking", "waiting for writers, and files, blocks"),
+        ("node/src/runtime/leaving.rs", "spawn_blocking", "moving and locking files blocks"),
+        ("node/src/runtime/arriving.rs", "spawn_blocking", "moving and locking files blocks"),
         ("rcp/src/group/tasks.rs", "tokio::spawn", "the place of the library"),
         ("rcp/src/group/record.rs", "thread::Builder", "writes entries in their order"),
         ("node/src/runtime/certificates.rs", "spawn_blocking", "reading files blocks"),

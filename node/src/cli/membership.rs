@@ -12,6 +12,7 @@ use config::units::{format_duration, format_size, parse_duration};
 use serde::Serialize;
 
 use super::commands::{Common, size};
+use super::failover::{MoveArgs, move_group};
 use super::groups::{GroupView, answered, definition, draw_group, groups};
 use super::output::{Failed, print, print_json, tell};
 use super::status::{self, Asked, tame};
@@ -53,6 +54,14 @@ pub(super) enum GroupCommand {
         member: String,
         #[command(flatten)]
         common: Common,
+    },
+    /// Have another node write all volumes of a group: with their files, where both share the
+    /// storage, else by planned swaps
+    Move {
+        /// The group
+        group: String,
+        #[command(flatten)]
+        args: MoveArgs,
     },
     /// End a group that a command made, and that has neither members nor volumes
     Delete {
@@ -205,6 +214,37 @@ impl Scene {
         }
     }
 
+    /// Makes a node a member, if it is none by the file.
+    async fn take_in(
+        &self,
+        g: &GroupView,
+        node: &str,
+        from: &str,
+        said: Option<AddedGroup>,
+        out: &mut Outcome,
+    ) -> Result<(), Failed> {
+        let own = self.at(node, &g.group);
+        let by_file = own.is_some_and(|own| !by_command(own, node));
+        if by_file && !said.as_ref().is_some_and(|s| lists(s, node)) {
+            return Ok(());
+        }
+        let mut new = said.unwrap_or_default();
+        // Who made way for another writer is in it as it was.
+        if new.feeder(node) != Some(from) && new.primary.as_deref() != Some(node) {
+            new.put(node, from);
+            new.revision += 1;
+        }
+        if own.and_then(|o| o.added.as_ref()) != Some(&new) {
+            self.define(node, &g.group, Some(&new)).await?;
+            out.told.push(node.to_owned());
+        }
+        self.tell(g, &new, node, out).await;
+        match out.untold.get(from) {
+            Some(why) => Err(Failed::new(tame(&format!("{from}, which is to feed {node}, {why}")))),
+            None => Ok(()),
+        }
+    }
+
     async fn define(
         &self,
         node: &str,
@@ -222,6 +262,100 @@ impl Scene {
         let _: RouteTable = self.node(from)?.client().post(paths::ROUTE_DELETE, &body).await?;
         Ok(())
     }
+}
+
+/// Makes a node a member of a group, at the place below `from`, and adds no route to it. Who was not
+/// told, in words: `from` was.
+///
+/// # Errors
+/// In words: somebody did not take it, and has to.
+pub(super) async fn enlist(
+    group: &str,
+    node: &str,
+    from: &str,
+    target: &Target,
+    around: &Surroundings,
+) -> Result<Vec<String>, Failed> {
+    let scene = Scene::look(target, around).await?;
+    let said = definition(group, &scene.asked);
+    let mut out = Outcome::default();
+    scene.take_in(scene.group(group)?, node, from, said, &mut out).await?;
+    Ok(out.untold.iter().map(|(node, why)| format!("{node}: {why}")).collect())
+}
+
+/// Groups of which commands name a node, by the newest word on each.
+pub(super) fn naming(node: &str, nodes: &[NodeStatus]) -> BTreeSet<String> {
+    let mut words: BTreeMap<&str, &AddedGroup> = BTreeMap::new();
+    // The node itself is told nothing of its end.
+    for g in nodes.iter().filter(|n| n.node != node).flat_map(|n| &n.groups) {
+        let Some(added) = &g.added else { continue };
+        let newest = words.entry(&g.group).or_insert(added);
+        if newest.revision < added.revision {
+            *newest = added;
+        }
+    }
+    let names = |a: &AddedGroup| {
+        let member = a.members().any(|m| m == node) || a.routes.contains_key(node);
+        member || a.primary.as_deref() == Some(node)
+    };
+    words.into_iter().filter(|(_, a)| names(a)).map(|(g, _)| g.to_owned()).collect()
+}
+
+/// Who was told of a change, and who was not.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    pub(super) told: Vec<String>,
+    pub(super) untold: BTreeMap<String, String>,
+}
+
+/// A node is a member no longer, as far as commands made it one; those that were listed below it are
+/// listed below `homes`.
+///
+/// # Errors
+/// In words.
+pub(super) async fn expel(
+    group: &str,
+    node: &str,
+    homes: &[(String, String)],
+    target: &Target,
+    around: &Surroundings,
+) -> Result<Told, Failed> {
+    let scene = Scene::look(target, around).await?;
+    let Some(said) = definition(group, &scene.asked) else { return Ok(Told::default()) };
+    let g = scene.group(group)?;
+    let mut new = without(&said, node, homes, g.primary.as_deref());
+    if new != said {
+        new.revision += 1;
+    }
+    let mut out = Outcome::default();
+    scene.tell(g, &new, node, &mut out).await;
+    out.untold.remove(node);
+    Ok(Told { told: out.told, untold: out.untold })
+}
+
+/// What commands said of a group, without a node.
+fn without(
+    said: &AddedGroup,
+    node: &str,
+    homes: &[(String, String)],
+    writer: Option<&str>,
+) -> AddedGroup {
+    let mut new = said.clone();
+    let writer = writer.filter(|w| *w != node);
+    new.take(node);
+    if new.primary.as_deref() == Some(node)
+        && let Some(writer) = writer
+    {
+        new.take(writer);
+        new.primary = Some(writer.to_owned());
+    }
+    for child in new.routes.remove(node).into_iter().flatten() {
+        let home = homes.iter().find(|(c, _)| *c == child).map(|(_, p)| p.as_str());
+        if let Some(parent) = home.or(writer).filter(|p| **p != child) {
+            new.put(&child, parent);
+        }
+    }
+    new
 }
 
 /// The node that a question about a group is for: its primary by the topology, or of a group that a
@@ -256,6 +390,7 @@ pub(super) async fn run(command: GroupCommand, around: &Surroundings) -> Result<
         GroupCommand::Remove { group, member, common } => {
             remove(&group, &member, &common, around).await
         }
+        GroupCommand::Move { group, args } => move_group(&group, &args, around).await,
         GroupCommand::Delete { group, common } => delete(&group, &common, around).await,
         GroupCommand::List { group, json, target } => list(group, json, &target, around).await,
     }
@@ -345,27 +480,15 @@ async fn add(
         fed_by: Some(from.clone()),
         ..Outcome::default()
     };
-    let own = scene.at(node, group);
-    let by_file = own.is_some_and(|own| !by_command(own, node));
-    if !by_file || said.as_ref().is_some_and(|s| lists(s, node)) {
-        let mut new = said.clone().unwrap_or_default();
-        // Who made way for another writer is in it as it was.
-        if new.feeder(node) != Some(&from) && new.primary.as_deref() != Some(node) {
-            new.put(node, &from);
-            new.revision += 1;
-        }
-        if own.and_then(|o| o.added.as_ref()) != Some(&new) {
-            scene.define(node, group, Some(&new)).await?;
-            out.told.push(node.to_owned());
-        }
-        scene.tell(g, &new, node, &mut out).await;
-        if let Some(why) = out.untold.get(&from) {
-            return Err(Failed::new(tame(&format!("{from}, which is to feed {node}, {why}"))));
-        }
-    }
+    scene.take_in(g, node, &from, said, &mut out).await?;
     if route {
         let by = RouteWay::default();
-        let body = requests::RouteAdd { group: group.to_owned(), next_hop: node.to_owned(), by };
+        let body = requests::RouteAdd {
+            group: group.to_owned(),
+            next_hop: node.to_owned(),
+            by,
+            unasked: false,
+        };
         let client = scene.node(&from)?.client();
         let _: RouteTable = client.post(paths::ROUTE_ADD, &body).await?;
     }

@@ -13,6 +13,7 @@ mod branch;
 pub mod client;
 mod columns;
 mod commands;
+mod decommission;
 mod failover;
 pub mod filetest;
 mod fsck;

@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use super::block::{self, BlockCommand};
 use super::branch::{self, BranchCommand};
 use super::commands::{self, Delta, DownArgs, Replicate};
+use super::decommission::{self, NodeCommand};
 use super::failover::{self, ConfirmArgs, FailoverArgs, HistoryArgs, ResyncArgs};
 use super::fsck::{self, FsckArgs};
 use super::groups::{self, VolmcastCommand};
@@ -81,6 +82,9 @@ enum Command {
     /// Create, import, list and change volumes
     #[command(subcommand)]
     Volume(VolumeCommand),
+    /// Take nodes out of service
+    #[command(subcommand)]
+    Node(NodeCommand),
     /// Check and draw topology files, and tell running nodes of a changed one
     #[command(subcommand)]
     Topology(TopologyCommand),
@@ -118,6 +122,7 @@ async fn run(command: Command) -> Result<(), Failed> {
         Command::Fsck(args) => fsck::run(&args),
         Command::History(args) => failover::history(args, &around).await,
         Command::Volume(command) => volumes::run(command, &around).await,
+        Command::Node(command) => decommission::run(command, &around).await,
         Command::Topology(command) => topology::run(command, &around).await,
         Command::Pki(command) => pki::run(command),
         Command::Token(command) => token::run(command),

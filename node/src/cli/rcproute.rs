@@ -42,6 +42,7 @@ async fn run(cli: Cli) -> Result<(), Failed> {
                 group: group.to_string(),
                 next_hop: next_hop.to_string(),
                 by: RouteWay::from(by),
+                unasked: false,
             };
             client.post(paths::ROUTE_ADD, &body).await?
         }

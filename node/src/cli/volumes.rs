@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::columns::columns;
 use super::commands::size;
+use super::failover::{MoveArgs, move_volume};
 use super::image;
 use super::membership::primary_of;
 use super::output::{Failed, print, print_json, tell};
@@ -84,6 +85,16 @@ pub(super) enum VolumeCommand {
         #[command(flatten)]
         target: Target,
     },
+    /// Have another node write a volume that is the only one of its group: with its files, where both
+    /// nodes share the storage, else by a planned swap
+    ///
+    /// Nothing acknowledged is lost; writers wait for a moment. May be said again after an interruption.
+    Move {
+        /// The volume
+        volume: String,
+        #[command(flatten)]
+        args: MoveArgs,
+    },
     /// Remove a volume and its content from one node; replicas elsewhere stay, and so does a backing
     /// file outside the data folder
     Delete {
@@ -150,6 +161,7 @@ pub(super) async fn run(command: VolumeCommand, around: &Surroundings) -> Result
             let body = requests::Rename { volume: volume.clone(), label };
             change(&target, &volume, around, paths::VOLUME_RENAME, &body, json, &sentence).await
         }
+        VolumeCommand::Move { volume, args } => move_volume(&volume, &args, around).await,
         VolumeCommand::Delete { volume, yes, json, target } => {
             if !yes {
                 return Err(Failed::new(format!(

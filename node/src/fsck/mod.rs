@@ -23,6 +23,7 @@ pub use report::{
 pub use volume::examine;
 
 use crate::volumes::folder::{Entry, What, lost_its_name, survey, twice};
+use crate::volumes::{arriving, moved};
 
 /// Why a folder cannot be looked at.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +58,11 @@ pub fn look(folder: &Path, content: bool, wall: Wall) -> Result<Report, NotExami
                 report.volumes.push(volume::look(&path, &identity, content, wall));
                 seen.push((*identity, path));
             }
+            What::Given(to) => report.next_start.push(format!(
+                "{} was given to {to}, which has not taken it yet: it is left alone; say `rcpctl volume \
+                 move` again",
+                path.display()
+            )),
             What::Unreadable(why) => report.findings.push(no_start("volumes", why)),
             What::Unfinished => report.next_start.push(format!(
                 "removes {}: a volume whose creation or removal was cut short",
@@ -70,6 +76,11 @@ pub fn look(folder: &Path, content: bool, wall: Wall) -> Result<Report, NotExami
                 report.next_start.push(format!("leaves {} as it is: no volume", path.display()));
             }
         }
+    }
+    let ways =
+        [("moved/UUID", moved::all(folder).err()), ("arriving/UUID", arriving::all(folder).err())];
+    for (part, why) in ways {
+        report.findings.extend(why.map(|why| no_start(part, why)));
     }
     Ok(report.graded())
 }

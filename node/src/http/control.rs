@@ -20,11 +20,12 @@ use super::answer::{Refused, json};
 use super::guard::Asked;
 use super::limits::{BODY_READ, MAX_BODY_BYTES, MAX_TOPOLOGY_BYTES};
 use super::requests::{
-    Block, Cut, Delete, Done, GroupDefinition, Hash, KeptState, Policy, Rename, Replicate, Resize,
-    RouteAdd, RouteDelete, Seed, TopologyText,
+    Block, Cut, Delete, Done, GroupDefinition, Hash, KeptState, Nothing, Policy, Rename, Replicate,
+    Resize, RouteAdd, RouteDelete, Seed, TopologyText,
 };
 use super::router::App;
 use crate::api::{ApiError, ApiErrorKind, NodeApi, VolumeSpec, WriterChange};
+use crate::shift::Step;
 
 /// The body of a request as a value, within the limits of time and length.
 async fn read<T: DeserializeOwned>(request: Request<Body>) -> Result<T, Refused> {
@@ -112,6 +113,7 @@ change!(volume_create, VolumeSpec, answer, |api, q| api.volume_create(q));
 change!(volume_resize, Resize, done, |api, q| api.volume_resize(&q.volume, q.size));
 change!(volume_rename, Rename, done, |api, q| api.volume_rename(&q.volume, &q.label));
 change!(volume_delete, Delete, done, |api, q| api.volume_delete(&q.volume));
+change!(volume_move, Step, answer, |api, q| api.volume_move(q));
 change!(replicate, Replicate, done, |api, q| api.replicate(&q.volume, q.on));
 change!(seed, Seed, done, |api, q| api.seed(&q.volume, &q.child));
 change!(policy, Policy, done, |api, q| api.policy(&q.volume, q.change));
@@ -125,7 +127,16 @@ change!(block_send, Block, answer, |api, q| async move {
 });
 change!(topology, TopologyText, answer, |api, q| api.topology(q.text));
 change!(group, GroupDefinition, done, |api, q| api.group_define(q.group, q.definition));
-change!(route_add, RouteAdd, answer, |api, q| api.route_add(&q.group, &q.next_hop, &q.by));
+change!(retire, Nothing, done, |api, q| async move {
+    let Nothing {} = q;
+    api.retire().await
+});
+change!(route_add, RouteAdd, answer, |api, q| api.route_add(
+    &q.group,
+    &q.next_hop,
+    &q.by,
+    q.unasked
+));
 change!(route_delete, RouteDelete, answer, |api, q| {
     api.route_delete(q.group.as_deref(), q.next_hop.as_deref())
 });

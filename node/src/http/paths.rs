@@ -34,6 +34,8 @@ pub const VOLUME_RESIZE: &str = "/api/v1/volumes/resize";
 pub const VOLUME_RENAME: &str = "/api/v1/volumes/rename";
 /// Remove a volume.
 pub const VOLUME_DELETE: &str = "/api/v1/volumes/delete";
+/// One step of a volume's way to another node.
+pub const VOLUME_MOVE: &str = "/api/v1/volumes/move";
 /// Start or stop replication.
 pub const REPLICATE: &str = "/api/v1/replicate";
 /// Seed a child again.
@@ -52,6 +54,8 @@ pub const WRITER: &str = "/api/v1/writer";
 pub const HASH: &str = "/api/v1/hash";
 /// Have every member of a group execute a control block.
 pub const BLOCK_SEND: &str = "/api/v1/blocks/send";
+/// Out of service for good: end the process, and refuse to start again.
+pub const RETIRE: &str = "/api/v1/retire";
 /// Take a changed topology.
 pub const TOPOLOGY: &str = "/api/v1/topology";
 /// End the process in order.
@@ -87,11 +91,13 @@ pub(crate) const CONTROL: &[Entry] = &[
     (VOLUME_RESIZE, "POST", "change a volume's size"),
     (VOLUME_RENAME, "POST", "change a volume's label"),
     (VOLUME_DELETE, "POST", "remove a volume"),
+    (VOLUME_MOVE, "POST", "one step of a volume's way to another node"),
     (WRITER, "POST", "change who the writer of a volume is"),
     (HASH, "POST", "have every replica hash the first bytes of a state"),
     (BLOCK_SEND, "POST", "have every member of a group execute a control block"),
     (TOPOLOGY, "POST", "take addresses and members from a changed topology"),
     (GROUP, "POST", "make, change or forget a group beside the topology file"),
+    (RETIRE, "POST", "end the process, and never start again"),
     (SHUTDOWN, "POST", "end the process in order"),
 ];
 

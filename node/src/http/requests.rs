@@ -189,6 +189,10 @@ pub struct RouteAdd {
     /// How it is reached.
     #[serde(default, skip_serializing_if = "RouteWay::is_default")]
     pub by: RouteWay,
+    /// Stored without asking the next hop, which is dialled until it is there: for one that cannot be
+    /// reached.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unasked: bool,
 }
 
 /// Remove next hops.
@@ -202,6 +206,11 @@ pub struct RouteDelete {
     #[serde(default)]
     pub next_hop: Option<String>,
 }
+
+/// A change of which nothing is to be said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nothing {}
 
 /// The answer to a change that has nothing to tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -75,11 +75,13 @@ pub fn routers_with(
         .route(paths::VOLUME_RESIZE, post(control::volume_resize))
         .route(paths::VOLUME_RENAME, post(control::volume_rename))
         .route(paths::VOLUME_DELETE, post(control::volume_delete))
+        .route(paths::VOLUME_MOVE, post(control::volume_move))
         .route(paths::WRITER, post(control::writer))
         .route(paths::HASH, post(control::hash))
         .route(paths::BLOCK_SEND, post(control::block_send))
         .route(paths::TOPOLOGY, post(control::topology))
         .route(paths::GROUP, post(control::group))
+        .route(paths::RETIRE, post(control::retire))
         .route(paths::SHUTDOWN, post(control::shutdown));
     Routers { all: finished(all, app) }
 }

@@ -67,6 +67,15 @@ pub enum Ask {
     },
     /// Change who the writer is.
     Writer(WriterChange),
+    /// After a hold: the volume leaves this node with all its files.
+    Give {
+        /// Label or UUID.
+        volume: String,
+        /// Which node is to have it.
+        to: String,
+        /// The set that the hold led to.
+        set: u64,
+    },
     /// Change the label.
     Rename {
         /// Label or UUID.
@@ -104,6 +113,8 @@ pub enum Ask {
         next_hop: String,
         /// How it is reached, where that differs from what the group says.
         by: Hop,
+        /// Stored without asking it, and dialled until it is there.
+        unasked: bool,
     },
     /// Remove next hops.
     RouteDelete {
@@ -143,8 +154,8 @@ impl Mover {
     /// Takes a question; the answer comes as [`Effect::Reply`].
     pub fn ask(&mut self, ask: AskId, question: Ask) {
         let done = match question {
-            Ask::RouteAdd { group, next_hop, by } => {
-                return self.route_add(ask, &group, &next_hop, by);
+            Ask::RouteAdd { group, next_hop, by, unasked } => {
+                return self.route_add(ask, &group, &next_hop, by, unasked);
             }
             Ask::Hash { volume, set, len, wait } => {
                 return self.ask_hash(ask, &volume, set, len, wait);
@@ -176,6 +187,10 @@ impl Mover {
                 Err(e) => Err(e),
             },
             Ask::Writer(change) => match self.order_writer(ask, change) {
+                Ok(()) => return,
+                Err(e) => Err(e),
+            },
+            Ask::Give { volume, to, set } => match self.give_away(ask, &volume, &to, set) {
                 Ok(()) => return,
                 Err(e) => Err(e),
             },

@@ -523,7 +523,7 @@ impl Mover {
         let damaged = h.writer.damaged.take();
         let was = std::mem::replace(&mut h.writer, Writer::opened(opens));
         h.writer.damaged.clone_from(&damaged);
-        h.newest = h.volume.durable().visible;
+        h.begin_anew(h.volume.durable().visible);
         let (label, group) = (h.label.clone(), h.group.clone());
         let standing = h.writer.standing();
         if was.is_fenced() {

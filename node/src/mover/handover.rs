@@ -7,7 +7,7 @@ use rcp::proto::clock::{Mono, Wall};
 use rcp::proto::frame::Branch;
 use rcp::proto::ids::{NodeName, SetNumber, VolumeId};
 use volmcast::history::{Relation, relate};
-use volmcast::storage::Fenced;
+use volmcast::storage::{Fenced, Standing};
 use volmcast::volume::PlaybackPolicy;
 
 use super::failover::{Change, Gate, Holding, REST, SteppingDown, conflict};
@@ -142,6 +142,54 @@ impl Mover {
         let (text, standing) = (history::closed(h).unwrap_or_default(), h.writer.standing());
         self.effect(Effect::Gate { volume: id, gate: Gate::Closed(text) });
         self.effect(Effect::StoreStanding { volume: id, standing });
+        Ok(())
+    }
+
+    /// After a hold: the volume is no longer this node's. Nothing was changed if it is refused; what
+    /// the disk refuses later is answered by whoever carries [`Effect::GiveAway`] out.
+    pub(super) fn give_away(
+        &mut self,
+        ask: AskId,
+        name: &str,
+        to: &str,
+        set: u64,
+    ) -> Result<(), ApiError> {
+        let id = self.primary_of(name)?;
+        let to = NodeName::new(to)
+            .map_err(|e| ApiError::new(ApiErrorKind::BadRequest, e.to_string()))?;
+        self.role_is_known(id, name)?;
+        let Some(h) = self.volumes.get_mut(&id) else { return Ok(()) };
+        if to == self.cfg.node || !matches!(&h.change, Change::Holding(hold) if hold.ask.is_none())
+        {
+            return Err(conflict(format!(
+                "volume {name}: writes are not held; nothing was changed"
+            )));
+        }
+        let at = h.volume.durable().visible;
+        if !h.volume.is_clean() || at.0 != set {
+            return Err(conflict(format!(
+                "volume {name} is at set {at}{}, not at set {set}: nothing was changed",
+                if h.volume.is_clean() { "" } else { " and has changes since" }
+            )));
+        }
+        let Some(line) = h.volume.state_id(at) else { return Ok(()) };
+        let fenced = Some(Fenced { at: line, by: to.clone(), handed: true });
+        let standing = Standing { fenced: fenced.clone(), ..h.writer.standing() };
+        let (group, label) = (h.group.clone(), h.label.clone());
+        (h.change, h.writer.fenced) = (Change::None, fenced);
+        let text = format!("volume {name} moves to {to}");
+        self.note(Level::Warn, format!("{text}, at set {at}"));
+        self.effect(Effect::Gate { volume: id, gate: Gate::Closed(text.clone()) });
+        self.tell_roles();
+        self.growth_failed(id, &text);
+        self.settings_failed(id, &text);
+        self.keeps_failed(id, &text);
+        self.scrubs_failed(id, &text);
+        self.cuts_failed(id, &text);
+        self.withdraw(id, &text);
+        self.volumes.remove(&id);
+        self.gave(id, group, label);
+        self.effect(Effect::GiveAway { ask, volume: id, to, standing });
         Ok(())
     }
 
@@ -333,6 +381,11 @@ impl Mover {
         let known = newest(h.volume.history(), writer.rival);
         h.volume.step_down(policy);
         let label = h.label.clone();
+        h.begin_anew(match &rewinds {
+            Some((_, fork)) => *fork,
+            None if discards => SetNumber::ZERO,
+            None => h.volume.durable().visible,
+        });
         if discards {
             h.volume.discard("its parent gives its content up", known);
         } else if rewinds.is_none() {

@@ -359,7 +359,7 @@ impl Mover {
             Relation::Newer { fork } => {
                 h.writer.follows(theirs);
                 let held = h.volume.reaches();
-                h.newest = held.min(fork);
+                h.begin_anew(held.min(fork));
                 if held <= fork {
                     h.volume.adopt_history(theirs.to_vec());
                     return Some(Follow::Newer);
@@ -599,7 +599,8 @@ impl Mover {
         let label = h.label.clone();
         let text = format!(
             "split-brain: {} and {} are both writers since set {fork}; both keep what they have; \
-             `rcpctl failover {label} --to NODE` with the one that is to stay ends it",
+             `rcpctl failover {label} --to NODE --adopt` with the one that is to stay ends it, and \
+             what the other wrote is kept as a branch",
             who(ours),
             who(theirs)
         );

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rcp::proto::clock::{Mono, Wall};
 use rcp::proto::frame::Frame;
-use rcp::proto::ids::VolumeId;
+use rcp::proto::ids::{SetNumber, VolumeId};
 use volmcast::volume::{Role, VolumeStatus};
 
 use super::{Held, Mover};
@@ -41,6 +41,15 @@ impl WriterClock {
         let (said, at) = self.heard?;
         let passed = u64::try_from(now.since(at).as_micros()).unwrap_or(u64::MAX);
         Some(Wall(said.0.saturating_add(passed)))
+    }
+}
+
+impl Held {
+    /// Another line, whose writer has another clock: this is the newest set of it that is known.
+    pub(super) fn begin_anew(&mut self, newest: SetNumber) {
+        self.newest = newest;
+        self.as_of = Wall(0);
+        self.clock.forget();
     }
 }
 
@@ -82,6 +91,16 @@ impl Mover {
         if let Some(h) = self.volumes.get_mut(&id) {
             h.volume.refuse_as_old(why);
         }
+    }
+
+    /// The parent says what the newest set is, as of when.
+    pub(super) fn hear_newest(&mut self, id: VolumeId, newest: SetNumber, as_of: Wall) {
+        let now = self.now;
+        let Some(h) = self.volumes.get_mut(&id) else { return };
+        h.newest = h.newest.max(newest);
+        // What was heard before a clock was set back is of no use any more.
+        let to_come = h.clock.now(now).is_some_and(|t| h.as_of.since(t) > SET_BACK);
+        h.as_of = if to_come { as_of } else { h.as_of.max(as_of) };
     }
 
     /// The parent says what time it is at the writer.

@@ -240,6 +240,18 @@ pub enum Effect {
         /// Which volume.
         volume: VolumeId,
     },
+    /// The volume is no longer here: let go of its files, and write into them whose they are; then
+    /// answer.
+    GiveAway {
+        /// Who waits.
+        ask: AskId,
+        /// Which volume.
+        volume: VolumeId,
+        /// Who is to have it.
+        to: NodeName,
+        /// What it has to know of its writers.
+        standing: Standing,
+    },
     /// Remove a volume's files.
     RemoveVolume {
         /// Which volume.
@@ -514,6 +526,7 @@ impl Mover {
         volume.resume();
         let id = volume.config().volume;
         self.creating.remove(&id);
+        self.has(id);
         let (newest, offered) = (volume.durable().visible, volume.blocks());
         self.volumes.insert(
             id,

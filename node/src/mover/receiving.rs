@@ -117,9 +117,8 @@ impl Mover {
             }
             Frame::Heartbeat { stream, state, as_of, .. } => {
                 let id = self.conns.get(&conn).and_then(|c| c.streams_in.get(&stream)).copied();
-                if let Some(h) = id.and_then(|id| self.volumes.get_mut(&id)) {
-                    h.newest = h.newest.max(state);
-                    h.as_of = h.as_of.max(as_of);
+                if let Some(id) = id {
+                    self.hear_newest(id, state, as_of);
                 }
             }
             Frame::Clock { stream, now } => {

@@ -118,7 +118,7 @@ impl Mover {
         let Some(h) = self.volumes.get_mut(&id) else { return };
         let Change::Rewinding(mut r) = std::mem::take(&mut h.change) else { return };
         let label = h.label.clone();
-        h.newest = r.fork;
+        h.begin_anew(r.fork);
         let kept = branch.as_ref().map_or_else(String::new, |name| {
             format!(
                 "what this node held is kept as branch {name} (read it as {label}@branch:{name}), "

@@ -15,7 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use rcp::proto::ids::{Generation, Label, VolumeId};
+use rcp::proto::ids::{Generation, GroupName, Label, VolumeId};
 use volmcast::volume::Role;
 
 use super::failover::{conflict, is_writer_already};
@@ -98,6 +98,8 @@ pub(super) struct Roles {
     told: BTreeMap<VolumeId, (Is, Label)>,
     /// Volumes that may be something else now.
     look: BTreeSet<VolumeId>,
+    /// Volumes that were given to other nodes with all their files: nobody writes them here.
+    gone: BTreeMap<VolumeId, (GroupName, Label)>,
 }
 
 impl Roles {
@@ -243,7 +245,8 @@ impl Mover {
         };
         let open = self.volumes.get(&id).map(of);
         let closed = || self.closed.get(&id).map(|c| (c.group.clone(), c.label.clone(), None));
-        let Some((group, label, after)) = open.or_else(closed) else { return };
+        let gone = || self.roles.gone.get(&id).map(|(g, l)| (g.clone(), l.clone(), None));
+        let Some((group, label, after)) = open.or_else(closed).or_else(gone) else { return };
         let block = self.random_id();
         self.roles.running.insert(id, (block, handler));
         let (kind, body) = (kind.to_owned(), Bytes::from(format!("{label} {}\n", is.word())));
@@ -258,6 +261,18 @@ impl Mover {
         {
             self.look_at_role(*volume);
         }
+    }
+
+    /// A volume is another node's: handlers are told so, also if one is still busy with it, and when
+    /// the node is started again.
+    pub fn gave(&mut self, id: VolumeId, group: GroupName, label: Label) {
+        self.roles.gone.insert(id, (group, label));
+        self.look_at_role(id);
+    }
+
+    /// A volume is here.
+    pub(super) fn has(&mut self, id: VolumeId) {
+        self.roles.gone.remove(&id);
     }
 
     /// A volume may be something else now.
@@ -278,10 +293,13 @@ impl Mover {
                 (Some(h), _) if matches!(h.volume.config().role, Role::Relay) => continue,
                 (Some(h), _) => (is(h), h.label.clone()),
                 (None, Some(c)) => (Some(Is::Closed), c.label.clone()),
-                (None, None) => {
-                    self.roles.told.remove(&id);
-                    continue;
-                }
+                (None, None) => match self.roles.gone.get(&id) {
+                    Some((_, label)) => (Some(Is::Fenced), label.clone()),
+                    None => {
+                        self.roles.told.remove(&id);
+                        continue;
+                    }
+                },
             };
             match (is, label) {
                 (None, _) => drop(self.roles.look.insert(id)),

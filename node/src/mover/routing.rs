@@ -1,9 +1,10 @@
 //! Live changes of the routing table (ROUTE-01 to ROUTE-05).
 //!
 //! `add` is checked against what is known here, then the next hop is dialled; only its welcome
-//! commits the route. A refusal, a wrong address or silence leaves everything as it was.
+//! commits the route. A refusal, a wrong address or silence leaves everything as it was. One that cannot
+//! be reached may be added unasked: it is dialled until it is there, as those of the topology are.
 
-use forwarder::table::{AddContext, Line};
+use forwarder::table::{AddContext, Line, RouteError};
 use rcp::proto::frame::{Frame, GoodbyeCode, RefuseCode};
 use rcp::proto::ids::{GroupName, NodeName, VolumeId};
 use rcp::proto::session::CloseReason;
@@ -14,6 +15,14 @@ use crate::api::{ApiError, ApiErrorKind, RouteEntry, RouteTable};
 
 /// What is said of next hops, by name.
 type Ways = std::collections::BTreeMap<String, String>;
+
+/// A feeder may have let go of a next hop, and its report of that be under way.
+fn kind(e: &RouteError) -> ApiErrorKind {
+    match e {
+        RouteError::SecondParent { .. } => ApiErrorKind::Fed,
+        _ => ApiErrorKind::Conflict,
+    }
+}
 
 /// Lines of one route report frame.
 const LINES_PER_FRAME: usize = 256;
@@ -60,8 +69,15 @@ impl Mover {
         })
     }
 
-    /// Adds a next hop; answered when it has accepted or refused.
-    pub(super) fn route_add(&mut self, ask: AskId, group: &str, next_hop: &str, by: Hop) {
+    /// Adds a next hop; answered when it has accepted or refused, or at once if it is not to be asked.
+    pub(super) fn route_add(
+        &mut self,
+        ask: AskId,
+        group: &str,
+        next_hop: &str,
+        by: Hop,
+        unasked: bool,
+    ) {
         let only_limit = Hop { limit: by.limit.clone(), ..Hop::default() } == by;
         if let (Ok(g), Ok(hop)) = (self.group_named(group), NodeName::new(next_hop))
             && by.limit.is_some()
@@ -72,7 +88,16 @@ impl Mover {
         }
         let by = Hop { limit: by.limit.filter(|l| !l.is_none()), ..by };
         let checked = self.check_route(group, next_hop, &by);
+        if let Ok((group, hop)) = &checked
+            && let Some(of) = self.link(group, hop).and_then(|l| l.in_place_of.clone())
+        {
+            self.let_go(group, hop, &of);
+        }
         match checked {
+            Ok((group, hop)) if unasked => {
+                self.add_link(&group, &hop, by, None);
+                self.route_confirmed(ask, &group, &hop);
+            }
             Ok((group, hop)) => self.add_link(&group, &hop, by, Some(ask)),
             Err(e) => self.effect(Effect::Reply { ask, reply: Reply::Refused(e) }),
         }
@@ -103,14 +128,25 @@ impl Mover {
         let nodes: Vec<_> = self.cfg.addresses.keys().cloned().collect();
         let path = self.path(&group);
         let ctx = AddContext { groups: &groups, nodes: &nodes, path: &path, onward: &[] };
-        self.table.check_add(&group, &hop, &ctx).map_err(|e| bad(e.to_string()))?;
-        if self.groups.get(&group).is_some_and(|g| g.links.contains_key(&hop)) {
-            return Err(bad(format!("{hop} is being added to group {group} already")));
+        self.table
+            .check_add(&group, &hop, &ctx)
+            .map_err(|e| ApiError::new(kind(&e), e.to_string()))?;
+        let link = self.groups.get(&group).and_then(|g| g.links.get(&hop));
+        match link.map(|l| (&l.in_place_of, l.guest)) {
+            // The route takes the place of what was done without one.
+            None | Some((Some(_), _)) => {}
+            Some((None, true)) => {
+                let text = format!("{hop} is a guest here until its parent is back: try again");
+                return Err(ApiError::new(ApiErrorKind::Fed, text));
+            }
+            Some((None, false)) => {
+                return Err(bad(format!("{hop} is being added to group {group} already")));
+            }
         }
         Ok((group, hop))
     }
 
-    /// The next hop accepted: commit.
+    /// The next hop accepted, or is not asked: commit.
     pub(super) fn route_confirmed(&mut self, ask: AskId, group: &GroupName, hop: &NodeName) {
         let groups: Vec<_> = self.groups.keys().cloned().collect();
         let nodes: Vec<_> = self.cfg.addresses.keys().cloned().collect();
@@ -127,7 +163,7 @@ impl Mover {
             }
             Err(e) => {
                 self.drop_link(group, hop, "the route could not be added");
-                Reply::Refused(ApiError::new(ApiErrorKind::Conflict, e.to_string()))
+                Reply::Refused(ApiError::new(kind(&e), e.to_string()))
             }
         };
         self.effect(Effect::Reply { ask, reply });

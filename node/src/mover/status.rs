@@ -142,6 +142,8 @@ impl Mover {
     #[must_use]
     pub fn status(&self) -> NodeStatus {
         NodeStatus {
+            moved: Vec::new(),
+            arriving: Vec::new(),
             node: self.cfg.node.to_string(),
             at_us: self.wall.0,
             started_us: self.started.0,

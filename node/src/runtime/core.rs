@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rcp::net::tls::{Pki, Proven};
-use rcp::proto::ids::{GroupName, StateId, VolumeId};
+use rcp::proto::ids::{GroupName, Label, StateId, VolumeId};
 use rcp::proto::transport::Hop;
 use tokio::sync::{mpsc, oneshot};
 use volmcast::capture::Notice;
 use volmcast::io::{Outcome, Tag};
-use volmcast::storage::Identity;
+use volmcast::storage::{Identity, IdentityError, StorageError};
 use volmcast::units::{BlockCount, BlockIndex};
 use volmcast::volume::WorkDone;
 
@@ -19,14 +19,18 @@ use super::blocks::{self, Handlers};
 use super::conns::{self, Destination, Incoming, Outgoing, Wire};
 use super::disk;
 use super::groups::Known;
+use super::leaving::{NotGiven, Ways};
 use super::places::Place;
 use crate::api::{ApiError, ApiErrorKind, NodeStatus, RouteTable, SecurityStatus, VolumeInfo};
 use crate::clock;
 use crate::mover::{
     Accepted, Ask, AskId, ConnId, Effect, Level, Mover, NewReplica, Reply, TurnedAway,
 };
+use crate::volumes::arriving::Arriving;
+use crate::volumes::moved::Moved;
 use crate::volumes::names::{Entry, Names};
 use crate::volumes::open::{self, OpenPlan, Opened};
+use crate::volumes::owner;
 
 /// What happens to a node.
 #[derive(Debug)]
@@ -135,6 +139,22 @@ pub(super) enum Input {
         group: GroupName,
         plan: Box<ReplicaPlan>,
     },
+    /// Files were let go of, or could not be.
+    Given {
+        volume: VolumeId,
+        given: Result<Moved, NotGiven>,
+        ask: AskId,
+    },
+    /// A volume is to come with all its files, and that is stored.
+    Expect {
+        arriving: Box<Arriving>,
+        reply: Waiting<()>,
+    },
+    /// A volume whose files this node has taken is to be opened.
+    Take {
+        volume: VolumeId,
+        reply: Waiting<VolumeInfo>,
+    },
     Create {
         identity: Box<Identity>,
         plan: Box<OpenPlan>,
@@ -172,6 +192,8 @@ pub(super) struct Core {
     pub(super) handlers: Handlers,
     /// The topology, and what commands added to it.
     pub(super) known: Arc<Known>,
+    /// Volumes between this node and others.
+    pub(super) ways: Ways,
 }
 
 /// How this node runs replicas of a group.
@@ -190,7 +212,7 @@ pub(super) struct ReplicaPlan {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) identity: Identity,
-    disk: Arc<disk::Disk>,
+    pub(super) disk: Arc<disk::Disk>,
     pub(super) primary: Option<Arc<crate::volumes::PrimaryVolume>>,
     pub(super) states: Option<Arc<crate::volumes::ReplicaVolume>>,
 }
@@ -302,6 +324,9 @@ impl Core {
                 let _ = reply.send(self.mover.routes(group.as_deref()));
             }
             Input::Plan { group, plan } => drop(self.plans.insert(group, *plan)),
+            Input::Given { volume, given, ask } => self.given(volume, given, ask),
+            Input::Expect { arriving, reply } => self.expect(*arriving, reply),
+            Input::Take { volume, reply } => self.take(volume, reply),
             Input::Create { identity, plan, reply } => self.create(*identity, *plan, reply),
             Input::Stop => {}
         }
@@ -311,6 +336,8 @@ impl Core {
     pub(super) fn status(&self) -> NodeStatus {
         let mut s = self.mover.status();
         self.known.tell(&mut s.groups);
+        s.moved = self.moved_status();
+        s.arriving = self.arriving_status();
         s.listen.clone_from(&self.listen);
         s.nbd.clone_from(&self.nbd);
         let strangers = std::mem::take(&mut s.security.strangers);
@@ -343,7 +370,20 @@ impl Core {
             let _ = reply.send(Err(ApiError::new(ApiErrorKind::Conflict, text)));
             return;
         }
+        if let Some(why) = self.elsewhere(&identity.group, identity.in_group()) {
+            let text = format!("volume {}: {why}", identity.label);
+            let _ = reply.send(Err(ApiError::new(ApiErrorKind::Conflict, text)));
+            return;
+        }
         self.make(identity, plan, Some(reply));
+    }
+
+    /// Why no volume of this name is made here: it is another node's, or comes from one.
+    fn elsewhere(&self, group: &GroupName, label: &Label) -> Option<String> {
+        let gone = self.ways.moved.values().find(|m| m.is_called(group, label));
+        let comes = self.ways.arriving.values().find(|a| a.is_called(group, label));
+        gone.map(|m| m.told(&self.folder))
+            .or_else(|| comes.map(|a| a.told(&self.folder, self.known.node())))
     }
 
     /// Makes a volume's files on a thread that may block.
@@ -377,6 +417,7 @@ impl Core {
                 }
             }
             Err(text) => {
+                self.ways.taking.remove(&volume);
                 self.mover.replica_failed(volume, &text);
                 if let Some(reply) = reply {
                     let _ = reply.send(Err(ApiError::new(ApiErrorKind::Conflict, text)));
@@ -388,6 +429,7 @@ impl Core {
     /// Takes an opened volume.
     pub(super) fn enter(&mut self, o: Opened) {
         let id = o.identity.volume;
+        self.is_here(id);
         for note in &o.notes {
             tracing::warn!(volume = %o.identity.label, "{note}");
         }
@@ -476,6 +518,7 @@ impl Core {
                 });
             }
             e @ (Effect::Gate { .. }
+            | Effect::GiveAway { .. }
             | Effect::AwaitQuiet { .. }
             | Effect::MakeWritable { .. }
             | Effect::MakeReadOnly { .. }
@@ -522,6 +565,11 @@ impl Core {
     }
 
     fn create_replica(&mut self, r: NewReplica) {
+        if let Some(a) = self.ways.arriving.get(&r.volume) {
+            let why = a.told(&self.folder, self.known.node());
+            self.mover.replica_failed(r.volume, &why);
+            return;
+        }
         let Some(plan) = self.plans.get(&r.group) else {
             let why = format!("group {} is not in the topology of this node", r.group);
             self.mover.replica_failed(r.volume, &why);
@@ -586,7 +634,19 @@ impl Core {
     fn remove(&mut self, id: VolumeId) {
         self.names.remove(id);
         let folder = self.folder.join("volumes").join(id.to_string());
+        let node = self.known.node().clone();
+        let nobodys = move |folder: &std::path::Path| {
+            if let Some(base) = Identity::load(folder, &node).ok().and_then(|i| i.base) {
+                owner::release(&base, id, &node);
+            }
+        };
         if self.volumes.remove(&id).is_none() {
+            let owner = Identity::load(&folder, self.known.node());
+            if let Err(StorageError::Identity(e @ IdentityError::OtherNode { .. })) = owner {
+                tracing::error!("it is not removed: {e}");
+                return;
+            }
+            nobodys(&folder);
             // One that could not be opened. At once: it may be offered again the next moment.
             let gone = Identity::remove(&folder).and_then(|()| Identity::erase(&folder));
             if let Err(e) = gone {
@@ -595,6 +655,7 @@ impl Core {
             return;
         }
         tokio::task::spawn_blocking(move || {
+            nobodys(&folder);
             // The name goes first: what a crash leaves is then removed at the next start. Connections
             // may still hold the files.
             let gone = Identity::remove(&folder).and_then(|()| Identity::erase(&folder));

@@ -47,6 +47,11 @@ impl Disk {
         Arc::new(Self { volume, files, core, save, base, hashes })
     }
 
+    /// The files.
+    pub(super) fn files(&self) -> &Arc<Files> {
+        &self.files
+    }
+
     /// Runs a request; its outcome goes to the core.
     pub(super) fn io(self: &Arc<Self>, io: Io) {
         let me = self.clone();

@@ -33,6 +33,8 @@ pub(super) struct Known {
     now: parking_lot::Mutex<Taken>,
     /// Held by whoever changes it, from the first look to the end.
     pub(super) changing: tokio::sync::Mutex<()>,
+    /// Held by whoever looks at, expects or takes a volume of another node.
+    pub(super) shifting: tokio::sync::Mutex<()>,
 }
 
 /// One state of it.
@@ -113,8 +115,14 @@ impl Known {
             folder: folder.to_owned(),
             budget,
             now: now.into(),
-            changing: tokio::sync::Mutex::new(()),
+            changing: tokio::sync::Mutex::default(),
+            shifting: tokio::sync::Mutex::default(),
         })
+    }
+
+    /// Whose this is.
+    pub(super) fn node(&self) -> &NodeName {
+        &self.node
     }
 
     /// The topology, with what commands added.

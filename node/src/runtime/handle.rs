@@ -21,6 +21,7 @@ use crate::api::{
 };
 use crate::mover::{Ask, COPY_EXTENT, Extent, Order, Reply};
 use crate::nbd::{OpenError, OpenErrorKind};
+use crate::shift::{Answered, Step};
 use crate::volumes::Names;
 use crate::volumes::open::OpenPlan;
 
@@ -81,7 +82,7 @@ impl NodeHandle {
         self.done(Ask::Learn(Box::new(defined?.learned))).await
     }
 
-    async fn done(&self, question: Ask) -> Result<(), ApiError> {
+    pub(super) async fn done(&self, question: Ask) -> Result<(), ApiError> {
         self.ask(question).await.map(|_| ())
     }
 
@@ -254,6 +255,20 @@ impl NodeApi for NodeHandle {
         Box::pin(self.done(Ask::Delete { volume: volume.to_owned() }))
     }
 
+    fn retire(&self) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let status = self.status().await?;
+            super::retired::allowed(&status)?;
+            super::retired::store(&self.folder, self.known.node())?;
+            self.stop.cancel();
+            Ok(())
+        })
+    }
+
+    fn volume_move(&self, step: Step) -> Answer<'_, Answered> {
+        Box::pin(self.shift(step))
+    }
+
     fn replicate<'a>(&'a self, volume: &'a str, on: bool) -> Answer<'a, ()> {
         Box::pin(self.done(Ask::Replicate { volume: volume.to_owned(), on }))
     }
@@ -318,11 +333,12 @@ impl NodeApi for NodeHandle {
         group: &'a str,
         next_hop: &'a str,
         by: &'a RouteWay,
+        unasked: bool,
     ) -> Answer<'a, RouteTable> {
         let (group, next_hop) = (group.to_owned(), next_hop.to_owned());
         Box::pin(async move {
             let by = by.hop().map_err(|e| ApiError::new(ApiErrorKind::BadRequest, e))?;
-            self.table(Ask::RouteAdd { group, next_hop, by }).await
+            self.table(Ask::RouteAdd { group, next_hop, by, unasked }).await
         })
     }
 

@@ -10,6 +10,7 @@
 //! what a peer may have in flight is bounded in bytes before it is read.
 
 mod apply;
+mod arriving;
 mod blocks;
 mod certificates;
 mod conns;
@@ -18,10 +19,15 @@ mod disk;
 mod door;
 pub(crate) mod groups;
 mod handle;
+mod leaving;
 mod lobby;
 mod places;
 mod port;
+mod retired;
+mod same;
 mod start;
+#[cfg(test)]
+mod steps_tests;
 mod stored;
 mod tables;
 mod writer;

@@ -122,6 +122,7 @@ fn open_folder(folder: &Path, node: &NodeName) -> Result<File, StartError> {
             pid.trim()
         )));
     }
+    super::retired::check(folder, node)?;
     let id = folder.join("node");
     match std::fs::read_to_string(&id) {
         Ok(found) if found.trim() == node.as_str() => {}
@@ -220,6 +221,7 @@ pub async fn start(
         records,
         handlers: blocks::Handlers::new(node, base),
         known: known.clone(),
+        ways: super::leaving::Ways::default(),
     };
     stored::open_volumes(&mut core, &groups, &node.name, &folder)?;
     // The export names are there before anybody is let in.

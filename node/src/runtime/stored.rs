@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use config::{GroupPlan as PlannedGroup, VolumePlan};
-use rcp::proto::ids::{NodeName, VolumeId};
+use rcp::proto::ids::{GroupName, Label, NodeName, VolumeId};
 use volmcast::storage::{Identity, Standing, has_content};
 use volmcast::units::{BlockCount, BlockSize};
 
@@ -14,7 +14,9 @@ use super::core::{Core, ReplicaPlan};
 use super::start::{StartError, io};
 use crate::clock;
 use crate::mover::ClosedVolume;
+use crate::volumes::arriving::{self, Arriving};
 use crate::volumes::folder::{Entry, Stored, What, lost_its_name, survey, twice};
+use crate::volumes::moved::{self, Moved};
 use crate::volumes::open::{self, OpenPlan};
 
 fn refused(text: String) -> StartError {
@@ -27,6 +29,14 @@ fn look(all: &Path, node: &NodeName) -> Result<Vec<Stored>, StartError> {
     for Entry { path, what } in survey(all, node).map_err(io(all.display().to_string()))? {
         let identity = match what {
             What::Volume(identity) => *identity,
+            What::Given(to) => {
+                tracing::warn!(
+                    "{} was given to {to}, which has not taken it yet: it is left alone; say `rcpctl \
+                     volume move` again",
+                    path.display()
+                );
+                continue;
+            }
             What::Unreadable(why) => return Err(refused(why)),
             What::Unfinished => {
                 tracing::warn!("{} is an unfinished volume and is removed", path.display());
@@ -57,6 +67,50 @@ fn look(all: &Path, node: &NodeName) -> Result<Vec<Stored>, StartError> {
     Ok(found)
 }
 
+/// What a node finds in its data folder when it starts.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// Its volumes.
+    pub(super) stored: Vec<Stored>,
+    /// What it gave away, and has not got back.
+    pub(super) moved: Vec<Moved>,
+    /// What it is to be given, and has not taken.
+    pub(super) arriving: Vec<Arriving>,
+}
+
+impl Found {
+    /// What is on its way between two nodes is not made anew, whatever the topology says.
+    pub(super) fn is_elsewhere(&self, group: &GroupName, label: &Label) -> bool {
+        self.moved.iter().any(|m| m.is_called(group, label))
+            || self.arriving.iter().any(|a| a.is_called(group, label))
+    }
+}
+
+/// Looks at all of it. Words on volumes that are here by now are forgotten: they did not go, or came
+/// back, or came.
+pub(super) fn find(folder: &Path, node: &NodeName) -> Result<Found, StartError> {
+    let stored = look(&folder.join("volumes"), node)?;
+    let is_here = |id| stored.iter().any(|s| s.identity.volume == id);
+    let (mut gone, mut coming) = (Vec::new(), Vec::new());
+    for m in moved::all(folder).map_err(refused)? {
+        match is_here(m.volume) {
+            true => moved::forget(folder, m.volume).map_err(refused)?,
+            false => gone.push(m),
+        }
+    }
+    for a in arriving::all(folder).map_err(refused)? {
+        match is_here(a.volume) {
+            // Whose folder it is said to be is known to last before it is forgotten where it was.
+            true => {
+                arriving::settle(folder, &a).map_err(refused)?;
+                arriving::forget(folder, a.volume).map_err(refused)?;
+            }
+            false => coming.push(a),
+        }
+    }
+    Ok(Found { stored, moved: gone, arriving: coming })
+}
+
 /// Opens what is in the folder and makes the primary's volumes that the topology names.
 pub(super) fn open_volumes(
     core: &mut Core,
@@ -66,7 +120,10 @@ pub(super) fn open_volumes(
 ) -> Result<(), StartError> {
     let all = folder.join("volumes");
     let mut have = Vec::new();
-    for Stored { path, identity } in look(&all, node)? {
+    let found = find(folder, node)?;
+    found.moved.iter().for_each(|m| core.gave(m.clone()));
+    found.arriving.iter().for_each(|a| core.expects(a.clone()));
+    for Stored { path, identity } in &found.stored {
         let Some(plan) = core.plans.get(&identity.group) else {
             tracing::warn!(
                 "volume {} is of group {}, which this node is not in: it stays closed",
@@ -76,20 +133,22 @@ pub(super) fn open_volumes(
             continue;
         };
         have.push(identity.in_group().clone());
-        match open::open(&path, &plan.open, clock::mono(), clock::wall()) {
+        match open::open(path, &plan.open, clock::mono(), clock::wall()) {
             Ok(o) => core.enter(o),
             // Other volumes go on.
             Err(e) => {
-                let why = open::closed(&identity, &e);
+                let why = open::closed(identity, &e);
                 core.names.set_closed(identity.volume, identity.label.as_str(), &why);
-                let (label, group, role) = (identity.label, identity.group, identity.role);
+                let Identity { label, group, role, .. } = identity.clone();
                 let closed = ClosedVolume { label, group, role, why };
                 core.mover.add_closed(identity.volume, closed);
             }
         }
     }
     for g in groups.iter().filter(|g| g.primary == *node) {
-        for v in g.volumes.iter().filter(|v| !have.contains(&v.label)) {
+        let missing = |v: &&VolumePlan| !have.contains(&v.label);
+        let made = |v: &&VolumePlan| !found.is_elsewhere(&g.name, &v.label);
+        for v in g.volumes.iter().filter(missing).filter(made) {
             let (identity, plan) = new_primary(g, v, node, folder, &core.plans[&g.name])?;
             let path = all.join(identity.volume.to_string());
             let o = open::create(&path, &identity, &plan, clock::mono(), clock::wall())
@@ -153,7 +212,6 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use rcp::proto::ids::{GroupName, Label};
 
     const ID: [u8; 16] = [7; 16];
 

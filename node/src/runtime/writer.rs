@@ -29,6 +29,9 @@ impl Core {
                     let _ = core.blocking_send(Input::Quiet { volume, number });
                 });
             }
+            Effect::GiveAway { ask, volume, to, standing } => {
+                self.give_away(ask, volume, to, standing);
+            }
             Effect::MakeWritable { volume, opens } => self.make_writable(volume, opens),
             Effect::MakeReadOnly { volume, discards } => self.make_read_only(volume, discards),
             Effect::StoreStanding { volume, standing } => {

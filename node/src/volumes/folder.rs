@@ -4,7 +4,9 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use rcp::proto::ids::{NodeName, VolumeId};
-use volmcast::storage::{Identity, StorageError};
+use volmcast::storage::{Identity, IdentityError, StorageError};
+
+use super::moved;
 
 /// A volume's folder.
 #[derive(Debug)]
@@ -27,6 +29,8 @@ pub(crate) enum What {
     Volume(Box<Identity>),
     /// A volume whose identity is damaged, cannot be read or is another node's; in words.
     Unreadable(String),
+    /// A volume that was given to this other node, which has not taken it yet.
+    Given(NodeName),
     /// The beginning or the rest of a volume: proven to be of no use.
     Unfinished,
     /// A folder with the name of a volume and nothing that says whose it is.
@@ -46,8 +50,18 @@ pub(crate) fn survey(all: &Path, node: &NodeName) -> std::io::Result<Vec<Entry>>
         let path = entry.path();
         let named = entry.file_name().to_str().is_some_and(|n| n.parse::<VolumeId>().is_ok());
         let folder = entry.file_type()?.is_dir();
+        let given = |found: &NodeName| {
+            let id = entry.file_name().to_str().and_then(|n| n.parse().ok());
+            let to = all.parent().zip(id).and_then(|(data, id)| moved::given_to(data, id));
+            to.as_ref() == Some(found)
+        };
         let what = match Identity::load(&path, node) {
             Ok(identity) => What::Volume(Box::new(identity)),
+            Err(StorageError::Identity(IdentityError::OtherNode { found, .. }))
+                if given(&found) =>
+            {
+                What::Given(found)
+            }
             Err(e) if !is_absent(&e) => What::Unreadable(e.to_string()),
             Err(_) if folder && Identity::is_unfinished(&path) => What::Unfinished,
             Err(_) if folder && named => What::Unnamed,

@@ -91,6 +91,19 @@ impl WriteGate {
         self.retired.load(Ordering::SeqCst)
     }
 
+    /// What is read is handed out only if the content was the writer's before and after: another node
+    /// may have written, or cleared, what it looked at.
+    ///
+    /// # Errors
+    /// `gone` if it was not; those of `read`.
+    pub fn reading<T, E>(&self, gone: E, read: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+        if self.is_retired() {
+            return Err(gone);
+        }
+        let found = read()?;
+        if self.is_retired() { Err(gone) } else { Ok(found) }
+    }
+
     /// Whether writers are refused.
     #[must_use]
     pub fn is_closed(&self) -> bool {
@@ -129,6 +142,24 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+
+    #[test]
+    fn what_was_read_while_the_content_went_is_not_handed_out() {
+        let gate = WriteGate::default();
+        assert_eq!(gate.reading("gone", || Ok(7)), Ok(7));
+        assert_eq!(gate.reading("gone", || Err::<u8, _>("damaged")), Err("damaged"));
+        let while_it_goes = || {
+            gate.retire();
+            Ok(7)
+        };
+        assert_eq!(gate.reading("gone", while_it_goes), Err("gone"));
+        let mut looked = false;
+        let after = gate.reading("gone", || {
+            looked = true;
+            Ok(7)
+        });
+        assert_eq!((after, looked), (Err("gone"), false));
+    }
 
     #[test]
     fn writers_wait_are_let_in_and_are_refused() {

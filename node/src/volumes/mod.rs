@@ -4,12 +4,15 @@
 //! own thread. [`replica`] is a pinned or following view. [`open`] makes and opens their files.
 //! [`names`] maps export names to both, [`door`] says who may open them. [`gate`] says whether writers are let in.
 
+pub(crate) mod arriving;
 pub mod changes;
 pub mod door;
 pub(crate) mod folder;
 pub mod gate;
+pub(crate) mod moved;
 pub mod names;
 pub mod open;
+pub(crate) mod owner;
 pub mod primary;
 mod proven;
 pub mod replica;

@@ -21,6 +21,7 @@ use volmcast::volume::{
     CutPolicy, PlaybackPolicy, RecoverError, Role, ScrubPolicy, Volume, VolumeConfig,
 };
 
+use super::owner;
 use super::primary::PrimaryVolume;
 use super::replica::ReplicaVolume;
 use crate::limits;
@@ -165,15 +166,28 @@ pub fn create(
         let text = format!("{} holds a volume already; it is left as it is", folder.display());
         return Err(OpenFailure::Area { label: identity.label.to_string(), text });
     }
+    if let Some(base) = &identity.base {
+        let nobodys = owner::check(base, identity.volume, &identity.node);
+        let label = identity.label.to_string();
+        nobodys.map_err(|text| OpenFailure::Area { label, text })?;
+    }
     // What a crash leaves is told from a volume that has lost its name.
     Identity::begin(folder)?;
     let files = Files::create(folder, identity, sizes(identity))?;
+    claim(folder, identity)?;
     format(identity, plan, &Tuning::default(), &files)?;
     drop(files);
     // With its name the folder becomes a volume.
     identity.store(folder)?;
     Identity::finished(folder)?;
     open(folder, plan, now, wall)
+}
+
+/// Content outside the folder, which is locked, is this volume's alone.
+fn claim(folder: &Path, identity: &Identity) -> Result<(), OpenFailure> {
+    let Some(base) = &identity.base else { return Ok(()) };
+    let claimed = owner::claim(base, identity.volume, &identity.node, folder);
+    claimed.map_err(|text| OpenFailure::Area { label: identity.label.to_string(), text })
 }
 
 /// Bytes of each area of a volume.
@@ -281,7 +295,11 @@ pub(crate) fn reach(
     };
     let files = match looking {
         true => Files::look(folder, identity, size)?,
-        false => Files::open(folder, identity, size)?,
+        false => {
+            let files = Files::open(folder, identity, size)?;
+            claim(folder, identity)?;
+            files
+        }
     };
     let found = files.save_len().unwrap_or(0);
     if found < identity.save {

@@ -379,9 +379,6 @@ impl Export for PrimaryVolume {
     }
 
     fn try_read(&self, offset: u64, buf: &mut [u8]) -> Result<(), ReadError> {
-        if self.gate.is_retired() {
-            return Err(ReadError::Failed(Errno::Io));
-        }
         if self.capture.proof().is_some() {
             // Content and hashes are read: not on the connection's thread.
             return Err(ReadError::WouldBlock);
@@ -389,23 +386,22 @@ impl Export for PrimaryVolume {
         let want = buf.len();
         let mut slices = [IoSliceMut::new(buf)];
         let f = self.files.file(FileId::Base);
-        match rustix::io::preadv2(f, &mut slices, offset, ReadWriteFlags::NOWAIT) {
-            Ok(n) if n == want => Ok(()),
-            Ok(_) | Err(Os::AGAIN | Os::INTR | Os::OPNOTSUPP | Os::NOSYS) => {
-                Err(ReadError::WouldBlock)
+        self.gate.reading(ReadError::Failed(Errno::Io), || {
+            match rustix::io::preadv2(f, &mut slices, offset, ReadWriteFlags::NOWAIT) {
+                Ok(n) if n == want => Ok(()),
+                Ok(_) | Err(Os::AGAIN | Os::INTR | Os::OPNOTSUPP | Os::NOSYS) => {
+                    Err(ReadError::WouldBlock)
+                }
+                Err(e) => Err(ReadError::Failed(std::io::Error::from(e).into())),
             }
-            Err(e) => Err(ReadError::Failed(std::io::Error::from(e).into())),
-        }
+        })
     }
 
     fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), Errno> {
-        if self.gate.is_retired() {
-            return Err(Errno::Io);
-        }
-        match self.capture.proof() {
+        self.gate.reading(Errno::Io, || match self.capture.proof() {
             Some(proof) => self.read_proven(&proof, offset, buf),
             None => Ok(storage::read_full(self.files.file(FileId::Base), offset, buf)?),
-        }
+        })
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), Errno> {
@@ -451,8 +447,6 @@ impl Export for PrimaryVolume {
         max_extents: usize,
     ) -> Result<Vec<Extent>, Errno> {
         let f = self.files.file(FileId::Base);
-        let found = super::names::file_extents(f, offset, len, max_extents);
-        // Asked last: what is no longer ours may have been cleared while we looked.
-        if self.gate.is_retired() { Err(Errno::Io) } else { Ok(found) }
+        self.gate.reading(Errno::Io, || Ok(super::names::file_extents(f, offset, len, max_extents)))
     }
 }

@@ -1,6 +1,7 @@
 //! Reading a replica, or a kept state: through unmerged steps, before images and the base (PLAY-04,
 //! F27).
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -172,6 +173,7 @@ impl<F: Storage> ReplicaVolume<F> {
         let view = self.board.view();
         let mut out: Vec<Extent> = Vec::new();
         let mut push = |len: u64, zero: bool| match out.last_mut() {
+            _ if len == 0 => {}
             Some(e) if e.zero == zero => e.len += len,
             _ => out.push(Extent { len, hole: zero, zero }),
         };
@@ -184,18 +186,12 @@ impl<F: Storage> ReplicaVolume<F> {
                 Source::Base => {
                     let (b, n) = bs.span(start, end - start);
                     let holes = holes(start, end - start);
-                    // A hole counts only if, looked at afterwards, no block of it has an image.
+                    // A block of a hole is zero only if, looked at afterwards, it has no image.
                     let looked = self.look(pin, b, n)?;
-                    let plain = looked.iter().all(|(.., f)| *f == Found::Base);
-                    let mut at = start;
-                    for e in holes {
-                        let n = e.len.min(end - at);
-                        push(n, e.zero && plain);
-                        at += n;
-                    }
-                    if at < end {
-                        push(end - at, false);
-                    }
+                    let images = looked.iter().filter(|(.., f)| *f != Found::Base);
+                    let images =
+                        images.map(|(b, n, _)| bs.offset(*b)..bs.offset(BlockIndex(b.0 + n)));
+                    zeroes(start..end, &holes, images, &mut push);
                 }
             }
         }
@@ -323,6 +319,37 @@ impl<F: Storage> ReplicaVolume<F> {
         let runs = self.board.store().lookup_range(id, first, count)?;
         Ok(runs.into_iter().map(|((b, n), found)| (b, n.0, found)).collect())
     }
+}
+
+/// Tells `range` to `push` in order, by length: zero is what is in a hole of the base and has no
+/// image. `extents` are the base's from the start of the range on, and end early where they were not
+/// looked for any more; the images are in order.
+fn zeroes(
+    range: Range<u64>,
+    extents: &[Extent],
+    images: impl Iterator<Item = Range<u64>>,
+    push: &mut impl FnMut(u64, bool),
+) {
+    let mut images = images.peekable();
+    let mut at = range.start;
+    for e in extents {
+        let end = (at + e.len).min(range.end);
+        while e.zero
+            && let Some(image) = images.peek().filter(|i| i.start < end)
+        {
+            let (from, to) = (image.start.max(at), image.end.clamp(at, end));
+            push(from - at, true);
+            push(to - from, false);
+            at = to;
+            if image.end > end {
+                break;
+            }
+            images.next();
+        }
+        push(end - at, e.zero);
+        at = end;
+    }
+    push(range.end - at, false);
 }
 
 /// One state of a volume, held for a reader.
@@ -478,6 +505,10 @@ impl Export for StateView {
         let holes = |offset, len| super::names::file_extents(base, offset, len, most);
         let found = self.volume.block_status(pin, offset, len, &holes);
         let mut out = found.map_err(|_| Errno::Io)?;
+        // Asked last, as at a writer.
+        if self.volume.files.is_gone() {
+            return Err(Errno::Io);
+        }
         out.truncate(max_extents.max(1));
         Ok(out)
     }
@@ -495,5 +526,45 @@ impl crate::api::StateReader for StateView {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), crate::api::ApiError> {
         Self::read_at(self, offset, buf)
             .map_err(|e| crate::api::ApiError::new(crate::api::ApiErrorKind::Unavailable, e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Zero extents as `(offset, end)`.
+    fn told(range: Range<u64>, extents: &[(u64, bool)], images: &[Range<u64>]) -> Vec<(u64, u64)> {
+        let extents: Vec<_> = extents
+            .iter()
+            .map(|(len, zero)| Extent { len: *len, hole: *zero, zero: *zero })
+            .collect();
+        let (mut at, mut out) = (range.start, Vec::new());
+        let (end, images) = (range.end, images.iter().cloned());
+        zeroes(range, &extents, images, &mut |len, zero| {
+            if zero && len > 0 {
+                out.push((at, at + len));
+            }
+            at += len;
+        });
+        assert_eq!(at, end, "all of it is told");
+        out
+    }
+
+    #[test]
+    fn a_hole_is_zero_but_for_the_blocks_that_have_an_image() {
+        let hole = [(100, true)];
+        assert_eq!(told(50..150, &hole, &[]), [(50, 150)]);
+        assert_eq!(
+            told(50..150, &hole, &[60..70, 70..80, 100..110]),
+            [(50, 60), (80, 100), (110, 150)]
+        );
+        // Images that are only partly within, or in data.
+        assert_eq!(told(50..150, &hole, &[40..52, 148..156]), [(52, 148)]);
+        let mixed = [(20, true), (30, false), (50, true)];
+        assert_eq!(told(50..150, &mixed, &[66..74, 80..90, 96..104]), [(50, 66), (104, 150)]);
+        // What nobody looked for is data.
+        assert_eq!(told(50..150, &[(10, true)], &[52..53, 55..56]), [(50, 52), (53, 55), (56, 60)]);
+        assert_eq!(told(50..150, &[], &[]), []);
     }
 }

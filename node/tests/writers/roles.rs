@@ -201,3 +201,24 @@ fn one_handler_runs_for_a_volume_and_nobody_sends_them() {
         assert!(r.told("p", sent).contains("by itself"), "{}", r.told("p", sent));
     }
 }
+
+/// Also if a handler is busy with the volume when it goes, and after a restart.
+#[test]
+fn a_volume_that_is_given_away_is_fenced_here() {
+    let mut r = two_with(&["role"]);
+    // The handler is still at what it was told first.
+    r.change("p", hold(30_000));
+    r.pass(1_000);
+    let give = Ask::Give { volume: "vol".to_owned(), to: "l2".to_owned(), set: 2 };
+    r.ask("p", give);
+    assert!(r.nodes["p"].mover.volume(VOLUME).is_none());
+    assert_eq!(r.heard("p"), ["role: vol writer"]);
+    assert_eq!(r.heard("p"), ["role: vol fenced"], "it is news");
+    r.pass(5_000);
+    assert!(r.heard("p").is_empty(), "and told once");
+    std::fs::remove_dir_all(r.folder("p")).expect("taken");
+    r.restart("p", "g1", &[]);
+    r.node("p").mover.gave(VOLUME, group("g1"), Label::new("vol").expect("valid"));
+    r.pass(1_000);
+    assert_eq!(r.heard("p"), ["role: vol fenced"], "it may have died before it was told");
+}

@@ -14,6 +14,7 @@ mod plan;
 mod process;
 mod proxy;
 mod random;
+mod sites;
 mod tree;
 mod wait;
 
@@ -27,6 +28,7 @@ pub use plan::{Plan, free_port};
 pub use process::{Ended, Process};
 pub use proxy::Proxy;
 pub use random::{Random, stamp, stamped};
+pub use sites::Sites;
 pub use tree::Tree;
 pub use wait::{Clock, wait_for};
 

@@ -30,9 +30,12 @@ pub struct Device {
 
 impl Device {
     /// Attaches an NBD URI; `None`, said loudly, where a tool or a device is missing.
+    ///
+    /// # Panics
+    /// When the folder cannot be made.
     #[must_use]
     pub fn attach(uri: &str, folder: &Path) -> Option<Self> {
-        std::fs::create_dir_all(folder).ok()?;
+        std::fs::create_dir_all(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
         tool("losetup", "mount")?;
         tool("nbdfuse", "libnbd-bin")?;
         if !Path::new("/dev/fuse").exists() {
@@ -59,7 +62,7 @@ impl Device {
 }
 
 fn unmount_fuse(folder: &Path) {
-    let _ = Command::new("fusermount3").arg("-uz").arg(folder).status();
+    let _ = Command::new("umount").arg("-l").arg(folder).status();
 }
 
 impl Drop for Device {

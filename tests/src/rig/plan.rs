@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use config::spec::{GroupSpec, HopSpec, NodeSpec, PlaybackSpec, TopologySpec, VolumeSpec};
 
 use super::random::Random;
+use super::sites::Sites;
 
 /// Ports handed out by this process.
 static TAKEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
@@ -23,6 +24,8 @@ pub struct Plan {
     pub(super) older: BTreeSet<String>,
     /// Hosts of nodes that do not listen on 127.0.0.1.
     hosts: BTreeMap<String, String>,
+    /// Network namespaces of nodes that run in one.
+    pub(super) within: BTreeMap<String, String>,
 }
 
 impl Plan {
@@ -49,7 +52,7 @@ impl Plan {
         spec.groups.insert(GROUP.to_owned(), group);
         spec.defaults.save = Some("64 MiB".to_owned());
         spec.defaults.snapshot_area = Some("64 MiB".to_owned());
-        Self { spec, older: BTreeSet::new(), hosts: BTreeMap::new() }
+        Self { spec, older: BTreeSet::new(), hosts: BTreeMap::new(), within: BTreeMap::new() }
     }
 
     /// One primary, two forwarders, four leaves.
@@ -118,6 +121,16 @@ impl Plan {
     #[must_use]
     pub fn host(mut self, node: &str, host: &str) -> Self {
         self.hosts.insert(node.to_owned(), host.to_owned());
+        self
+    }
+
+    /// These nodes run at a site, and listen there.
+    #[must_use]
+    pub fn at(mut self, sites: &Sites, site: usize, nodes: &[&str]) -> Self {
+        for node in nodes {
+            self.hosts.insert((*node).to_owned(), Sites::address(site));
+            self.within.insert((*node).to_owned(), sites.name(site).to_owned());
+        }
         self
     }
 

@@ -12,6 +12,7 @@ use node::api::{CutInfo, NodeStatus, RouteTable, VolumeInfo};
 use node::cli::client::{Client, ClientError};
 use node::http::{paths, requests};
 use node::nbd;
+use rustix::process::Signal;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -20,6 +21,7 @@ use super::binaries::program;
 use super::outside;
 use super::plan::{GROUP, Plan};
 use super::process::{Ended, Process};
+use super::sites::Sites;
 use super::wait::wait_for;
 
 /// Time for a node to be ready, or to be gone.
@@ -149,6 +151,23 @@ impl Tree {
         &self.plan.spec.groups[GROUP].primary
     }
 
+    /// Writes the topology as another machine has it, which has the folders of the nodes `here` and no
+    /// other.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn copy_topology(&self, to: &Path, here: &[&str]) {
+        let mut spec = self.plan.spec.clone();
+        spec.pki = spec.pki.map(|_| self.pki().display().to_string());
+        for (name, node) in &mut spec.nodes {
+            let elsewhere = Path::new("/var/lib/elsewhere").join(name);
+            let is_here = here.contains(&name.as_str());
+            let folder = if is_here { self.dir().join(&node.data) } else { elsewhere };
+            node.data = folder.display().to_string();
+        }
+        std::fs::write(to, spec.to_yaml().expect("YAML")).expect("the topology");
+    }
+
     /// A node's data folder.
     #[must_use]
     pub fn folder(&self, node: &str) -> PathBuf {
@@ -205,7 +224,11 @@ impl Tree {
     /// The command that runs a node of this topology.
     #[must_use]
     pub fn command(&self, node: &str) -> Command {
-        let mut c = Command::new(program("rcpd"));
+        let rcpd = program("rcpd");
+        let mut c = match self.plan.within.get(node) {
+            Some(site) => Sites::command(site, &rcpd),
+            None => Command::new(rcpd),
+        };
         c.arg("--topology").arg(self.topology()).args(["--node", node]);
         if self.plan.older.contains(node) {
             c.args(["--rcp-newest", "1.0"]);
@@ -295,6 +318,15 @@ impl Tree {
     pub fn stop(&self, node: &str, deadline: Duration) -> Ended {
         let mut p = self.slot(node).take().unwrap_or_else(|| panic!("{node} is not running"));
         p.terminate(deadline)
+    }
+
+    /// A signal to a running node.
+    ///
+    /// # Panics
+    /// When it is not running.
+    pub fn signal(&self, node: &str, signal: Signal) {
+        let slot = self.slot(node);
+        slot.as_ref().unwrap_or_else(|| panic!("{node} is not running")).signal(signal);
     }
 
     /// The process number of a running node.

@@ -1,9 +1,9 @@
 //! A forwarder dies: its parent feeds those below it, and hands them back (FWD-06).
 
-use std::process::Command;
 use std::time::Duration;
 
 use node::api::LinkStatus;
+use rustix::process::Signal;
 use tests::rig::{Clock, MIB, Plan, Random, Tree, wait_for};
 
 use crate::load::{Ends, Load, Writer};
@@ -209,17 +209,12 @@ fn a_member_that_dials_its_parent_dials_the_node_above_it() {
     tree.quiet();
 }
 
-fn signal(tree: &Tree, node: &str, what: &str) {
-    let pid = tree.pid(node).unwrap().to_string();
-    assert!(Command::new("kill").args([what, &pid]).status().unwrap().success());
-}
-
 #[test]
 fn a_forwarder_that_hangs_is_bypassed_and_its_old_sessions_count_for_nothing() {
     let tree = Tree::start(plan(64));
     tree.expect(" WARN ");
     tree.all_same("vol", written(&tree, 1), LONG);
-    signal(&tree, "f1", "-STOP");
+    tree.signal("f1", Signal::STOP);
     let set = written(&tree, 2);
     for l in ["l1", "l2"] {
         fed_by(&tree, l, "p");
@@ -227,7 +222,7 @@ fn a_forwarder_that_hangs_is_bypassed_and_its_old_sessions_count_for_nothing() {
     }
     let set = written(&tree, 3);
     // It wakes up behind both, and believes for a moment that nothing happened.
-    signal(&tree, "f1", "-CONT");
+    tree.signal("f1", Signal::CONT);
     for l in ["l1", "l2"] {
         tree.reaches(l, "vol", set, LONG);
         fed_by(&tree, l, "f1");

@@ -263,7 +263,8 @@ fn a_full_pool_and_a_spent_budget_fall_back() {
         assert!(seen.insert(cookie));
     }
     assert!(rig.count("ran_inline") > 0);
-    assert_eq!(rig.server.budget().used(), 0);
+    // Given back once an answer is sent, which its reader may hear of first.
+    eventually("the budget is given back", || rig.server.budget().used() == 0);
 }
 
 #[test]

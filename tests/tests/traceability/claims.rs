@@ -68,7 +68,22 @@ const BACK: &str =
     "tests/tests/e2e/rewind.rs::an_old_primary_goes_back_by_what_differs_and_keeps_it_as_a_branch";
 const ITSELF: &str = "tests/tests/e2e/rewind.rs::a_replica_past_the_fork_goes_back_by_itself";
 const SWAP: &str = "tests/tests/e2e/failover.rs::a_planned_swap_under_load_loses_nothing";
+const MOVES: &str = "tests/tests/e2e/moving.rs::a_volume_moves_with_its_files_while_it_is_written";
+const MOVED_STEPS: &str =
+    "tests/tests/e2e/moving.rs::after_every_step_the_disk_says_whose_the_volume_is";
+const MOVED_AGAIN: &str =
+    "tests/tests/e2e/moving.rs::a_move_that_is_killed_anywhere_is_finished_by_the_same_command";
+const KILLED: &str = "node/src/runtime/steps_tests.rs::killed_before_any_step_and_again_before_any_other_the_move_is_finished";
+const TWO_NODES: &str = "tests/tests/e2e/moving.rs::a_file_that_is_a_volume_of_a_node_is_refused_to_another_also_while_that_is_down";
+const RETIRES: &str =
+    "tests/tests/e2e/decommission.rs::cut_short_anywhere_the_same_command_finishes_it";
 const AGAIN: &str = "tests/tests/e2e/swaps.rs::an_interrupted_swap_is_finished_by_repeating_it";
+const SITES: &str = "tests/tests/e2e/sites.rs::both_sides_of_a_partition_take_writes_and_one_command_ends_the_split";
+const NOW: &str = "tests/tests/e2e/takeovers.rs::with_now_a_replica_goes_on_from_what_readers_see";
+const TAKE_BACK: &str =
+    "tests/tests/e2e/takeovers.rs::a_swap_that_nobody_finished_is_taken_back_or_gone_on_with";
+const BY_TOPOLOGY: &str =
+    "tests/tests/e2e/takeovers.rs::the_tree_is_put_under_the_new_writer_as_the_topology_says";
 const TAKEOVER: &str =
     "node/tests/takeover.rs::a_crash_at_any_step_leaves_the_old_role_or_the_new_one";
 const BEST: &str = "node/src/cli/failover/plan_tests.rs::with_the_writer_gone_the_one_that_saved_most_is_recommended";
@@ -617,7 +632,13 @@ pub(crate) const CLAIMS: &[Claim] = &[
         &[EXAMPLE, PINS],
     ),
     ("F34", "the difference of two states from their indices", &[EXAMPLE, PINS]),
-    ("GEN-11", "the roles of primary and replica can be exchanged", &[FAILOVER, SWAP]),
+    (
+        "GEN-12",
+        "a volume's service is stopped on one node and started on another from what the files hold, and \
+         a node is taken out of service",
+        &[MOVES, MOVED_STEPS, MOVED_AGAIN, KILLED, TWO_NODES, RETIRES],
+    ),
+    ("GEN-11", "the roles of primary and replica can be exchanged", &[FAILOVER, SWAP, BY_TOPOLOGY]),
     (
         "FAIL-01",
         "replicate, lose the primary, fail over, have it back, resync, fail back",
@@ -647,17 +668,21 @@ pub(crate) const CLAIMS: &[Claim] = &[
             FENCE,
         ],
     ),
-    ("FAIL-07", "on demand nothing more is played, and what was not is dropped", &[TAKEOVER]),
+    ("FAIL-07", "on demand nothing more is played, and what was not is dropped", &[TAKEOVER, NOW]),
     ("FAIL-08", "without the old primary a swap without loss fails and changes nothing", &[SWAP]),
-    ("FAIL-09", "the old primary sends no more once it has handed over", &[SWAP, FENCE]),
+    ("FAIL-09", "the old primary sends no more once it has handed over", &[SWAP, FENCE, TAKE_BACK]),
     ("FAIL-10", "what is lost is told: sets, seconds and bytes as far as known", &[BEST, EXACT]),
-    ("FAIL-11", "resync by undo: only the blocks that changed since the fork", &[BACK, ITSELF]),
+    (
+        "FAIL-11",
+        "resync by undo: only the blocks that changed since the fork",
+        &[BACK, ITSELF, SITES],
+    ),
     ("FAIL-14", "what was in no set is taken back as well, and kept", &[BACK, TURNS]),
     ("FAIL-16", "blocks to take back and new changes come at once", &[TURNS]),
     ("FAIL-17", "a resync interrupted by a crash goes on by itself", &[TURNS]),
     ("FAIL-20", "back to the first primary without loss", &[FAILOVER]),
     ("FAIL-21", "the same command swaps without a disaster and without a copy", &[SWAP]),
-    ("FAIL-22", "a swap that an error ended is finished by the same command", &[AGAIN]),
+    ("FAIL-22", "a swap that an error ended is finished by the same command", &[AGAIN, TAKE_BACK]),
     ("F23", "failover without the old primary", &[TAKEOVER, FAILOVER]),
     ("F28", "list, contents from the new side, back in step", &[BACK, ITSELF]),
     ("F31", "with and without loss are told apart by one word", &[FAILOVER, SWAP]),
@@ -667,7 +692,6 @@ pub(crate) const CLAIMS: &[Claim] = &[
 
 /// What is not shown by a test yet, and why.
 pub(crate) const MISSING: &[(&str, &str)] = &[
-    ("GEN-12", "moving a volume's files to another node needs a command that rewrites `identity`"),
     ("SAVE-06", "a save volume shared by local replicas belongs to local fan-out, later"),
     ("PLAY-02", "simple playback is not built: read-through takes its place"),
     ("PLAY-05", "a pair of delta volumes is not built: read-through takes its place"),

@@ -6,14 +6,22 @@ use super::args::FailoverArgs;
 use super::plan::Plan;
 use super::routes::{self, Routes, Step};
 use super::{Nodes, RouteDone};
-use crate::api::{ApiErrorKind, RouteTable, RouteWay};
+use crate::api::{ApiErrorKind, NodeStatus, RouteTable, RouteWay};
 use crate::cli::client::{Client, ClientError};
 use crate::cli::output::Failed;
+use crate::cli::status::tame;
 use crate::cli::target::load;
 use crate::http::{paths, requests};
 
 /// How long a next hop may still believe that somebody else feeds it.
 const ROUTE: Duration = Duration::from_secs(30);
+/// How often it is asked again.
+const AGAIN: Duration = Duration::from_millis(250);
+/// How often it is said what is waited for.
+const TOLD: Duration = Duration::from_secs(3);
+
+/// What the note on a group that is written at two nodes begins with.
+pub(super) const WHOLE_GROUP: &str = "routes are those of the whole group";
 
 /// Puts the tree under the new writer.
 pub(super) async fn adopt(
@@ -35,8 +43,8 @@ pub(super) async fn adopt(
         .collect();
     if !others.is_empty() {
         notes.push(format!(
-            "routes are those of the whole group {}, and {} of it is written elsewhere: fail it over \
-             to {to} as well, then say --adopt again; no route was changed",
+            "{WHOLE_GROUP} {}, and {} of it is written elsewhere: fail it over to {to} as well, then say \
+             --adopt again; no route was changed",
             plan.group,
             others.join(", ")
         ));
@@ -50,6 +58,11 @@ pub(super) async fn adopt(
             wanted.entry(to.to_owned()).or_default().push(lone);
         }
     }
+    // Whoever gave its files away has no copy, and gets none unasked.
+    let gave = |n: &&NodeStatus| n.moved.iter().any(|m| m.id == plan.id && m.to == to);
+    let left: Vec<_> = nodes.all.iter().filter(gave).map(|n| n.node.as_str()).collect();
+    let has_none = |hop: &String| left.contains(&hop.as_str());
+    wanted.values_mut().for_each(|hops| hops.retain(|h| !has_none(h)));
     let mut done = Vec::new();
     for step in routes::steps(to, &wanted, &known) {
         let text = match nodes.client(&step.at) {
@@ -60,17 +73,15 @@ pub(super) async fn adopt(
                 continue;
             }
             None => Err(format!("{} {}", step.at, nodes.round.silence(&step.at))),
-            Some(c) => route(c, &plan.group, &step).await,
+            Some(c) => {
+                let silent = nodes.client(&step.hop).is_none();
+                match route(c, &plan.group, &step, false).await {
+                    // It may be gone for good, or come back: then it is to hear of the new writer.
+                    Err(_) if silent => route(c, &plan.group, &step, true).await,
+                    done => done,
+                }
+            }
         };
-        // The old writer is expected to be gone.
-        if text.is_err() && Some(step.hop.as_str()) == old && nodes.client(&step.hop).is_none() {
-            notes.push(format!(
-                "{} is not reached; when it is back: rcproute --dir DIR add group={} nexthop={} with \
-                 the data folder of {}",
-                step.hop, plan.group, step.hop, step.at
-            ));
-            continue;
-        }
         let ok = text.is_ok();
         let text = text.unwrap_or_else(|e| e);
         done.push(RouteDone { step, done: ok, text });
@@ -98,7 +109,12 @@ fn topology_routes(
     Ok(table.map(|(_, t)| t.iter().map(|(n, hops)| (n.to_string(), texts(hops))).collect()))
 }
 
-async fn route(client: &Client, group: &str, step: &Step) -> Result<String, String> {
+pub(in crate::cli) async fn route(
+    client: &Client,
+    group: &str,
+    step: &Step,
+    unasked: bool,
+) -> Result<String, String> {
     if step.remove {
         let body = requests::RouteDelete {
             group: Some(group.to_owned()),
@@ -108,19 +124,60 @@ async fn route(client: &Client, group: &str, step: &Step) -> Result<String, Stri
         return gone.map(|_| "removed".to_owned()).map_err(|e| e.to_string());
     }
     let by = RouteWay::default();
-    let body = requests::RouteAdd { group: group.to_owned(), next_hop: step.hop.clone(), by };
-    let until = crate::clock::mono().after(ROUTE);
+    let body =
+        requests::RouteAdd { group: group.to_owned(), next_hop: step.hop.clone(), by, unasked };
+    let began = crate::clock::mono();
+    let (until, mut tell_at) = (began.after(ROUTE), began.after(TOLD));
     loop {
         let added: Result<RouteTable, _> = client.post(paths::ROUTE_ADD, &body).await;
         match added {
+            Ok(_) if unasked => {
+                let Step { at, hop, .. } = step;
+                return Ok(format!(
+                    "{hop} does not answer; {at} goes on dialling it until it is there"
+                ));
+            }
             Ok(_) => return Ok("added".to_owned()),
             // It was fed by somebody else a moment ago.
             Err(ClientError::Refused(e))
                 if e.kind == ApiErrorKind::Fed && crate::clock::mono() < until =>
             {
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                let now = crate::clock::mono();
+                if now >= tell_at {
+                    let Step { at, hop, .. } = step;
+                    eprintln!("waiting for the route from {at} to {hop}: {}", tame(&e.text));
+                    tell_at = now.after(TOLD);
+                }
+                tokio::time::sleep(AGAIN).await;
             }
             Err(e) => return Err(e.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::ApiError;
+    use crate::cli::target::SOCKET;
+    use crate::cli::tests::running;
+
+    #[tokio::test]
+    async fn a_feeder_that_lets_go_is_waited_for_and_nothing_else_is() {
+        let r = running();
+        let client = Client::new(r.dir.path().join(SOCKET));
+        let step = Step { at: "f1".into(), remove: false, hop: "l2".into() };
+        let fed = || ApiError::new(ApiErrorKind::Fed, "`l2` is already fed by `f2`");
+        *r.node.refuses.lock() = vec![fed(), fed()];
+        assert_eq!(route(&client, "g1", &step, false).await, Ok("added".to_owned()));
+        assert_eq!(r.asked(), ["route add g1 l2"; 3]);
+        *r.node.refuses.lock() = vec![ApiError::new(ApiErrorKind::Conflict, "a ring")];
+        let no = route(&client, "g1", &step, false).await;
+        assert!(no.as_ref().is_err_and(|e| e.contains("a ring")), "{no:?}");
+        assert_eq!(r.asked(), ["route add g1 l2"]);
+        // Who does not answer is not asked.
+        let done = route(&client, "g1", &step, true).await;
+        assert!(done.as_ref().is_ok_and(|t| t.contains("goes on dialling it")), "{done:?}");
+        assert_eq!(r.asked(), ["route add g1 l2 unasked"]);
     }
 }

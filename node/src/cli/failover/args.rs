@@ -44,6 +44,25 @@ pub(in crate::cli) struct FailoverArgs {
     pub(super) target: Target,
 }
 
+impl FailoverArgs {
+    /// What `--sync --to` says.
+    pub(super) fn swap(volume: &str, to: &str, target: &Target) -> Self {
+        Self {
+            volume: volume.to_owned(),
+            plan: false,
+            to: Some(to.to_owned()),
+            now: false,
+            sync: true,
+            adopt: false,
+            take_back: false,
+            alone: false,
+            lose_damaged_blocks: false,
+            json: false,
+            target: target.clone(),
+        }
+    }
+}
+
 #[derive(Args, Clone, Debug)]
 pub(in crate::cli) struct ResyncArgs {
     /// The volume

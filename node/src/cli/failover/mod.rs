@@ -4,17 +4,22 @@
 //! Every step is one request to one node, durable when it is answered; a command that was cut short
 //! is finished by saying it again.
 
-mod adopt;
+pub(super) mod adopt;
 mod args;
 mod history;
+mod moving;
 mod plan;
-mod routes;
+mod rivals;
+pub(super) mod routes;
 mod takeover;
+mod way;
 
 use serde::Serialize;
 
 pub(super) use self::args::{ConfirmArgs, FailoverArgs, HistoryArgs, ResyncArgs};
+pub(super) use self::moving::{MoveArgs, group as move_group, volume as move_volume};
 use self::plan::{Loss, Plan, Round};
+use self::rivals::GaveWay;
 use self::routes::Step;
 use super::client::{Client, ClientError};
 use super::output::{Failed, print, print_json, tell};
@@ -25,7 +30,7 @@ use crate::http::paths;
 
 /// What came of a failover.
 #[derive(Debug, Serialize)]
-struct Outcome {
+pub(super) struct Outcome {
     promoted: Promoted,
     node: String,
     /// Of finished sets.
@@ -35,27 +40,42 @@ struct Outcome {
     /// How long writers waited (`--sync`).
     held_ms: Option<u64>,
     routes: Vec<RouteDone>,
+    /// There were two writers: what the others wrote is kept there.
+    split: bool,
+    /// Other writers, which follow this one now.
+    gave_way: Vec<GaveWay>,
+    /// The state it begins at is kept under its name.
+    restart_point: bool,
     notes: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
-struct RouteDone {
+pub(super) struct RouteDone {
     #[serde(flatten)]
-    step: Step,
-    done: bool,
-    text: String,
+    pub(super) step: Step,
+    pub(super) done: bool,
+    pub(super) text: String,
+}
+
+impl RouteDone {
+    /// In words, with a line feed.
+    pub(super) fn told(&self) -> String {
+        let what = if self.step.remove { "lets go of" } else { "feeds" };
+        let how = if self.done { "" } else { "could not be changed: " };
+        format!("route: {} {what} {}: {how}{}\n", self.step.at, self.step.hop, self.text)
+    }
 }
 
 /// The nodes that answered.
-struct Nodes {
-    all: Vec<NodeStatus>,
+pub(super) struct Nodes {
+    pub(super) all: Vec<NodeStatus>,
     clients: Vec<(String, Client)>,
     /// And those that did not.
     round: Round,
 }
 
 impl Nodes {
-    async fn ask(target: &Target, around: &Surroundings) -> Result<Self, Failed> {
+    pub(super) async fn ask(target: &Target, around: &Surroundings) -> Result<Self, Failed> {
         let (endpoints, _) = status::present(target, around)?;
         let mut nodes = Self::of(&endpoints).await;
         if let Some(topology) = topology(target)? {
@@ -81,11 +101,16 @@ impl Nodes {
         nodes
     }
 
-    fn client(&self, node: &str) -> Option<&Client> {
+    /// Nodes that were asked, and did not answer.
+    pub(super) fn silent(&self) -> std::collections::BTreeSet<String> {
+        self.round.silent.clone()
+    }
+
+    pub(super) fn client(&self, node: &str) -> Option<&Client> {
         self.clients.iter().find(|(n, _)| n == node).map(|(_, c)| c)
     }
 
-    fn need(&self, node: &str) -> Result<&Client, Failed> {
+    pub(super) fn need(&self, node: &str) -> Result<&Client, Failed> {
         self.client(node).ok_or_else(|| {
             let names: Vec<_> = self.clients.iter().map(|(n, _)| n.as_str()).collect();
             Failed::new(format!(
@@ -98,7 +123,7 @@ impl Nodes {
 }
 
 /// The topology that is named, if one is and can be read more than once.
-fn topology(target: &Target) -> Result<Option<config::Topology>, Failed> {
+pub(super) fn topology(target: &Target) -> Result<Option<config::Topology>, Failed> {
     let file = target.topology.as_ref().filter(|f| f.as_path() != std::path::Path::new("-"));
     file.map(|f| load(f)).transpose()
 }
@@ -145,65 +170,143 @@ pub(super) async fn failover(args: FailoverArgs, around: &Surroundings) -> Resul
     if !args.sync {
         everybody_was_asked(&args, &plan, &to)?;
     }
-    let mut notes = Vec::new();
-    let old = old_writer(&plan, &nodes, &to);
-    let (promoted, held_ms, last_set) = if args.sync {
-        let (p, held) = takeover::hand_over(&plan, &nodes, &to, old.as_deref()).await?;
-        (p, Some(held), None)
-    } else {
-        let done = takeover::promote(&args, &plan, &nodes, &to, old.as_deref(), &mut notes);
-        let (p, last_set) = done.await?;
-        (p, None, last_set)
-    };
-    let held = plan::holders(&args.volume, &nodes.all);
-    let newest = plan.newest_known_set.max(promoted.newest_known_set).max(last_set.unwrap_or(0));
-    let loss = if promoted.fresh && held_ms.is_none() {
-        plan::loss(&held, promoted.set, newest)
-    } else {
-        Loss { sets: 0, seconds: Some(0.0), bytes: Some(0) }
-    };
-    let mut stays = None;
-    if let (Some(old), Some(_)) = (&old, held_ms)
-        && let Some(c) = nodes.client(old)
-    {
-        // Labels may differ from node to node.
-        let volume = if plan.id.is_empty() { args.volume.clone() } else { plan.id.clone() };
-        match change(c, &WriterChange::Resync { volume, discard: false }).await {
-            Ok(_) => notes.push(format!("{old} is a replica now")),
-            Err(e) => {
-                stays = Some(format!(
-                    "the swap is done, but {old} did not become a replica: {e}; `rcpctl resync {}` \
-                     there makes it one",
-                    args.volume
-                ));
-            }
-        }
-    }
-    let routes = if args.adopt || args.sync {
-        adopt::adopt(&args, &plan, &nodes, &to, old.as_deref(), &mut notes).await?
-    } else {
-        Vec::new()
-    };
-    let undone = routes.iter().filter(|r| !r.done).count();
-    // A last set has what was unfinished.
-    let whole = held_ms.is_some() || last_set.is_some();
-    let unfinished_bytes = if whole { Some(0) } else { plan.unfinished_bytes };
-    let outcome = Outcome { promoted, node: to, loss, unfinished_bytes, held_ms, routes, notes };
+    let (outcome, stays) = carry_out(&args, &plan, &nodes, to).await?;
     if args.json {
         print_json(&outcome)?;
     } else {
         print(&tame(&told(&args.volume, &outcome)))?;
     }
-    if let Some(text) = stays {
-        return Err(Failed::new(text));
+    ended(&outcome, stays)
+}
+
+/// A swap of one volume, as `failover --sync --to` makes it, and what is left to do.
+///
+/// # Errors
+/// In words: nothing was changed, or what to say next.
+pub(super) async fn swap(
+    volume: &str,
+    to: &str,
+    target: &Target,
+    around: &Surroundings,
+) -> Result<Swapped, Failed> {
+    let args = FailoverArgs::swap(volume, to, target);
+    let nodes = Nodes::ask(target, around).await?;
+    let plan = plan::plan(volume, &nodes.all, &nodes.round).map_err(Failed::new)?;
+    let (outcome, stays) = carry_out(&args, &plan, &nodes, to.to_owned()).await?;
+    let left = ended(&outcome, stays);
+    Ok(Swapped { held_ms: outcome.held_ms.unwrap_or(0), left, outcome })
+}
+
+/// What came of [`swap`].
+pub(super) struct Swapped {
+    /// How long writers waited.
+    pub(super) held_ms: u64,
+    /// The volume is where it is to be, and this is still to do.
+    pub(super) left: Result<(), Failed>,
+    pub(super) outcome: Outcome,
+}
+
+/// Makes `to` the writer, and puts the tree under it if that is asked for.
+async fn carry_out(
+    args: &FailoverArgs,
+    plan: &Plan,
+    nodes: &Nodes,
+    to: String,
+) -> Result<(Outcome, Option<String>), Failed> {
+    let mut notes = Vec::new();
+    let old = old_writer(plan, nodes, &to);
+    let (promoted, held_ms, last_set) = if args.sync {
+        let (p, held) = takeover::hand_over(plan, nodes, &to, old.as_deref()).await?;
+        (p, Some(held), None)
+    } else {
+        let done = takeover::promote(args, plan, nodes, &to, old.as_deref(), &mut notes);
+        let (p, last_set) = done.await?;
+        (p, None, last_set)
+    };
+    let held = plan::holders(&args.volume, &nodes.all);
+    let newest = plan.newest_known_set.max(promoted.newest_known_set).max(last_set.unwrap_or(0));
+    let loss = if promoted.fresh && held_ms.is_none() && !plan.split {
+        plan::loss(&held, promoted.set, newest)
+    } else {
+        Loss { sets: 0, seconds: Some(0.0), bytes: Some(0) }
+    };
+    let stays = match (&old, held_ms) {
+        (Some(old), Some(_)) => old_follows(&args.volume, plan, nodes, old, &mut notes).await,
+        _ => None,
+    };
+    let routes = if args.adopt || args.sync {
+        adopt::adopt(args, plan, nodes, &to, old.as_deref(), &mut notes).await?
+    } else {
+        Vec::new()
+    };
+    let gave_way =
+        if args.adopt { rivals::give_way(plan, nodes, &to, &promoted).await } else { Vec::new() };
+    // A last set has what was unfinished.
+    let whole = held_ms.is_some() || last_set.is_some() || plan.split;
+    let unfinished_bytes = if whole { Some(0) } else { plan.unfinished_bytes };
+    let (split, was) = (plan.split, plan.candidates.iter().find(|c| c.node == to));
+    // A writer that goes on keeps nothing: what it begins at is what it had.
+    let restart_point = promoted.fresh && was.is_none_or(|c| c.role != "primary");
+    let outcome = Outcome {
+        promoted,
+        node: to,
+        loss,
+        unfinished_bytes,
+        held_ms,
+        routes,
+        split,
+        gave_way,
+        restart_point,
+        notes,
+    };
+    Ok((outcome, stays))
+}
+
+/// After a swap the old writer becomes a replica; why it did not.
+async fn old_follows(
+    volume: &str,
+    plan: &Plan,
+    nodes: &Nodes,
+    old: &str,
+    notes: &mut Vec<String>,
+) -> Option<String> {
+    let client = nodes.client(old)?;
+    // Labels may differ from node to node.
+    let called = if plan.id.is_empty() { volume } else { &plan.id };
+    let resync = WriterChange::Resync { volume: called.to_owned(), discard: false };
+    match change(client, &resync).await {
+        Ok(_) => {
+            notes.push(format!("{old} is a replica now"));
+            None
+        }
+        Err(e) => Some(format!(
+            "the swap is done, but {old} did not become a replica: {e}; `rcpctl resync {volume}` there \
+             makes it one"
+        )),
     }
+}
+
+/// The new writer is up; what is still to do makes it a failure.
+fn ended(outcome: &Outcome, stays: Option<String>) -> Result<(), Failed> {
+    stays.or_else(|| left_over(outcome)).map_or(Ok(()), |text| Err(Failed::new(text)))
+}
+
+/// What has to be done yet, although the new writer is up.
+fn left_over(o: &Outcome) -> Option<String> {
+    let undone = o.routes.iter().filter(|r| !r.done).count();
     if undone > 0 {
-        return Err(Failed::new(format!(
+        return Some(format!(
             "{undone} routes could not be changed; the new writer is up: say the command again when \
              the nodes can be reached, or use rcproute"
-        )));
+        ));
     }
-    Ok(())
+    let in_the_way = o.gave_way.iter().filter(|g| !g.done).count();
+    let were = if in_the_way == 1 { "writer is" } else { "writers are" };
+    (in_the_way > 0).then(|| {
+        format!(
+            "the new writer is up, and {in_the_way} other {were} not a replica of it yet: see above"
+        )
+    })
 }
 
 /// The node that wrote until now, if it is another one.
@@ -222,16 +325,25 @@ fn old_writer(plan: &Plan, nodes: &Nodes, to: &str) -> Option<String> {
 
 fn told(volume: &str, o: &Outcome) -> String {
     let mut out = if o.promoted.fresh {
+        let kept = if o.restart_point {
+            format!("; the restart point is kept as {volume}@{}", o.promoted.set)
+        } else {
+            String::new()
+        };
         format!(
-            "{volume}: {} is the writer since set {} (generation {}); the restart point is kept as \
-             {volume}@{}\n",
-            o.node, o.promoted.set, o.promoted.generation, o.promoted.set
+            "{volume}: {} is the writer since set {} (generation {}){kept}\n",
+            o.node, o.promoted.set, o.promoted.generation
         )
     } else {
         format!("{volume}: {} was the writer already\n", o.node)
     };
     if let Some(ms) = o.held_ms {
         out.push_str(&format!("nothing is lost; writers waited {ms} ms\n"));
+    } else if o.split {
+        out.push_str(
+            "the split-brain ends: nothing is merged, and nothing is discarded: what the other writer \
+             wrote stays there, and is kept as a branch once it is a replica\n",
+        );
     } else if o.promoted.fresh {
         let nothing = o.loss.sets == 0 && o.unfinished_bytes == Some(0);
         let lost = if nothing { "nothing".to_owned() } else { plan::told(&o.loss) };
@@ -249,9 +361,10 @@ fn told(volume: &str, o: &Outcome) -> String {
         out.push_str(&format!("taken as the disk holds it, and lost: {what}\n"));
     }
     for r in &o.routes {
-        let what = if r.step.remove { "lets go of" } else { "feeds" };
-        let how = if r.done { "" } else { "could not be changed: " };
-        out.push_str(&format!("route: {} {what} {}: {how}{}\n", r.step.at, r.step.hop, r.text));
+        out.push_str(&r.told());
+    }
+    for g in &o.gave_way {
+        out.push_str(&format!("{} {}\n", g.node, g.text));
     }
     for n in &o.notes {
         out.push_str(&format!("{n}\n"));

@@ -99,6 +99,8 @@ pub(super) struct Plan {
     pub(super) asked: Vec<String>,
     pub(super) recommended: Option<String>,
     pub(super) warnings: Vec<String>,
+    /// Two nodes were made the writer and did not know of each other.
+    pub(super) split: bool,
 }
 
 type Held<'a> = (&'a NodeStatus, &'a VolumeInfo);
@@ -211,9 +213,11 @@ pub(super) fn plan(volume: &str, nodes: &[NodeStatus], round: &Round) -> Result<
     let split = histories.clone().any(|h| contradicts(&h));
     if split {
         warnings.push(
-            "split-brain: there are two writers with one counter; `rcpctl history` shows them; \
-             promote the one that is to stay"
-                .to_owned(),
+            format!(
+                "split-brain: there are two writers with one counter; `rcpctl history {label}` shows \
+                 them; `rcpctl failover {label} --to NODE --adopt` with the one that is to stay ends it: \
+                 the other follows it, and what that wrote is kept there as a branch"
+            ),
         );
     }
     let followed: Vec<Held<'_>> =
@@ -264,6 +268,7 @@ pub(super) fn plan(volume: &str, nodes: &[NodeStatus], round: &Round) -> Result<
         candidates,
         recommended,
         warnings,
+        split,
     })
 }
 

@@ -7,22 +7,22 @@ use serde::Serialize;
 use crate::api::NodeStatus;
 
 /// Next hops by node.
-pub(super) type Routes = BTreeMap<String, Vec<String>>;
+pub(in crate::cli) type Routes = BTreeMap<String, Vec<String>>;
 
 /// One change of one node's routing table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Step {
+pub(in crate::cli) struct Step {
     /// At which node.
-    pub(super) at: String,
+    pub(in crate::cli) at: String,
     /// Remove (true) or add.
-    pub(super) remove: bool,
+    pub(in crate::cli) remove: bool,
     /// The next hop.
-    pub(super) hop: String,
+    pub(in crate::cli) hop: String,
 }
 
 /// The routes of a group as the nodes that answered know them; of a node itself, its own word
 /// counts.
-pub(super) fn known(group: &str, nodes: &[NodeStatus]) -> Routes {
+pub(in crate::cli) fn known(group: &str, nodes: &[NodeStatus]) -> Routes {
     let mut out = Routes::new();
     let of = |n: &NodeStatus| n.groups.iter().find(|g| g.group == group).cloned();
     for g in nodes.iter().filter_map(of) {
@@ -40,7 +40,7 @@ pub(super) fn known(group: &str, nodes: &[NodeStatus]) -> Routes {
 }
 
 /// What `new` feeds by default: the other children of `old`, and `old` itself.
-pub(super) fn by_default(new: &str, old: Option<&str>, known: &Routes) -> Routes {
+pub(in crate::cli) fn by_default(new: &str, old: Option<&str>, known: &Routes) -> Routes {
     let mut hops: Vec<String> = old
         .and_then(|o| known.get(o))
         .into_iter()
@@ -53,7 +53,12 @@ pub(super) fn by_default(new: &str, old: Option<&str>, known: &Routes) -> Routes
 }
 
 /// Nodes with a copy that nobody feeds: a change of routes let go of them, and was interrupted.
-pub(super) fn unfed(new: &str, group: &str, nodes: &[NodeStatus], known: &Routes) -> Vec<String> {
+pub(in crate::cli) fn unfed(
+    new: &str,
+    group: &str,
+    nodes: &[NodeStatus],
+    known: &Routes,
+) -> Vec<String> {
     let holds = |n: &&NodeStatus| n.volumes.iter().any(|v| v.group == group);
     let fed = |n: &&NodeStatus| known.values().any(|hops| hops.contains(&n.node));
     let all = nodes.iter().filter(|n| n.node != new).filter(holds).filter(|n| !fed(n));
@@ -62,7 +67,7 @@ pub(super) fn unfed(new: &str, group: &str, nodes: &[NodeStatus], known: &Routes
 
 /// The changes that lead from the routes as they are to those wanted: whoever fed a next hop, or the
 /// new writer, lets it go first.
-pub(super) fn steps(new: &str, wanted: &Routes, known: &Routes) -> Vec<Step> {
+pub(in crate::cli) fn steps(new: &str, wanted: &Routes, known: &Routes) -> Vec<Step> {
     let mut out = Vec::new();
     let mut release = |hop: &str, keep: Option<&str>| {
         for (at, _) in known

@@ -47,6 +47,8 @@ pub(super) async fn promote(
     }
     // FAIL-06.
     let up = old.filter(|o| Some(*o) == plan.writer.as_deref() && plan.writer_is_up);
+    // In a split it has nothing to hand over: it is fenced by what it hears.
+    let up = up.filter(|_| !plan.split);
     if let Some((old, c)) = up.and_then(|o| Some((o, nodes.client(o)?))) {
         let volume = plan.volume.clone();
         let limit_ms = 5_000;
@@ -70,7 +72,11 @@ pub(super) async fn promote(
             }
         }
     }
-    let (volume, above) = (plan.volume.clone(), plan.newest_counter);
+    let (volume, mut above) = (plan.volume.clone(), plan.newest_counter);
+    if plan.split && !names_the_split(nodes, plan, to) {
+        // One of the two that has not heard of the other would be content with its own line.
+        above = above.saturating_add(1);
+    }
     let lose_damaged_blocks = args.lose_damaged_blocks;
     let ask = WriterChange::Promote { volume, now: args.now, at: None, above, lose_damaged_blocks };
     let mut asked = std::pin::pin!(change(client, &ask));
@@ -114,6 +120,12 @@ async fn undo(why: String, old: &str, client: &Client, volume: &str) -> Failed {
         Ok(_) => format!("{why}: {old} goes on as the writer, the volume is where it was"),
         Err(e) => format!("{why}, and {old} could not be told to go on ({e})"),
     })
+}
+
+/// A node that is one of two writers knows of it.
+fn names_the_split(nodes: &Nodes, plan: &Plan, to: &str) -> bool {
+    let there = nodes.all.iter().filter(|n| n.node == to).flat_map(|n| &n.volumes);
+    there.filter(|v| v.is_called(&plan.volume)).any(|v| v.split.is_some() || v.role != "primary")
 }
 
 /// Nobody is made the writer with damage that is known, unasked.
@@ -162,6 +174,9 @@ pub(super) async fn hand_over(
     let volume = plan.volume.as_str();
     let new = nodes.need(to)?;
     if let Some(done) = volume_at(new, volume).await.and_then(writer_already) {
+        return Ok((done, 0));
+    }
+    if let Some(done) = took_the_files(new, plan, volume, to).await? {
         return Ok((done, 0));
     }
     if let Err(why) = is_whole(new, volume).await {
@@ -240,6 +255,25 @@ fn after_the_old_writer(
              NODE`, without --sync, makes it the writer"
         ))
     })
+}
+
+/// A node that holds the very files that were handed over to it has all there is: it opens its line.
+pub(super) async fn took_the_files(
+    new: &Client,
+    plan: &Plan,
+    volume: &str,
+    to: &str,
+) -> Result<Option<Promoted>, Failed> {
+    let there = volume_at(new, volume).await;
+    let own =
+        |v: &VolumeInfo| v.role == "primary" && v.handed_over.as_ref().is_some_and(|h| h.to == to);
+    let Some(v) = there.filter(own) else { return Ok(None) };
+    let (now, at, lose_damaged_blocks, above) = (false, None, false, plan.newest_counter);
+    let ask = WriterChange::Promote { volume: v.id, now, at, above, lose_damaged_blocks };
+    match change(new, &ask).await? {
+        WriterAnswer::Promoted(p) => Ok(Some(p)),
+        _ => Err(Failed::new("an answer of the wrong kind")),
+    }
 }
 
 /// A swap is made with the writer, or not at all.

@@ -82,6 +82,23 @@ pub(super) fn find(
         for v in node.volumes.iter().filter(|v| wanted(&v.label) || wanted(v.in_group())) {
             of_volume(node, v, &mut out);
         }
+        for m in node.moved.iter().filter(|m| m.folder.is_some() && wanted(&m.label)) {
+            let text = format!(
+                "{}: {} was given to {} with all its files, which has not taken them; nobody writes it: \
+                 `rcpctl group move {} --to {}`",
+                node.node, m.label, m.to, m.group, m.to
+            );
+            out.push((Rank::VolumeBlocked, text));
+        }
+        for a in node.arriving.iter().filter(|a| wanted(&a.label)) {
+            let (from, given) = (&a.from, if a.given { "was given" } else { "is to be given" });
+            let text = format!(
+                "{}: {} {given} to it by {from} with all its files, and it has not taken them: `rcpctl \
+                 group move {} --to {}`",
+                node.node, a.label, a.group, node.node
+            );
+            out.push((Rank::VolumeBlocked, text));
+        }
     }
     out.sort_by_key(|(rank, _)| *rank);
     out.into_iter().map(|(_, text)| text).collect()

@@ -14,9 +14,9 @@ use crate::http::{Deadlines, Guard, routers, serve_connection};
 use crate::metrics::Metrics;
 use tokio_util::sync::CancellationToken;
 
-struct Running {
-    node: Arc<FakeNode>,
-    dir: tempfile::TempDir,
+pub(in crate::cli) struct Running {
+    pub(in crate::cli) node: Arc<FakeNode>,
+    pub(in crate::cli) dir: tempfile::TempDir,
 }
 
 impl Running {
@@ -24,12 +24,12 @@ impl Running {
         self.dir.path().to_str().expect("path")
     }
 
-    fn asked(&self) -> Vec<String> {
+    pub(in crate::cli) fn asked(&self) -> Vec<String> {
         std::mem::take(&mut *self.node.asked.lock())
     }
 }
 
-fn running() -> Running {
+pub(in crate::cli) fn running() -> Running {
     let dir = tempfile::tempdir().expect("folder");
     let node = FakeNode::new();
     let audit = Audit::new(dir.path());

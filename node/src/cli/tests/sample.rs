@@ -53,6 +53,8 @@ fn connected(node: &str) -> LinkStatus {
 
 fn node(name: &str, port: u16, group: GroupStatus, volume: VolumeInfo) -> NodeStatus {
     NodeStatus {
+        moved: Vec::new(),
+        arriving: Vec::new(),
         node: name.into(),
         at_us: at("21:10:00"),
         started_us: at("18:00:00"),

@@ -29,6 +29,8 @@ pub(crate) struct FakeNode {
     pub(crate) asked: Mutex<Vec<String>>,
     pub(crate) status: Mutex<NodeStatus>,
     pub(crate) not_ready: Mutex<Option<String>>,
+    /// What it says to the next routes that it is to add; then it adds them.
+    pub(crate) refuses: Mutex<Vec<ApiError>>,
 }
 
 impl FakeNode {
@@ -200,6 +202,16 @@ impl NodeApi for FakeNode {
         later(self.known(volume))
     }
 
+    fn retire(&self) -> Answer<'_, ()> {
+        self.note("retire".into());
+        later(Ok(()))
+    }
+
+    fn volume_move(&self, step: crate::shift::Step) -> Answer<'_, crate::shift::Answered> {
+        self.note(format!("{step:?}"));
+        later(Ok(crate::shift::Answered::Done))
+    }
+
     fn replicate<'a>(&'a self, volume: &'a str, on: bool) -> Answer<'a, ()> {
         self.note(format!("replicate {volume} {on}"));
         later(self.known(volume))
@@ -233,10 +245,15 @@ impl NodeApi for FakeNode {
         group: &'a str,
         next_hop: &'a str,
         by: &'a RouteWay,
+        unasked: bool,
     ) -> Answer<'a, RouteTable> {
         let by = by.hop().expect("a way").to_string();
-        self.note(format!("route add {group} {next_hop} {by}").trim_end().to_owned());
-        later(Ok(table()))
+        let unasked = if unasked { "unasked" } else { "" };
+        let words = ["route add", group, next_hop, &by, unasked];
+        let said: Vec<_> = words.into_iter().filter(|w| !w.is_empty()).collect();
+        self.note(said.join(" "));
+        let no = self.refuses.lock().pop();
+        later(no.map_or_else(|| Ok(table()), Err))
     }
 
     fn route_delete<'a>(
@@ -306,6 +323,8 @@ pub(crate) fn status() -> NodeStatus {
         ..ChildProgress::default()
     };
     NodeStatus {
+        moved: Vec::new(),
+        arriving: Vec::new(),
         node: "cel1-ser2".into(),
         at_us,
         started_us: at_us - 7_384_000_000,
