@@ -1,6 +1,6 @@
 //! The simulation: seeds that once failed, and a few hundred others.
 
-use tests::sim::{BAD_DISKS, BYPASS, Counters, TURNS, run};
+use tests::sim::{BAD_DISKS, BYPASS, Counters, OPERATORS, TURNS, run};
 
 /// Seeds that found something, with a word on what.
 const REGRESSIONS: &[(u64, &str)] = &[
@@ -46,8 +46,14 @@ const REGRESSIONS: &[(u64, &str)] = &[
     (2_000_290, "a replica that knew of damage was promoted"),
     (2_000_291, "a replica that knew of damage was promoted"),
     (2_000_285, "a seed ended within a set of which a part was written before the disk was full"),
+    (2_000_053, "the newest set of a line that was given up counted as missing for ever"),
+    (2_000_406, "a table of hashes that proved nothing was held against a branch"),
+    (2_001_130, "a replica that was a writer once made its table of hashes anew at every start"),
+    (2_001_166, "a crash right after a discard forgot it, and a mixture became the volume"),
+    (2_001_892, "a table that was made anew without need was made of damaged content"),
     (3_000_046, "a catch-up stood still when its parent had less than the child"),
     (3_000_074, "a seed waited for a set whose number its writer had lost in a crash"),
+    (4_000_010, "a table of hashes that proved nothing was held against a branch"),
 ];
 
 /// Everything that must have happened at least once, or the simulation has gone blind.
@@ -191,6 +197,20 @@ fn writers_that_change() {
         "taken back",
         "writer became a replica",
     ] {
+        assert!(counters.get(what) > 0, "never happened: {what}\n{counters}");
+    }
+}
+
+#[test]
+fn operators_who_know_nothing_of_each_other() {
+    let mut counters = Counters::default();
+    for seed in OPERATORS..OPERATORS + 100 {
+        match run(seed, false) {
+            Ok(c) => counters.merge(&c),
+            Err(f) => panic!("{f}"),
+        }
+    }
+    for what in ["clock jumped", "promoted", "swap finished", "two operators at once"] {
         assert!(counters.get(what) > 0, "never happened: {what}\n{counters}");
     }
 }

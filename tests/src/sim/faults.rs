@@ -20,7 +20,7 @@ impl World {
         if self.nodes[n].mover.is_some() {
             return;
         }
-        let (now, wall, random) = (self.mono(), self.wall(), self.rng.draw());
+        let (now, wall, random) = (self.mono(), self.wall(n), self.rng.draw());
         let opt = self.opt.clone();
         self.say(format!("n{n} starts"));
         if let Err(e) = self.nodes[n].start(&opt, now, wall, random) {
@@ -162,6 +162,9 @@ impl World {
         }
         let volume = LABEL.to_owned();
         if self.opt.turns && self.rng.percent(45) {
+            if self.opt.operators {
+                self.after(100, 80_000, Event::Turn);
+            }
             return self.turn(n);
         }
         match self.rng.below(100) {
@@ -317,7 +320,7 @@ impl World {
 
     /// The primary's files have room.
     pub fn prepared(&mut self, n: usize, blocks: BlockCount, from: u64) {
-        let (now, wall) = (self.mono(), self.wall());
+        let (now, wall) = (self.mono(), self.wall(n));
         let len = blocks.0 * self.opt.block_size.bytes();
         let node = &self.nodes[n];
         let (Some(disk), Some(activity)) = (&node.disk, &node.activity) else { return };
@@ -417,7 +420,10 @@ impl World {
         }
         self.counters.hit("route added");
         let next_hop = name(child).to_string();
-        self.ask(parent, Ask::RouteAdd { group: GROUP.to_owned(), next_hop, by: Hop::default() });
+        self.ask(
+            parent,
+            Ask::RouteAdd { group: GROUP.to_owned(), next_hop, by: Hop::default(), unasked: false },
+        );
         // It may be refused, or the node may crash before it is stored.
         self.after(500_000, 3_000_000, Event::AddRoute { parent, child });
     }

@@ -8,6 +8,7 @@
 //! | `wires` | connections between movers |
 //! | `node` | one node through its lives |
 //! | `disk`, `link`, `rng` | what it stands on |
+//! | `clocks` | what the nodes take for the time of day |
 //! | `client` | writers at the primary |
 //! | `readers` | readers of replicas and kept states |
 //! | `faults` | crashes, cuts, stalls, and an operator |
@@ -18,6 +19,7 @@
 //! | `report` | counters and failures |
 
 pub mod client;
+mod clocks;
 pub mod disk;
 pub mod faults;
 pub mod link;
@@ -46,16 +48,20 @@ pub const TURNS: u64 = 2_000_000;
 /// Seeds from here on have forwarders that are away for long, and those below them fed from above.
 pub const BYPASS: u64 = 3_000_000;
 
+/// Seeds from here on change who the writer is, by operators who know nothing of each other.
+pub const OPERATORS: u64 = 4_000_000;
+
 /// Runs one seed.
 ///
 /// # Errors
 /// The first promise that was broken.
 pub fn run(seed: u64, verbose: bool) -> Result<Counters, Box<Failure>> {
     let mut rng = rng::Rng::new(seed);
-    let bypass = seed >= BYPASS;
+    let operators = seed >= OPERATORS;
+    let bypass = seed >= BYPASS && !operators;
     let turns = seed >= TURNS && !bypass;
     let bad_disks = seed >= BAD_DISKS && !turns && !bypass;
-    let mut options = Options { bad_disks, turns, ..Options::random(&mut rng) };
+    let mut options = Options { bad_disks, turns, operators, ..Options::random(&mut rng) };
     if bypass {
         options.heal(seed);
     } else if turns {

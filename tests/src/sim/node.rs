@@ -84,6 +84,8 @@ pub struct SimNode {
     pub digest: Option<(SetNumber, volmcast::digest::Sum)>,
     /// Bits of its content, or of the table of hashes, were flipped.
     pub spoilt: Option<volmcast::io::FileId>,
+    /// It was without a sum of its hashes since.
+    pub blind: bool,
     /// Blocks of the content in which a bit flipped, with what they held before.
     pub rotted: Vec<(u64, Vec<u8>)>,
     /// A bit of its save area was flipped, in a record that is still in the log: where.
@@ -181,6 +183,7 @@ impl SimNode {
             failing: false,
             digest: None,
             spoilt: None,
+            blind: false,
             rotted: Vec::new(),
             rotten: None,
             slot_lost: false,

@@ -78,6 +78,8 @@ pub struct Options {
     pub bad_disks: bool,
     /// The writer changes: promotions, swaps, old writers that come back.
     pub turns: bool,
+    /// Another operator acts while one is at work.
+    pub operators: bool,
     /// Those below a node that is away are fed from above; forwarders are away for long.
     pub bypass: bool,
     /// Nothing goes wrong: only for a first look.
@@ -144,6 +146,7 @@ impl Options {
             switches: Vec::new(),
             bad_disks: false,
             turns: false,
+            operators: false,
             bypass: false,
             calm: false,
             older: 0,

@@ -10,6 +10,9 @@ use super::node::VOLUME;
 use super::options::Kind;
 use super::world::{Event, World};
 
+/// Seconds of lag at a node that has everything, and is told the time now and then.
+const MOST_LAG: f64 = 10.0;
+
 impl World {
     /// Looks at a node after any call of its mover.
     pub fn observe(&mut self, n: usize) {
@@ -134,6 +137,8 @@ impl World {
             self.fail(format!("n{n} says that its content differs since set {differs}: {what}"));
             return;
         }
+        let node = &mut self.nodes[n];
+        node.blind = node.spoilt.is_some() && (node.blind || digest.is_none());
         if digest == self.nodes[n].digest {
             return;
         }
@@ -364,7 +369,7 @@ impl World {
                 return Some(format!("n{n} is still merging"));
             }
         }
-        if let Some(why) = self.in_anothers_place() {
+        if let Some(why) = self.in_anothers_place().or_else(|| self.wrong_lag()) {
             return Some(why);
         }
         for n in 0..self.nodes.len() {
@@ -378,6 +383,25 @@ impl World {
             }
         }
         self.same_content(newest);
+        None
+    }
+
+    /// Who shows the newest state says so, whatever its clock shows. Older versions do not hear what
+    /// the writer's clock shows.
+    fn wrong_lag(&self) -> Option<String> {
+        if self.opt.older != 0 {
+            return None;
+        }
+        let replicas = self.nodes.iter().enumerate().filter(|(_, n)| n.kind == Kind::Replica);
+        for (n, node) in replicas {
+            let status = node.mover.as_ref()?.status();
+            let lag = status.volumes.iter().find_map(|v| v.lag_seconds);
+            if lag.is_none_or(|l| l > MOST_LAG) {
+                return Some(format!(
+                    "n{n} shows the newest state and says that its lag is {lag:?}"
+                ));
+            }
+        }
         None
     }
 

@@ -31,6 +31,13 @@ pub struct Swap {
     looks: u64,
 }
 
+/// Who opened which line where. When that was may differ: a writer that lost its newest mailbox slot
+/// says the moment anew.
+fn lines(v: &VolumeInfo) -> Vec<(&str, u64, &str)> {
+    let lines = v.history.iter();
+    lines.map(|l| (l.generation.as_str(), l.forked_from, l.opened_by.as_str())).collect()
+}
+
 fn volume() -> String {
     LABEL.to_owned()
 }
@@ -83,6 +90,22 @@ impl World {
         );
     }
 
+    /// Somebody who does not know that another operator is at work. And another, perhaps.
+    pub fn another_turn(&mut self) {
+        if self.calm.is_some() {
+            return;
+        }
+        let promoting = |n| self.info(n).is_some_and(|v| v.promoting);
+        if !self.swaps.is_empty() || (0..self.nodes.len()).any(promoting) {
+            self.counters.hit("two operators at once");
+        }
+        if self.rng.percent(30) {
+            self.after(100, 80_000, Event::Turn);
+        }
+        let n = self.some_node();
+        self.turn(n);
+    }
+
     /// An operator changes who the writer is, or what is below it.
     pub fn turn(&mut self, n: usize) {
         match self.rng.below(100) {
@@ -120,7 +143,10 @@ impl World {
                     self.counters.hit("route added by an operator");
                     let next_hop = name(child).to_string();
                     let group = GROUP.to_owned();
-                    self.ask(parent, Ask::RouteAdd { group, next_hop, by: Hop::default() });
+                    self.ask(
+                        parent,
+                        Ask::RouteAdd { group, next_hop, by: Hop::default(), unasked: false },
+                    );
                 }
             }
             _ => {
@@ -235,7 +261,7 @@ impl World {
 
     /// Carries out what concerns who the writer is, as the runtime does it.
     pub fn writer_effect(&mut self, n: usize, e: Effect) {
-        let (now, wall, life) = (self.mono(), self.wall(), self.nodes[n].life);
+        let (now, wall, life) = (self.mono(), self.wall(n), self.nodes[n].life);
         match e {
             Effect::Gate { gate, .. } => self.gate(n, &gate),
             Effect::AwaitQuiet { number, .. } => {
@@ -340,7 +366,7 @@ impl World {
 
     /// What a writer needs is made: the role is stored, which is the moment of the promotion.
     pub fn writable(&mut self, n: usize, opens: StateId) {
-        let (now, wall) = (self.mono(), self.wall());
+        let (now, wall) = (self.mono(), self.wall(n));
         let node = &mut self.nodes[n];
         if !node.mover.as_ref().is_some_and(|m| m.makes_writable(VOLUME, opens)) {
             self.counters.hit("writable side no longer wanted");
@@ -415,7 +441,7 @@ impl World {
     }
 
     fn make_read_only(&mut self, n: usize, discards: bool) {
-        let (now, wall) = (self.mono(), self.wall());
+        let (now, wall) = (self.mono(), self.wall(n));
         if self.client.requests.values().any(|r| r.node == n) {
             self.fail(format!("n{n} becomes a replica while a write is under way"));
         }
@@ -520,7 +546,7 @@ impl World {
                 self.drop_branch(n);
                 return Some(format!("n{n}: {:?}", v.reason));
             }
-            if v.role == "primary" || v.history != info.history {
+            if v.role == "primary" || lines(v) != lines(&info) {
                 return Some(format!("n{n} is no replica of n{head} yet: {:?}", v.reason));
             }
         }
@@ -550,7 +576,10 @@ impl World {
                 let next_hop = name(child).to_string();
                 if !hops.contains(&next_hop) {
                     let by = Hop::default();
-                    self.ask(head, Ask::RouteAdd { group: group.clone(), next_hop, by });
+                    self.ask(
+                        head,
+                        Ask::RouteAdd { group: group.clone(), next_hop, by, unasked: false },
+                    );
                 }
             }
         }

@@ -54,7 +54,7 @@ impl World {
             self.end_at(id, 0, at, "no connection could be made");
             return;
         }
-        let (now, wall) = (self.mono(), self.wall());
+        let (now, wall) = (self.mono(), self.wall(to));
         let group = GroupName::new(GROUP).expect("a valid name");
         let life = self.nodes[to].life;
         let Some(m) = &mut self.nodes[to].mover else { return };
@@ -241,7 +241,7 @@ impl World {
         let Some((_, item)) = end.inbox.pop_front() else { return };
         let (node, life, conn, gone) = (end.node, end.life, end.conn, end.gone);
         let Some(conn) = conn.filter(|_| !gone && self.nodes[node].life == life) else { return };
-        let (mono, wall) = (self.mono(), self.wall());
+        let (mono, wall) = (self.mono(), self.wall(node));
         match item {
             Item::Frame(frame, bytes) => {
                 if let Frame::Start(s) = &frame.frame

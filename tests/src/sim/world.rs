@@ -11,6 +11,7 @@ use volmcast::units::{BlockCount, BlockIndex};
 use volmcast::volume::Work;
 
 use super::client::Client;
+use super::clocks::Clocks;
 use super::disk::Submitted;
 use super::link::Link;
 use super::model::Model;
@@ -70,6 +71,10 @@ pub enum Event {
     Writable { node: usize, life: u64, opens: StateId },
     /// An operator goes on with a swap.
     Operator { swap: u64 },
+    /// Another operator acts.
+    Turn,
+    /// The clock for people jumps at some node.
+    Jump,
     /// The primary's files are brought to a larger size.
     Prepare { node: usize, life: u64, blocks: BlockCount },
     /// They have it, and what is new is made zero.
@@ -118,6 +123,7 @@ pub struct World {
     pub(super) head: usize,
     /// Swaps under way.
     pub(super) swaps: BTreeMap<u64, Swap>,
+    pub(super) clocks: Clocks,
     trail: VecDeque<String>,
     failure: Option<String>,
     /// The run is over.
@@ -149,6 +155,7 @@ impl World {
             routes_gone: BTreeSet::new(),
             head: 0,
             swaps: BTreeMap::new(),
+            clocks: Clocks::new(seed, opt.places.len()),
             trap: None,
             trail: VecDeque::new(),
             failure: None,
@@ -164,10 +171,10 @@ impl World {
         Mono(self.now)
     }
 
-    /// The clock for people.
+    /// The clock for people at a node.
     #[must_use]
-    pub fn wall(&self) -> Wall {
-        Wall(1_700_000_000_000_000 + self.now)
+    pub fn wall(&self, node: usize) -> Wall {
+        self.clocks.at(node, self.now)
     }
 
     /// Schedules an event.
@@ -225,6 +232,7 @@ impl World {
         self.after(10_000, 400_000, Event::Client);
         self.after(100_000, 2_000_000, Event::Fault);
         self.after(1_000, 500_000, Event::Look);
+        self.next_jump();
         while self.failure.is_none() && !self.done {
             let Some(((at, _), e)) = self.queue.pop_first() else { break };
             self.now = at;
@@ -249,7 +257,7 @@ impl World {
     }
 
     fn event(&mut self, e: Event) {
-        let (now, wall) = (self.mono(), self.wall());
+        let now = self.mono();
         let touched = match e {
             Event::Io { node, life, sub } if self.alive(node, life) => {
                 let Some(disk) = self.nodes[node].disk.clone() else { return };
@@ -267,18 +275,21 @@ impl World {
                 } else {
                     disk.0.borrow_mut().complete(&sub)
                 };
+                let wall = self.wall(node);
                 if let Some(m) = &mut self.nodes[node].mover {
                     m.io_done(now, wall, VOLUME, sub.io.tag, outcome);
                 }
                 node
             }
             Event::Work { node, life, tag, work } if self.alive(node, life) => {
+                let wall = self.wall(node);
                 if let Some(m) = &mut self.nodes[node].mover {
                     m.work_done(now, wall, VOLUME, tag, work.run());
                 }
                 node
             }
             Event::Notice { node, life, notice } if self.alive(node, life) => {
+                let wall = self.wall(node);
                 if let Some(m) = &mut self.nodes[node].mover {
                     m.notice(now, wall, VOLUME, notice);
                 }
@@ -290,6 +301,7 @@ impl World {
             }
             Event::Create { node, life, replica } if self.alive(node, life) => {
                 let role = if replica.replica { "replica" } else { "relay" };
+                let wall = self.wall(node);
                 let n = &mut self.nodes[node];
                 let identity = n.identity(replica.block_size, replica.blocks, role);
                 if let Err(e) = n.create(identity, now, wall) {
@@ -302,6 +314,7 @@ impl World {
                     return;
                 }
                 self.nodes[node].tick_at = u64::MAX;
+                let wall = self.wall(node);
                 if let Some(m) = &mut self.nodes[node].mover {
                     m.tick(now, wall);
                 }
@@ -320,6 +333,7 @@ impl World {
                 node
             }
             Event::Quiet { node, life, number } if self.alive(node, life) => {
+                let wall = self.wall(node);
                 if let Some(m) = &mut self.nodes[node].mover {
                     m.writers_quiet(now, wall, VOLUME, number);
                 }
@@ -330,6 +344,8 @@ impl World {
                 node
             }
             Event::Operator { swap } => return self.operator(swap),
+            Event::Turn => return self.another_turn(),
+            Event::Jump => return self.jump(),
             Event::Read { node, life, id } if self.alive(node, life) => {
                 return self.reader_step(node, id);
             }
@@ -468,6 +484,7 @@ impl World {
                     self.writer_effect(n, e);
                 }
             }
+            Effect::GiveAway { .. } => self.fail(format!("n{n} gives the volume away")),
             Effect::RemoveVolume { .. } => self.fail(format!("n{n} removes the volume")),
             Effect::StoreRoutes(bytes) => self.nodes[n].routes = bytes,
             Effect::Reply { ask, reply } => {
@@ -514,7 +531,7 @@ impl World {
 
     /// The activity log gives up extents without marks, as `PrimaryVolume` does it.
     fn forget(&mut self, n: usize) {
-        let (now, wall) = (self.mono(), self.wall());
+        let (now, wall) = (self.mono(), self.wall(n));
         let node = &mut self.nodes[n];
         let Some(blocks) = node.volume().map(volmcast::volume::Volume::blocks) else { return };
         let (Some(activity), Some(capture)) = (&node.activity, node.capture) else { return };
