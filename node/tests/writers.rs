@@ -478,6 +478,39 @@ fn a_new_writer_fences_the_old_one_over_their_session_also_while_it_holds_writes
 }
 
 #[test]
+fn a_hold_whose_asker_was_cut_short_is_gone_on_with_by_the_next() {
+    let mut r = two();
+    let volume = || "vol".to_owned();
+    let hold = || WriterChange::Hold { volume: volume(), limit_ms: 1_000 };
+    let set =
+        |told: &str| told.split("set: ").nth(1).and_then(|t| t.split(',').next()?.parse().ok());
+    r.change("p", hold());
+    r.pass(800);
+    // Answered at once, with what is there, and for as long again.
+    let second = r.change("p", hold());
+    let told = r.told("p", second);
+    let set: u64 = set(&told).unwrap_or_else(|| panic!("{told}"));
+    assert_eq!(set, r.visible("p"));
+    r.pass(800);
+    let over = WriterChange::HandOver { volume: volume(), to: "l1".to_owned(), set };
+    let over = r.change("p", over);
+    assert!(r.told("p", over).contains("Done"), "{}", r.told("p", over));
+    r.is_closed("p", "l1");
+}
+
+#[test]
+fn a_hold_that_is_not_decided_yet_is_waited_for() {
+    let mut r = two();
+    let hold = || WriterChange::Hold { volume: "vol".to_owned(), limit_ms: 1_000 };
+    r.node("p").busy = true;
+    r.change("p", hold());
+    let second = r.change("p", hold());
+    assert!(r.told("p", second).contains("try again after that"), "{}", r.told("p", second));
+    r.pass(2_000);
+    r.is_open("p");
+}
+
+#[test]
 fn stepping_down_waits_for_writes_under_way() {
     let mut r = two();
     r.promote("l1");

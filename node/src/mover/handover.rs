@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rcp::proto::clock::{Mono, Wall};
 use rcp::proto::frame::Branch;
-use rcp::proto::ids::{NodeName, SetNumber, VolumeId};
+use rcp::proto::ids::{NodeName, SetNumber, StateId, VolumeId};
 use volmcast::history::{Relation, relate};
 use volmcast::storage::{Fenced, Standing};
 use volmcast::volume::PlaybackPolicy;
@@ -24,11 +24,21 @@ impl Mover {
         number
     }
 
-    /// Holds writers back and makes a last set; answered with it.
+    /// Holds writers back and makes a last set; answered with it. A hold that was answered is gone on
+    /// with: whoever asked for it may have been cut short.
     pub(super) fn hold(&mut self, ask: AskId, name: &str, limit: Duration) -> Result<(), ApiError> {
         let id = self.primary_of(name)?;
-        self.busy(id, name)?;
         let until = self.now.after(limit);
+        if let Some(h) = self.volumes.get_mut(&id)
+            && let Change::Holding(hold) = &mut h.change
+            && hold.ask.is_none()
+        {
+            hold.until = until;
+            h.demand_cut(ask, false);
+            self.settle(id);
+            return Ok(());
+        }
+        self.busy(id, name)?;
         let Some(h) = self.volumes.get_mut(&id) else { return Ok(()) };
         if let Some(why) = h.volume.failure() {
             return Err(ApiError::new(ApiErrorKind::Unavailable, why));
@@ -124,19 +134,7 @@ impl Mover {
             let why = history::closed(h).unwrap_or_default();
             return Err(conflict(format!("volume {name}: {why}; nothing was changed")));
         }
-        if !matches!(&h.change, Change::Holding(hold) if hold.ask.is_none()) {
-            return Err(conflict(format!(
-                "volume {name}: writes are not held; nothing was changed"
-            )));
-        }
-        let at = h.volume.durable().visible;
-        if !h.volume.is_clean() || at.0 != set {
-            return Err(conflict(format!(
-                "volume {name} is at set {at}{}, not at set {set}: nothing was changed",
-                if h.volume.is_clean() { "" } else { " and has changes since" }
-            )));
-        }
-        let Some(line) = h.volume.state_id(at) else { return Ok(()) };
+        let line = held_at(h, name, set)?;
         h.writer.fenced = Some(Fenced { at: line, by: to, handed: true });
         h.change = Change::HandingOver(ask);
         let (text, standing) = (history::closed(h).unwrap_or_default(), h.writer.standing());
@@ -159,26 +157,16 @@ impl Mover {
             .map_err(|e| ApiError::new(ApiErrorKind::BadRequest, e.to_string()))?;
         self.role_is_known(id, name)?;
         let Some(h) = self.volumes.get_mut(&id) else { return Ok(()) };
-        if to == self.cfg.node || !matches!(&h.change, Change::Holding(hold) if hold.ask.is_none())
-        {
-            return Err(conflict(format!(
-                "volume {name}: writes are not held; nothing was changed"
-            )));
+        if to == self.cfg.node {
+            return Err(conflict(format!("volume {name} is at {to}; nothing was changed")));
         }
-        let at = h.volume.durable().visible;
-        if !h.volume.is_clean() || at.0 != set {
-            return Err(conflict(format!(
-                "volume {name} is at set {at}{}, not at set {set}: nothing was changed",
-                if h.volume.is_clean() { "" } else { " and has changes since" }
-            )));
-        }
-        let Some(line) = h.volume.state_id(at) else { return Ok(()) };
+        let line = held_at(h, name, set)?;
         let fenced = Some(Fenced { at: line, by: to.clone(), handed: true });
         let standing = Standing { fenced: fenced.clone(), ..h.writer.standing() };
         let (group, label) = (h.group.clone(), h.label.clone());
         (h.change, h.writer.fenced) = (Change::None, fenced);
         let text = format!("volume {name} moves to {to}");
-        self.note(Level::Warn, format!("{text}, at set {at}"));
+        self.note(Level::Warn, format!("{text}, at set {set}"));
         self.effect(Effect::Gate { volume: id, gate: Gate::Closed(text.clone()) });
         self.tell_roles();
         self.growth_failed(id, &text);
@@ -405,6 +393,20 @@ impl Mover {
         }
         self.settle(id);
         self.attach_pending(id);
+    }
+}
+
+/// The state that a hold led to, if writers have been held since.
+fn held_at(h: &Held, name: &str, set: u64) -> Result<StateId, ApiError> {
+    let no = |why: String| Err(conflict(format!("volume {name} {why}; nothing was changed")));
+    if !matches!(&h.change, Change::Holding(hold) if hold.ask.is_none()) {
+        return no("is not held: writes go on".to_owned());
+    }
+    let at = h.volume.durable().visible;
+    match h.volume.state_id(at) {
+        _ if !h.volume.is_clean() => no(format!("is at set {at}, and has changes since")),
+        Some(line) if at.0 == set => Ok(line),
+        _ => no(format!("is at set {at}, not at set {set}")),
     }
 }
 

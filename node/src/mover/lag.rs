@@ -42,6 +42,13 @@ impl WriterClock {
         let passed = u64::try_from(now.since(at).as_micros()).unwrap_or(u64::MAX);
         Some(Wall(said.0.saturating_add(passed)))
     }
+
+    /// The later of two moments of this clock; one that is to come was heard before the clock was set
+    /// back, and is of no use any more.
+    fn later(&self, known: Wall, heard: Wall, now: Mono) -> Wall {
+        let to_come = self.now(now).is_some_and(|t| known.since(t) > SET_BACK);
+        if to_come { heard } else { known.max(heard) }
+    }
 }
 
 impl Held {
@@ -98,9 +105,7 @@ impl Mover {
         let now = self.now;
         let Some(h) = self.volumes.get_mut(&id) else { return };
         h.newest = h.newest.max(newest);
-        // What was heard before a clock was set back is of no use any more.
-        let to_come = h.clock.now(now).is_some_and(|t| h.as_of.since(t) > SET_BACK);
-        h.as_of = if to_come { as_of } else { h.as_of.max(as_of) };
+        h.as_of = h.clock.later(h.as_of, as_of, now);
     }
 
     /// The parent says what time it is at the writer.
@@ -159,5 +164,19 @@ mod tests {
         assert_eq!(c.now(Mono(ms(3_000))), Some(Wall(ms(92_100))));
         c.hear(Wall(ms(80_000)), Mono(ms(4_000)));
         assert_eq!(c.now(Mono(ms(5_000))), Some(Wall(ms(81_000))));
+    }
+
+    #[test]
+    fn what_was_heard_before_a_clock_was_set_back_does_not_count() {
+        let s = |n: u64| Wall(n * 1_000_000);
+        let mut c = WriterClock::default();
+        // Nothing is known of the clock: the later one.
+        assert_eq!(c.later(s(500), s(90), Mono(0)), s(500));
+        c.hear(s(100), Mono(0));
+        assert_eq!(c.later(s(99), s(98), Mono(0)), s(99));
+        assert_eq!(c.later(s(98), s(99), Mono(0)), s(99));
+        // Frames may overtake the time that is told, a little.
+        assert_eq!(c.later(s(102), s(99), Mono(0)), s(102));
+        assert_eq!(c.later(s(500), s(99), Mono(0)), s(99));
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::args::FailoverArgs;
 use super::plan::Plan;
 use super::routes::{self, Routes, Step};
-use super::{Nodes, RouteDone};
+use super::{Nodes, RouteDone, way};
 use crate::api::{ApiErrorKind, NodeStatus, RouteTable, RouteWay};
 use crate::cli::client::{Client, ClientError};
 use crate::cli::output::Failed;
@@ -23,13 +23,38 @@ const TOLD: Duration = Duration::from_secs(3);
 /// What the note on a group that is written at two nodes begins with.
 pub(super) const WHOLE_GROUP: &str = "routes are those of the whole group";
 
+/// The node that wrote until now.
+pub(super) enum Former {
+    /// There was none, or nobody knows which.
+    Unknown,
+    /// It has a copy, and is fed like the others.
+    Follows(String),
+    /// It gave its files away: it has no copy, and gets none unasked.
+    Gave(String),
+}
+
+impl Former {
+    /// As the nodes say, of a volume that `to` writes.
+    pub(super) fn of(volume: &str, to: &str, old: Option<String>, nodes: &[NodeStatus]) -> Self {
+        let gave = way::giver(volume, to, nodes).map(Self::Gave);
+        gave.or_else(|| old.map(Self::Follows)).unwrap_or(Self::Unknown)
+    }
+
+    fn node(&self) -> Option<&str> {
+        match self {
+            Self::Unknown => None,
+            Self::Follows(n) | Self::Gave(n) => Some(n),
+        }
+    }
+}
+
 /// Puts the tree under the new writer.
 pub(super) async fn adopt(
     args: &FailoverArgs,
     plan: &Plan,
     nodes: &Nodes,
     to: &str,
-    old: Option<&str>,
+    former: &Former,
     notes: &mut Vec<String>,
 ) -> Result<Vec<RouteDone>, Failed> {
     let others: Vec<&str> = nodes
@@ -52,17 +77,15 @@ pub(super) async fn adopt(
     }
     let mut known = routes::known(&plan.group, &nodes.all);
     let by_topology = topology_routes(args, plan, to, &mut known)?;
-    let mut wanted = by_topology.unwrap_or_else(|| routes::by_default(to, old, &known));
+    let mut wanted = by_topology.unwrap_or_else(|| routes::by_default(to, former.node(), &known));
     for lone in routes::unfed(to, &plan.group, &nodes.all, &known) {
         if !wanted.values().any(|hops| hops.contains(&lone)) {
             wanted.entry(to.to_owned()).or_default().push(lone);
         }
     }
-    // Whoever gave its files away has no copy, and gets none unasked.
-    let gave = |n: &&NodeStatus| n.moved.iter().any(|m| m.id == plan.id && m.to == to);
-    let left: Vec<_> = nodes.all.iter().filter(gave).map(|n| n.node.as_str()).collect();
-    let has_none = |hop: &String| left.contains(&hop.as_str());
-    wanted.values_mut().for_each(|hops| hops.retain(|h| !has_none(h)));
+    if let Former::Gave(node) = former {
+        wanted.values_mut().for_each(|hops| hops.retain(|h| h != node));
+    }
     let mut done = Vec::new();
     for step in routes::steps(to, &wanted, &known) {
         let text = match nodes.client(&step.at) {

@@ -16,6 +16,7 @@ mod way;
 
 use serde::Serialize;
 
+use self::adopt::Former;
 pub(super) use self::args::{ConfirmArgs, FailoverArgs, HistoryArgs, ResyncArgs};
 pub(super) use self::moving::{MoveArgs, group as move_group, volume as move_volume};
 use self::plan::{Loss, Plan, Round};
@@ -235,7 +236,8 @@ async fn carry_out(
         _ => None,
     };
     let routes = if args.adopt || args.sync {
-        adopt::adopt(args, plan, nodes, &to, old.as_deref(), &mut notes).await?
+        let former = Former::of(&plan.id, &to, old, &nodes.all);
+        adopt::adopt(args, plan, nodes, &to, &former, &mut notes).await?
     } else {
         Vec::new()
     };

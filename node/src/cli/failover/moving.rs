@@ -3,12 +3,15 @@
 //!
 //! Every step is one request to one node, and what it leaves is found again by the same command.
 
+use std::time::Duration;
+
 use clap::Args;
 use serde::Serialize;
 
+use super::adopt::{self, Former};
 use super::args::FailoverArgs;
 use super::way::{self, Known, Only, Way};
-use super::{Nodes, RouteDone, adopt, change, old_writer, plan, routes, swap, takeover, topology};
+use super::{Nodes, RouteDone, change, old_writer, plan, routes, swap, takeover, topology};
 use crate::api::{Promoted, WriterAnswer, WriterChange};
 use crate::cli::client::{Client, ClientError};
 use crate::cli::commands::Common;
@@ -22,6 +25,10 @@ use crate::shift::{Answered, Reach, Step};
 
 /// How long writers wait at most.
 const HOLD_MS: u64 = 30_000;
+/// How long the old writer has to answer again before the tree is changed without it.
+const BACK: Duration = Duration::from_secs(10);
+/// How often it is asked.
+const AGAIN: Duration = Duration::from_millis(250);
 
 #[derive(Args, Clone, Debug)]
 pub(in crate::cli) struct MoveArgs {
@@ -147,8 +154,9 @@ async fn run(
             continue;
         }
         let (promoted, held_ms) = with_files(&k, &way, args, &nodes, around).await?;
-        if way != Way::There || way::giver(&k.id, to, &nodes.all).is_some() {
-            by_files = Some(k.clone());
+        let gave = way.giver().or_else(|| way::giver(&k.id, to, &nodes.all));
+        if way != Way::There || gave.is_some() {
+            by_files = Some((k.clone(), gave));
         }
         out.volumes.push(Done { volume: k.label, way, held_ms, promoted });
     }
@@ -156,9 +164,9 @@ async fn run(
     out.notes.retain(|n| !n.starts_with(adopt::WHOLE_GROUP));
     let swapped = out.volumes.iter().any(|d| d.way == Way::Swap);
     match by_files {
-        Some(k) => tree(&k, false, args, around, &mut out).await?,
+        Some((k, gave)) => tree(&k, gave, args, around, &mut out).await?,
         // A swap has put its tree in place, unless it was interrupted then.
-        None if !swapped => tree(&first, true, args, around, &mut out).await?,
+        None if !swapped => finish_tree(&first, args, around, &mut out).await?,
         None => {}
     }
     finish(args, &out)?;
@@ -300,30 +308,76 @@ async fn open(
     opened.ok_or_else(|| Failed::new(format!("{to} does not say that it has {}", k.label)))
 }
 
-/// The tree goes below the new writer; or only if some node with a copy is fed by nobody.
+/// The tree goes below the new writer, and what fed it until now lets it go.
 async fn tree(
     k: &Known,
-    only_unfed: bool,
+    gave: Option<String>,
+    args: &MoveArgs,
+    around: &Surroundings,
+    out: &mut Outcome,
+) -> Result<(), Failed> {
+    let nodes = with(gave.as_deref(), args, around).await?;
+    let former = match gave {
+        Some(from) => {
+            // Whoever was not told would not be fed by the new writer.
+            if nodes.client(&from).is_some() {
+                enter(&k.group, &from, args, around).await?;
+            }
+            Former::Gave(from)
+        }
+        None => Former::Unknown,
+    };
+    adopt(k, &former, &nodes, args, out).await
+}
+
+/// The same, if some node with a copy is fed by nobody: a command was interrupted.
+async fn finish_tree(
+    k: &Known,
     args: &MoveArgs,
     around: &Surroundings,
     out: &mut Outcome,
 ) -> Result<(), Failed> {
     let nodes = Nodes::ask(&args.common.target, around).await?;
-    let plan = plan::plan(&k.id, &nodes.all, &nodes.round).map_err(Failed::new)?;
     let known = routes::known(&k.group, &nodes.all);
-    if only_unfed && routes::unfed(&args.to, &k.group, &nodes.all, &known).is_empty() {
+    if routes::unfed(&args.to, &k.group, &nodes.all, &known).is_empty() {
         return Ok(());
     }
-    let giver = way::giver(&k.id, &args.to, &nodes.all);
-    let old = giver.clone().or_else(|| old_writer(&plan, &nodes, &args.to));
-    if let Some(from) = &giver {
-        // Whoever was not told would not be fed by it.
-        enter(&k.group, from, args, around).await?;
-    }
+    let plan = plan::plan(&k.id, &nodes.all, &nodes.round).map_err(Failed::new)?;
+    let old = old_writer(&plan, &nodes, &args.to);
+    adopt(k, &Former::of(&k.id, &args.to, old, &nodes.all), &nodes, args, out).await
+}
+
+async fn adopt(
+    k: &Known,
+    former: &Former,
+    nodes: &Nodes,
+    args: &MoveArgs,
+    out: &mut Outcome,
+) -> Result<(), Failed> {
+    let plan = plan::plan(&k.id, &nodes.all, &nodes.round).map_err(Failed::new)?;
     let words = FailoverArgs::swap(&k.id, &args.to, &args.common.target);
-    let done = adopt::adopt(&words, &plan, &nodes, &args.to, old.as_deref(), &mut out.notes);
+    let done = adopt::adopt(&words, &plan, nodes, &args.to, former, &mut out.notes);
     out.routes.extend(done.await?);
     Ok(())
+}
+
+/// The nodes, with one whose routes matter: it may be being started again.
+async fn with(node: Option<&str>, args: &MoveArgs, around: &Surroundings) -> Result<Nodes, Failed> {
+    let until = clock::mono().after(BACK);
+    let mut told = false;
+    loop {
+        let nodes = Nodes::ask(&args.common.target, around).await?;
+        let Some(silent) = node.filter(|n| nodes.client(n).is_none()) else { return Ok(nodes) };
+        if clock::mono() >= until {
+            return Ok(nodes);
+        }
+        if !std::mem::replace(&mut told, true) {
+            eprintln!(
+                "waiting for {silent}, which does not answer, to let go of the nodes it feeds"
+            );
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
 }
 
 fn finish(args: &MoveArgs, out: &Outcome) -> Result<(), Failed> {

@@ -30,6 +30,16 @@ pub(super) enum Way {
     Open,
 }
 
+impl Way {
+    /// Who has the volume's files before, if they are to go.
+    pub(super) fn giver(&self) -> Option<String> {
+        match self {
+            Self::Files { from } | Self::Take { from, .. } => Some(from.clone()),
+            Self::There | Self::Swap | Self::Open => None,
+        }
+    }
+}
+
 /// What an operator wants, if not whatever is possible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Only {
