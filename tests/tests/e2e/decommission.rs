@@ -55,7 +55,7 @@ fn the_leaves_below_a_forwarder_go_on_from_where_they_are() {
         for n in ["f", "l1", "l2", "l3"] {
             tree.reaches(n, "vol", 3, LONG);
         }
-        refused(&tree, &["node", "decommission", "p"], "`rcpctl volume move vol --to ");
+        refused(&tree, &["node", "decommission", "p"], "`rcpctl group move g1 --to ");
         refused(&tree, &["node", "decommission", "f", "--below", "x"], "`x`");
         let shown = ctl(&tree, &["node", "decommission", "f", "--plan"]).expect("a plan");
         assert!(shown.contains("l1 would be fed by p") && shown.contains("nothing was"), "{shown}");

@@ -429,8 +429,11 @@ fn data_base(turns: &[&str]) {
         let used = Used::at(&tree, "l1", false).expect("it was there");
         let server = postgres.serve(&used.mounted.at);
         let found = postgres.whole();
-        let least = answered.iter().find(|(set, _)| *set == after).map_or(0, |(_, n)| *n);
-        assert!(found >= least, "{found} transactions, {least} were answered before the cut");
+        let least = answered.iter().find(|(set, _)| *set == after).expect("it was counted").1;
+        assert!(
+            found >= least && least > 0,
+            "{found} transactions, {least} were answered before the cut"
+        );
         ends(server);
         used.leave();
     }

@@ -92,11 +92,7 @@ impl Scene<'_> {
         let Some(own) = self.status(node) else { return self.needed_in_silence() };
         for v in &own.volumes {
             let (label, group) = (&v.label, &v.group);
-            let several = own.volumes.iter().filter(|o| o.group == *group).count() > 1;
-            let moves = |to: &str| match several {
-                true => format!("`rcpctl group move {group} --to {to}`"),
-                false => format!("`rcpctl volume move {label} --to {to}`"),
-            };
+            let moves = |to: &str| format!("`rcpctl group move {group} --to {to}`");
             match (v.role.as_str(), &v.fenced) {
                 ("primary", None) => out.push(match self.successor(v) {
                     Some(to) => format!("it is the writer of {label}: {} first", moves(to)),
@@ -123,15 +119,15 @@ impl Scene<'_> {
         }
         for m in own.moved.iter().filter(|m| m.folder.is_some()) {
             out.push(format!(
-                "it gave {} to {}, which has not taken it: `rcpctl volume move {} --to {}` first",
-                m.label, m.to, m.label, m.to
+                "it gave {} to {}, which has not taken it: `rcpctl group move {} --to {}` first",
+                m.label, m.to, m.group, m.to
             ));
         }
         for a in own.arriving.iter().filter(|a| a.given) {
             out.push(format!(
-                "{} gave it {} with all its files, and it has not taken them: `rcpctl volume move {} --to \
+                "{} gave it {} with all its files, and it has not taken them: `rcpctl group move {} --to \
                  {node}` first",
-                a.from, a.label, a.label
+                a.from, a.label, a.group
             ));
         }
         out
@@ -152,12 +148,13 @@ impl Scene<'_> {
         let mut out: Vec<_> = labels.into_iter().map(told).collect();
         let waits = |n: &NodeStatus| {
             let given = n.arriving.iter().filter(|a| a.from == node && a.given);
-            given.map(|a| (a.label.clone(), n.node.clone())).collect::<Vec<_>>()
+            given.map(|a| (a.clone(), n.node.clone())).collect::<Vec<_>>()
         };
-        for (label, to) in self.others().flat_map(waits) {
+        for (a, to) in self.others().flat_map(waits) {
             out.push(format!(
-                "it gave {label} to {to} with all its files, which lie in its data folder still: `rcpctl \
-                 volume move {label} --to {to}` first"
+                "it gave {} to {to} with all its files, which lie in its data folder still: `rcpctl \
+                 group move {} --to {to}` first",
+                a.label, a.group
             ));
         }
         out
@@ -422,7 +419,7 @@ mod tests {
     fn it_is_not_let_go_while_it_is_needed() {
         let nodes = tree();
         let p = plan(&scene(&nodes, "p"));
-        assert!(p.refused[0].contains("`rcpctl volume move vol --to "), "{:?}", p.refused);
+        assert!(p.refused[0].contains("`rcpctl group move g --to "), "{:?}", p.refused);
         let two = [node("p", "primary", &["l1"], None), node("l1", "replica", &[], Some("p"))];
         let p = plan(&scene(&two, "l1"));
         assert!(p.refused[0].contains("the only replica of vol"), "{:?}", p.refused);
@@ -471,12 +468,13 @@ mod tests {
         // It gave a volume away, which lies in its data folder still.
         nodes[1].arriving = vec![ArrivingStatus {
             label: "vol".into(),
+            group: "g".into(),
             from: "f".into(),
             given: true,
             ..ArrivingStatus::default()
         }];
         let p = plan(&Scene { gone: true, named, ..scene(&nodes, "f") });
-        assert!(p.refused[0].contains("`rcpctl volume move vol --to l1`"), "{:?}", p.refused);
+        assert!(p.refused[0].contains("`rcpctl group move g --to l1`"), "{:?}", p.refused);
         // The writer.
         let nodes = but("p");
         let p = plan(&Scene { gone: true, ..scene(&nodes, "p") });
