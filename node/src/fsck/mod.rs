@@ -22,8 +22,10 @@ pub use report::{
 };
 pub use volume::examine;
 
+use crate::volumes::arriving::Arriving;
 use crate::volumes::folder::{Entry, What, lost_its_name, survey, twice};
-use crate::volumes::{arriving, moved};
+use crate::volumes::moved::Moved;
+use crate::volumes::notes::Note;
 
 /// Why a folder cannot be looked at.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +80,7 @@ pub fn look(folder: &Path, content: bool, wall: Wall) -> Result<Report, NotExami
         }
     }
     let ways =
-        [("moved/UUID", moved::all(folder).err()), ("arriving/UUID", arriving::all(folder).err())];
+        [("moved/UUID", Moved::all(folder).err()), ("arriving/UUID", Arriving::all(folder).err())];
     for (part, why) in ways {
         report.findings.extend(why.map(|why| no_start(part, why)));
     }

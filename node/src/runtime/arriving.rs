@@ -20,7 +20,9 @@ use crate::api::{ApiError, ApiErrorKind, NodeApi, VolumeInfo};
 use crate::mover::Ask;
 use crate::shift::{Answered, ArrivingStatus, MARK, Reach, Step};
 use crate::volumes::arriving::{self, Arriving};
-use crate::volumes::{moved, owner};
+use crate::volumes::moved::Moved;
+use crate::volumes::notes::Note;
+use crate::volumes::owner;
 
 fn conflict(text: String) -> ApiError {
     ApiError::new(ApiErrorKind::Conflict, text)
@@ -163,7 +165,7 @@ pub(super) fn take(
     node: &NodeName,
     steps: Steps<'_>,
 ) -> Result<(), String> {
-    let a = arriving::load(data, id)
+    let a = Arriving::load(data, id)
         .map_err(|why| format!("{node} does not expect volume {id} ({why})"))?;
     let (own, from) = (folder_of(data, id), &a.folder);
     let here = std::fs::symlink_metadata(&own);
@@ -182,8 +184,8 @@ pub(super) fn take(
         };
         expected(&identity, &a, &from)?;
         let theirs = from.parent().and_then(Path::parent).unwrap_or(&from);
-        let given = moved::load(theirs, id);
-        if !given.is_some_and(|m| m.to == *node && m.is_called(&a.group, &a.label)) {
+        let given = Moved::load(theirs, id);
+        if !given.is_ok_and(|m| m.to == *node && m.is_called(&a.group, &a.label)) {
             return Err(format!(
                 "{} does not say that {} gave volume {} to {node}",
                 theirs.join("moved").join(id.to_string()).display(),
@@ -212,7 +214,7 @@ pub(super) fn take(
     // Also if it was renamed before: only then is it known to stay so.
     arriving::settle(data, &a)?;
     steps("forget")?;
-    moved::forget(data, id)
+    Moved::forget(data, id)
 }
 
 impl Core {
@@ -228,7 +230,7 @@ impl Core {
     pub(super) fn expect(&mut self, a: Arriving, reply: Waiting<()>) {
         let taken = self.mover.labels().any(|(l, _)| *l == a.label);
         let answer = if taken || self.volumes.contains_key(&a.volume) {
-            if let Err(why) = arriving::forget(&self.folder, a.volume) {
+            if let Err(why) = Arriving::forget(&self.folder, a.volume) {
                 tracing::error!("{why}");
             }
             let node = self.known.node();
@@ -286,7 +288,7 @@ impl Core {
         self.ways.taking.remove(&id);
         self.ways.moved.remove(&id);
         self.ways.arriving.remove(&id);
-        let gone = [moved::forget(&self.folder, id), arriving::forget(&self.folder, id)];
+        let gone = [Moved::forget(&self.folder, id), Arriving::forget(&self.folder, id)];
         for why in gone.into_iter().filter_map(Result::err) {
             tracing::error!("{why}: remove it, or it is read again at the next start");
         }

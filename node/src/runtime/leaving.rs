@@ -20,6 +20,7 @@ use crate::shift::{MARK, MovedStatus, Shown};
 use crate::volumes::PrimaryVolume;
 use crate::volumes::arriving::Arriving;
 use crate::volumes::moved::Moved;
+use crate::volumes::notes::Note;
 use crate::volumes::open::{self, OpenPlan};
 
 /// How long the lock of a file may outlive its owner's last request.

@@ -11,8 +11,10 @@ use super::arriving::{expect, take};
 use super::leaving::{folder_of, give, show};
 use super::stored::find;
 use crate::shift::Reach;
+use crate::volumes::arriving::Arriving;
 use crate::volumes::moved::Moved;
-use crate::volumes::{arriving, moved, owner};
+use crate::volumes::notes::Note;
+use crate::volumes::owner;
 
 const ID: VolumeId = VolumeId([7; 16]);
 
@@ -95,7 +97,7 @@ impl World {
         let (p, b) = (self.data("p"), self.data("b"));
         if !self.is_at("b") {
             let writes = self.is_at("p");
-            if writes || arriving::load(&b, ID).is_err() {
+            if writes || Arriving::load(&b, ID).is_err() {
                 let owner = if writes { node("p") } else { node("b") };
                 let shown = show(&p, ID, (&node("p"), &owner), true)?;
                 let r = Reach { shown, same_device: false };
@@ -114,12 +116,12 @@ impl World {
                 })?;
             }
         }
-        if arriving::load(&b, ID).is_ok() {
+        if Arriving::load(&b, ID).is_ok() {
             take(&b, ID, &node("b"), steps)?;
             // It is open.
             steps("open")?;
-            moved::forget(&b, ID)?;
-            arriving::forget(&b, ID)?;
+            Moved::forget(&b, ID)?;
+            Arriving::forget(&b, ID)?;
         }
         Ok(())
     }
@@ -135,7 +137,7 @@ impl World {
         assert!(!(opens(&p) && opens(&b)), "two have it open {after}");
         // Whoever has not got it makes no empty one, if the topology names it as the primary.
         assert!(!makes(&p), "p makes an empty volume {after}");
-        let under_way = !opens(&p) || arriving::load(&self.data("b"), ID).is_ok();
+        let under_way = !opens(&p) || Arriving::load(&self.data("b"), ID).is_ok();
         assert!(!(under_way && makes(&b)), "b makes an empty volume {after}");
         // One folder has it, whole.
         let there = ["p", "b"].map(|n| folder_of(&self.data(n), ID));
@@ -176,9 +178,9 @@ fn killed_before_any_step_and_again_before_any_other_the_move_is_finished() {
                 w.command(usize::MAX).unwrap_or_else(|e| panic!("{at}: {e}"));
                 w.look(&at);
                 assert!(w.is_at("b") && !w.is_at("p"), "{at}");
-                assert_eq!(moved::given_to(&w.data("p"), ID), Some(node("b")), "{at}");
-                assert_eq!(moved::given_to(&w.data("b"), ID), None, "{at}");
-                arriving::load(&w.data("b"), ID).expect_err("it is here");
+                assert_eq!(Moved::given_to(&w.data("p"), ID), Some(node("b")), "{at}");
+                assert_eq!(Moved::given_to(&w.data("b"), ID), None, "{at}");
+                Arriving::load(&w.data("b"), ID).expect_err("it is here");
                 w.command(usize::MAX).expect("said again");
             }
         }
@@ -208,7 +210,7 @@ fn content_that_is_not_the_very_file_is_not_expected() {
     std::fs::write(w.path("other/vol.img.rcp-moving"), "of an earlier time").expect("a mark");
     let why = ask(&same, Some(w.path("other/vol.img"))).expect_err("another file");
     assert!(why.contains("does not say what was written there"), "{why}");
-    arriving::load(&w.data("b"), ID).expect_err("nothing was stored");
+    Arriving::load(&w.data("b"), ID).expect_err("nothing was stored");
     ask(&r, w.base("b")).expect("the very file");
 }
 

@@ -16,7 +16,8 @@ use crate::clock;
 use crate::mover::ClosedVolume;
 use crate::volumes::arriving::{self, Arriving};
 use crate::volumes::folder::{Entry, Stored, What, lost_its_name, survey, twice};
-use crate::volumes::moved::{self, Moved};
+use crate::volumes::moved::Moved;
+use crate::volumes::notes::Note;
 use crate::volumes::open::{self, OpenPlan};
 
 fn refused(text: String) -> StartError {
@@ -92,18 +93,18 @@ pub(super) fn find(folder: &Path, node: &NodeName) -> Result<Found, StartError> 
     let stored = look(&folder.join("volumes"), node)?;
     let is_here = |id| stored.iter().any(|s| s.identity.volume == id);
     let (mut gone, mut coming) = (Vec::new(), Vec::new());
-    for m in moved::all(folder).map_err(refused)? {
+    for m in Moved::all(folder).map_err(refused)? {
         match is_here(m.volume) {
-            true => moved::forget(folder, m.volume).map_err(refused)?,
+            true => Moved::forget(folder, m.volume).map_err(refused)?,
             false => gone.push(m),
         }
     }
-    for a in arriving::all(folder).map_err(refused)? {
+    for a in Arriving::all(folder).map_err(refused)? {
         match is_here(a.volume) {
             // Whose folder it is said to be is known to last before it is forgotten where it was.
             true => {
                 arriving::settle(folder, &a).map_err(refused)?;
-                arriving::forget(folder, a.volume).map_err(refused)?;
+                Arriving::forget(folder, a.volume).map_err(refused)?;
             }
             false => coming.push(a),
         }

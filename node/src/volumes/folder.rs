@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rcp::proto::ids::{NodeName, VolumeId};
 use volmcast::storage::{Identity, IdentityError, StorageError};
 
-use super::moved;
+use super::moved::Moved;
 
 /// A volume's folder.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ pub(crate) fn survey(all: &Path, node: &NodeName) -> std::io::Result<Vec<Entry>>
         let folder = entry.file_type()?.is_dir();
         let given = |found: &NodeName| {
             let id = entry.file_name().to_str().and_then(|n| n.parse().ok());
-            let to = all.parent().zip(id).and_then(|(data, id)| moved::given_to(data, id));
+            let to = all.parent().zip(id).and_then(|(data, id)| Moved::given_to(data, id));
             to.as_ref() == Some(found)
         };
         let what = match Identity::load(&path, node) {

@@ -11,6 +11,7 @@ pub(crate) mod folder;
 pub mod gate;
 pub(crate) mod moved;
 pub mod names;
+pub(crate) mod notes;
 pub mod open;
 pub(crate) mod owner;
 pub mod primary;
