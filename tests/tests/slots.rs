@@ -1,5 +1,6 @@
 //! A primary whose newest mailbox slot is damaged goes on from the sets that its save volume holds
-//! beyond the older one: a set that may have been sent never gets its number twice.
+//! beyond the older one: a set that may have been sent never gets its number twice, and no line but
+//! its own gets another set.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -70,8 +71,15 @@ fn start(disk: &SharedDisk) -> Machine {
     open::assemble(&identity(), &plan(), &tuning(), disk, now, wall).expect("it opens")
 }
 
-/// Carries everything out; an image of the disk, and what is durable, after each step of a commit.
-fn settle(m: &mut Machine, disk: &SharedDisk, images: &mut Vec<(Disk, SetNumber)>) {
+/// The disk after a step of a commit, and what was durable then.
+struct Image {
+    disk: Disk,
+    visible: SetNumber,
+    lines: usize,
+}
+
+/// Carries everything out; an image after each step of a commit.
+fn settle(m: &mut Machine, disk: &SharedDisk, images: &mut Vec<Image>) {
     let mut now = 2;
     loop {
         now += 1;
@@ -79,7 +87,8 @@ fn settle(m: &mut Machine, disk: &SharedDisk, images: &mut Vec<(Disk, SetNumber)
             let outcome = disk.perform(&io);
             m.volume.io_done(Mono(now), io.tag, outcome);
             if io.file == FileId::Mailbox || io.op == Op::Sync {
-                images.push((disk.0.borrow().clone(), m.volume.durable().visible));
+                let (disk, durable) = (disk.0.borrow().clone(), m.volume.durable());
+                images.push(Image { disk, visible: durable.visible, lines: durable.history.len() });
             }
         } else if let Some((tag, work)) = m.volume.poll_work() {
             m.volume.work_done(Mono(now), tag, work.run());
@@ -117,7 +126,12 @@ fn a_damaged_newest_slot_costs_no_set() {
     m.volume.open_generation(Generation { counter: 1, id: [1; 16] }, Wall(1));
     let mut images = Vec::new();
     settle(&mut m, &disk, &mut images);
-    for set in 1..=5u8 {
+    for set in 1..=7u8 {
+        if set == 6 {
+            // It is the writer anew.
+            m.volume.open_generation(Generation { counter: 2, id: [2; 16] }, Wall(2));
+            settle(&mut m, &disk, &mut images);
+        }
         for b in 0..12 {
             write(&m, &disk, (u64::from(set) * 7 + b) % BLOCKS, set);
         }
@@ -141,8 +155,8 @@ fn a_damaged_newest_slot_costs_no_set() {
         assert_eq!(m.volume.durable().visible, SetNumber(u64::from(set)));
     }
     let (mut damaged, mut adopted) = (0, 0);
-    for (i, (image, durable)) in images.iter().enumerate() {
-        let slots = copy(image).read(FileId::Mailbox, 0, 2 * SLOT_LEN).unwrap();
+    for (i, Image { disk, visible: durable, lines }) in images.iter().enumerate() {
+        let slots = copy(disk).read(FileId::Mailbox, 0, 2 * SLOT_LEN).unwrap();
         let used = |slot: usize| Mailbox::decode(&slots[slot * SLOT_LEN..]).is_ok();
         if !used(0) || !used(1) {
             continue;
@@ -158,7 +172,7 @@ fn a_damaged_newest_slot_costs_no_set() {
                 (at, vec![Bytes::from(vec![0; SLOT_LEN])]),
             ];
             for (offset, data) in harms {
-                let harmed = copy(image);
+                let harmed = copy(disk);
                 put(&harmed, FileId::Mailbox, offset, data);
                 let old = Mailbox::choose(
                     &harmed.read(FileId::Mailbox, 0, 2 * SLOT_LEN).unwrap(),
@@ -178,6 +192,7 @@ fn a_damaged_newest_slot_costs_no_set() {
                 );
                 let grown = if now.visible >= SetNumber(4) { 32 } else { 0 };
                 assert_eq!(now.blocks, BlockCount(BLOCKS + grown), "image {i}, slot {slot}");
+                assert!(now.history.len() >= *lines, "image {i}, slot {slot}: a line is unknown");
                 damaged += 1;
                 adopted += u64::from(now.visible > old);
                 if now.history.is_empty() {

@@ -7,6 +7,10 @@
 //! Only when the slot is synced do its contents become [`Volume::durable`], and only then is
 //! anything acknowledged, shown to readers, sent (primary) or its room reused. A failed sync ends
 //! the volume: the kernel may have dropped the pages.
+//!
+//! A commit that changes the history is written to the other slot as well before it counts: should
+//! one of them be damaged later, the other one must not name the line of an earlier writer, on which
+//! this node would go on counting.
 
 use rcp::proto::ids::{ChunkNumber, SetNumber};
 
@@ -20,6 +24,8 @@ use crate::units::LogPos;
 #[derive(Debug)]
 struct InFlight {
     mailbox: Mailbox,
+    /// The other slot is to say the same.
+    twice: bool,
     /// Everything before this log position is in the base once this commit is done.
     applied: LogPos,
     /// The log as of this reset.
@@ -61,7 +67,10 @@ impl Committer {
 
     /// The number of the first commit that holds what is wanted now.
     pub(super) fn next_sequence(&self, durable: u64) -> u64 {
-        durable + 1 + u64::from(self.in_flight.is_some())
+        match &self.in_flight {
+            None => durable + 1,
+            Some(fl) => fl.mailbox.sequence + u64::from(fl.twice) + 1,
+        }
     }
 
     /// A commit is under way.
@@ -125,6 +134,7 @@ impl Volume {
         }
         self.want.clone_from(&m);
         let mut fl = InFlight {
+            twice: m.history != self.durable.history,
             mailbox: m,
             applied: self.merge.applied_pos(),
             resets: self.commit.resets,
@@ -211,7 +221,18 @@ impl Volume {
             CommitPart::WriteSlot => {
                 self.desk.io(Purpose::Commit(CommitPart::SyncSlot), FileId::Mailbox, Op::Sync);
             }
-            CommitPart::SyncSlot => self.committed(),
+            CommitPart::SyncSlot => self.slot_written(),
+        }
+    }
+
+    fn slot_written(&mut self) {
+        match self.commit.in_flight.as_mut().filter(|fl| fl.twice) {
+            Some(fl) => {
+                fl.twice = false;
+                fl.mailbox.sequence += 1;
+                self.write_slot();
+            }
+            None => self.committed(),
         }
     }
 

@@ -130,6 +130,10 @@ impl Volume {
         v.list_kept();
         v.settle(beyond.any);
         v.settle_digest(&digest_head);
+        if old && matches!(v.cfg.role, Role::Primary { .. }) && beyond.whole > v.want.visible {
+            // A set that cannot be read was finished, perhaps, and its hashes are in the table.
+            v.digest_lost();
+        }
         Ok(v)
     }
 
