@@ -502,7 +502,8 @@ pub enum WriterChange {
         /// Complete sets that are not shown yet are not played (FAIL-07).
         #[serde(default)]
         now: bool,
-        /// Only if everything that is there ends with this set.
+        /// Only if everything that is there ends with this set; with `now`: complete sets are
+        /// played up to this one.
         #[serde(default)]
         at: Option<u64>,
         /// Counter of the newest line that is known anywhere: the new one is above it.

@@ -255,6 +255,34 @@ fn a_crash_at_any_step_leaves_the_old_role_or_the_new_one() {
 }
 
 #[test]
+fn it_goes_on_from_the_set_that_is_named() {
+    let dir = tempfile::tempdir().expect("temp");
+    let folder = dir.path().join("v");
+    let mut o = replica(&folder);
+    for set in 4..=5 {
+        feed(&mut o.volume, FIRST, set, u8::try_from(set).expect("small")).expect("taken");
+    }
+    drive(&mut o);
+    let sets = |from: u64| (from..=5).map(SetNumber).collect::<Vec<_>>();
+    assert_eq!(o.volume.endings().collect::<Vec<_>>(), sets(2));
+    let at = bring_to_rest(&mut o, Ending::PlayTo(SetNumber(4)));
+    assert_eq!((at, o.volume.durable().visible), (SetNumber(4), SetNumber(4)));
+    assert_eq!(o.volume.endings().collect::<Vec<_>>(), sets(4));
+    // It was not promoted after all: what came after is there, and is shown.
+    o.volume.end_playback(None);
+    drop(o);
+    let mut o = open_at(&folder);
+    assert_eq!(o.volume.position().0, SetNumber(5));
+    let at = bring_to_rest(&mut o, Ending::PlayTo(SetNumber(4)));
+    store_role(&o, &folder, at);
+    drop(o);
+    let o = open_at(&folder);
+    assert!(is_primary(&o));
+    assert_eq!((o.volume.position().0, block(&o, 0), block(&o, 5)), (SetNumber(4), 4, 0));
+    assert_eq!(o.volume.history()[1].forked_from, SetNumber(4));
+}
+
+#[test]
 fn in_place_it_goes_on_with_its_children_and_steps_down_again() {
     let dir = tempfile::tempdir().expect("temp");
     let folder = dir.path().join("v");

@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::client::Client;
 use super::columns::columns;
 use super::commands::Common;
+use super::mount;
 use super::output::{Failed, print, print_json, tell};
 use super::status::tame;
 use super::target::{Purpose, Surroundings};
@@ -57,6 +58,24 @@ pub(super) enum BranchCommand {
         /// The file; it must not be there
         #[arg(long, value_name = "FILE")]
         to: PathBuf,
+    },
+    /// Show a branch as a file that can be read and mounted, until interrupted
+    ///
+    /// The file is called `nbd`, and can only be read. It takes nbdfuse (Debian: libnbd-bin, fuse3),
+    /// and no module of the kernel for NBD.
+    Mount {
+        #[command(flatten)]
+        which: Which,
+        /// The folder that the file appears in; made if it is not there [default: VOLUME-BRANCH]
+        #[arg(value_name = "DIR")]
+        at: Option<PathBuf>,
+        /// Only print the commands
+        #[arg(long)]
+        print: bool,
+        /// A client's certificate, as `rcpctl pki issue --client` makes it, for a node that is asked
+        /// over TLS
+        #[arg(long, value_name = "FOLDER")]
+        certificate: Option<PathBuf>,
     },
     /// Give a branch up
     Drop(Which),
@@ -108,6 +127,24 @@ pub(super) async fn run(command: BranchCommand, around: &Surroundings) -> Result
                 format_size(bytes)
             );
             tell(w.common.json, &Exported { bytes: b.size, data: bytes }, &sentence)
+        }
+        BranchCommand::Mount { which: w, at, print: only, certificate } => {
+            let endpoint = w.common.target.one(Purpose::Volume(&w.volume), around)?;
+            let client = endpoint.client();
+            let b = branch(&client, &w).await?;
+            if b.broken {
+                let why = "is broken: what it needs is gone";
+                return Err(Failed::new(format!("{}: branch {} {why}", w.volume, b.name)));
+            }
+            let export = format!("{}@branch:{}", w.volume, b.name);
+            let listens = client.status().await?.nbd;
+            let uri = mount::uri(&endpoint.way, &listens, &export, certificate.as_deref())?;
+            let at = at.unwrap_or_else(|| format!("{}-{}", w.volume, b.name).into());
+            let m = mount::Mount { uri, at };
+            if w.common.json {
+                return print_json(&m);
+            }
+            if only { print(&m.commands()) } else { m.run().await }
         }
         BranchCommand::Drop(w) => {
             let client = w.common.target.one(Purpose::Volume(&w.volume), around)?.client();
@@ -165,9 +202,8 @@ fn shown(volume: &str, b: &BranchStatus) -> String {
         b.saved_blocks,
     );
     text.push_str(&format!(
-        "read      over NBD as {volume}@branch:{name} (`qemu-img convert`, `nbdcopy`, or `nbd-client \
-         -N {volume}@branch:{name}` to mount it read-only)\n          over HTTP as \
-         /v1/volumes/{volume}?state=branch:{name}\nkeep      rcpctl branch export {volume} {name} --to \
+        "read      over NBD as {volume}@branch:{name} (`qemu-img convert`, `nbdcopy`)\n          over HTTP as \
+         /v1/volumes/{volume}?state=branch:{name}\nmount     rcpctl branch mount {volume} {name} DIR\nkeep      rcpctl branch export {volume} {name} --to \
          FILE\ngive up   rcpctl branch drop {volume} {name}\n",
     ));
     text

@@ -20,11 +20,13 @@ mod fsck;
 mod groups;
 mod image;
 mod membership;
+mod mount;
 mod output;
 mod pki;
 mod pull;
 pub mod rcpctl;
 pub mod rcproute;
+mod spellings;
 pub mod status;
 pub mod target;
 #[cfg(test)]

@@ -14,6 +14,7 @@ use super::groups::{self, VolmcastCommand};
 use super::membership::{self, GroupCommand};
 use super::output::{Failed, finish};
 use super::pki::{self, PkiCommand};
+use super::spellings;
 use super::status::{self, StatusArgs};
 use super::target::Surroundings;
 use super::token::{self, TokenCommand};
@@ -35,7 +36,8 @@ struct Cli {
 const AFTER: &str = "\
 Which node: --dir DIR, --socket FILE, or --topology FILE with --node NAME;
   else the folder in RCP_DIR; else the current folder.
-Exit status: 0 done, 1 refused or failed, 2 wrong usage.";
+Exit status: 0 done, 1 refused or failed, 2 wrong usage.
+fs_replicate, server_config and their like are understood: docs/spellings.md.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -140,7 +142,17 @@ async fn run(command: Command) -> Result<(), Failed> {
 /// The whole program.
 #[must_use]
 pub fn main() -> ExitCode {
-    begin(Cli::parse())
+    let words: Option<Vec<_>> = std::env::args_os().skip(1).map(|w| w.into_string().ok()).collect();
+    match words.as_deref().and_then(spellings::meant) {
+        None => begin(Cli::parse()),
+        Some(Ok(meant)) => {
+            let words = meant.words.join(" ");
+            let note = meant.note.map_or(String::new(), |n| format!("; {n}"));
+            eprintln!("rcpctl {words}{note}");
+            main_with(&meant.words)
+        }
+        Some(Err(why)) => finish("rcpctl", async { Err(Failed::usage(why)) }),
+    }
 }
 
 /// The whole program, with these words behind its name.
@@ -155,6 +167,13 @@ fn begin(cli: Cli) -> ExitCode {
         std::process::exit(daemon::main(args));
     }
     finish("rcpctl", run(cli.command))
+}
+
+/// Whether these words are a command, without running it.
+#[cfg(test)]
+pub(super) fn understands(words: &[String]) -> Result<(), String> {
+    let all = std::iter::once("rcpctl").chain(words.iter().map(String::as_str));
+    Cli::try_parse_from(all).map(drop).map_err(|e| e.to_string())
 }
 
 #[cfg(test)]

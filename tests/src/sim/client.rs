@@ -59,6 +59,9 @@ impl World {
             self.opt.client_pause
         };
         self.after(pause / 10, pause * 2, Event::Client);
+        if self.clients_pause() {
+            return;
+        }
         let Some(node) = self.some_writer() else { return };
         if self.client.requests.len() >= DEPTH {
             return;

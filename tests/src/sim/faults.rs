@@ -17,7 +17,7 @@ use super::world::{Event, World};
 impl World {
     /// A node is started, if it is down.
     pub fn start(&mut self, n: usize) {
-        if self.nodes[n].mover.is_some() {
+        if self.nodes[n].mover.is_some() || self.stays_away(n) {
             return;
         }
         let (now, wall, random) = (self.mono(), self.wall(n), self.rng.draw());
@@ -69,14 +69,15 @@ impl World {
         self.nodes[n].slot_lost = true;
     }
 
-    fn writer_lost(&mut self, n: usize) {
+    pub(super) fn writer_lost(&mut self, n: usize) {
         if self.nodes[n].kind == Kind::Primary {
             self.after_writer_crash(n);
         }
         self.client.requests.retain(|_, r| r.node != n);
     }
 
-    fn down(&mut self, n: usize, power: bool) {
+    /// A node is away, and comes back by itself.
+    pub(super) fn down(&mut self, n: usize, power: bool) {
         self.nodes[n].failing = false;
         self.nodes[n].io_errors = 0;
         self.counters.hit(match (self.nodes[n].kind, power) {

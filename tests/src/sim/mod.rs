@@ -12,6 +12,7 @@
 //! | `client` | writers at the primary |
 //! | `readers` | readers of replicas and kept states |
 //! | `faults` | crashes, cuts, stalls, and an operator |
+//! | `orders` | commands said in order, and a crash at each step that they have stored |
 //! | `turns` | changes of who the writer is |
 //! | `steps` | one blow at one step of the protocol |
 //! | `model`, `oracle` | what must be true |
@@ -27,6 +28,7 @@ pub mod model;
 pub mod node;
 pub mod options;
 pub mod oracle;
+pub mod orders;
 pub mod readers;
 pub mod report;
 pub mod rng;

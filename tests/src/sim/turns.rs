@@ -15,6 +15,7 @@ use volmcast::storage::Storage as _;
 
 use super::node::{GROUP, LABEL, VOLUME, name};
 use super::options::Kind;
+use super::steps::When;
 use super::world::{Event, World};
 
 /// A swap without loss, step by step, by an operator who may be called away.
@@ -57,18 +58,18 @@ impl World {
         self.rng.pick(&open).copied()
     }
 
-    fn info(&self, n: usize) -> Option<VolumeInfo> {
+    pub(super) fn info(&self, n: usize) -> Option<VolumeInfo> {
         self.nodes[n].mover.as_ref()?.status().volumes.into_iter().find(|v| v.label == LABEL)
     }
 
     /// Counter of the newest line that a node that is up has heard of.
-    fn newest_counter(&self) -> u32 {
+    pub(super) fn newest_counter(&self) -> u32 {
         let known = self.nodes.iter().filter_map(|n| n.volume());
         let counters = known.flat_map(|v| v.history().iter().map(|b| b.generation.counter));
         counters.max().unwrap_or(0)
     }
 
-    fn change(&mut self, n: usize, change: WriterChange) -> Option<AskId> {
+    pub(super) fn change(&mut self, n: usize, change: WriterChange) -> Option<AskId> {
         self.ask(n, Ask::Writer(change))
     }
 
@@ -187,6 +188,9 @@ impl World {
 
     /// A question was answered: a swap may go on.
     pub fn told(&mut self, ask: AskId, reply: &Reply) {
+        if self.order_told(ask, reply) {
+            return;
+        }
         let Some((id, s)) = self.swaps.iter_mut().find(|(_, s)| s.asked == Some(ask)) else {
             return;
         };
@@ -276,7 +280,13 @@ impl World {
                 if standing.fenced.as_ref().is_some_and(|f| f.handed) {
                     self.settle_extents(n);
                 }
+                if self.strike(n, When::Before, ("its standing", None)) {
+                    return;
+                }
                 let stored = self.store(n, 2, |i| i.standing = standing);
+                if self.strike(n, When::After, ("its standing", None)) {
+                    return;
+                }
                 if let Some(m) = &mut self.nodes[n].mover {
                     m.standing_stored(now, wall, VOLUME, stored);
                 }
@@ -299,7 +309,7 @@ impl World {
         percent: u64,
         change: impl FnOnce(&mut volmcast::storage::Identity),
     ) -> Result<(), String> {
-        let fails = self.rng.percent(percent);
+        let fails = !self.opt.calm && self.rng.percent(percent);
         let reached = fails && self.rng.percent(50);
         let node = &mut self.nodes[n];
         let Some(mut next) = node.identity.clone() else { return Err("no files".to_owned()) };
@@ -322,6 +332,7 @@ impl World {
             return;
         }
         self.counters.hit("writers let in");
+        self.order_opens(n);
         if let Some(why) = self.info(n).and_then(|v| v.fenced) {
             self.fail(format!("n{n} lets writers in: {why}"));
         }
@@ -378,6 +389,9 @@ impl World {
             Ok(made) => made,
             Err(e) => return self.fail(format!("n{n}: {e}")),
         };
+        if self.strike(n, When::Before, ("its role: a writer", None)) {
+            return;
+        }
         if self.store(n, 4, |i| open::takes_over(i, opens)).is_err() {
             self.counters.hit("promotion of which nobody knows whether it is stored");
             if let Some(m) = &mut self.nodes[n].mover {
@@ -386,7 +400,10 @@ impl World {
             return;
         }
         self.put_back_damaged(n, opens.set);
-        if self.rng.percent(5) {
+        if self.strike(n, When::After, ("its role: a writer", None)) {
+            return;
+        }
+        if !self.opt.calm && self.rng.percent(5) {
             self.counters.hit("crash right after a promotion was stored");
             return self.crash(n);
         }
@@ -445,7 +462,13 @@ impl World {
         if self.client.requests.values().any(|r| r.node == n) {
             self.fail(format!("n{n} becomes a replica while a write is under way"));
         }
+        if self.strike(n, When::Before, ("its role: a replica", None)) {
+            return;
+        }
         let stored = self.store(n, 20, |i| open::steps_down(i, discards));
+        if self.strike(n, When::After, ("its role: a replica", None)) {
+            return;
+        }
         let node = &mut self.nodes[n];
         let playback = node.plan.playback;
         let made = stored.map(|()| playback);
@@ -554,7 +577,7 @@ impl World {
     }
 
     /// All others are fed by this node alone.
-    fn put_below(&mut self, head: usize) {
+    pub(super) fn put_below(&mut self, head: usize) {
         for n in 0..self.nodes.len() {
             let table = self.nodes[n].mover.as_ref().and_then(|m| m.routes(None).ok());
             let me = name(n).to_string();

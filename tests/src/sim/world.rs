@@ -17,9 +17,10 @@ use super::link::Link;
 use super::model::Model;
 use super::node::{SimNode, VOLUME};
 use super::options::{Kind, Options};
+use super::orders::Orders;
 use super::report::{Counters, Failure};
 use super::rng::Rng;
-use super::steps::Trap;
+use super::steps::{Trap, When};
 use super::turns::Swap;
 
 /// Notes kept for a failure.
@@ -73,6 +74,8 @@ pub enum Event {
     Operator { swap: u64 },
     /// Another operator acts.
     Turn,
+    /// An operator who says one command after another looks.
+    Order,
     /// The clock for people jumps at some node.
     Jump,
     /// The primary's files are brought to a larger size.
@@ -117,6 +120,8 @@ pub struct World {
     pub(super) asked: BTreeSet<AskId>,
     /// One blow that is still to come.
     pub(super) trap: Option<Trap>,
+    /// What an operator says, in order.
+    pub(super) orders: Option<Orders>,
     /// Routes that an operator took away.
     pub(super) routes_gone: BTreeSet<(usize, usize)>,
     /// The writer that everybody is to follow in the end.
@@ -157,6 +162,7 @@ impl World {
             swaps: BTreeMap::new(),
             clocks: Clocks::new(seed, opt.places.len()),
             trap: None,
+            orders: None,
             trail: VecDeque::new(),
             failure: None,
             done: false,
@@ -262,6 +268,12 @@ impl World {
             Event::Io { node, life, sub } if self.alive(node, life) => {
                 let Some(disk) = self.nodes[node].disk.clone() else { return };
                 let writes = sub.io.op.changes();
+                let stores = writes || sub.io.op == Op::Sync;
+                let what = if writes { "a write to" } else { "a sync of" };
+                let what = (what, Some(sub.io.file));
+                if stores && self.strike(node, When::Before, what) {
+                    return;
+                }
                 let sparse =
                     matches!(sub.io.file, FileId::Base | FileId::Snapshots | FileId::Changes);
                 let outcome = if writes && sparse && self.now < self.nodes[node].full_until {
@@ -275,6 +287,9 @@ impl World {
                 } else {
                     disk.0.borrow_mut().complete(&sub)
                 };
+                if stores && self.strike(node, When::After, what) {
+                    return;
+                }
                 let wall = self.wall(node);
                 if let Some(m) = &mut self.nodes[node].mover {
                     m.io_done(now, wall, VOLUME, sub.io.tag, outcome);
@@ -345,6 +360,7 @@ impl World {
             }
             Event::Operator { swap } => return self.operator(swap),
             Event::Turn => return self.another_turn(),
+            Event::Order => return self.operate(),
             Event::Jump => return self.jump(),
             Event::Read { node, life, id } if self.alive(node, life) => {
                 return self.reader_step(node, id);

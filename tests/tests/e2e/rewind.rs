@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use node::api::{BranchStatus, CutInfo, VolumeInfo};
 use node::http::{paths, requests};
-use tests::rig::{Clock, Plan, Tree, program, run, said, tool, wait_for};
+use tests::rig::{Clock, Plan, Process, Tree, program, run, said, tool, wait_for};
 
 use crate::load::content;
 
@@ -90,6 +90,7 @@ fn branch_is(tree: &Tree, node: &str, b: &BranchStatus, held: &Path) {
         equal(held, &to);
         std::fs::remove_file(to).unwrap();
     }
+    mounted(tree, node, b, held);
     let list = at(tree, node, &["branch", "list", "vol"]).unwrap();
     let show = at(tree, node, &["branch", "show", "vol", &b.name]).unwrap();
     assert!(list.contains(&b.name) && show.contains("branch drop"), "{list}\n{show}");
@@ -99,6 +100,62 @@ fn branch_is(tree: &Tree, node: &str, b: &BranchStatus, held: &Path) {
     equal(held, &to);
     eprintln!("{list}{show}{told}");
     std::fs::remove_file(to).unwrap();
+}
+
+/// As a file, for as long as the command runs: by what stands for `nbdfuse`, and by itself if it is
+/// there.
+#[track_caller]
+fn mounted(tree: &Tree, node: &str, b: &BranchStatus, held: &Path) {
+    let (folder, bin) = (tree.dir().join("mounted"), tree.dir().join("bin"));
+    let text = folder.display().to_string();
+    let words = ["branch", "mount", "vol", b.name.as_str(), text.as_str()];
+    let command = |path: &str| {
+        let mut c = Command::new(program("rcpctl"));
+        c.args(words).arg("--dir").arg(tree.folder(node)).env("PATH", path);
+        c
+    };
+    let uri = tree.unix_uri(node, &format!("vol@branch:{}", b.name));
+    let printed = said(command("/usr/bin:/bin").arg("--print")).unwrap();
+    assert!(printed.contains(&format!("nbdfuse --readonly {text} '{uri}'")), "{printed}");
+    assert!(printed.contains(&format!("mount -o ro,loop,norecovery {text}/nbd /mnt")), "{printed}");
+    std::fs::create_dir_all(&bin).unwrap();
+    let no = said(&mut command(bin.to_str().unwrap())).unwrap_err();
+    assert!(no.contains("apt-get install libnbd-bin fuse3") && !folder.exists(), "{no}");
+
+    let (asked, ended) = (bin.join("asked"), bin.join("ended"));
+    let script = format!(
+        "#!/bin/sh\necho \"$@\" > '{}'\ntrap 'echo ended > {}; exit 0' TERM\n\
+         while :; do /bin/sleep 0.02; done\n",
+        asked.display(),
+        ended.display()
+    );
+    std::fs::write(bin.join("nbdfuse"), script).unwrap();
+    run(Command::new("chmod").arg("+x").arg(bin.join("nbdfuse")));
+    let log = tree.dir().join("mounted.log");
+    let mut shown = Process::start(&mut command(bin.to_str().unwrap()), &log);
+    wait_for("nbdfuse to be started", LONG, || match std::fs::read_to_string(&asked) {
+        Ok(words) if words.ends_with('\n') => {
+            assert_eq!(words, format!("--readonly {text} {uri}\n"));
+            Ok(())
+        }
+        other => Err(format!("{other:?}: {}", shown.log())),
+    });
+    shown.terminate(LONG);
+    assert!(ended.exists() && !folder.exists(), "{}", shown.log());
+    std::fs::remove_dir_all(&bin).unwrap();
+
+    if tool("nbdfuse", "libnbd-bin").is_none() || !Path::new("/dev/fuse").exists() {
+        return;
+    }
+    let mut shown = Process::start(&mut command("/usr/bin:/bin"), &log);
+    let file = folder.join("nbd");
+    wait_for("the file to be shown", LONG, || match std::fs::metadata(&file) {
+        Ok(_) => Ok(()),
+        Err(e) => Err(format!("{e}: {}", shown.log())),
+    });
+    equal(held, &file);
+    shown.terminate(LONG);
+    assert!(!folder.exists(), "{}", shown.log());
 }
 
 /// Everything that went to a child since it was taken over, extents, sets and headers, is at most so

@@ -62,6 +62,68 @@ fn role(tree: &Tree, node: &str) -> String {
     tree.volume(node, "vol").unwrap().role
 }
 
+fn at(tree: &Tree, node: &str, words: &str) -> Result<String, String> {
+    let mut c = Command::new(program("rcpctl"));
+    said(c.args(words.split(' ')).arg("--dir").arg(tree.folder(node)))
+}
+
+#[test]
+fn a_replica_goes_on_from_the_restart_point_that_is_named() {
+    let tree = Tree::start(Plan::new(&[("p", &["l1", "l2"])]).volume("vol", 16));
+    tree.expect(" WARN ");
+    tree.expect(" ERROR ");
+    write(&tree, "p", 1);
+    let first = cut_at(&tree, "p");
+    tree.reaches("l1", "vol", first, LONG);
+    at(&tree, "l1", &format!("delta keep vol {first}")).unwrap();
+    write(&tree, "p", 2);
+    cut_at(&tree, "p");
+    tree.reaches("l1", "vol", first + 1, LONG);
+    at(&tree, "l1", "replicate stop vol").unwrap();
+    for number in 3..=5 {
+        write(&tree, "p", number);
+        cut_at(&tree, "p");
+    }
+    tree.reaches("l2", "vol", first + 4, LONG);
+    wait_for("l1 to have what it does not show", LONG, || {
+        let v = tree.volume("l1", "vol")?;
+        let at = (v.current_set, v.saved_set);
+        if at == (first + 1, first + 4) { Ok(()) } else { Err(format!("{at:?}")) }
+    });
+    tree.kill("p");
+    // Only of what it has, and nothing that it showed is taken back.
+    let point = |set: u64| rcpctl(&tree, &format!("failover vol --to l1 --restart-point {set}"));
+    let sets = (1..=4).map(|n| (first + n).to_string()).collect::<Vec<_>>().join(", ");
+    let can = format!("it can go on from {sets} and not from set {}", first + 5);
+    says(&point(first + 5).unwrap_err(), &[&can, "Nothing was changed"]);
+    let kept = format!("set {first} is kept there, and later ones were shown");
+    says(&point(first).unwrap_err(), &[&kept, &format!("vol@{first}")]);
+    assert_eq!(role(&tree, "l1"), "replica");
+    // In the words of the source systems.
+    let words = format!("fs_replicate -failover vol:cel=p vol:cel=l1 -restartpoint {}", first + 3);
+    let told = rcpctl(&tree, &words).unwrap();
+    says(
+        &told,
+        &[
+            &format!("l1 is the writer since set {} ", first + 3),
+            &format!("the restart point is kept as vol@{}", first + 3),
+            "lost: 1 set",
+        ],
+    );
+    assert_eq!(shows(&tree, "l1", "vol"), 4);
+    assert_eq!(shows(&tree, "l1", &format!("vol@{first}")), 1);
+    write(&tree, "l1", 9);
+    let set = cut_at(&tree, "l1");
+    tree.reaches("l2", "vol", set, LONG);
+    assert_eq!(shows(&tree, "l2", "vol"), 9);
+    let branch = tree.volume("l2", "vol").unwrap().branches.pop().expect("a branch");
+    assert_eq!(shows(&tree, "l2", &format!("vol@branch:{}", branch.name)), 5);
+    assert!(!tree.log("l2").contains("a seed begins"), "l2 was seeded");
+    // What has no counterpart says what to use, and is wrong usage.
+    let no = rcpctl(&tree, "server_mount server_2 -o ro vol /vol").unwrap_err();
+    says(&no, &["`rcpctl resync VOLUME --node NODE`", "exit status: 2"]);
+}
+
 #[test]
 fn with_now_a_replica_goes_on_from_what_readers_see() {
     let tree = Tree::start(Plan::new(&[("p", &["l1", "l2"])]).volume("vol", 16));

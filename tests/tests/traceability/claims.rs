@@ -64,6 +64,15 @@ const FAILOVER: &str =
     "tests/tests/e2e/failover.rs::a_replica_takes_over_and_the_old_primary_comes_back_fenced";
 const FENCE: &str = "node/tests/writers.rs::a_new_writer_fences_the_old_one_over_their_session_also_while_it_holds_writes";
 const TURNS: &str = "tests/tests/sim.rs::writers_that_change";
+const STEP_OVER: &str = "tests/tests/orders.rs::a_crash_at_any_step_of_a_failover";
+const STEP_BACK: &str = "tests/tests/orders.rs::a_crash_at_any_step_of_a_resync";
+const STEP_SWAP: &str = "tests/tests/orders.rs::a_crash_at_any_step_of_a_failback";
+const STEP_AGAIN: &str = "tests/tests/orders.rs::another_crash_while_the_command_is_said_again";
+const POINT: &str =
+    "tests/tests/e2e/takeovers.rs::a_replica_goes_on_from_the_restart_point_that_is_named";
+const SPELT: &str =
+    "node/src/cli/spellings.rs::every_command_of_the_source_systems_means_one_of_ours";
+const SPELT_NOT: &str = "node/src/cli/spellings.rs::what_has_no_counterpart_says_what_to_use";
 const BACK: &str =
     "tests/tests/e2e/rewind.rs::an_old_primary_goes_back_by_what_differs_and_keeps_it_as_a_branch";
 const ITSELF: &str = "tests/tests/e2e/rewind.rs::a_replica_past_the_fork_goes_back_by_itself";
@@ -227,6 +236,14 @@ pub(crate) const CLAIMS: &[Claim] = &[
         &[STOPPED, LISTED, PLAYBACK],
     ),
     ("CMD-09", "a delta set is cut on demand", &[TREE]),
+    ("CMD-13", "failover in the words of the source systems, with its options", &[SPELT, POINT]),
+    ("CMD-14", "resync in these words, with the operands in either order", &[SPELT]),
+    ("CMD-16", "failback in these words: a swap without loss", &[SPELT, SWAP]),
+    (
+        "CMD-18",
+        "a former writer needs no mounting read-only: who says so hears what comes next",
+        &[SPELT_NOT, FENCE],
+    ),
     ("VMC-01", "sender, receivers and acknowledgements, each by its own part", &[TREE]),
     ("VMC-02", "a group lists its primary, its members and who is missing", &[LISTED, MADE]),
     ("VMC-03", "each member has a label of its own, fixed when its copy is made", &[OWN_LABELS]),
@@ -679,11 +696,15 @@ pub(crate) const CLAIMS: &[Claim] = &[
     ),
     ("FAIL-14", "what was in no set is taken back as well, and kept", &[BACK, TURNS]),
     ("FAIL-16", "blocks to take back and new changes come at once", &[TURNS]),
-    ("FAIL-17", "a resync interrupted by a crash goes on by itself", &[TURNS]),
+    ("FAIL-17", "a resync interrupted by a crash goes on by itself", &[TURNS, STEP_BACK]),
     ("FAIL-20", "back to the first primary without loss", &[FAILOVER]),
     ("FAIL-21", "the same command swaps without a disaster and without a copy", &[SWAP]),
-    ("FAIL-22", "a swap that an error ended is finished by the same command", &[AGAIN, TAKE_BACK]),
-    ("F23", "failover without the old primary", &[TAKEOVER, FAILOVER]),
+    (
+        "FAIL-22",
+        "a swap that an error ended is finished by the same command",
+        &[AGAIN, TAKE_BACK, STEP_SWAP, STEP_AGAIN],
+    ),
+    ("F23", "failover without the old primary", &[TAKEOVER, FAILOVER, STEP_OVER]),
     ("F28", "list, contents from the new side, back in step", &[BACK, ITSELF]),
     ("F31", "with and without loss are told apart by one word", &[FAILOVER, SWAP]),
     ("F32", "play, keep, let writers in", &[TAKEOVER, FAILOVER]),

@@ -28,7 +28,8 @@ pub(super) struct Playback {
     /// The newest cut time that was shown.
     cut_time: Wall,
     policy_override: Option<PlaybackPolicy>,
-    /// The replica is to take over: everything that came is shown at once, or nothing more is.
+    /// The replica is to take over: everything that came is shown at once, or a part, or nothing
+    /// more is.
     pub(super) ending: Option<Ending>,
     /// And what is damaged here is the volume then.
     pub(super) as_it_is: bool,
@@ -39,8 +40,21 @@ pub(super) struct Playback {
 pub enum Ending {
     /// Shows them all (F32).
     PlayAll,
+    /// Shows them up to this set, which is whole here, and none after it.
+    PlayTo(SetNumber),
     /// Finishes what it has begun (FAIL-07).
     PlayNoMore,
+}
+
+impl Ending {
+    /// Whether a whole set may be shown.
+    fn shows(self, set: SetNumber) -> bool {
+        match self {
+            Self::PlayAll => true,
+            Self::PlayTo(last) => set <= last,
+            Self::PlayNoMore => false,
+        }
+    }
 }
 
 impl Playback {
@@ -123,6 +137,11 @@ impl Playback {
         self.layers.iter().filter(|(l, _)| l.id.to > visible).count()
     }
 
+    /// The same, by their numbers.
+    pub(super) fn whole_after(&self, visible: SetNumber) -> impl Iterator<Item = SetNumber> + '_ {
+        self.layers.iter().map(|(l, _)| l.id.to).filter(move |to| *to > visible)
+    }
+
     /// Blocks and sets between the visible state and the newest whole step, for status.
     pub(super) fn unmerged(&self) -> usize {
         self.layers.len()
@@ -156,7 +175,7 @@ impl Volume {
         let ending = self.playback.ending;
         let off = match ending {
             None => !self.is_replicating(),
-            Some(e) => e == Ending::PlayNoMore,
+            Some(e) => !e.shows(self.want.visible.next()),
         };
         if self.seed_in.is_some() || self.durable.seed.is_some() || off {
             return;
@@ -173,6 +192,7 @@ impl Volume {
             .layers
             .iter()
             .filter(|(l, end)| l.id.to > shown && *end <= head && self.is_checked(l.id.to))
+            .filter(|(l, _)| ending.is_none_or(|e| e.shows(l.id.to)))
             .map(|(l, end)| (l.id.to, end.since(l.first)));
         let (mut newest, mut bytes) = (None, 0);
         for (to, len) in ready {

@@ -2,7 +2,7 @@
 //! F23, F32, F33).
 //!
 //! ```text
-//! replica ─ end_playback ─► plays what came, or no more ─ rest ─► keep (restart point) ─► take_over
+//! replica ─ end_playback ─► plays what came, to a set, or no more ─ rest ─► keep (restart point) ─► take_over
 //! primary ─ (fenced, clean) ─► step_down ─► replica at its last state
 //! replica ─ (past the fork) ─► rewind_unshown, or discard ─► position in the new line, or a seed
 //! ```
@@ -26,7 +26,7 @@ use crate::mailbox::Branch;
 
 impl Volume {
     /// The replica is to take over, or no longer (`None`): complete sets it has not shown are shown
-    /// at once, or never.
+    /// at once, or never, or up to one of them.
     pub fn end_playback(&mut self, ending: Option<Ending>) {
         self.playback.ending = ending;
         self.pump();
@@ -47,8 +47,19 @@ impl Volume {
             && self.want.seed.is_none()
             // Damage that was found on the way.
             && self.refusal().is_none();
-        let shown = ending == Ending::PlayNoMore || self.log.state() == at;
+        let shown = match ending {
+            Ending::PlayNoMore => true,
+            Ending::PlayTo(last) => at == last,
+            Ending::PlayAll => self.log.state() == at,
+        };
         (whole && shown).then_some(at)
+    }
+
+    /// The sets that a replica could end its playback with: the one that it shows, and those after
+    /// it that have come whole.
+    pub fn endings(&self) -> impl Iterator<Item = SetNumber> + '_ {
+        let shown = self.want.visible;
+        std::iter::once(shown).chain(self.playback.whole_after(shown))
     }
 
     /// The state is kept, and a restart would find it so.

@@ -17,6 +17,9 @@ pub(in crate::cli) struct FailoverArgs {
     /// Do not play sets that have come and are not shown yet
     #[arg(long, requires = "to", conflicts_with = "sync")]
     pub(super) now: bool,
+    /// Go on from this set: play those that have come up to it, and drop those after it
+    #[arg(long, value_name = "SET", requires = "to", conflicts_with_all = ["now", "sync"])]
+    pub(super) restart_point: Option<u64>,
     /// Lose nothing: the old writer makes a last set and hands over; if it cannot, nothing changes
     #[arg(long, requires = "to")]
     pub(super) sync: bool,
@@ -52,6 +55,7 @@ impl FailoverArgs {
             plan: false,
             to: Some(to.to_owned()),
             now: false,
+            restart_point: None,
             sync: true,
             adopt: false,
             take_back: false,

@@ -78,12 +78,13 @@ pub(super) async fn promote(
         above = above.saturating_add(1);
     }
     let lose_damaged_blocks = args.lose_damaged_blocks;
-    let ask = WriterChange::Promote { volume, now: args.now, at: None, above, lose_damaged_blocks };
+    let (at, now) = (args.restart_point, args.now || args.restart_point.is_some());
+    let ask = WriterChange::Promote { volume, now, at, above, lose_damaged_blocks };
     let mut asked = std::pin::pin!(change(client, &ask));
     let answer = loop {
         tokio::select! {
             answer = &mut asked => break answer,
-            () = tokio::time::sleep(TOLD) => waiting(client, &plan.volume, to, args.now).await,
+            () = tokio::time::sleep(TOLD) => waiting(client, &plan.volume, to, now).await,
         }
     };
     match (answer, up.and_then(|old| Some((old, nodes.client(old)?)))) {
@@ -196,8 +197,10 @@ pub(super) async fn hand_over(
                 h.to, h.to
             )));
         }
-        let failed = |e| Failed::new(format!("{e}; {}", handed_over(name, to, volume)));
-        return finish(new, plan, h.set).await.map(|p| (p, 0)).map_err(failed);
+        return match finish(new, plan, h.set).await {
+            Ok(p) => Ok((p, 0)),
+            Err(e) => Err(not_taken(&e, (name, old), (to, new), volume).await),
+        };
     }
     if let Some(why) = began.as_ref().and_then(|v| v.fenced.clone()) {
         return Err(Failed::new(format!("{name}: {why}. Nothing was changed")));
@@ -208,8 +211,7 @@ pub(super) async fn hand_over(
     let current = began.map_or(0, |v| v.current_set);
     reaches(new, volume, current, NEAR).await.map_err(|at| {
         Failed::new(format!(
-            "{to} is at set {at} and did not reach set {current} of {name} within {} s: nothing was \
-             changed",
+            "{to} {at} and did not reach set {current} of {name} within {} s: nothing was changed",
             NEAR.as_secs()
         ))
     })?;
@@ -220,7 +222,7 @@ pub(super) async fn hand_over(
         return Err(Failed::new("an answer of the wrong kind"));
     };
     if let Err(at) = reaches(new, volume, cut.set, LAST_SET).await {
-        let why = format!("{to} is at set {at} and did not get the last set {} in time", cut.set);
+        let why = format!("{to} {at} and did not get the last set {} in time", cut.set);
         return Err(undo(why, name, old, volume).await);
     }
     let over =
@@ -347,21 +349,32 @@ async fn is_whole(client: &Client, volume: &str) -> Result<(), String> {
     }
 }
 
-/// Waits until a node holds a set; else the set it is at.
-async fn reaches(client: &Client, volume: &str, set: u64, limit: Duration) -> Result<(), u64> {
-    let mut at = 0;
+/// Waits until a node could go on from a set; else where it is, in words.
+async fn reaches(client: &Client, volume: &str, set: u64, limit: Duration) -> Result<(), String> {
+    let mut at = "does not answer".to_owned();
     let until = crate::clock::mono().after(limit);
     loop {
         if let Some(v) = volume_at(client, volume).await {
-            at = v.saved_set;
-            if at >= set {
-                return Ok(());
+            match could_go_on(&v, set) {
+                Ok(()) => return Ok(()),
+                Err(why) => at = why,
             }
         }
         if crate::clock::mono() >= until {
             return Err(at);
         }
         tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// A node may have received a set, and still lack blocks of the state below it.
+fn could_go_on(v: &VolumeInfo, set: u64) -> Result<(), String> {
+    match v.saved_set {
+        at if at < set => Err(format!("is at set {at}")),
+        at if !v.state.starts_with("readable") => {
+            Err(format!("has set {at} and holds no whole state ({})", v.state))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -387,6 +400,19 @@ mod tests {
             let e = after_the_old_writer(&old, new, "p", "l1").expect_err("nobody writes");
             assert!(format!("{e:?}").contains("without --sync"), "{e:?}");
         }
+    }
+
+    #[test]
+    fn nothing_is_handed_over_to_a_node_that_lacks_blocks() {
+        let there = |state: &str, saved_set| VolumeInfo {
+            state: state.to_owned(),
+            saved_set,
+            ..VolumeInfo::default()
+        };
+        assert_eq!(could_go_on(&there("readable, 2 sets to merge", 7), 7), Ok(()));
+        assert_eq!(could_go_on(&there("readable", 6), 7), Err("is at set 6".to_owned()));
+        let why = could_go_on(&there("catching up", 8), 7).expect_err("not whole");
+        assert_eq!(why, "has set 8 and holds no whole state (catching up)");
     }
 
     #[test]
