@@ -23,6 +23,7 @@ use volmcast::storage::Fenced;
 use volmcast::volume::{CutPolicy, Ending, PlaybackPolicy, Role};
 
 use super::damage;
+use super::endings;
 use super::history::{self, Writer, is_primary};
 use super::rewinding::Rewinding;
 use super::{AskId, ConnId, Effect, Held, Level, Mover, Reply};
@@ -207,43 +208,6 @@ fn next_counter(h: &Held, own: Generation, above: u32) -> Result<u32, String> {
     })
 }
 
-/// What a replica plays before it takes over: all that came, which ends with `at` if that is said;
-/// `now`: no more, or up to `at`.
-fn ending(
-    h: &Held,
-    (name, node): (&str, &NodeName),
-    now: bool,
-    at: Option<u64>,
-) -> Result<Ending, ApiError> {
-    let saved = h.volume.position().0;
-    let at = match at {
-        None if now => return Ok(Ending::PlayNoMore),
-        None => return Ok(Ending::PlayAll),
-        Some(at) if !now && at == saved.0 => return Ok(Ending::PlayAll),
-        Some(at) if !now => {
-            return Err(conflict(format!(
-                "volume {name} at {node} is at set {saved} and not at set {at}: nothing was changed"
-            )));
-        }
-        Some(at) => SetNumber(at),
-    };
-    let sets: Vec<_> = h.volume.endings().collect();
-    if sets.contains(&at) {
-        return Ok(Ending::PlayTo(at));
-    }
-    let shown = h.volume.durable().visible;
-    let why = if h.volume.kept().any(|k| k == at) {
-        format!(
-            "set {at} is kept there, and later ones were shown: what is shown is not taken back. \
-             Promote it with what it has, and copy from {name}@{at} what is wanted"
-        )
-    } else {
-        let sets: Vec<_> = sets.iter().map(ToString::to_string).collect();
-        format!("it can go on from {} and not from set {at}", sets.join(", "))
-    };
-    Err(conflict(format!("volume {name} at {node} shows set {shown}: {why}. Nothing was changed")))
-}
-
 /// What is asked of a promotion.
 #[derive(Clone, Copy, Debug)]
 struct Wanted {
@@ -340,7 +304,7 @@ impl Mover {
                 "volume {name} at {node} holds no whole state ({why}): it cannot take over"
             )));
         }
-        let ending = ending(h, (name, &node), now, at)?;
+        let ending = endings::chosen(h, (name, &node), now, at)?;
         let inbound = h.inbound.take().map(|i| (i.conn, i.stream));
         h.change = Change::Promoting(Promoting { parent: inbound, ..p });
         let standing = damage::remembered(h);

@@ -34,6 +34,7 @@ mod controls;
 mod damage;
 mod delay;
 mod destinations;
+mod endings;
 mod failover;
 mod growing;
 mod handover;
