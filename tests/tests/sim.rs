@@ -51,6 +51,7 @@ const REGRESSIONS: &[(u64, &str)] = &[
     (2_001_130, "a replica that was a writer once made its table of hashes anew at every start"),
     (2_001_166, "a crash right after a discard forgot it, and a mixture became the volume"),
     (2_001_892, "a table that was made anew without need was made of damaged content"),
+    (2_000_450, "a promoted writer lost its newest mailbox slot, and counted on the line before"),
     (2_000_726, "a promoted writer lost its newest mailbox slot, and counted on the line before"),
     (2_001_491, "a promoted writer lost its newest mailbox slot, and counted on the line before"),
     (3_000_046, "a catch-up stood still when its parent had less than the child"),

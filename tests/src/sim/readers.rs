@@ -117,10 +117,8 @@ impl World {
 
     /// The snapshot area was full once, so that pins may have been broken.
     pub fn broken_pins(&mut self, n: usize) -> bool {
-        use volmcast::snapshots::PinInfo;
         let Some(states) = &self.nodes[n].states else { return false };
-        let broken = self.nodes[n].area_full
-            || states.board().store().pins().iter().any(|(_, i): &(_, PinInfo)| i.broken.is_some());
+        let broken = self.nodes[n].area_full || states.board().store().has_broken();
         if broken {
             self.counters.hit("kept state broken by a full area");
         }

@@ -183,6 +183,13 @@ impl SnapshotStore {
         u32::try_from(i.free.len()).unwrap_or(u32::MAX) + (i.layout.slots - i.fresh)
     }
 
+    /// Some pin lost images for want of room, now or in an earlier life of the node.
+    #[must_use]
+    pub fn has_broken(&self) -> bool {
+        let i = self.index.read();
+        i.state.broken_through > PinId(0) || !i.broken.is_empty()
+    }
+
     /// What happened since the last call.
     #[must_use]
     pub fn take_events(&self) -> Vec<SnapshotEvent> {
