@@ -134,6 +134,14 @@ fn a_replica_takes_over_and_the_old_primary_comes_back_fenced() {
     let set = cut_at(&tree, "f1");
     same(&tree, "f1", &["p", "l1", "f2", "l2"], set);
 
+    wait_for("all to be ready for a failback", LONG, || {
+        let shown = rcpctl(&tree, &["status", "vol"])?;
+        match shown.matches("blocks that differ: none; ready for a swap or failback").count() {
+            4 => Ok(()),
+            _ => Err(shown),
+        }
+    });
+
     // And back, without loss.
     let told = rcpctl(&tree, &["failover", "vol", "--sync", "--to", "p"]).unwrap();
     assert!(told.contains("nothing is lost"), "{told}");

@@ -93,6 +93,8 @@ const TAKE_BACK: &str =
     "tests/tests/e2e/takeovers.rs::a_swap_that_nobody_finished_is_taken_back_or_gone_on_with";
 const BY_TOPOLOGY: &str =
     "tests/tests/e2e/takeovers.rs::the_tree_is_put_under_the_new_writer_as_the_topology_says";
+const DIFFERS: &str =
+    "node/src/cli/status/sets.rs::what_differs_is_counted_from_sets_and_from_what_changed_since";
 const TAKEOVER: &str =
     "node/tests/takeover.rs::a_crash_at_any_step_leaves_the_old_role_or_the_new_one";
 const BEST: &str = "node/src/cli/failover/plan_tests.rs::with_the_writer_gone_the_one_that_saved_most_is_recommended";
@@ -238,6 +240,7 @@ pub(crate) const CLAIMS: &[Claim] = &[
     ("CMD-09", "a delta set is cut on demand", &[TREE]),
     ("CMD-13", "failover in the words of the source systems, with its options", &[SPELT, POINT]),
     ("CMD-14", "resync in these words, with the operands in either order", &[SPELT]),
+    ("CMD-15", "status in these words, with the blocks that differ", &[SPELT, DIFFERS]),
     ("CMD-16", "failback in these words: a swap without loss", &[SPELT, SWAP]),
     (
         "CMD-18",
@@ -697,6 +700,7 @@ pub(crate) const CLAIMS: &[Claim] = &[
     ("FAIL-14", "what was in no set is taken back as well, and kept", &[BACK, TURNS]),
     ("FAIL-16", "blocks to take back and new changes come at once", &[TURNS]),
     ("FAIL-17", "a resync interrupted by a crash goes on by itself", &[TURNS, STEP_BACK]),
+    ("FAIL-19", "blocks that differ are counted, and say when to go back", &[DIFFERS, FAILOVER]),
     ("FAIL-20", "back to the first primary without loss", &[FAILOVER]),
     ("FAIL-21", "the same command swaps without a disaster and without a copy", &[SWAP]),
     (
