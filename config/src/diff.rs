@@ -2,7 +2,7 @@
 //! node has stored. A diff can be turned round, which is roll-back.
 
 use crate::allow::Allow;
-use crate::plan::{GroupPlan, NodePlan, Playback, Policy, RouteTable, Topology, VolumePlan};
+use crate::plan::{GroupPlan, Keep, NodePlan, Playback, Policy, RouteTable, Topology, VolumePlan};
 use crate::units::{format_duration, format_size};
 use rcp::proto::ids::{GroupName, NodeName};
 use std::collections::{BTreeMap, BTreeSet};
@@ -108,6 +108,17 @@ pub enum Change {
         from: Playback,
         /// After.
         to: Playback,
+    },
+    /// What a receiver that this node feeds may hold back.
+    Keep {
+        /// Which group.
+        group: GroupName,
+        /// Which receiver.
+        receiver: NodeName,
+        /// Before.
+        from: Keep,
+        /// After.
+        to: Keep,
     },
 }
 
@@ -227,6 +238,13 @@ fn group(a: &GroupPlan, b: &GroupPlan, node: &NodeName, changes: &mut Vec<Change
     if from != to {
         changes.push(Change::Playback { group: group(), from, to });
     }
+    // What changes for all is told as the policy.
+    let own = |g: &GroupPlan, n: &NodeName| g.overrides.get(n).map(|o| o.keep).unwrap_or_default();
+    let fed = a.routes.get(node).into_iter().flatten();
+    for receiver in fed.filter(|n| own(a, n) != own(b, n)) {
+        let (from, to) = (a.keep_for(receiver), b.keep_for(receiver));
+        changes.push(Change::Keep { group: group(), receiver: receiver.clone(), from, to });
+    }
 }
 
 /// The volume as one node has it: its own backing only, its own save capacity.
@@ -259,6 +277,9 @@ impl Change {
             Self::Volume { group, from, to } => Self::Volume { group, from: to, to: from },
             Self::Policy { group, from, to } => Self::Policy { group, from: to, to: from },
             Self::Playback { group, from, to } => Self::Playback { group, from: to, to: from },
+            Self::Keep { group, receiver, from, to } => {
+                Self::Keep { group, receiver, from: to, to: from }
+            }
         }
     }
 
@@ -321,6 +342,11 @@ impl fmt::Display for Change {
                 "~ {group}: playback: {}",
                 fields(playback_fields(from), playback_fields(to))
             ),
+            Self::Keep { group, receiver, from, to } => write!(
+                f,
+                "~ {group}: receiver {receiver}: {}",
+                fields(keep_fields(*from), keep_fields(*to))
+            ),
         }
     }
 }
@@ -374,15 +400,27 @@ fn volume_fields(v: &VolumePlan) -> Fields {
     ]
 }
 
-fn policy_fields(p: &Policy) -> Fields {
+fn keep_fields(k: Keep) -> Fields {
+    let none = || "none".to_owned();
     vec![
+        ("keep_bytes", k.bytes.map_or_else(none, format_size)),
+        ("keep_sets", k.sets.map_or_else(none, |n| n.to_string())),
+        ("keep_time", k.time.map_or_else(none, format_duration)),
+    ]
+}
+
+fn policy_fields(p: &Policy) -> Fields {
+    let mut all = keep_fields(p.keep);
+    all.extend([
         ("hwm", format_size(p.hwm)),
         ("timeout", format_duration(p.timeout)),
         ("on_full", p.on_full.as_str().to_owned()),
+        ("suspend_limit", format_duration(p.suspend_limit)),
         ("persistent", p.persistent.to_string()),
         ("confirm", p.confirm.to_string()),
         ("compress", p.compress.to_string()),
-    ]
+    ]);
+    all
 }
 
 fn playback_fields(p: &Playback) -> Fields {

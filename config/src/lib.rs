@@ -28,7 +28,7 @@ pub use allow::Allow;
 pub use diagnostics::{Diagnostic, Diagnostics};
 pub use diff::{Change, NodeDiff, RouteDiff};
 pub use plan::{
-    Confirm, Door, GroupPlan, NodePlan, OnFull, Override, Playback, Policy, Role, RouteTable,
+    Confirm, Door, GroupPlan, Keep, NodePlan, OnFull, Override, Playback, Policy, Role, RouteTable,
     Topology, UnknownName, VolumePlan,
 };
 pub use route_command::{RouteAction, RouteCommand, RouteCommandError};

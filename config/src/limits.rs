@@ -71,5 +71,17 @@ pub const DEFAULT_SCRUB_EVERY: Duration = Duration::from_secs(86_400);
 pub const MIN_TIMEOUT: Duration = Duration::from_millis(100);
 /// Longest timeout of any policy.
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 86_400);
+/// Shortest time that writes wait for receivers that fill the save volume.
+pub const MIN_SUSPEND: Duration = Duration::from_millis(100);
+/// That time, unless told otherwise: below what clients of block devices usually wait for.
+pub const DEFAULT_SUSPEND: Duration = Duration::from_secs(20);
+/// Longest such time.
+pub const MAX_SUSPEND: Duration = Duration::from_secs(3600);
+/// Fewest bytes that a stopped receiver may be told to hold back at most.
+pub const MIN_KEEP_BYTES: u64 = 64 * KIB;
+/// Most delta sets of that.
+pub const MAX_KEEP_SETS: u64 = 1 << 32;
+/// Shortest time of that.
+pub const MIN_KEEP_TIME: Duration = Duration::from_millis(100);
 /// Timeout of a policy that does not name one.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);

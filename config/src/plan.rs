@@ -161,6 +161,10 @@ pub struct Policy {
     pub timeout: Duration,
     /// What happens when the save volume is full.
     pub on_full: OnFull,
+    /// How long writes wait then, where they do.
+    pub suspend_limit: Duration,
+    /// What a stopped receiver that `overrides` does not name may hold back.
+    pub keep: Keep,
     /// Replication goes on by itself after a restart (CAP-16).
     pub persistent: bool,
     /// What a primary that comes back needs before it lets writers in, once it had children.
@@ -239,6 +243,20 @@ pub struct Override {
     pub scrub_every: Option<Duration>,
     /// Capacity of each save volume of the group on this node, in bytes.
     pub save: Option<u64>,
+    /// What it may hold back as a receiver, where that differs.
+    pub keep: Keep,
+}
+
+/// The most that a stopped receiver may hold back in the save volume of the node that feeds it;
+/// `None`: as much as there is room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keep {
+    /// Bytes.
+    pub bytes: Option<u64>,
+    /// Delta sets.
+    pub sets: Option<u64>,
+    /// Time since it took something.
+    pub time: Option<Duration>,
 }
 
 /// What a full save volume does to the stream.
@@ -248,6 +266,8 @@ pub enum OnFull {
     /// The consumer that is furthest behind is detached, and returns by catch-up.
     #[default]
     Detach,
+    /// Writes wait, for a bounded time; then the same.
+    Suspend,
 }
 
 /// What a node is in one group.
@@ -453,6 +473,17 @@ impl GroupPlan {
         }
     }
 
+    /// What one node may hold back as a receiver.
+    #[must_use]
+    pub fn keep_for(&self, receiver: &NodeName) -> Keep {
+        let own = self.overrides.get(receiver).map(|o| o.keep).unwrap_or_default();
+        Keep {
+            bytes: own.bytes.or(self.policy.keep.bytes),
+            sets: own.sets.or(self.policy.keep.sets),
+            time: own.time.or(self.policy.keep.time),
+        }
+    }
+
     /// Capacity of a volume's save volume on one node, in bytes.
     #[must_use]
     pub fn save_for(&self, volume: &VolumePlan, node: &NodeName) -> u64 {
@@ -521,6 +552,7 @@ impl OnFull {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Detach => "detach",
+            Self::Suspend => "suspend",
         }
     }
 }

@@ -95,12 +95,22 @@ pub(crate) struct RawPolicy {
     pub(crate) hwm: Option<Text>,
     pub(crate) timeout: Option<Text>,
     pub(crate) on_full: Option<Text>,
+    pub(crate) suspend_limit: Option<Text>,
+    pub(crate) keep: RawKeep,
     pub(crate) persistent: Option<Text>,
     pub(crate) confirm: Option<Text>,
     pub(crate) compress: Option<Text>,
 }
 
-/// Playback of a group, or what one node does differently (`save` only there).
+/// What a stopped receiver may hold back, of a group or of one node.
+#[derive(Debug, Default)]
+pub(crate) struct RawKeep {
+    pub(crate) bytes: Option<Text>,
+    pub(crate) sets: Option<Text>,
+    pub(crate) time: Option<Text>,
+}
+
+/// Playback of a group, or what one node does differently (`save` and `keep` only there).
 #[derive(Debug, Default)]
 pub(crate) struct RawPlayback {
     pub(crate) hwm: Option<Text>,
@@ -109,6 +119,7 @@ pub(crate) struct RawPlayback {
     pub(crate) scrub: Option<Text>,
     pub(crate) scrub_every: Option<Text>,
     pub(crate) save: Option<Text>,
+    pub(crate) keep: RawKeep,
 }
 
 /// Reads the tree; what does not fit is reported and left out.
@@ -290,26 +301,57 @@ fn volume(label: Text, tree: Tree, report: &mut Report) -> RawVolume {
 }
 
 fn read_policy(entries: Vec<(Text, Tree)>, what: &str, report: &mut Report) -> RawPolicy {
-    let known = &["hwm", "timeout", "on_full", "persistent", "confirm", "compress"];
+    let known = &[
+        "hwm",
+        "timeout",
+        "on_full",
+        "suspend_limit",
+        "keep_bytes",
+        "keep_sets",
+        "keep_time",
+        "persistent",
+        "confirm",
+        "compress",
+    ];
     let mut f = Fields::of(entries, &format!("the policy of {what}"), known, report);
     RawPolicy {
         hwm: f.text("hwm", report),
         timeout: f.text("timeout", report),
         on_full: f.text("on_full", report),
+        suspend_limit: f.text("suspend_limit", report),
+        keep: read_keep(&mut f, report),
         persistent: f.text("persistent", report),
         confirm: f.text("confirm", report),
         compress: f.text("compress", report),
     }
 }
 
+fn read_keep(f: &mut Fields, report: &mut Report) -> RawKeep {
+    RawKeep {
+        bytes: f.text("keep_bytes", report),
+        sets: f.text("keep_sets", report),
+        time: f.text("keep_time", report),
+    }
+}
+
 fn read_playback(
     entries: Vec<(Text, Tree)>,
     what: &str,
-    with_save: bool,
+    of_node: bool,
     report: &mut Report,
 ) -> RawPlayback {
-    let known: &'static [_] = if with_save {
-        &["timeout", "hwm", "max_staleness", "scrub", "scrub_every", "save"]
+    let known: &'static [_] = if of_node {
+        &[
+            "timeout",
+            "hwm",
+            "max_staleness",
+            "scrub",
+            "scrub_every",
+            "save",
+            "keep_bytes",
+            "keep_sets",
+            "keep_time",
+        ]
     } else {
         &["timeout", "hwm", "max_staleness", "scrub", "scrub_every"]
     };
@@ -321,6 +363,7 @@ fn read_playback(
         scrub: f.text("scrub", report),
         scrub_every: f.text("scrub_every", report),
         save: f.text("save", report),
+        keep: read_keep(&mut f, report),
     }
 }
 
@@ -627,6 +670,10 @@ fn example(field: &str) -> String {
         "hwm" => "hwm: 64MiB",
         "timeout" => "timeout: 600s",
         "on_full" => "on_full: detach",
+        "suspend_limit" => "suspend_limit: 20s",
+        "keep_bytes" => "keep_bytes: 512MiB",
+        "keep_sets" => "keep_sets: 1000",
+        "keep_time" => "keep_time: 1d",
         other => return format!("write `{other}: true` or `{other}: false`"),
     };
     format!("write `{form}`")

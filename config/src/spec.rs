@@ -8,7 +8,7 @@
 use crate::allow::Allow;
 use crate::diagnostics::Diagnostics;
 use crate::limits::VERSION;
-use crate::plan::{GroupPlan, NodePlan, Scrub, Topology, VolumePlan};
+use crate::plan::{GroupPlan, NodePlan, OnFull, Scrub, Topology, VolumePlan};
 use crate::units::{format_duration, format_size};
 use crate::yaml;
 use rcp::proto::ids::NodeName;
@@ -189,6 +189,14 @@ pub struct PolicySpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_full: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub suspend_limit: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_bytes: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_sets: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_time: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub persistent: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub confirm: Option<String>,
@@ -196,7 +204,7 @@ pub struct PolicySpec {
     pub compress: Option<bool>,
 }
 
-/// `playback:` of a group, or what one node does differently (`save` only there).
+/// `playback:` of a group, or what one node does differently (`save` and `keep_*` only there).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[allow(missing_docs)]
 pub struct PlaybackSpec {
@@ -212,6 +220,12 @@ pub struct PlaybackSpec {
     pub scrub_every: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub save: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_bytes: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_sets: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_time: Option<String>,
 }
 
 /// A specification that cannot be written as text.
@@ -338,6 +352,11 @@ fn group(g: &GroupPlan) -> GroupSpec {
             hwm: Some(format_size(g.policy.hwm)),
             timeout: Some(format_duration(g.policy.timeout)),
             on_full: Some(g.policy.on_full.as_str().to_owned()),
+            suspend_limit: (g.policy.on_full == OnFull::Suspend)
+                .then(|| format_duration(g.policy.suspend_limit)),
+            keep_bytes: g.policy.keep.bytes.map(format_size),
+            keep_sets: g.policy.keep.sets,
+            keep_time: g.policy.keep.time.map(format_duration),
             persistent: Some(g.policy.persistent),
             confirm: Some(g.policy.confirm.to_string()),
             compress: Some(g.policy.compress),
@@ -348,7 +367,7 @@ fn group(g: &GroupPlan) -> GroupSpec {
             max_staleness: g.playback.max_staleness.map(format_duration),
             scrub: Some(g.playback.scrub.rate_words()),
             scrub_every: Some(format_duration(g.playback.scrub.every)),
-            save: None,
+            ..PlaybackSpec::default()
         },
         overrides: g
             .overrides
@@ -361,6 +380,9 @@ fn group(g: &GroupPlan) -> GroupSpec {
                     scrub: o.scrub.map(|rate| Scrub { rate, ..Scrub::default() }.rate_words()),
                     scrub_every: o.scrub_every.map(format_duration),
                     save: o.save.map(format_size),
+                    keep_bytes: o.keep.bytes.map(format_size),
+                    keep_sets: o.keep.sets,
+                    keep_time: o.keep.time.map(format_duration),
                 };
                 (n.to_string(), own)
             })

@@ -87,7 +87,10 @@ fn specs() -> impl Strategy<Value = TopologySpec> {
                     max_staleness: timeout.map(|t| format!("{}s", t + 2)),
                     scrub: hwm.map(|h| format!("{h}KiB/s")),
                     scrub_every: timeout.map(|t| format!("{}s", t + 60)),
-                    save: None,
+                    keep_bytes: hwm.map(|h| format!("{h}KiB")),
+                    keep_sets: timeout.map(|t| t + 1),
+                    keep_time: timeout.map(|t| format!("{}ms", t + 100)),
+                    ..PlaybackSpec::default()
                 };
                 (name(node.index(count)), own)
             });
@@ -100,6 +103,9 @@ fn specs() -> impl Strategy<Value = TopologySpec> {
                     persistent: Some(persistent),
                     confirm: persistent.then(|| "3".to_owned()),
                     compress: Some(timeout % 3 > 0),
+                    on_full: (timeout % 4 > 0).then(|| "suspend".to_owned()),
+                    suspend_limit: (timeout % 4 > 1).then(|| "7s".to_owned()),
+                    keep_sets: (timeout % 5 > 1).then_some(7),
                     ..PolicySpec::default()
                 },
                 routes,

@@ -178,6 +178,28 @@ pub struct LinkStatus {
     pub in_place_of: Option<String>,
 }
 
+/// Who holds the room of a full save volume is waited for.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SuspendedInfo {
+    /// For so long.
+    pub seconds: f64,
+    /// Who it is, the one furthest behind first.
+    pub by: Vec<String>,
+    /// In words, with what to do.
+    pub text: String,
+}
+
+/// Children that lost their place in a save volume, by why.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DetachedCounts {
+    /// It was full.
+    pub full: u64,
+    /// They held back more than they may (`keep_bytes`, `keep_sets`, `keep_time`).
+    pub limits: u64,
+    /// An operator let go of them.
+    pub by_hand: u64,
+}
+
 /// One volume on this node.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct VolumeInfo {
@@ -238,6 +260,15 @@ pub struct VolumeInfo {
     pub save_position: u64,
     /// Seconds until it is full at the present rate, if it is filling.
     pub save_full_in_seconds: Option<f64>,
+    /// It is full, and who holds its room is waited for (`on_full: suspend`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspended: Option<SuspendedInfo>,
+    /// For how long writers have waited so since the start, in milliseconds.
+    #[serde(default)]
+    pub suspended_ms: u64,
+    /// Children that lost their place in the save volume since the start.
+    #[serde(default)]
+    pub detached: DetachedCounts,
     /// Bytes modified since the last cut (primary).
     pub dirty_bytes: u64,
     /// Blocks per second sent, now and on average.
@@ -806,6 +837,8 @@ pub trait NodeApi: Send + Sync + 'static {
     -> Answer<'_, ()>;
     /// Brings a child back by a new seed.
     fn seed<'a>(&'a self, volume: &'a str, child: &'a str) -> Answer<'a, ()>;
+    /// Lets go of a child, so that what it lacks is kept for it no longer.
+    fn detach<'a>(&'a self, volume: &'a str, child: &'a str) -> Answer<'a, ()>;
     /// Changes when sets are made or played.
     fn policy<'a>(&'a self, volume: &'a str, change: PolicyChange) -> Answer<'a, ()>;
     /// Changes who the writer of a volume is; answered when that is durable.

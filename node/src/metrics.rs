@@ -73,6 +73,7 @@ defs! { GAUGES, "gauge":
     SAVE_CAPACITY = "rcp_save_volume_capacity_bytes", Bytes, "Capacity of the save volume.";
     SAVE_POSITION = "rcp_save_volume_write_position", Bytes, "Write position in the save volume.";
     SAVE_FULL_IN = "rcp_save_volume_full_in_seconds", Seconds, "Time until the save volume is full at the present rate; absent while it is not filling.";
+    SUSPENDED = "rcp_source_suspended", Count, "1 while the save volume is full and who holds its room is waited for: at the primary writes wait.";
     SIZE = "rcp_volume_size_bytes", Bytes, "Size of the volume.";
     DIRTY = "rcp_volume_modified_bytes", Bytes, "Bytes modified since the last cut.";
     PAUSE = "rcp_cut_longest_pause_seconds", Seconds, "Longest pause of writers by a cut.";
@@ -109,6 +110,8 @@ defs! { COUNTERS, "counter":
     LINK_BYTES = "rcp_link_bytes_total", Bytes, "Bytes of chunks and set headers sent to a child or received from the parent.";
     SEED_BYTES = "rcp_seed_sent_bytes_total", Bytes, "Bytes of extents sent to children by seeds.";
     CATCH_UP_BYTES = "rcp_catch_up_sent_bytes_total", Bytes, "Bytes of extents sent to children by catch-ups: blocks that changed while they were away.";
+    SUSPENDED_FOR = "rcp_source_suspended_milliseconds_total", Milliseconds, "For how long writes have waited for receivers that hold the room of the save volume.";
+    RECEIVERS_DETACHED = "rcp_receivers_detached_total", Count, "Receivers that lost their place in the save volume, by why: it was full, they were beyond a limit, an operator let go of them.";
     LINK_SESSIONS = "rcp_link_sessions_total", Count, "Sessions set up with a neighbour.";
 }
 
@@ -327,6 +330,14 @@ fn export_volume(v: &VolumeInfo) {
     set(&SIZE, count(v.size));
     set(&DIRTY, count(v.dirty_bytes));
     set(&PAUSE, seconds(v.longest_pause_us));
+    set(&SUSPENDED, flag(v.suspended.is_some()));
+    metrics::counter!(SUSPENDED_FOR.0, owned(&labels)).absolute(v.suspended_ms);
+    let d = v.detached;
+    for (why, n) in [("full", d.full), ("limit", d.limits), ("operator", d.by_hand)] {
+        let mut labels = owned(&labels);
+        labels.push(Label::from_static_parts("why", why));
+        metrics::counter!(RECEIVERS_DETACHED.0, labels).absolute(n);
+    }
     metrics::counter!(SEED_BYTES.0, owned(&labels)).absolute(v.seed_sent);
     metrics::counter!(CATCH_UP_BYTES.0, owned(&labels)).absolute(v.catch_up_sent);
     set(&KEPT, count(v.kept.len() as u64));
@@ -434,6 +445,9 @@ mod tests {
         status.groups[0].children[0].limit = Some(20_000_000);
         status.security.certificate_until_us = Some(1);
         status.volumes[0].scrubbed_us = Some(1);
+        status.volumes[0].suspended = Some(crate::api::SuspendedInfo::default());
+        status.volumes[0].suspended_ms = 1500;
+        status.volumes[0].detached.limits = 2;
         status.volumes[0].scrub_percent = Some(40);
         status.volumes[0].scrub_rate = Some(1 << 20);
         status
@@ -452,6 +466,9 @@ mod tests {
             "rcp_volume_state{volume=\"db\",group=\"g1\",role=\"primary\",state=\"writable\"} 1",
             "rcp_volume_state{volume=\"db\",group=\"g1\",role=\"primary\",state=\"failed\"} 0",
             "rcp_member_state{volume=\"db\",group=\"g1\",member=\"cel9-ser1\",state=\"offline\"} 1",
+            "rcp_receivers_detached_total{volume=\"db\",group=\"g1\",role=\"primary\",why=\"limit\"} 2",
+            "rcp_source_suspended_milliseconds_total{volume=\"db\",group=\"g1\",role=\"primary\"} 1500",
+            "rcp_source_suspended{volume=\"db\",group=\"g1\",role=\"primary\"} 1",
             "rcp_scrub_progress_ratio{volume=\"db\",group=\"g1\",role=\"primary\"} 0.4",
             "rcp_scrub_rate_bytes_per_second{volume=\"db\",group=\"g1\",role=\"primary\"} 1048576",
             "rcp_member_seed_ratio{volume=\"db\",group=\"g1\",member=\"cel2-ser2\"} 0.42",

@@ -53,6 +53,7 @@ fn plan(n: &str) -> OpenPlan {
             rate: 16 << 20,
             every: Duration::from_secs(24 * 3600),
         },
+        full: volmcast::volume::FullPolicy::default(),
     }
 }
 

@@ -73,6 +73,8 @@ const MUST_HAPPEN: &[&str] = &[
     "crash of a node that is being seeded",
     "cut demanded, kept",
     "detached",
+    "detached after a wait",
+    "detached beyond a limit",
     "duplicate chunk",
     "flush",
     "keep demanded",
@@ -108,6 +110,7 @@ const MUST_HAPPEN: &[&str] = &[
     "looked at while stopped",
     "torn write",
     "write met a closed gate",
+    "write waited for room",
     "write waited for the drain",
 ];
 

@@ -4,6 +4,7 @@
 //! one error. `nodes` checks data movers and their addresses, `volumes` sizes and policies,
 //! `routes` the tree.
 
+mod full;
 mod healing;
 mod hops;
 mod nodes;

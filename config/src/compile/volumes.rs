@@ -1,12 +1,11 @@
 //! Volumes, policies and what single nodes do differently: sizes, durations, labels.
 
 use super::values::Field;
-use super::{Members, bad_name, values};
+use super::{Members, bad_name, full, values};
 use crate::diagnostics::{Problem, Report, Span};
 use crate::limits::{self, MAX_BLOCKS};
-use crate::plan::{Confirm, GroupPlan, OnFull, Override, Playback, Policy, Scrub, VolumePlan};
+use crate::plan::{Confirm, GroupPlan, Override, Playback, Policy, Scrub, VolumePlan};
 use crate::raw::{RawBacking, RawGroup, RawPlayback, RawPolicy, RawTopology, RawVolume};
-use crate::suggest;
 use crate::units::{format_size, parse_size};
 use crate::value::shown;
 use crate::yaml::Text;
@@ -267,14 +266,14 @@ pub(super) fn policy(raw: &RawPolicy, group: &str, report: &mut Report) -> Polic
     let owner = format!("the policy of group {group}");
     let field = |name| Field::new(name, &owner);
     let times = (limits::MIN_TIMEOUT, limits::MAX_TIMEOUT);
-    if let Some(text) = &raw.on_full {
-        on_full(text, field("on_full"), report);
-    }
+    let (on_full, suspend_limit) = full::policy(raw, &owner, report);
     Policy {
         hwm: hwm(raw.hwm.as_ref(), field("hwm"), report).unwrap_or(limits::DEFAULT_HWM),
         timeout: values::duration(raw.timeout.as_ref(), field("timeout"), times, report)
             .unwrap_or(limits::DEFAULT_TIMEOUT),
-        on_full: OnFull::Detach,
+        on_full,
+        suspend_limit,
+        keep: full::keep(&raw.keep, &owner, report),
         persistent: values::boolean(raw.persistent.as_ref(), field("persistent"), report)
             .unwrap_or(true),
         confirm: raw
@@ -301,21 +300,6 @@ fn confirm(text: &Text, field: Field<'_>, report: &mut Report) -> Option<Confirm
             });
             None
         }
-    }
-}
-
-fn on_full(text: &Text, field: Field<'_>, report: &mut Report) {
-    match text.value.as_str() {
-        "detach" => {}
-        "suspend" => report.add(|| {
-            Problem::new(&text.span, format!("{field}: `suspend` is not available yet"))
-                .label("writes cannot be held")
-                .hint("write `on_full: detach`: who is too far behind is detached, and returns by catch-up")
-        }),
-        other => report.add(|| {
-            Problem::new(&text.span, format!("{field} cannot be {}", shown(other)))
-                .hint(suggest::hint(other, ["detach"], "its values"))
-        }),
     }
 }
 
@@ -402,6 +386,7 @@ pub(super) fn overrides(
             scrub: scrub(raw.scrub.as_ref(), field("scrub"), report),
             scrub_every: scrub_every(raw.scrub_every.as_ref(), field("scrub_every"), report),
             save: values::size(raw.save.as_ref(), field("save"), SAVE, WHY_SAVE, report),
+            keep: full::keep(&raw.keep, &owner, report),
         };
         if let Some(node) = node.filter(|_| own != Override::default()) {
             out.insert(node, own);

@@ -123,6 +123,19 @@ pub(super) enum Replicate {
         #[command(flatten)]
         common: Common,
     },
+    /// Let go of a receiver that takes nothing: what it lacks is kept for it no longer
+    ///
+    /// When it is back it catches up by the blocks that changed meanwhile. Ask the node that feeds
+    /// it; without --dir or --node that is the primary.
+    Detach {
+        /// The volume
+        volume: String,
+        /// The receiver: a next hop of the node that is asked
+        #[arg(long, value_name = "NODE")]
+        receiver: String,
+        #[command(flatten)]
+        common: Common,
+    },
     /// Change when delta sets are made (at the primary) or played back (at a replica)
     #[command(group = ArgGroup::new("what").required(true).multiple(true).args(["hwm", "timeout"]))]
     Policy {
@@ -272,6 +285,14 @@ pub(super) async fn replicate(command: Replicate, around: &Surroundings) -> Resu
                 "{volume}: {to} is asked to take a seed; `rcpctl status {volume} --watch` shows how far"
             );
             change(&volume, &common, around, paths::SEED, &body, sentence).await
+        }
+        Replicate::Detach { volume, receiver, common } => {
+            let body = requests::Detach { volume: volume.clone(), child: receiver.clone() };
+            let sentence = format!(
+                "{volume}: what {receiver} lacks is kept for it no longer; it catches up by the blocks \
+                 that changed when it is back"
+            );
+            change(&volume, &common, around, paths::DETACH, &body, sentence).await
         }
         Replicate::Policy { volume, hwm, timeout, common } => {
             let timeout_ms = timeout.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX));

@@ -85,6 +85,7 @@ fn plan(node: &NodeName) -> OpenPlan {
         import: false,
         budget: Budget::new(1 << 20),
         scrub: limits::NO_SCRUB,
+        full: volmcast::volume::FullPolicy::default(),
     }
 }
 

@@ -20,8 +20,8 @@ use super::answer::{Refused, json};
 use super::guard::Asked;
 use super::limits::{BODY_READ, MAX_BODY_BYTES, MAX_TOPOLOGY_BYTES};
 use super::requests::{
-    Block, Cut, Delete, Done, GroupDefinition, Hash, KeptState, Nothing, Policy, Rename, Replicate,
-    Resize, RouteAdd, RouteDelete, Seed, TopologyText,
+    Block, Cut, Delete, Detach, Done, GroupDefinition, Hash, KeptState, Nothing, Policy, Rename,
+    Replicate, Resize, RouteAdd, RouteDelete, Seed, TopologyText,
 };
 use super::router::App;
 use crate::api::{ApiError, ApiErrorKind, NodeApi, VolumeSpec, WriterChange};
@@ -115,6 +115,7 @@ change!(volume_rename, Rename, done, |api, q| api.volume_rename(&q.volume, &q.la
 change!(volume_delete, Delete, done, |api, q| api.volume_delete(&q.volume));
 change!(volume_move, Step, answer, |api, q| api.volume_move(q));
 change!(replicate, Replicate, done, |api, q| api.replicate(&q.volume, q.on));
+change!(detach, Detach, done, |api, q| api.detach(&q.volume, &q.child));
 change!(seed, Seed, done, |api, q| api.seed(&q.volume, &q.child));
 change!(policy, Policy, done, |api, q| api.policy(&q.volume, q.change));
 change!(writer, WriterChange, answer, |api, q| api.writer(q));

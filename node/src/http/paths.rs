@@ -40,6 +40,8 @@ pub const VOLUME_MOVE: &str = "/api/v1/volumes/move";
 pub const REPLICATE: &str = "/api/v1/replicate";
 /// Seed a child again.
 pub const SEED: &str = "/api/v1/seed";
+/// Let go of a child that takes nothing.
+pub const DETACH: &str = "/api/v1/detach";
 /// Change when sets are made or played.
 pub const POLICY: &str = "/api/v1/policy";
 /// Add a next hop.
@@ -86,6 +88,7 @@ pub(crate) const CONTROL: &[Entry] = &[
     (RELEASE, "POST", "give a kept state up"),
     (REPLICATE, "POST", "start or stop replication of a volume"),
     (SEED, "POST", "seed a child again"),
+    (DETACH, "POST", "let go of a child: what it lacks is kept for it no longer"),
     (POLICY, "POST", "change when sets are made or played"),
     (VOLUME_CREATE, "POST", "create or import a volume"),
     (VOLUME_RESIZE, "POST", "change a volume's size"),
@@ -110,8 +113,8 @@ pub(crate) fn need(path: &str) -> Need {
         // The page says nothing of the node; what it shows it asks for.
         DASHBOARD => Need::Nothing,
         STATUS | VOLUME | ROUTES | CHANGES => Need::Scope(Scope::Read),
-        ROUTE_ADD | ROUTE_DELETE | CUT | KEEP | RELEASE | REPLICATE | SEED | POLICY | HASH
-        | BLOCK_SEND => Need::Scope(Scope::Operate),
+        ROUTE_ADD | ROUTE_DELETE | CUT | KEEP | RELEASE | REPLICATE | SEED | DETACH | POLICY
+        | HASH | BLOCK_SEND => Need::Scope(Scope::Operate),
         // What somebody adds and forgets to enter here is for administrators.
         _ => Need::Scope(Scope::Admin),
     }

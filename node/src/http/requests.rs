@@ -149,6 +149,16 @@ pub struct Seed {
     pub child: String,
 }
 
+/// Let go of a child that takes nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Detach {
+    /// Which volume.
+    pub volume: String,
+    /// Which child.
+    pub child: String,
+}
+
 /// Change when sets are made or played.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -70,6 +70,7 @@ pub fn routers_with(
         .route(paths::RELEASE, post(control::release))
         .route(paths::REPLICATE, post(control::replicate))
         .route(paths::SEED, post(control::seed))
+        .route(paths::DETACH, post(control::detach))
         .route(paths::POLICY, post(control::policy))
         .route(paths::VOLUME_CREATE, post(control::volume_create))
         .route(paths::VOLUME_RESIZE, post(control::volume_resize))

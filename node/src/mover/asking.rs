@@ -51,6 +51,13 @@ pub enum Ask {
         /// Which child.
         child: String,
     },
+    /// Let go of a child.
+    Detach {
+        /// Label or UUID.
+        volume: String,
+        /// Which child.
+        child: String,
+    },
     /// Change when sets are made or played.
     Policy {
         /// Label or UUID.
@@ -182,6 +189,7 @@ impl Mover {
                 Err(e) => Err(e),
             },
             Ask::Seed { volume, child } => self.seed_child(&volume, &child),
+            Ask::Detach { volume, child } => self.detach_child(&volume, &child),
             Ask::Policy { volume, change } => match self.policy(ask, &volume, &change) {
                 Ok(()) => return,
                 Err(e) => Err(e),

@@ -36,6 +36,7 @@ mod delay;
 mod destinations;
 mod endings;
 mod failover;
+mod full;
 mod growing;
 mod handover;
 mod history;
@@ -392,6 +393,8 @@ struct Held {
     own: delay::Own,
     /// It stands still, and the log says so.
     stalls: bool,
+    /// The room of its save volume is awaited, and the log says so.
+    suspension_told: bool,
     /// What the children report of the nodes below.
     below: Aggregate,
     /// Who the writer is, as far as this node knows.
@@ -555,6 +558,7 @@ impl Mover {
                 fill: status::Fill::default(),
                 own: delay::Own::default(),
                 stalls: false,
+                suspension_told: false,
                 below: Aggregate::with_defaults(self.cfg.node.clone()),
                 writer: history::Writer::default(),
                 change: failover::Change::default(),
@@ -663,6 +667,7 @@ impl Mover {
         if now >= self.next_report {
             self.next_report = now.after(REPORT_EVERY);
             self.report();
+            self.tell_suspensions();
             self.tick_controls();
             if std::mem::take(&mut self.learned) {
                 self.effect(Effect::StoreRoutes(self.table.encode()));

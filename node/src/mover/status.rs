@@ -368,6 +368,7 @@ impl Mover {
             ..VolumeInfo::default()
         };
         history::describe(h, &mut info);
+        self.describe_full(h, &mut info);
         self.roles.describe(id, &mut info);
         proof(h, &mut info);
         info

@@ -15,7 +15,8 @@ use std::thread::JoinHandle;
 
 /// What a worker runs.
 pub(crate) trait Job: Send {
-    /// Whose it is: one's own jobs may wait for each other, others' jobs do not wait for them.
+    /// Whose it is, and whether it changes something: jobs of one number may wait for each other,
+    /// others do not wait for them.
     fn owner(&self) -> usize;
 
     fn run(self);

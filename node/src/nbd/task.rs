@@ -134,7 +134,12 @@ pub(crate) fn put_read_header(
 
 impl Job for Task {
     fn owner(&self) -> usize {
-        self.export.as_ref().map_or(0, |export| Arc::as_ptr(export).cast::<()>().addr())
+        let export = self.export.as_ref().map_or(0, |e| Arc::as_ptr(e).cast::<()>().addr());
+        // Changes may be held for long: what only reads does not wait for them. No export begins at
+        // an odd address.
+        let changes =
+            matches!(self.work, Some(Work::Write { .. } | Work::Trim { .. } | Work::Zero { .. }));
+        export + usize::from(changes)
     }
 
     fn run(mut self) {

@@ -277,6 +277,10 @@ impl NodeApi for NodeHandle {
         Box::pin(self.done(Ask::Seed { volume: volume.to_owned(), child: child.to_owned() }))
     }
 
+    fn detach<'a>(&'a self, volume: &'a str, child: &'a str) -> Answer<'a, ()> {
+        Box::pin(self.done(Ask::Detach { volume: volume.to_owned(), child: child.to_owned() }))
+    }
+
     fn policy<'a>(&'a self, volume: &'a str, change: PolicyChange) -> Answer<'a, ()> {
         Box::pin(self.done(Ask::Policy { volume: volume.to_owned(), change }))
     }

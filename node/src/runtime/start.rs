@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use volmcast::save::Budget;
 use volmcast::storage::{StorageError, replace_file};
-use volmcast::volume::{CutPolicy, PlaybackPolicy, ScrubPolicy};
+use volmcast::volume::{CutPolicy, FullPolicy, Limits, PlaybackPolicy, ScrubPolicy};
 
 use super::blocks;
 use super::certificates::{self, load_pki, plain_rule};
@@ -167,6 +167,7 @@ pub(super) fn replica_plan(
             import: false,
             budget: budget.clone(),
             scrub: ScrubPolicy { rate: playback.scrub.rate, every: playback.scrub.every },
+            full: full_policy(g),
         },
         save: g.volumes.iter().map(|v| (v.label.to_string(), g.save_for(v, node))).collect(),
         default_save: first.map_or(1 << 30, |v| g.save_for(v, node)),
@@ -176,6 +177,17 @@ pub(super) fn replica_plan(
             .iter()
             .filter_map(|v| Some((v.label.to_string(), base.join(v.backing_for(node)?))))
             .collect(),
+    }
+}
+
+/// What happens when receivers of the group take nothing and room runs out.
+fn full_policy(g: &PlannedGroup) -> FullPolicy {
+    let limits = |k: config::Keep| Limits { bytes: k.bytes, sets: k.sets, time: k.time };
+    let own = g.overrides.iter().map(|(n, o)| (n.clone(), limits(o.keep)));
+    FullPolicy {
+        suspend: (g.policy.on_full == config::OnFull::Suspend).then_some(g.policy.suspend_limit),
+        keep: limits(g.policy.keep),
+        own: own.filter(|(_, l)| !l.is_none()).collect(),
     }
 }
 

@@ -14,6 +14,8 @@ use crate::seldom::Seldom;
 
 /// Longest time that one write waits.
 const WAIT: Duration = Duration::from_secs(10);
+/// How often it is looked whether there is room again.
+const ROOM: Duration = Duration::from_millis(2);
 /// How often it is looked whether writers are gone.
 const LOOK: Duration = Duration::from_millis(1);
 
@@ -110,18 +112,34 @@ impl WriteGate {
         self.state.load(Ordering::SeqCst) == CLOSED
     }
 
-    /// Lets a change in, perhaps after a wait.
+    /// Whether a change might have to wait.
+    #[must_use]
+    pub fn might_hold(&self) -> bool {
+        self.state.load(Ordering::SeqCst) == HOLD
+    }
+
+    /// Lets a change in, perhaps after a wait: for a decision about who writes, and as long as the
+    /// save volume is `full`, which is bounded by whoever says so (SAVE-09). One that waits for room
+    /// is not under way.
     ///
     /// # Errors
     /// EPERM.
-    pub fn enter(&self) -> Result<Pass<'_>, Errno> {
+    pub fn enter(&self, full: impl Fn() -> bool) -> Result<Pass<'_>, Errno> {
         loop {
             self.writers.fetch_add(1, Ordering::SeqCst);
             let pass = Pass(self);
-            if self.state.load(Ordering::SeqCst) == OPEN {
+            let open = self.state.load(Ordering::SeqCst) == OPEN;
+            if open && !full() {
                 return Ok(pass);
             }
             drop(pass);
+            if open {
+                let mut why = self.why.lock();
+                if self.state.load(Ordering::SeqCst) == OPEN {
+                    self.changed.wait_for(&mut why, ROOM);
+                }
+                continue;
+            }
             let mut why = self.why.lock();
             let held = || self.state.load(Ordering::SeqCst) == HOLD;
             if held() {
@@ -162,17 +180,41 @@ mod tests {
     }
 
     #[test]
+    fn a_writer_that_waits_for_room_is_not_under_way_and_can_be_refused() {
+        let (gate, full) = (Arc::new(WriteGate::default()), Arc::new(AtomicBool::new(true)));
+        gate.set(&Gate::Open);
+        let waits = || {
+            let (gate, full) = (gate.clone(), full.clone());
+            std::thread::spawn(move || gate.enter(|| full.load(Ordering::SeqCst)).map(drop))
+        };
+        let (first, second) = (waits(), waits());
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(!first.is_finished() && !second.is_finished());
+        // A change of the writer need not wait for them.
+        gate.set(&Gate::Closed("fenced".to_owned()));
+        gate.await_quiet();
+        assert_eq!(first.join().expect("joined"), Err(Errno::Perm));
+        assert_eq!(second.join().expect("joined"), Err(Errno::Perm));
+        gate.set(&Gate::Open);
+        let third = waits();
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(!third.is_finished());
+        full.store(false, Ordering::SeqCst);
+        assert_eq!(third.join().expect("joined"), Ok(()));
+    }
+
+    #[test]
     fn writers_wait_are_let_in_and_are_refused() {
         let gate = Arc::new(WriteGate::default());
         let waiting = std::thread::spawn({
             let gate = gate.clone();
-            move || gate.enter().map(drop)
+            move || gate.enter(|| false).map(drop)
         });
         gate.set(&Gate::Open);
         assert_eq!(waiting.join().expect("joined"), Ok(()));
-        let pass = gate.enter().expect("open");
+        let pass = gate.enter(|| false).expect("open");
         gate.set(&Gate::Closed("fenced".to_owned()));
-        assert_eq!(gate.enter().map(drop), Err(Errno::Perm));
+        assert_eq!(gate.enter(|| false).map(drop), Err(Errno::Perm));
         let quiet = std::thread::spawn({
             let gate = gate.clone();
             move || gate.await_quiet()

@@ -18,7 +18,7 @@ use volmcast::snapshots::{PinId, SnapshotStore};
 use volmcast::storage::{Files, Identity, Sizes, Standing, Storage, StorageError};
 use volmcast::units::{BlockCount, BlockIndex};
 use volmcast::volume::{
-    CutPolicy, PlaybackPolicy, RecoverError, Role, ScrubPolicy, Volume, VolumeConfig,
+    CutPolicy, FullPolicy, PlaybackPolicy, RecoverError, Role, ScrubPolicy, Volume, VolumeConfig,
 };
 
 use super::owner;
@@ -45,6 +45,8 @@ pub struct OpenPlan {
     pub budget: Arc<Budget>,
     /// How gently stored content is looked through, at a replica.
     pub scrub: ScrubPolicy,
+    /// What happens when receivers take nothing and room runs out.
+    pub full: FullPolicy,
 }
 
 /// Sizes that a node takes from its limits, and a simulation makes small.
@@ -387,6 +389,7 @@ pub fn assemble(
         window: tuning.window,
         compression: plan.compression,
         snapshots,
+        full: plan.full.clone(),
         role,
     };
     let ring = Ring::new(cfg.save_capacity)

@@ -300,6 +300,7 @@ mod tests {
             import: false,
             budget: volmcast::save::Budget::new(1 << 20),
             scrub: ScrubPolicy { rate: 1, every: std::time::Duration::from_secs(1) },
+            full: volmcast::volume::FullPolicy::default(),
         };
         let make = || open::create(&folder, &identity, &plan, Mono(0), Wall(0));
         let theirs = std::fs::File::create(&base).expect("a file");

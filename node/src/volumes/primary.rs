@@ -210,7 +210,7 @@ impl PrimaryVolume {
         act: &dyn Fn(&std::fs::File) -> Result<(), Errno>,
     ) -> Result<(), Errno> {
         let (first, count) = self.block_size.span(offset, len);
-        let _pass = self.gate.enter()?;
+        let _pass = self.gate.enter(|| self.capture.must_wait())?;
         self.prove_edges(offset, len)?;
         loop {
             self.activity
@@ -402,6 +402,11 @@ impl Export for PrimaryVolume {
             Some(proof) => self.read_proven(&proof, offset, buf),
             None => Ok(storage::read_full(self.files.file(FileId::Base), offset, buf)?),
         })
+    }
+
+    fn write_might_block(&self) -> bool {
+        // Reads behind it on the same connection are served meanwhile.
+        self.capture.must_wait() || self.gate.might_hold()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), Errno> {

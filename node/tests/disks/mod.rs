@@ -41,6 +41,7 @@ fn plan() -> OpenPlan {
         import: false,
         budget: volmcast::save::Budget::new(1 << 20),
         scrub: ScrubPolicy { rate: 0, every: Duration::ZERO },
+        full: volmcast::volume::FullPolicy::default(),
     }
 }
 

@@ -162,6 +162,10 @@ impl World {
         let (first, count) = bs.span(r.offset, r.len);
         for _ in 0..100 {
             if r.ticket.is_none() {
+                if capture.must_wait() {
+                    self.counters.hit("write waited for room");
+                    return false;
+                }
                 if activity.ensure(first, count, &mut |io| disk.perform(io)).is_err() {
                     self.fail("the activity log failed".to_owned());
                     return false;

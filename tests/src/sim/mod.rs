@@ -71,5 +71,6 @@ pub fn run(seed: u64, verbose: bool) -> Result<Counters, Box<Failure>> {
     } else {
         options.extras(seed);
     }
+    options.hold_back(seed);
     world::World::new(seed, options, rng, verbose).run()
 }

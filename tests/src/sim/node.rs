@@ -221,6 +221,7 @@ impl SimNode {
                 // Scarce, too, in some worlds.
                 budget: Budget::new(opt.cache / 2),
                 scrub: ScrubPolicy { rate: 4 << 20, every: Duration::from_secs(3) },
+                full: opt.full.clone(),
             },
             tuning: Tuning {
                 chunk_bytes: opt.chunk,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use volmcast::activity::ExtentSize;
 use volmcast::units::BlockSize;
+use volmcast::volume::{FullPolicy, Limits};
 
 use super::rng::Rng;
 
@@ -86,6 +87,8 @@ pub struct Options {
     pub calm: bool,
     /// Nodes that speak the oldest version of the protocol, a bit for each.
     pub older: u64,
+    /// What happens when receivers take nothing and room runs out.
+    pub full: FullPolicy,
 }
 
 impl Options {
@@ -150,6 +153,24 @@ impl Options {
             bypass: false,
             calm: false,
             older: 0,
+            full: FullPolicy::default(),
+        }
+    }
+
+    /// In a share of the runs writers wait for receivers, or those may hold back little; from chance
+    /// of its own: the runs of other seeds stay what they were.
+    pub fn hold_back(&mut self, seed: u64) {
+        let mut rng = Rng::new(seed.rotate_left(29) ^ 0x5a5a_0f0f_1234_9876);
+        let share = rng.below(100);
+        if share < 16 {
+            self.full.suspend = Some(Duration::from_millis(rng.range(300, 6_000)));
+        }
+        if (8..24).contains(&share) {
+            self.full.keep = Limits {
+                bytes: rng.percent(50).then(|| self.save / rng.range(2, 12)),
+                sets: rng.percent(50).then(|| rng.range(1, 12)),
+                time: rng.percent(50).then(|| Duration::from_millis(rng.range(200, 8_000))),
+            };
         }
     }
 

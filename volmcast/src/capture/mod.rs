@@ -25,6 +25,7 @@
 //! Nothing here reads or writes a file, or the time: content comes through a callback of the
 //! writer or stays with the owner.
 
+mod brim;
 mod gate;
 mod proof;
 mod table;

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::{Bytes, BytesMut};
 
+use super::brim::Brim;
 use super::gate::{self, Gate, WriteTicket};
 use crate::bitmap::{AtomicBitmap, BlockSet, Run};
 use crate::io::IoError;
@@ -130,6 +131,7 @@ pub struct Capture {
     stopped: AtomicBool,
     dirty_above: AtomicU64,
     dirty_told: AtomicBool,
+    pub(super) brim: Brim,
     notify: OnceLock<Notify>,
     /// Blocks whose content is not what their hash says.
     pub(super) doubts: Mutex<BTreeSet<u64>>,
@@ -158,6 +160,7 @@ impl Capture {
             stopped: AtomicBool::new(false),
             dirty_above: AtomicU64::new(u64::MAX),
             dirty_told: AtomicBool::new(false),
+            brim: Brim::default(),
             notify: OnceLock::new(),
             doubts: Mutex::default(),
             #[cfg(all(test, shuttle))]
@@ -304,6 +307,7 @@ impl Capture {
     }
 
     fn check_dirty(&self, new: &AtomicBitmap) {
+        self.check_brim(new.count().0 << self.block_size.shift());
         let above = self.dirty_above.load(Ordering::Relaxed);
         if above != u64::MAX
             && new.count().0 << self.block_size.shift() > above
@@ -351,6 +355,7 @@ impl Capture {
         let written = owner.tables.written.clone();
         let drained = self.install(&mut owner, Tables { new, old, written });
         self.dirty_told.store(false, Ordering::Relaxed);
+        self.brim.emptied();
         self.open_gate();
         // Outside the pause: give back the memory of the table drained, and make the next one.
         drop(drained);

@@ -356,6 +356,15 @@ impl Log {
         self.records.range(self.index_of(pos)..)
     }
 
+    /// How many complete steps end behind `from`, and no further than `to`.
+    #[must_use]
+    pub fn steps_between(&self, from: LogPos, to: LogPos) -> u64 {
+        let ends_by = |pos: LogPos| {
+            self.steps.partition_point(|s| s.end.as_ref().is_some_and(|(_, end)| *end <= pos))
+        };
+        (ends_by(to) - ends_by(from).min(ends_by(to))) as u64
+    }
+
     /// The step that leads to `to`, if it is in the ring.
     #[must_use]
     pub fn step_to(&self, to: SetNumber) -> Option<&Step> {

@@ -1,8 +1,7 @@
 //! Children that take the stream from this save volume, each at its own position.
 //!
-//! A consumer holds the log's tail at what is durable at the child. No child waits for another:
-//! when room runs out, the one furthest behind is detached rather than the stream stopped, except
-//! where all are equally slow and the sender above can be slowed instead.
+//! A consumer holds the log's tail at what is durable at the child. What happens when room runs out
+//! is decided in `full`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,8 +19,6 @@ use crate::save::log::Located;
 use crate::save::readback::{SpanRead, Want};
 use crate::units::LogPos;
 
-/// How soon to look whether readers have let go of room that is short.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How long a child lets those close behind it come nearer before it is read for at their cost.
 const PATIENCE: Duration = Duration::from_millis(20);
 
@@ -38,16 +35,43 @@ pub(super) struct Consumer {
     waiting_for: Option<SetNumber>,
     /// Since when it has let those close behind go first (they share what is read for it).
     patient_since: Option<Mono>,
+    /// Since when it has taken nothing of what it lacks.
+    stuck_since: Option<Mono>,
 }
 
 impl Consumer {
     /// Everything before `pos` is at the child, and nothing else was sent.
     fn at(pos: LogPos, live: bool) -> Self {
-        Self { cursor: pos, acked: pos, live, waiting_for: None, patient_since: None }
+        Self {
+            cursor: pos,
+            acked: pos,
+            live,
+            waiting_for: None,
+            patient_since: None,
+            stuck_since: None,
+        }
     }
 
     pub(super) fn acked(&self) -> LogPos {
         self.acked
+    }
+
+    pub(super) fn is_live(&self) -> bool {
+        self.live
+    }
+
+    /// It waits for the node here, not the other way round.
+    pub(super) fn waits(&self) -> bool {
+        self.live && self.waiting_for.is_some()
+    }
+
+    /// Since when it has taken nothing of what there is up to `end`, if it lacks something.
+    pub(super) fn stuck_since(&mut self, end: LogPos, now: Mono) -> Option<Mono> {
+        if self.acked >= end {
+            self.stuck_since = None;
+            return None;
+        }
+        Some(*self.stuck_since.get_or_insert(now))
     }
 }
 
@@ -55,8 +79,6 @@ impl Consumer {
 #[derive(Debug, Default)]
 pub(super) struct Consumers {
     map: BTreeMap<NodeName, Consumer>,
-    /// Readers hold the room that is short: when to look again.
-    look_at: Option<Mono>,
     /// When the first child's patience with those behind it ends.
     patient_until: Option<Mono>,
 }
@@ -64,6 +86,23 @@ pub(super) struct Consumers {
 impl Consumers {
     pub(super) fn iter(&self) -> impl Iterator<Item = (&NodeName, &Consumer)> {
         self.map.iter()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (&NodeName, &mut Consumer)> {
+        self.map.iter_mut()
+    }
+
+    pub(super) fn get(&self, child: &NodeName) -> Option<&Consumer> {
+        self.map.get(child)
+    }
+
+    /// Gives a place up; false if there was none.
+    pub(super) fn remove(&mut self, child: &NodeName) -> bool {
+        self.map.remove(child).is_some()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.map.len()
     }
 
     /// Who has acknowledged least, and up to where.
@@ -77,7 +116,7 @@ impl Consumers {
     }
 
     pub(super) fn timeout(&self) -> Option<Mono> {
-        [self.look_at, self.patient_until].into_iter().flatten().min()
+        self.patient_until
     }
 
     pub(super) fn clear(&mut self) -> Vec<NodeName> {
@@ -85,7 +124,7 @@ impl Consumers {
     }
 
     /// The child furthest behind, and how far the next one is ahead of it.
-    fn hindmost(&self) -> Option<(NodeName, LogPos, Option<LogPos>)> {
+    pub(super) fn hindmost(&self) -> Option<(NodeName, LogPos, Option<LogPos>)> {
         let mut all: Vec<_> = self.map.iter().map(|(n, c)| (c.acked, n)).collect();
         all.sort();
         let (pos, name) = all.first()?;
@@ -370,6 +409,7 @@ impl Volume {
             && pos > c.acked
         {
             c.acked = pos;
+            c.stuck_since = None;
             self.pump();
         }
     }
@@ -498,7 +538,7 @@ impl Volume {
     }
 
     /// Lowest position that somebody still needs.
-    fn hold(&mut self) -> LogPos {
+    pub(super) fn hold(&mut self) -> LogPos {
         let children = self.consumers.map.values().map(|c| c.acked).min();
         let own = self.own_hold();
         children.map_or(own, |c| c.min(own))
@@ -518,80 +558,6 @@ impl Volume {
             _ => LogPos(self.durable.log_head.0),
         });
         table.map_or(own, |t| t.min(own))
-    }
-
-    /// Gives room back when it runs short; detaches the hindmost child when nothing else helps.
-    pub(super) fn make_room(&mut self) {
-        self.trim_and_detach();
-        let short = self.log.free() + self.log.reclaimable() < self.short_room();
-        let wait = short && self.playback.held_by_readers();
-        self.consumers.look_at = wait.then(|| self.desk.now.after(LOOK_AGAIN));
-    }
-
-    /// Less room than this is short: a receiver must be able to grant a fraction of its window, or
-    /// the stream would stand still with room left.
-    fn short_room(&self) -> u64 {
-        let capacity = self.log.ring().capacity();
-        let least = (3 * self.cfg.chunk_bytes).max(self.cfg.window / 2);
-        // Credit leaves a sixteenth alone, and is told in eighths of the window.
-        (capacity / 8).max(capacity / 16 + least).min(capacity / 3)
-    }
-
-    fn trim_and_detach(&mut self) {
-        let capacity = self.log.ring().capacity();
-        let short = self.short_room();
-        if self.log.free() + self.log.reclaimable() >= short {
-            if self.log.free() < short && self.log.reclaimable() > 0 {
-                self.commit.request();
-            }
-            return;
-        }
-        if self.fold_is_ahead() || self.merge_is_ahead() {
-            // What base or table have not durably is held for them.
-            self.commit.request();
-        }
-        for _ in 0..=self.consumers.map.len() {
-            let hold = self.hold();
-            // Old sets stay as long as there is room: give back no more than half.
-            let target = LogPos(self.log.head().0.saturating_sub(capacity / 2));
-            if hold > self.log.tail() {
-                self.log.trim(hold.min(target.max(self.log.tail().plus(1))));
-                self.commit.request();
-            }
-            if self.log.free() + self.log.reclaimable() >= short {
-                return;
-            }
-            if !self.detach_hindmost() {
-                return;
-            }
-        }
-    }
-
-    fn detach_hindmost(&mut self) -> bool {
-        let Some((name, pos, second)) = self.consumers.hindmost() else { return false };
-        // It must be the child that holds the room: not our own playback, and not an unfinished
-        // set, which it could not have been sent yet.
-        if self.hold() < pos || self.own_hold() <= pos {
-            return false;
-        }
-        let capacity = self.log.ring().capacity();
-        let live = self.consumers.map.get(&name).is_some_and(|c| c.live);
-        let far = second.is_none_or(|s| s.since(pos) > capacity / 2);
-        let upstream_can_wait = !matches!(self.cfg.role, Role::Primary { .. });
-        if live && upstream_can_wait && !(second.is_some() && far) {
-            return false;
-        }
-        let reason = format!(
-            "detached: the save volume ({capacity} bytes) is full and {name} is {} bytes behind; \
-             it will be brought back by the blocks that change meanwhile",
-            self.log.head().since(pos)
-        );
-        self.consumers.map.remove(&name);
-        self.seed_outs.remove(&name);
-        self.forget_read();
-        self.commit.request();
-        self.desk.event(Event::Detached { child: name, reason });
-        true
     }
 
     /// Bytes of the next record that is to go to a child.

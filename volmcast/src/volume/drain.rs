@@ -272,7 +272,10 @@ impl Volume {
         let settled = self.want.visible == self.durable.visible && self.log.open_step().is_none();
         let committed = self.log.state() == self.durable.visible;
         let dirty = capture.dirty_bytes();
-        let due = t.due(self.desk.now, dirty, settled && committed);
+        let due = t.due(self.desk.now, dirty, settled && committed).or_else(|| {
+            // Writers wait for this cut.
+            (settled && committed && capture.is_brimful()).then_some(Cause::HighWater)
+        });
         match due {
             Some(Cause::HighWater | Cause::Timeout) if self.switch != Switch::On => false,
             None => {

@@ -28,6 +28,7 @@ mod draft;
 mod drain;
 mod explain;
 mod fold;
+mod full;
 mod growth;
 mod images;
 mod intake;
@@ -38,6 +39,7 @@ mod playback;
 mod promote;
 mod recover;
 mod refetch;
+mod retention;
 mod rewind;
 mod scrub;
 mod seed_in;
@@ -70,10 +72,12 @@ pub use consumers::{Attached, Outgoing, Seeding};
 pub use demands::Demand;
 pub use desk::{OpenChunk, Work, WorkDone};
 pub use explain::{BadBody, ChangesContent, SaveContent};
+pub use full::{FullCounts, Suspension};
 pub use intake::IntakeError;
 pub use keep::KeepError;
 pub use playback::Ending;
 pub use recover::{ReadFile, RecoverError};
+pub use retention::{Backlog, FullPolicy, Limits, Passed, STOPPED_AFTER};
 pub use rewind::MAX_UNDO_RUNS;
 pub use scrub::{ScrubPolicy, Scrubbed};
 pub use seed_out::SeedProgress;
@@ -87,6 +91,7 @@ use demands::Demands;
 use desk::{Desk, Purpose};
 use digest::Digest;
 use drain::Drain;
+use full::Full;
 use growth::Growth;
 use images::Images;
 use intake::Intake;
@@ -165,6 +170,8 @@ pub struct VolumeConfig {
     pub compression: Compression,
     /// Before images of pinned states.
     pub snapshots: Arc<SnapshotStore>,
+    /// What happens when receivers take nothing and room runs out.
+    pub full: FullPolicy,
     /// Role and its policy.
     pub role: Role,
 }
@@ -249,7 +256,8 @@ pub enum Event {
     Kept,
     /// Room was freed: more credit may be granted.
     Room,
-    /// A consumer was detached because the save volume was full; it will need another way back.
+    /// A consumer gave up its place: the save volume was full, it held back more than it may, or an
+    /// operator let go of it. It will need another way back.
     Detached {
         /// The child.
         child: NodeName,
@@ -304,6 +312,7 @@ pub struct Volume {
     want: Mailbox,
     commit: Committer,
     consumers: Consumers,
+    full: Full,
     intake: Intake,
     playback: Playback,
     merge: Merge,
@@ -426,6 +435,7 @@ impl Volume {
             self.drain.timeout(),
             self.merge.timeout(),
             self.consumers.timeout(),
+            self.full_timeout(),
             self.growth.timeout(),
             self.scrub_timeout(),
             self.seed_in.as_ref().and_then(SeedIn::timeout),

@@ -21,6 +21,7 @@ use super::demands::Demands;
 use super::desk::Desk;
 use super::digest::Digest;
 use super::drain::Drain;
+use super::full::Full;
 use super::growth::Growth;
 use super::images::Images;
 use super::intake::Intake;
@@ -167,6 +168,7 @@ impl Volume {
             desk: Desk { now, wall, ..Desk::default() },
             commit: Committer::default(),
             consumers,
+            full: Full::default(),
             intake: Intake::default(),
             demands: Demands::default(),
             playback: Playback::default(),

@@ -103,6 +103,11 @@ impl SeedOuts {
         self.map.remove(child);
     }
 
+    /// The child is in the middle of a seed or catch-up.
+    pub(super) fn has(&self, child: &NodeName) -> bool {
+        self.map.contains_key(child)
+    }
+
     fn entry_busy(&mut self, child: &NodeName, session: u64) -> Option<&mut SeedOut> {
         self.map.get_mut(child).filter(|s| s.state == State::Busy && s.session == session)
     }

@@ -222,6 +222,11 @@ impl NodeApi for FakeNode {
         later(self.known(volume))
     }
 
+    fn detach<'a>(&'a self, volume: &'a str, child: &'a str) -> Answer<'a, ()> {
+        self.note(format!("detach {volume} {child}"));
+        later(self.known(volume))
+    }
+
     fn policy<'a>(&'a self, volume: &'a str, change: PolicyChange) -> Answer<'a, ()> {
         self.note(format!(
             "policy {volume} {:?} {:?} {:?}",
