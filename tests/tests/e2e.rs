@@ -76,6 +76,8 @@ mod sites;
 mod stopped;
 #[path = "e2e/strangers.rs"]
 mod strangers;
+#[path = "e2e/suspended.rs"]
+mod suspended;
 #[path = "e2e/swaps.rs"]
 mod swaps;
 #[path = "e2e/takeovers.rs"]

@@ -1,6 +1,6 @@
 //! The simulation: seeds that once failed, and a few hundred others.
 
-use tests::sim::{BAD_DISKS, BYPASS, Counters, OPERATORS, TURNS, run};
+use tests::sim::{BAD_DISKS, BYPASS, Counters, OPERATORS, TURNS, run, run_plain};
 
 /// Seeds that found something, with a word on what.
 const REGRESSIONS: &[(u64, &str)] = &[
@@ -117,7 +117,7 @@ const MUST_HAPPEN: &[&str] = &[
 #[test]
 fn seeds_that_once_failed() {
     for (seed, what) in REGRESSIONS {
-        if let Err(f) = run(*seed, false) {
+        if let Err(f) = run_plain(*seed, false) {
             panic!("{what}, again:\n{f}");
         }
     }

@@ -58,6 +58,19 @@ pub const OPERATORS: u64 = 4_000_000;
 /// # Errors
 /// The first promise that was broken.
 pub fn run(seed: u64, verbose: bool) -> Result<Counters, Box<Failure>> {
+    world(seed, verbose, true).run()
+}
+
+/// Runs one seed as it was before there were policies for full save volumes: what it once found, it
+/// found so.
+///
+/// # Errors
+/// The first promise that was broken.
+pub fn run_plain(seed: u64, verbose: bool) -> Result<Counters, Box<Failure>> {
+    world(seed, verbose, false).run()
+}
+
+fn world(seed: u64, verbose: bool, policies: bool) -> world::World {
     let mut rng = rng::Rng::new(seed);
     let operators = seed >= OPERATORS;
     let bypass = seed >= BYPASS && !operators;
@@ -71,6 +84,8 @@ pub fn run(seed: u64, verbose: bool) -> Result<Counters, Box<Failure>> {
     } else {
         options.extras(seed);
     }
-    options.hold_back(seed);
-    world::World::new(seed, options, rng, verbose).run()
+    if policies {
+        options.hold_back(seed);
+    }
+    world::World::new(seed, options, rng, verbose)
 }

@@ -329,6 +329,17 @@ pub(crate) const CLAIMS: &[Claim] = &[
             SMALL,
         ],
     ),
+    (
+        "SAVE-09",
+        "writes wait for receivers that fill the save volume, until there is room or a limit is passed",
+        &[
+            "tests/tests/e2e/suspended.rs::writes_wait_for_a_leaf_that_is_away_and_go_on_when_it_is_back",
+            "tests/tests/e2e/suspended.rs::a_leaf_that_stays_away_is_detached_and_caught_up_later",
+            "tests/tests/e2e/suspended.rs::a_forwarder_that_fills_holds_back_the_primary",
+            "volmcast/src/volume/retention.rs::writers_wait_exactly_as_long_as_was_said",
+            SIM,
+        ],
+    ),
     ("SAVE-10", "room is freed when every attached child has confirmed", &[SMALL, LATE]),
     (
         "SAVE-11",

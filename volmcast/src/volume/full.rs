@@ -19,7 +19,7 @@ use std::time::Duration;
 use rcp::proto::clock::Mono;
 use rcp::proto::ids::NodeName;
 
-use super::retention::{Backlog, FullPolicy};
+use super::retention::{Backlog, FullPolicy, Verdict};
 use super::{Event, Role, Volume};
 use crate::units::LogPos;
 
@@ -57,7 +57,7 @@ pub struct Suspension {
 pub(super) struct Full {
     /// Readers hold the room that is short: when to look again.
     look_at: Option<Mono>,
-    /// When the next receiver passes its limit in time, or counts as stopped.
+    /// When the next receiver counts as stopped, or passes its limit in time.
     limit_at: Option<Mono>,
     /// Since when the room is awaited that receivers hold.
     since: Option<Mono>,
@@ -182,8 +182,11 @@ impl Volume {
     /// What only the child held is free: it was let go so that it is.
     fn free_what_it_held(&mut self) {
         let hold = self.hold();
-        if hold > self.log.tail() {
-            self.log.trim(hold);
+        // What has come of an unfinished set is not sent twice.
+        let open = self.log.open_step().map_or(hold, |s| s.first);
+        let to = hold.min(open);
+        if to > self.log.tail() {
+            self.log.trim(to);
             self.commit.request();
         }
     }
@@ -202,22 +205,12 @@ impl Volume {
             if c.waits() || self.seed_outs.has(name) {
                 continue;
             }
-            let limits = self.cfg.full.limits_of(name);
-            let from = FullPolicy::stopped_from(since, c.is_live());
-            let look = if now < from {
-                Some(from).filter(|_| !limits.is_none())
-            } else {
-                let bytes = end.since(c.acked());
-                let sets = self.log.steps_between(c.acked(), end);
-                match limits.passed(Backlog { bytes, sets, time: now.since(since) }) {
-                    Some(passed) => {
-                        beyond.push((name.clone(), passed));
-                        None
-                    }
-                    None => limits.due(since),
-                }
-            };
-            next = next.into_iter().chain(look).min();
+            let (bytes, sets) = (end.since(c.acked()), self.log.steps_between(c.acked(), end));
+            let backlog = Backlog { bytes, sets, time: now.since(since) };
+            match FullPolicy::judge(self.cfg.full.limits_of(name), since, now, backlog) {
+                Verdict::Keep(look) => next = next.into_iter().chain(look).min(),
+                Verdict::LetGo(passed) => beyond.push((name.clone(), passed)),
+            }
         }
         self.full.limit_at = next;
         let any = !beyond.is_empty();

@@ -77,7 +77,7 @@ pub use intake::IntakeError;
 pub use keep::KeepError;
 pub use playback::Ending;
 pub use recover::{ReadFile, RecoverError};
-pub use retention::{Backlog, FullPolicy, Limits, Passed, STOPPED_AFTER};
+pub use retention::{Backlog, FullPolicy, Limits, Passed, STOPPED_AFTER, Verdict};
 pub use rewind::MAX_UNDO_RUNS;
 pub use scrub::{ScrubPolicy, Scrubbed};
 pub use seed_out::SeedProgress;

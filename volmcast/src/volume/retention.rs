@@ -13,8 +13,9 @@ use std::time::Duration;
 use rcp::proto::clock::Mono;
 use rcp::proto::ids::NodeName;
 
-/// A connected receiver that has taken nothing of what it lacks for as long is stopped.
-pub const STOPPED_AFTER: Duration = Duration::from_secs(10);
+/// A receiver that has taken nothing of what it lacks for as long is stopped. Less is the end of a
+/// connection, or a restart at either side.
+pub const STOPPED_AFTER: Duration = Duration::from_secs(5);
 
 /// The most that a stopped receiver may hold back; `None`: as much as there is room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,6 +73,15 @@ pub enum Passed {
         /// Allowed.
         limit: Duration,
     },
+}
+
+/// What becomes of a receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Its place is kept; look again then, if it has taken nothing and nothing has come.
+    Keep(Option<Mono>),
+    /// It is detached.
+    LetGo(Passed),
 }
 
 impl fmt::Display for Passed {
@@ -145,10 +155,17 @@ impl FullPolicy {
         self.suspend.is_none_or(|limit| now.since(since) >= limit)
     }
 
-    /// From when on a receiver that lacks something since `since` counts as stopped.
+    /// What is to be done about a receiver that has taken nothing since `since`, of what `b` says.
     #[must_use]
-    pub fn stopped_from(since: Mono, connected: bool) -> Mono {
-        if connected { since.after(STOPPED_AFTER) } else { since }
+    pub fn judge(limits: Limits, since: Mono, now: Mono, b: Backlog) -> Verdict {
+        if limits.is_none() {
+            return Verdict::Keep(None);
+        }
+        let stopped = since.after(STOPPED_AFTER);
+        if now < stopped {
+            return Verdict::Keep(Some(stopped));
+        }
+        limits.passed(b).map_or_else(|| Verdict::Keep(limits.due(since)), Verdict::LetGo)
     }
 }
 
@@ -235,10 +252,20 @@ mod tests {
     }
 
     #[test]
-    fn who_is_away_is_stopped_and_who_is_there_is_given_a_moment() {
+    fn whoever_takes_nothing_is_given_a_moment() {
+        let limits = Limits { sets: Some(1), time: Some(60 * S), ..Limits::default() };
         let since = Mono(3);
-        assert_eq!(FullPolicy::stopped_from(since, false), since);
-        assert_eq!(FullPolicy::stopped_from(since, true), since.after(STOPPED_AFTER));
+        let stopped = since.after(STOPPED_AFTER);
+        let judge = |now: Mono, sets| {
+            FullPolicy::judge(limits, since, now, backlog(9, sets, now.since(since)))
+        };
+        assert_eq!(judge(Mono(stopped.0 - 1), 2), Verdict::Keep(Some(stopped)));
+        assert_eq!(judge(stopped, 2), Verdict::LetGo(Passed::Sets { holds: 2, limit: 1 }));
+        assert_eq!(judge(stopped, 1), Verdict::Keep(limits.due(since)));
+        let due = limits.due(since).expect("a time");
+        assert_eq!(judge(due, 1), Verdict::LetGo(Passed::Time { limit: 60 * S }));
+        let none = FullPolicy::judge(Limits::default(), since, due, backlog(9, 9, S));
+        assert_eq!(none, Verdict::Keep(None));
     }
 
     #[test]
