@@ -240,8 +240,9 @@ fn group(a: &GroupPlan, b: &GroupPlan, node: &NodeName, changes: &mut Vec<Change
     }
     // What changes for all is told as the policy.
     let own = |g: &GroupPlan, n: &NodeName| g.overrides.get(n).map(|o| o.keep).unwrap_or_default();
-    let fed = a.routes.get(node).into_iter().flatten();
-    for receiver in fed.filter(|n| own(a, n) != own(b, n)) {
+    let fed = |g: &GroupPlan| g.routes.get(node).cloned().unwrap_or_default();
+    let fed: BTreeSet<NodeName> = fed(a).into_iter().chain(fed(b)).collect();
+    for receiver in fed.iter().filter(|n| own(a, n) != own(b, n)) {
         let (from, to) = (a.keep_for(receiver), b.keep_for(receiver));
         changes.push(Change::Keep { group: group(), receiver: receiver.clone(), from, to });
     }

@@ -272,6 +272,33 @@ fn differences_for_one_node() {
 }
 
 #[test]
+fn what_a_receiver_may_hold_back_is_told_to_its_feeder() {
+    let with = |policy: &str, own: &str| {
+        topology(&format!(
+            "version: 1\nnodes:\n  a: {{listen: \"127.0.0.1:1\", data: a}}\n  b: {{listen: \
+             \"127.0.0.1:2\", data: b}}\ngroups:\n  g:\n    primary: a\n    routes: {{a: [b]}}\n    \
+             policy: {{{policy}}}\n    overrides: {{b: {{{own}}}}}\n"
+        ))
+    };
+    let old = with("keep_bytes: 1GiB", "keep_sets: 5");
+    let new = with("keep_bytes: 1GiB, on_full: suspend, suspend_limit: 3s", "keep_time: 7d");
+    let g = old.groups().next().expect("a group");
+    assert_eq!(g.policy.on_full, config::OnFull::Detach);
+    assert_eq!(g.policy.suspend_limit, Duration::from_secs(20));
+    let keep = g.keep_for(&n("b"));
+    assert_eq!((keep.bytes, keep.sets, keep.time), (Some(1 << 30), Some(5), None));
+    assert_eq!(g.keep_for(&n("a")), g.policy.keep);
+    let lines = |node: &str| -> Vec<String> {
+        let d = NodeDiff::between(&old, &new, &n(node));
+        d.changes.iter().map(Change::to_string).collect()
+    };
+    let policy = "~ g: policy: on_full detach → suspend, suspend_limit 20s → 3s";
+    let own = "~ g: receiver b: keep_sets 5 → none, keep_time none → 7d";
+    assert_eq!(lines("a"), [policy, own]);
+    assert_eq!(lines("b"), [policy]);
+}
+
+#[test]
 fn a_node_that_joins_and_one_that_goes() {
     let old = topology(FIG16);
     let without = FIG16
