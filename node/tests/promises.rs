@@ -42,10 +42,10 @@ fn plan() -> OpenPlan {
         import: false,
         budget: volmcast::save::Budget::new(1 << 20),
         scrub: volmcast::volume::ScrubPolicy {
-            full: volmcast::volume::FullPolicy::default(),
             rate: 16 << 20,
             every: Duration::from_secs(24 * 3600),
         },
+        full: volmcast::volume::FullPolicy::default(),
     }
 }
 

@@ -74,7 +74,6 @@ const MUST_HAPPEN: &[&str] = &[
     "cut demanded, kept",
     "detached",
     "detached after a wait",
-    "detached beyond a limit",
     "duplicate chunk",
     "flush",
     "keep demanded",
@@ -173,9 +172,14 @@ fn forwarders_that_are_away_for_long() {
             Err(f) => panic!("{f}"),
         }
     }
-    for what in
-        ["disk lost", "fed in another's place", "handed back", "left to who feeds it", "partition"]
-    {
+    for what in [
+        "detached beyond a limit",
+        "disk lost",
+        "fed in another's place",
+        "handed back",
+        "left to who feeds it",
+        "partition",
+    ] {
         assert!(counters.get(what) > 0, "never happened: {what}\n{counters}");
     }
 }
