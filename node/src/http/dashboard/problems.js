@@ -71,7 +71,7 @@ function ofVolume(status, v, add) {
   if (fillsUp(v) && v.save_full_in_seconds < FULL_SOON) {
     add(v.save_full_in_seconds < FULL_NOW && v.save_used >= v.save_capacity * ALMOST ? "alarm" : "warning", key("full"),
       `${v.label}: its save volume is full in ${span(v.save_full_in_seconds)}`,
-      "Then the child that is furthest behind is detached, and caught up when it is back; writers go on.");
+      "Then the child that is furthest behind is detached, and caught up when it is back; with `on_full: suspend` writes wait for it first.");
   }
   ofLag(status, v, add, key, name);
   for (const c of v.children) ofChild(status, v, c, add);
