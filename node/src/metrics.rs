@@ -110,7 +110,7 @@ defs! { COUNTERS, "counter":
     LINK_BYTES = "rcp_link_bytes_total", Bytes, "Bytes of chunks and set headers sent to a child or received from the parent.";
     SEED_BYTES = "rcp_seed_sent_bytes_total", Bytes, "Bytes of extents sent to children by seeds.";
     CATCH_UP_BYTES = "rcp_catch_up_sent_bytes_total", Bytes, "Bytes of extents sent to children by catch-ups: blocks that changed while they were away.";
-    SUSPENDED_FOR = "rcp_source_suspended_milliseconds_total", Milliseconds, "For how long writes have waited for receivers that hold the room of the save volume.";
+    SUSPENDED_FOR = "rcp_source_suspended_seconds_total", Seconds, "For how long writes have waited for receivers that hold the room of the save volume.";
     RECEIVERS_DETACHED = "rcp_receivers_detached_total", Count, "Receivers that lost their place in the save volume, by why: it was full, they were beyond a limit, an operator let go of them.";
     LINK_SESSIONS = "rcp_link_sessions_total", Count, "Sessions set up with a neighbour.";
 }
@@ -331,7 +331,7 @@ fn export_volume(v: &VolumeInfo) {
     set(&DIRTY, count(v.dirty_bytes));
     set(&PAUSE, seconds(v.longest_pause_us));
     set(&SUSPENDED, flag(v.suspended.is_some()));
-    metrics::counter!(SUSPENDED_FOR.0, owned(&labels)).absolute(v.suspended_ms);
+    metrics::counter!(SUSPENDED_FOR.0, owned(&labels)).absolute(v.suspended_ms / 1000);
     let d = v.detached;
     for (why, n) in [("full", d.full), ("limit", d.limits), ("operator", d.by_hand)] {
         let mut labels = owned(&labels);
@@ -467,7 +467,7 @@ mod tests {
             "rcp_volume_state{volume=\"db\",group=\"g1\",role=\"primary\",state=\"failed\"} 0",
             "rcp_member_state{volume=\"db\",group=\"g1\",member=\"cel9-ser1\",state=\"offline\"} 1",
             "rcp_receivers_detached_total{volume=\"db\",group=\"g1\",role=\"primary\",why=\"limit\"} 2",
-            "rcp_source_suspended_milliseconds_total{volume=\"db\",group=\"g1\",role=\"primary\"} 1500",
+            "rcp_source_suspended_seconds_total{volume=\"db\",group=\"g1\",role=\"primary\"} 1",
             "rcp_source_suspended{volume=\"db\",group=\"g1\",role=\"primary\"} 1",
             "rcp_scrub_progress_ratio{volume=\"db\",group=\"g1\",role=\"primary\"} 0.4",
             "rcp_scrub_rate_bytes_per_second{volume=\"db\",group=\"g1\",role=\"primary\"} 1048576",
