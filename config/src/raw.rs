@@ -4,10 +4,13 @@
 //! whether a name is known, is checked in `compile`. A mistyped field name is reported once and
 //! then read as the field that was meant, so that nothing else follows from it.
 
+mod forms;
+
 use crate::diagnostics::{Problem, Report, Span};
 use crate::suggest;
 use crate::value::shown;
 use crate::yaml::{Kind, Text, Tree};
+use forms::example;
 
 #[derive(Debug, Default)]
 pub(crate) struct RawTopology {
@@ -627,54 +630,4 @@ fn name_of(kind: &Kind) -> &'static str {
         Kind::List(_) => "a list",
         Kind::Map(_) => "a mapping",
     }
-}
-
-/// How a field is written.
-fn example(field: &str) -> String {
-    let form = match field {
-        "version" => "version: 1",
-        "nodes" => "nodes: {cel1-ser1: {listen: \"127.0.0.1:7101\", data: ./cel1-ser1}}",
-        "pki" => "pki: ./pki",
-        "transport" => "transport: tls",
-        "congestion" => "congestion: bbr",
-        "feeders" => "feeders: [cel9-ser1]",
-        "fallbacks" => "fallbacks: {cel3-ser1: [cel9-ser1]}",
-        "node" => "{node: cel2-ser1, transport: quic}",
-        "via" => "via: \"http://proxy.example:80/rcp\"",
-        "dial" => "dial: child",
-        "ca" => "ca: ./proxy-ca.pem",
-        "groups" => "groups: {g1: {primary: cel1-ser1, routes: {cel1-ser1: [cel2-ser1]}}}",
-        "defaults" => "defaults: {save: 1GiB, memory: 256MiB, snapshot_area: 1GiB}",
-        "listen" => "listen: \"127.0.0.1:7101\"",
-        "address" => "address: \"site-a.example:7101\"",
-        "nbd" => "nbd: \"127.0.0.1:10809\"",
-        "nbd_allow" => "nbd_allow: [10.0.0.0/8, name:vm-host-7]",
-        "metrics" => "metrics: closed",
-        "health" => "health: closed",
-        "handlers" => "handlers: {invalidate: [/usr/local/bin/drop-cache, --all]}",
-        "data" => "data: ./cel1-ser1",
-        "primary" => "primary: cel1-ser1",
-        "routes" => "routes: {cel1-ser1: [cel2-ser1, cel9-ser1]}",
-        "volumes" => "volumes: {vol1: {size: 256MiB}}",
-        "size" => "size: 256MiB",
-        "block_size" => "block_size: 4KiB",
-        "save" => "save: 1GiB",
-        "memory" => "memory: 256MiB",
-        "snapshot_area" => "snapshot_area: 1GiB",
-        "as" => "as: {cel2-ser1: other-label}",
-        "backing" => "backing: {cel1-ser1: /dev/vg0/vol1}",
-        "policy" => "policy: {hwm: 64MiB, timeout: 600s}",
-        "playback" => "playback: {timeout: 0s, hwm: 64MiB}",
-        "overrides" => "overrides: {cel3-ser1: {timeout: 20min}}",
-        "forward_only" => "forward_only: [cel2-ser1]",
-        "hwm" => "hwm: 64MiB",
-        "timeout" => "timeout: 600s",
-        "on_full" => "on_full: detach",
-        "suspend_limit" => "suspend_limit: 20s",
-        "keep_bytes" => "keep_bytes: 512MiB",
-        "keep_sets" => "keep_sets: 1000",
-        "keep_time" => "keep_time: 1d",
-        other => return format!("write `{other}: true` or `{other}: false`"),
-    };
-    format!("write `{form}`")
 }

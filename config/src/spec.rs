@@ -8,7 +8,7 @@
 use crate::allow::Allow;
 use crate::diagnostics::Diagnostics;
 use crate::limits::VERSION;
-use crate::plan::{GroupPlan, NodePlan, OnFull, Scrub, Topology, VolumePlan};
+use crate::plan::{GroupPlan, NodePlan, OnFull, Override, Scrub, Topology, VolumePlan};
 use crate::units::{format_duration, format_size};
 use crate::yaml;
 use rcp::proto::ids::NodeName;
@@ -369,24 +369,7 @@ fn group(g: &GroupPlan) -> GroupSpec {
             scrub_every: Some(format_duration(g.playback.scrub.every)),
             ..PlaybackSpec::default()
         },
-        overrides: g
-            .overrides
-            .iter()
-            .map(|(n, o)| {
-                let own = PlaybackSpec {
-                    timeout: o.timeout.map(format_duration),
-                    hwm: o.hwm.map(format_size),
-                    max_staleness: o.max_staleness.map(format_duration),
-                    scrub: o.scrub.map(|rate| Scrub { rate, ..Scrub::default() }.rate_words()),
-                    scrub_every: o.scrub_every.map(format_duration),
-                    save: o.save.map(format_size),
-                    keep_bytes: o.keep.bytes.map(format_size),
-                    keep_sets: o.keep.sets,
-                    keep_time: o.keep.time.map(format_duration),
-                };
-                (n.to_string(), own)
-            })
-            .collect(),
+        overrides: g.overrides.iter().map(|(n, o)| (n.to_string(), own(o))).collect(),
         forward_only: g.forward_only.iter().map(ToString::to_string).collect(),
         bypass: Some(g.bypass),
         fallbacks: g
@@ -403,6 +386,20 @@ fn group(g: &GroupPlan) -> GroupSpec {
                 (to.to_string(), routes.collect())
             })
             .collect(),
+    }
+}
+
+fn own(o: &Override) -> PlaybackSpec {
+    PlaybackSpec {
+        timeout: o.timeout.map(format_duration),
+        hwm: o.hwm.map(format_size),
+        max_staleness: o.max_staleness.map(format_duration),
+        scrub: o.scrub.map(|rate| Scrub { rate, ..Scrub::default() }.rate_words()),
+        scrub_every: o.scrub_every.map(format_duration),
+        save: o.save.map(format_size),
+        keep_bytes: o.keep.bytes.map(format_size),
+        keep_sets: o.keep.sets,
+        keep_time: o.keep.time.map(format_duration),
     }
 }
 

@@ -311,6 +311,17 @@ fn export_link(group: &str, side: &str, link: &LinkStatus) {
     metrics::counter!(LINK_SESSIONS.0, owned(&labels)).absolute(link.sessions);
 }
 
+fn export_full(v: &VolumeInfo, of: &[(&'static str, &str)]) {
+    gauge(&SUSPENDED, of, flag(v.suspended.is_some()));
+    metrics::counter!(SUSPENDED_FOR.0, owned(of)).absolute(v.suspended_ms / 1000);
+    let d = v.detached;
+    for (why, n) in [("full", d.full), ("limit", d.limits), ("operator", d.by_hand)] {
+        let mut labels = owned(of);
+        labels.push(Label::from_static_parts("why", why));
+        metrics::counter!(RECEIVERS_DETACHED.0, labels).absolute(n);
+    }
+}
+
 fn export_volume(v: &VolumeInfo) {
     let labels =
         [("volume", v.label.as_str()), ("group", v.group.as_str()), ("role", v.role.as_str())];
@@ -330,14 +341,7 @@ fn export_volume(v: &VolumeInfo) {
     set(&SIZE, count(v.size));
     set(&DIRTY, count(v.dirty_bytes));
     set(&PAUSE, seconds(v.longest_pause_us));
-    set(&SUSPENDED, flag(v.suspended.is_some()));
-    metrics::counter!(SUSPENDED_FOR.0, owned(&labels)).absolute(v.suspended_ms / 1000);
-    let d = v.detached;
-    for (why, n) in [("full", d.full), ("limit", d.limits), ("operator", d.by_hand)] {
-        let mut labels = owned(&labels);
-        labels.push(Label::from_static_parts("why", why));
-        metrics::counter!(RECEIVERS_DETACHED.0, labels).absolute(n);
-    }
+    export_full(v, &labels);
     metrics::counter!(SEED_BYTES.0, owned(&labels)).absolute(v.seed_sent);
     metrics::counter!(CATCH_UP_BYTES.0, owned(&labels)).absolute(v.catch_up_sent);
     set(&KEPT, count(v.kept.len() as u64));
