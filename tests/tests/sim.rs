@@ -19,6 +19,7 @@ const REGRESSIONS: &[(u64, &str)] = &[
     (104, "a receiver had room left, but less than a grant, and stood still"),
     (146, "a replica that came back before its seed mark was durable asked for no seed"),
     (548, "requests of a seed that had ended moved its successor on"),
+    (2287, "a state that was released and kept again at once was not listed"),
     (2204, "a seed ended with a set that was cut before its last extents were read"),
     (2218, "the room that counts as short left less credit than one chunk"),
     (3160, "chunks that came twice used up the credit, and no more was granted"),

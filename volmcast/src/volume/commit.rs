@@ -73,6 +73,11 @@ impl Committer {
         }
     }
 
+    /// What the commit that is under way will make durable.
+    pub(super) fn being_written(&self) -> Option<&Mailbox> {
+        self.in_flight.as_ref().map(|fl| &fl.mailbox)
+    }
+
     /// A commit is under way.
     pub(super) fn is_writing(&self) -> bool {
         self.in_flight.is_some()
@@ -133,13 +138,9 @@ impl Volume {
             self.commit.base_dirty = true;
         }
         self.want.clone_from(&m);
-        let mut fl = InFlight {
-            twice: m.history != self.durable.history,
-            mailbox: m,
-            applied: self.merge.applied_pos(),
-            resets: self.commit.resets,
-            syncs: 0,
-        };
+        let twice = m.history != self.durable.history;
+        let (applied, resets) = (self.merge.applied_pos(), self.commit.resets);
+        let mut fl = InFlight { mailbox: m, twice, applied, resets, syncs: 0 };
         let save = fl.mailbox.log_head > self.durable.log_head;
         let parts = [
             (save, CommitPart::SyncSave, FileId::Save),

@@ -8,7 +8,7 @@
 use rcp::proto::ids::SetNumber;
 
 use super::{Role, Volume};
-use crate::mailbox::{KeptState, MAX_ENTRIES};
+use crate::mailbox::{KeptState, MAX_ENTRIES, Mailbox};
 use crate::snapshots::{PinId, PinKind};
 
 /// Why a state cannot be kept.
@@ -103,6 +103,9 @@ impl Volume {
         } else if set < hidden && hidden > visible.min(self.want.visible) {
             return Err(KeepError::Hidden { asked: set, until: hidden });
         }
+        if self.keep_again(set) {
+            return Ok(());
+        }
         if set < visible {
             let kept = self.kept().collect();
             return Err(KeepError::Passed { asked: set, visible, kept });
@@ -119,6 +122,19 @@ impl Volume {
         Ok(())
     }
 
+    /// A state whose release is not durable yet is there in full: the release is taken back.
+    fn keep_again(&mut self, set: SetNumber) -> bool {
+        let held = self.cfg.snapshots.durable_pins();
+        let branch = |p: &PinId| self.is_branch(*p);
+        let of = |p: &PinId| held.iter().any(|(h, s)| h == p && *s == set) && !branch(p);
+        let Some(pin) = self.releasing.iter().copied().find(of) else { return false };
+        self.releasing.retain(|p| *p != pin);
+        self.list_kept();
+        self.commit.request();
+        self.pump();
+        true
+    }
+
     /// Whether one more state can be kept: the mailbox has room for so many.
     ///
     /// # Errors
@@ -130,7 +146,9 @@ impl Volume {
     /// What the mailbox lists, durably, of what is kept: also a state that is still to come.
     #[must_use]
     pub fn is_listed_durably(&self, set: SetNumber) -> bool {
-        self.durable.kept.iter().any(|k| k.set == set)
+        let lists = |m: &Mailbox| m.kept.iter().any(|k| k.set == set);
+        // Nor is it about to be forgotten by a commit that knows of its release alone.
+        lists(&self.durable) && self.commit.being_written().is_none_or(lists)
     }
 
     /// Gives a kept state up; false if it is not kept.
