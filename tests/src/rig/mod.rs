@@ -6,6 +6,7 @@
 
 mod authority;
 mod binaries;
+mod commands;
 mod crowd;
 mod mounted;
 mod narrow;

@@ -1,30 +1,13 @@
 //! A node is taken out of service for good: what it fed is fed by another, from where it is, with no
 //! full copy; cut short anywhere, the same command finishes it (GEN-12).
 
-use std::process::Command;
 use std::time::Duration;
 
-use tests::rig::{Clock, MIB, Plan, Process, Random, Tree, program, said, wait_for};
+use tests::rig::{Clock, MIB, Plan, Process, Random, Tree, wait_for};
 
 use crate::load::{Ends, Load, Writer};
 
 const LONG: Duration = Duration::from_secs(90);
-
-fn command(tree: &Tree, words: &[&str]) -> Command {
-    let mut c = Command::new(program("rcpctl"));
-    c.args(words).arg("--topology").arg(tree.topology());
-    c
-}
-
-fn ctl(tree: &Tree, words: &[&str]) -> Result<String, String> {
-    said(&mut command(tree, words))
-}
-
-#[track_caller]
-fn refused(tree: &Tree, words: &[&str], says: &str) {
-    let e = ctl(tree, words).expect_err(says);
-    assert!(e.contains(says), "{words:?}: {e}");
-}
 
 fn hops(tree: &Tree, node: &str) -> Vec<String> {
     let groups = tree.status(node).map(|s| s.groups).unwrap_or_default();
@@ -55,13 +38,13 @@ fn the_leaves_below_a_forwarder_go_on_from_where_they_are() {
         for n in ["f", "l1", "l2", "l3"] {
             tree.reaches(n, "vol", 3, LONG);
         }
-        refused(&tree, &["node", "decommission", "p"], "`rcpctl group move g1 --to ");
-        refused(&tree, &["node", "decommission", "f", "--below", "x"], "`x`");
-        let shown = ctl(&tree, &["node", "decommission", "f", "--plan"]).expect("a plan");
+        tree.refuses(&["node", "decommission", "p"], "`rcpctl group move g1 --to ");
+        tree.refuses(&["node", "decommission", "f", "--below", "x"], "`x`");
+        let shown = tree.ctl(&["node", "decommission", "f", "--plan"]).expect("a plan");
         assert!(shown.contains("l1 would be fed by p") && shown.contains("nothing was"), "{shown}");
         assert_eq!(hops(&tree, "f").len(), 2);
         before = ["l1", "l2"].iter().map(|n| seeds(&tree, n)).collect();
-        told = ctl(&tree, &["node", "decommission", "f"]).expect("out of service");
+        told = tree.ctl(&["node", "decommission", "f"]).expect("out of service");
     });
     eprintln!("{told}");
     for word in ["refuses to start", "`nodes.f`", "topology apply", "delete its data folder"] {
@@ -79,7 +62,7 @@ fn the_leaves_below_a_forwarder_go_on_from_where_they_are() {
     tree.kill("f");
     let end = tree.refused("f");
     assert!(end.log.contains("taken out of service"), "{}", end.log);
-    let again = ctl(&tree, &["node", "decommission", "f"]).expect("said again");
+    let again = tree.ctl(&["node", "decommission", "f"]).expect("said again");
     assert!(again.contains("nobody feeds it"), "{again}");
     tree.kill("p");
     tree.up("p");
@@ -109,7 +92,7 @@ fn cut_short_anywhere_the_same_command_finishes_it() {
         let before: usize = ["l1", "l2"].iter().map(|n| seeds(&tree, n)).sum();
         let words = ["node", "decommission", "f"];
         let log = tree.dir().join("short.log");
-        let mut ending = Process::start(&mut command(&tree, &words), &log);
+        let mut ending = Process::start(&mut tree.rcpctl(&words), &log);
         Clock::default().pace(Duration::from_millis(random.below(150)));
         match *victim {
             "the command" => ending.kill(),
@@ -125,7 +108,7 @@ fn cut_short_anywhere_the_same_command_finishes_it() {
             }
         }
         eprintln!("round {round}: {victim} ended: {}", ending.log());
-        let told = wait_for("it to be out of service", LONG, || ctl(&tree, &words));
+        let told = wait_for("it to be out of service", LONG, || tree.ctl(&words));
         assert!(told.contains("f is out of service"), "{told}");
         assert!(tree.folder("f").join("retired").exists(), "round {round}");
         let mut below = hops(&tree, "p");
@@ -159,9 +142,9 @@ fn a_node_that_is_gone_is_taken_out_on_the_operators_word() {
         tree.reaches(n, "vol", set, LONG);
     }
     tree.kill("f");
-    refused(&tree, &["node", "decommission", "f"], "if it is gone for good: --gone");
+    tree.refuses(&["node", "decommission", "f"], "if it is gone for good: --gone");
     let told = wait_for("it to be out of service", LONG, || {
-        ctl(&tree, &["node", "decommission", "f", "--gone"])
+        tree.ctl(&["node", "decommission", "f", "--gone"])
     });
     assert!(told.contains("nobody feeds it"), "{told}");
     tree.open("p", "vol").expect("open").write(0, &[2; 4096], true).expect("written");
@@ -171,7 +154,7 @@ fn a_node_that_is_gone_is_taken_out_on_the_operators_word() {
     }
     // The last but one is let go, the only one left is not.
     for n in ["l1", "l2"] {
-        ctl(&tree, &["node", "decommission", n]).expect("a leaf");
+        tree.ctl(&["node", "decommission", n]).expect("a leaf");
     }
-    refused(&tree, &["node", "decommission", "l3"], "the only replica of vol");
+    tree.refuses(&["node", "decommission", "l3"], "the only replica of vol");
 }

@@ -4,47 +4,20 @@
 use std::process::Command;
 use std::time::Duration;
 
-use node::api::CutInfo;
-use node::http::{paths, requests};
 use tests::rig::{Clock, MIB, Plan, Random, Tree, program, said, wait_for};
 
 use crate::load::{Ends, Load, Writer, content};
 
 const LONG: Duration = Duration::from_secs(60);
 
-fn rcpctl(tree: &Tree, words: &[&str]) -> Result<String, String> {
-    said(Command::new(program("rcpctl")).args(words).arg("--topology").arg(tree.topology()))
-}
-
-fn at(tree: &Tree, node: &str, words: &[&str]) -> Result<String, String> {
-    said(Command::new(program("rcpctl")).args(words).arg("--dir").arg(tree.folder(node)))
-}
-
-fn cut_at(tree: &Tree, node: &str) -> u64 {
-    let body = requests::Cut { volume: "vol".to_owned(), keep: true };
-    let cut: CutInfo = tree.post(node, paths::CUT, &body).unwrap_or_else(|e| panic!("cut: {e}"));
-    cut.set
-}
-
-fn all_of(tree: &Tree, node: &str, export: &str) -> Vec<u8> {
-    let mut all = Vec::new();
-    let mut c = tree.open(node, export).unwrap_or_else(|e| panic!("{export} at {node}: {e}"));
-    c.read_all(4, |_, piece| {
-        all.extend_from_slice(piece);
-        Ok(())
-    })
-    .unwrap_or_else(|e| panic!("{export} at {node}: {e}"));
-    all
-}
-
 /// Every one of `nodes` shows `set` and has, byte for byte, what `writer` kept.
 #[track_caller]
 fn same(tree: &Tree, writer: &str, nodes: &[&str], set: u64) {
     let export = format!("vol@{set}");
-    let want = all_of(tree, writer, &export);
+    let want = tree.all_of(writer, &export).unwrap();
     for n in nodes {
         tree.reaches(n, "vol", set, LONG);
-        assert!(all_of(tree, n, &export) == want, "{n} differs from {writer} at set {set}");
+        assert!(tree.all_of(n, &export).unwrap() == want, "{n} differs from {writer} at set {set}");
     }
 }
 
@@ -73,12 +46,12 @@ fn a_replica_takes_over_and_the_old_primary_comes_back_fenced() {
         }
         tree.kill("p");
     });
-    let shown = rcpctl(&tree, &["failover", "vol", "--plan"]).unwrap();
+    let shown = tree.ctl(&["failover", "vol", "--plan"]).unwrap();
     assert!(shown.contains("p, did not answer"), "{shown}");
     assert!(shown.contains("recommended: rcpctl failover vol --to "), "{shown}");
-    let no = rcpctl(&tree, &["failover", "vol", "--to", "f7"]).unwrap_err();
+    let no = tree.ctl(&["failover", "vol", "--to", "f7"]).unwrap_err();
     assert!(no.contains("f7") && no.contains("f1, f2") && !no.contains("answer"), "{no}");
-    let told = rcpctl(&tree, &["failover", "vol", "--to", "f1", "--adopt"]).unwrap();
+    let told = tree.ctl(&["failover", "vol", "--to", "f1", "--adopt"]).unwrap();
     eprintln!("{shown}\n{told}");
     assert!(told.contains("f1 is the writer since set"), "{told}");
     let v = tree.volume("f1", "vol").unwrap();
@@ -87,7 +60,7 @@ fn a_replica_takes_over_and_the_old_primary_comes_back_fenced() {
     assert!(v.kept.contains(&restart), "the restart point is kept: {:?}", v.kept);
 
     write_some(&tree, "f1", 100);
-    let set = cut_at(&tree, "f1");
+    let set = tree.cut_at("f1");
     same(&tree, "f1", &["l1", "f2", "l2"], set);
     for n in ["f1", "l1"] {
         assert!(!tree.log(n).contains("a seed begins"), "{n} was seeded");
@@ -99,7 +72,7 @@ fn a_replica_takes_over_and_the_old_primary_comes_back_fenced() {
     assert!(drift.contains("f1 took over from p: write `primary: f1`"), "{drift}");
     assert!(drift.contains("f1: [l1, f2, p]") && !drift.contains("delete"), "{drift}");
     // Saying it again changes nothing.
-    let again = rcpctl(&tree, &["failover", "vol", "--to", "f1"]).unwrap();
+    let again = tree.ctl(&["failover", "vol", "--to", "f1"]).unwrap();
     assert!(again.contains("was the writer already"), "{again}");
 
     tree.up("p");
@@ -114,7 +87,7 @@ fn a_replica_takes_over_and_the_old_primary_comes_back_fenced() {
     let refused = c.write(0, &content(1 << 51), false).unwrap_err().to_string();
     assert!(refused.contains("read-only"), "{refused}");
     drop(c);
-    let drawn = rcpctl(&tree, &["history", "vol"]).unwrap();
+    let drawn = tree.ctl(&["history", "vol"]).unwrap();
     assert!(drawn.contains("opened by f1"), "{drawn}");
 
     // It is fenced over a restart as well, and knows then only that it is.
@@ -125,17 +98,17 @@ fn a_replica_takes_over_and_the_old_primary_comes_back_fenced() {
     tree.up("p");
     let v = tree.volume("p", "vol").unwrap();
     assert!(v.fenced.is_some_and(|f| f.contains("f1 took over")), "{:?}", v.reason);
-    let no = at(&tree, "p", &["resync", "vol"]).unwrap_err();
+    let no = tree.ctl_at("p", &["resync", "vol"]).unwrap_err();
     assert!(no.contains("--discard") && no.contains("The role was not changed"), "{no}");
-    at(&tree, "p", &["resync", "vol", "--discard"]).unwrap();
-    let told = rcpctl(&tree, &["failover", "vol", "--to", "f1", "--adopt"]).unwrap();
+    tree.ctl_at("p", &["resync", "vol", "--discard"]).unwrap();
+    let told = tree.ctl(&["failover", "vol", "--to", "f1", "--adopt"]).unwrap();
     eprintln!("{drawn}\n{no}\n{told}");
     write_some(&tree, "f1", 300);
-    let set = cut_at(&tree, "f1");
+    let set = tree.cut_at("f1");
     same(&tree, "f1", &["p", "l1", "f2", "l2"], set);
 
     wait_for("all to be ready for a failback", LONG, || {
-        let shown = rcpctl(&tree, &["status", "vol"])?;
+        let shown = tree.ctl(&["status", "vol"])?;
         match shown.matches("blocks that differ: none; ready for a swap or failback").count() {
             4 => Ok(()),
             _ => Err(shown),
@@ -143,11 +116,11 @@ fn a_replica_takes_over_and_the_old_primary_comes_back_fenced() {
     });
 
     // And back, without loss.
-    let told = rcpctl(&tree, &["failover", "vol", "--sync", "--to", "p"]).unwrap();
+    let told = tree.ctl(&["failover", "vol", "--sync", "--to", "p"]).unwrap();
     assert!(told.contains("nothing is lost"), "{told}");
     eprintln!("{told}");
     write_some(&tree, "p", 500);
-    let set = cut_at(&tree, "p");
+    let set = tree.cut_at("p");
     same(&tree, "p", &["f1", "l1", "f2", "l2"], set);
     assert_eq!(tree.volume("p", "vol").unwrap().history.len(), 3);
 }
@@ -164,7 +137,7 @@ fn a_planned_swap_under_load_loses_nothing() {
         let _ends = Ends(&load);
         s.spawn(|| writer.work(&tree, &load, 8 * MIB));
         tree.reaches("l1", "vol", 3, LONG);
-        let told = rcpctl(&tree, &["failover", "vol", "--sync", "--to", "l1"]).unwrap();
+        let told = tree.ctl(&["failover", "vol", "--sync", "--to", "l1"]).unwrap();
         assert!(told.contains("nothing is lost"), "{told}");
         eprintln!("{told}");
         load.end();
@@ -172,14 +145,14 @@ fn a_planned_swap_under_load_loses_nothing() {
     });
     writer.verify("l1", &mut tree.open("l1", "vol").unwrap());
     write_some(&tree, "l1", 100);
-    let set = cut_at(&tree, "l1");
+    let set = tree.cut_at("l1");
     same(&tree, "l1", &["p", "l2"], set);
     for n in ["p", "l2"] {
         assert!(!tree.log(n).contains("a seed begins"), "{n} was seeded");
     }
     // With the writer gone, a swap without loss is refused and changes nothing (FAIL-08).
     tree.kill("l1");
-    let no = rcpctl(&tree, &["failover", "vol", "--sync", "--to", "p"]).unwrap_err();
+    let no = tree.ctl(&["failover", "vol", "--sync", "--to", "p"]).unwrap_err();
     assert!(no.contains("nothing was changed"), "{no}");
     assert_eq!(tree.volume("p", "vol").unwrap().role, "replica");
 }
@@ -190,18 +163,18 @@ fn two_promotions_are_called_a_split_and_one_command_ends_it() {
     tree.expect(" WARN ");
     tree.expect(" ERROR ");
     write_some(&tree, "p", 0);
-    let set = cut_at(&tree, "p");
+    let set = tree.cut_at("p");
     for l in ["l1", "l2"] {
         tree.reaches(l, "vol", set, LONG);
     }
     tree.kill("p");
     for (l, first) in [("l1", 100), ("l2", 200)] {
         // Each alone, as after a partition: only on the operator's word.
-        let no = at(&tree, l, &["failover", "vol", "--to", l]).unwrap_err();
+        let no = tree.ctl_at(l, &["failover", "vol", "--to", l]).unwrap_err();
         assert!(no.contains("p was not asked") || no.contains("p were not asked"), "{no}");
-        at(&tree, l, &["failover", "vol", "--to", l, "--alone"]).unwrap();
+        tree.ctl_at(l, &["failover", "vol", "--to", l, "--alone"]).unwrap();
         write_some(&tree, l, first);
-        cut_at(&tree, l);
+        tree.cut_at(l);
     }
     let route = |node: &str, words: &[&str]| {
         said(Command::new(program("rcproute")).arg("--dir").arg(tree.folder(node)).args(words))
@@ -219,12 +192,12 @@ fn two_promotions_are_called_a_split_and_one_command_ends_it() {
         write_some(&tree, l, 300);
         assert_eq!(tree.volume(l, "vol").unwrap().role, "primary");
     }
-    let drawn = rcpctl(&tree, &["history", "vol"]).unwrap();
+    let drawn = tree.ctl(&["history", "vol"]).unwrap();
     assert!(drawn.contains("another line begins here as well"), "{drawn}");
-    let plan = rcpctl(&tree, &["failover", "vol", "--plan"]).unwrap();
+    let plan = tree.ctl(&["failover", "vol", "--plan"]).unwrap();
     assert!(plan.contains("split-brain"), "{plan}");
 
-    rcpctl(&tree, &["failover", "vol", "--to", "l1"]).unwrap();
+    tree.ctl(&["failover", "vol", "--to", "l1"]).unwrap();
     wait_for("l2 to be fenced", LONG, || {
         let v = tree.volume("l2", "vol")?;
         match v.fenced {
@@ -232,9 +205,9 @@ fn two_promotions_are_called_a_split_and_one_command_ends_it() {
             other => Err(format!("{other:?}, {:?}", v.reason)),
         }
     });
-    let told = at(&tree, "l2", &["resync", "vol"]).unwrap();
+    let told = tree.ctl_at("l2", &["resync", "vol"]).unwrap();
     assert!(told.contains("kept as branch"), "{told}");
-    let set = cut_at(&tree, "l1");
+    let set = tree.cut_at("l1");
     same(&tree, "l1", &["l2"], set);
     assert!(!tree.log("l2").contains("a seed begins"), "l2 was seeded");
 }
@@ -245,12 +218,12 @@ fn a_primary_that_can_be_reached_is_made_read_only_first() {
     tree.expect(" WARN ");
     tree.expect(" ERROR ");
     write_some(&tree, "p", 0);
-    let set = cut_at(&tree, "p");
+    let set = tree.cut_at("p");
     for l in ["l1", "l2"] {
         tree.reaches(l, "vol", set, LONG);
     }
     let mut client = tree.open("p", "vol").unwrap();
-    let told = rcpctl(&tree, &["failover", "vol", "--to", "l1", "--adopt"]).unwrap();
+    let told = tree.ctl(&["failover", "vol", "--to", "l1", "--adopt"]).unwrap();
     assert!(told.contains("p was made read-only first"), "{told}");
     // Its last set has everything.
     assert!(told.contains("lost: nothing\n"), "{told}");
@@ -264,9 +237,9 @@ fn a_primary_that_can_be_reached_is_made_read_only_first() {
         }
     });
     // Nothing was written since the last set: it goes on from there.
-    at(&tree, "p", &["resync", "vol"]).unwrap();
+    tree.ctl_at("p", &["resync", "vol"]).unwrap();
     write_some(&tree, "l1", 100);
-    let set = cut_at(&tree, "l1");
+    let set = tree.cut_at("l1");
     same(&tree, "l1", &["p", "l2"], set);
     assert!(!tree.log("p").contains("a seed begins"), "p was seeded");
 }
@@ -277,7 +250,7 @@ fn a_primary_that_comes_back_alone_waits_for_a_child_or_an_operator() {
     tree.expect(" WARN ");
     tree.expect(" ERROR ");
     write_some(&tree, "p", 0);
-    let set = cut_at(&tree, "p");
+    let set = tree.cut_at("p");
     tree.reaches("l1", "vol", set, LONG);
     tree.kill("l1");
     tree.kill("p");
@@ -290,9 +263,9 @@ fn a_primary_that_comes_back_alone_waits_for_a_child_or_an_operator() {
     );
     let mut c = tree.open("p", "vol").unwrap();
     let refused = c.write(0, &content(1 << 51), false).unwrap_err().to_string();
-    let no = at(&tree, "p", &["confirm", "vol"]).unwrap_err();
+    let no = tree.ctl_at("p", &["confirm", "vol"]).unwrap_err();
     assert!(no.contains("--alone"), "{no}");
-    at(&tree, "p", &["confirm", "vol", "--alone"]).unwrap();
+    tree.ctl_at("p", &["confirm", "vol", "--alone"]).unwrap();
     assert!(tree.log("p").contains("UNCONFIRMED WRITER"), "it is logged");
     write_some(&tree, "p", 10);
     eprintln!("{refused}");
@@ -302,6 +275,6 @@ fn a_primary_that_comes_back_alone_waits_for_a_child_or_an_operator() {
     tree.up("l1");
     write_some(&tree, "p", 20);
     assert_eq!(tree.volume("p", "vol").unwrap().fenced, None);
-    let set = cut_at(&tree, "p");
+    let set = tree.cut_at("p");
     same(&tree, "p", &["l1"], set);
 }

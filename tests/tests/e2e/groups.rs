@@ -10,29 +10,14 @@ use tests::rig::{Plan, Process, Tree, program, said, wait_for};
 
 const LONG: Duration = Duration::from_secs(60);
 
-fn command(tree: &Tree, words: &[&str]) -> Command {
-    let mut c = Command::new(program("rcpctl"));
-    c.args(words).arg("--topology").arg(tree.topology());
-    c
-}
-
-fn ctl(tree: &Tree, words: &[&str]) -> Result<String, String> {
-    said(&mut command(tree, words))
-}
-
 /// `node from by fed_by` of each member, and who made the group.
 fn members(tree: &Tree, group: &str) -> (String, Vec<String>) {
-    let out = ctl(tree, &["group", "list", group, "--json"]).expect("a list");
+    let out = tree.ctl(&["group", "list", group, "--json"]).expect("a list");
     let all: Value = serde_json::from_str(&out).expect("JSON");
     let list = all[0]["members"].as_array().cloned().unwrap_or_default();
     let word = |m: &Value, k: &str| m[k].as_str().unwrap_or("-").to_owned();
     let line = |m: &Value| [word(m, "node"), word(m, "from"), word(m, "fed_by")].join(" ");
     (all[0]["made_by"].as_str().unwrap_or_default().to_owned(), list.iter().map(line).collect())
-}
-
-fn refused(tree: &Tree, words: &[&str], says: &str) {
-    let e = ctl(tree, words).expect_err(says);
-    assert!(e.contains(says), "{words:?}: {e}");
 }
 
 fn write(tree: &Tree, label: &str, byte: u8) -> u64 {
@@ -66,26 +51,26 @@ fn a_group_made_by_commands_survives_and_is_ended_by_commands() {
     let tree = Tree::start(plan());
     tree.expect(" WARN ");
     tree.expect(" ERROR ");
-    refused(&tree, &["group", "add", "g2", "l1"], "`rcpctl group create g2 --primary NODE`");
-    refused(&tree, &["group", "create", "g2", "--primary", "pp"], "no node that was asked is `pp`");
-    refused(&tree, &["group", "create", "G2", "--primary", "p"], "`G2` is not a group name");
+    tree.refuses(&["group", "add", "g2", "l1"], "`rcpctl group create g2 --primary NODE`");
+    tree.refuses(&["group", "create", "g2", "--primary", "pp"], "no node that was asked is `pp`");
+    tree.refuses(&["group", "create", "G2", "--primary", "p"], "`G2` is not a group name");
     let short = ["group", "create", "g2", "--primary", "p", "--timeout", "1ms"];
-    refused(&tree, &short, "must be at least 100ms");
-    refused(&tree, &["group", "create", "g1", "--primary", "p"], "g1 is in the topology file");
+    tree.refuses(&short, "must be at least 100ms");
+    tree.refuses(&["group", "create", "g1", "--primary", "p"], "g1 is in the topology file");
 
     let make = ["group", "create", "g2", "--primary", "p", "--timeout", "1h", "--hwm", "1GiB"];
-    ctl(&tree, &make).expect("made");
-    let again = ctl(&tree, &make).expect("said again");
+    tree.ctl(&make).expect("made");
+    let again = tree.ctl(&make).expect("said again");
     assert!(again.contains("is there already"), "{again}");
-    refused(&tree, &["group", "create", "g2", "--primary", "l1"], "made it, with p as its primary");
+    tree.refuses(&["group", "create", "g2", "--primary", "l1"], "made it, with p as its primary");
     // At once after it was answered.
     restart(&tree, &["p"]);
-    refused(&tree, &["group", "add", "g2", "p"], "p is the primary of g2");
-    refused(&tree, &["group", "add", "g2", "l2", "--below", "l1"], "l1 is no member of g2");
-    refused(&tree, &["group", "add", "g2", "l9"], "no node that was asked is `l9`");
-    ctl(&tree, &["group", "add", "g2", "l1"]).expect("added");
+    tree.refuses(&["group", "add", "g2", "p"], "p is the primary of g2");
+    tree.refuses(&["group", "add", "g2", "l2", "--below", "l1"], "l1 is no member of g2");
+    tree.refuses(&["group", "add", "g2", "l9"], "no node that was asked is `l9`");
+    tree.ctl(&["group", "add", "g2", "l1"]).expect("added");
     restart(&tree, &["l1"]);
-    ctl(&tree, &["group", "add", "g2", "l2", "--below", "l1"]).expect("added below");
+    tree.ctl(&["group", "add", "g2", "l2", "--below", "l1"]).expect("added below");
     let tree_of_it = vec!["l1 command p", "l2 command l1", "p command -"];
     let both = || {
         let (by, all) = members(&tree, "g2");
@@ -94,8 +79,8 @@ fn a_group_made_by_commands_survives_and_is_ended_by_commands() {
     wait_for("the group to be known", LONG, both);
     let create = ["volume", "create", "v2", "--size", "8MiB", "--save", "8MiB", "--group", "g2"];
     let wrong = [&create[..8], &["g3"]].concat();
-    refused(&tree, &wrong, "has no group `g3`");
-    ctl(&tree, &create).expect("a volume");
+    tree.refuses(&wrong, "has no group `g3`");
+    tree.ctl(&create).expect("a volume");
     let set = write(&tree, "v2", 1);
     for node in ["l1", "l2"] {
         tree.reaches(node, "v2", set, LONG);
@@ -107,24 +92,24 @@ fn a_group_made_by_commands_survives_and_is_ended_by_commands() {
     wait_for("the group to be known again", LONG, both);
 
     // Out again, one by one; what holds a replica says so, and it is still readable.
-    refused(&tree, &["group", "delete", "g2"], "g2 has members: l1, l2");
-    refused(&tree, &["group", "remove", "g2", "l1"], "`rcpctl group remove g2 l2` first");
-    refused(&tree, &["group", "remove", "g2", "l2"], "l2 has volumes of group g2");
+    tree.refuses(&["group", "delete", "g2"], "g2 has members: l1, l2");
+    tree.refuses(&["group", "remove", "g2", "l1"], "`rcpctl group remove g2 l2` first");
+    tree.refuses(&["group", "remove", "g2", "l2"], "l2 has volumes of group g2");
     restart(&tree, &["l2"]);
     assert_eq!(reads(&tree, "l2", "v2"), 2);
-    ctl(&tree, &["volume", "delete", "v2", "--yes", "--node", "l2"]).expect("deleted");
-    ctl(&tree, &["group", "remove", "g2", "l2"]).expect("out");
-    refused(&tree, &["group", "remove", "g2", "l2"], "nobody that answered feeds l2");
-    ctl(&tree, &["group", "remove", "g2", "l1"]).expect_err("its replica is there");
-    ctl(&tree, &["volume", "delete", "v2", "--yes", "--node", "l1"]).expect("deleted");
-    ctl(&tree, &["group", "remove", "g2", "l1"]).expect("out");
-    refused(&tree, &["group", "delete", "g2"], "p has volumes of group g2");
-    ctl(&tree, &["volume", "delete", "v2", "--yes", "--node", "p"]).expect("deleted");
-    ctl(&tree, &["group", "delete", "g2"]).expect("ended");
-    refused(&tree, &["group", "list", "g2"], "no node is in a group `g2`");
+    tree.ctl(&["volume", "delete", "v2", "--yes", "--node", "l2"]).expect("deleted");
+    tree.ctl(&["group", "remove", "g2", "l2"]).expect("out");
+    tree.refuses(&["group", "remove", "g2", "l2"], "nobody that answered feeds l2");
+    tree.ctl(&["group", "remove", "g2", "l1"]).expect_err("its replica is there");
+    tree.ctl(&["volume", "delete", "v2", "--yes", "--node", "l1"]).expect("deleted");
+    tree.ctl(&["group", "remove", "g2", "l1"]).expect("out");
+    tree.refuses(&["group", "delete", "g2"], "p has volumes of group g2");
+    tree.ctl(&["volume", "delete", "v2", "--yes", "--node", "p"]).expect("deleted");
+    tree.ctl(&["group", "delete", "g2"]).expect("ended");
+    tree.refuses(&["group", "list", "g2"], "no node is in a group `g2`");
     restart(&tree, &["p", "l1", "l2"]);
-    refused(&tree, &["group", "list", "g2"], "no node is in a group `g2`");
-    refused(&tree, &["group", "delete", "g1"], "g1 is in the topology file");
+    tree.refuses(&["group", "list", "g2"], "no node is in a group `g2`");
+    tree.refuses(&["group", "delete", "g1"], "g1 is in the topology file");
 }
 
 #[test]
@@ -139,10 +124,10 @@ fn a_member_joins_a_group_of_the_file_and_commands_that_were_cut_short_are_said_
             [&["group", "add", "g1", "l1", "--below", "f1"][..], &["group", "add", "g1", "l2"]]
         {
             let log = tree.dir().join("cut-short.log");
-            let mut short = Process::start(&mut command(&tree, words), &log);
+            let mut short = Process::start(&mut tree.rcpctl(words), &log);
             std::thread::sleep(Duration::from_millis(after));
             short.kill();
-            wait_for("the command to be taken", LONG, || ctl(&tree, words));
+            wait_for("the command to be taken", LONG, || tree.ctl(words));
         }
         let expected = ["f1 file p", "l1 command f1", "l2 command p", "p file -"];
         assert_eq!(members(&tree, "g1"), ("file".to_owned(), expected.map(str::to_owned).into()));
@@ -153,9 +138,9 @@ fn a_member_joins_a_group_of_the_file_and_commands_that_were_cut_short_are_said_
             break;
         }
         for node in ["l1", "l2"] {
-            ctl(&tree, &["group", "remove", "g1", node]).expect_err("its replica is there");
-            ctl(&tree, &["volume", "delete", "vol", "--yes", "--node", node]).expect("deleted");
-            ctl(&tree, &["group", "remove", "g1", node]).expect("out");
+            tree.ctl(&["group", "remove", "g1", node]).expect_err("its replica is there");
+            tree.ctl(&["volume", "delete", "vol", "--yes", "--node", node]).expect("deleted");
+            tree.ctl(&["group", "remove", "g1", node]).expect("out");
         }
         let left = ["f1 file p", "p file -"].map(str::to_owned);
         assert_eq!(members(&tree, "g1").1, left);
@@ -168,10 +153,10 @@ fn a_member_joins_a_group_of_the_file_and_commands_that_were_cut_short_are_said_
     }
     // A member that does not answer is named, and learns of it when that is said again.
     tree.kill("f1");
-    ctl(&tree, &["group", "remove", "g1", "l2"]).expect_err("two are not told");
+    tree.ctl(&["group", "remove", "g1", "l2"]).expect_err("two are not told");
     tree.up("f1");
-    ctl(&tree, &["volume", "delete", "vol", "--yes", "--node", "l2"]).expect("deleted");
-    ctl(&tree, &["group", "remove", "g1", "l2"]).expect("out");
+    tree.ctl(&["volume", "delete", "vol", "--yes", "--node", "l2"]).expect("deleted");
+    tree.ctl(&["group", "remove", "g1", "l2"]).expect("out");
     let word = |n: &str| tree.status(n).unwrap().groups[0].added.clone();
     assert_eq!(word("f1"), word("p"));
 }
@@ -180,7 +165,7 @@ fn a_member_joins_a_group_of_the_file_and_commands_that_were_cut_short_are_said_
 fn what_a_command_and_the_file_both_name_is_refused() {
     let tree = Tree::start(plan());
     tree.expect(" WARN ");
-    ctl(&tree, &["group", "create", "g2", "--primary", "p"]).expect("made");
+    tree.ctl(&["group", "create", "g2", "--primary", "p"]).expect("made");
     let file = std::fs::read_to_string(tree.topology()).unwrap();
     let both = format!("{file}  g2: {{primary: l1, routes: {{l1: [p]}}}}\n");
     assert!(file.trim_end().lines().last().is_some_and(|l| l.starts_with("  ")), "{file}");
@@ -200,7 +185,7 @@ fn what_a_command_and_the_file_both_name_is_refused() {
     // As the message says.
     std::fs::write(tree.topology(), &file).unwrap();
     tree.up("p");
-    ctl(&tree, &["group", "delete", "g2"]).expect("ended");
+    tree.ctl(&["group", "delete", "g2"]).expect("ended");
     std::fs::write(tree.topology(), &both).unwrap();
     restart(&tree, &["p", "l1"]);
     wait_for("the group of the file", LONG, || match members(&tree, "g2") {

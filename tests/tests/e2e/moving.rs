@@ -1,34 +1,17 @@
 //! A volume's service goes to another node, with its files from shared storage or by a swap: nothing
 //! acknowledged is lost, nothing is copied, one node writes (GEN-12).
 
-use std::process::Command;
 use std::time::Duration;
 
 use config::spec::NodeSpec;
 use node::api::CutInfo;
 use node::http::{paths, requests};
 use serde_json::Value;
-use tests::rig::{Clock, MIB, Plan, Process, Random, Tree, program, said, wait_for};
+use tests::rig::{Clock, MIB, Plan, Process, Random, Tree, wait_for};
 
 use crate::load::{Ends, Load, Writer, content};
 
 const LONG: Duration = Duration::from_secs(90);
-
-fn command(tree: &Tree, words: &[&str]) -> Command {
-    let mut c = Command::new(program("rcpctl"));
-    c.args(words).arg("--topology").arg(tree.topology());
-    c
-}
-
-fn ctl(tree: &Tree, words: &[&str]) -> Result<String, String> {
-    said(&mut command(tree, words))
-}
-
-#[track_caller]
-fn refused(tree: &Tree, words: &[&str], says: &str) {
-    let e = ctl(tree, words).expect_err(says);
-    assert!(e.contains(says), "{words:?}: {e}");
-}
 
 /// `b` is in no group, and has its data folder beside the others': what a shared disk is.
 fn plan() -> Plan {
@@ -38,27 +21,16 @@ fn plan() -> Plan {
     plan
 }
 
-fn all_of(tree: &Tree, node: &str, export: &str) -> Result<Vec<u8>, String> {
-    let mut all = Vec::new();
-    let mut c = tree.open(node, export).map_err(|e| format!("{export} at {node}: {e}"))?;
-    let mut take = |_, piece: &[u8]| {
-        all.extend_from_slice(piece);
-        Ok(())
-    };
-    c.read_all(4, &mut take).map_err(|e| format!("{export} at {node}: {e}"))?;
-    Ok(all)
-}
-
 /// The replicas show what the writer holds.
 #[track_caller]
 fn same(tree: &Tree, writer: &str, replicas: &[&str]) {
     let body = requests::Cut { volume: "vol".to_owned(), keep: true };
     let cut: CutInfo = wait_for("a cut", LONG, || tree.post(writer, paths::CUT, &body));
     let export = format!("vol@{}", cut.set);
-    let want = all_of(tree, writer, &export).expect("the writer's");
+    let want = tree.all_of(writer, &export).expect("the writer's");
     for n in replicas {
         tree.reaches(n, "vol", cut.set, LONG);
-        wait_for("the same content", LONG, || match all_of(tree, n, &export)? == want {
+        wait_for("the same content", LONG, || match tree.all_of(n, &export)? == want {
             true => Ok(()),
             false => Err(format!("{n} differs from {writer} at set {}", cut.set)),
         });
@@ -129,10 +101,10 @@ fn a_volume_moves_with_its_files_while_it_is_written() {
             tree.reaches(n, "vol", 3, LONG);
         }
         before = ["l1", "l2"].iter().map(|n| seeds(&tree, n)).collect();
-        let shown = ctl(&tree, &["volume", "move", "vol", "--to", "b", "--plan"]).expect("a plan");
+        let shown = tree.ctl(&["volume", "move", "vol", "--to", "b", "--plan"]).expect("a plan");
         assert!(shown.contains("storage that p and b share"), "{shown}");
         one_writer(&tree, &["p", "b", "l1", "l2"], "p");
-        let out = ctl(&tree, &["volume", "move", "vol", "--to", "b", "--json"]).expect("moved");
+        let out = tree.ctl(&["volume", "move", "vol", "--to", "b", "--json"]).expect("moved");
         told = serde_json::from_str(&out).expect("JSON");
         let at = load.written();
         wait_for("writes at b", LONG, || match load.written() - at {
@@ -148,7 +120,7 @@ fn a_volume_moves_with_its_files_while_it_is_written() {
     not_seeded_after(&tree, &["l1", "l2"], &before);
     let record = std::fs::read_to_string(tree.dir().join("san.img.rcp-owner")).expect("a record");
     assert!(record.contains("node b"), "{record}");
-    let again = ctl(&tree, &["volume", "move", "vol", "--to", "b"]).expect("said again");
+    let again = tree.ctl(&["volume", "move", "vol", "--to", "b"]).expect("said again");
     assert!(again.contains("b is the writer already"), "{again}");
 
     // The file names p still: it makes no volume in the place of the one it gave away.
@@ -167,7 +139,7 @@ fn a_volume_moves_with_its_files_while_it_is_written() {
     same(&tree, "b", &["l1", "l2"]);
     not_seeded_after(&tree, &["l1", "l2"], &before);
     // Who has the volume as a replica has not its writer's file.
-    ctl(&tree, &["group", "add", "g1", "p"]).expect("a member");
+    tree.ctl(&["group", "add", "g1", "p"]).expect("a member");
     wait_for("p to leave the file alone", LONG, || {
         match tree.log("p").contains("san.img is in use by node b") {
             true => Ok(()),
@@ -175,9 +147,9 @@ fn a_volume_moves_with_its_files_while_it_is_written() {
         }
     });
     tree.volume("p", "vol").expect_err("there is no replica");
-    refused(&tree, &["volume", "move", "vol", "--to", "l1", "--files"], "without --files");
-    refused(&tree, &["volume", "move", "vol", "--to", "x"], "`x`");
-    refused(&tree, &["volume", "move", "vol", "--to", "p", "--swap"], "`rcpctl group add g1 p`");
+    tree.refuses(&["volume", "move", "vol", "--to", "l1", "--files"], "without --files");
+    tree.refuses(&["volume", "move", "vol", "--to", "x"], "`x`");
+    tree.refuses(&["volume", "move", "vol", "--to", "p", "--swap"], "`rcpctl group add g1 p`");
 }
 
 #[test]
@@ -189,12 +161,12 @@ fn a_file_that_is_a_volume_of_a_node_is_refused_to_another_also_while_that_is_do
     tree.expect(" WARN ");
     tree.expect(" ERROR ");
     tree.open("p", "vol").expect("open").write(0, &content(1), true).expect("written");
-    ctl(&tree, &["group", "create", "g2", "--primary", "b"]).expect("a group");
+    tree.ctl(&["group", "create", "g2", "--primary", "b"]).expect("a group");
     let file = tree.dir().join("san.img").display().to_string();
     let import = ["volume", "import", "v2", &file, "--group", "g2", "--format", "raw"];
-    refused(&tree, &import, "is in use by node p");
+    tree.refuses(&import, "is in use by node p");
     tree.kill("p");
-    refused(&tree, &import, "is in use by node p");
+    tree.refuses(&import, "is in use by node p");
     tree.up("p");
     let mut block = vec![0; 4096];
     tree.open("p", "vol").expect("open").read(0, &mut block).expect("read");
@@ -230,7 +202,7 @@ fn a_move_that_is_killed_anywhere_is_finished_by_the_same_command() {
         let to = if writer == "p" { "b" } else { "p" };
         let words = ["volume", "move", "vol", "--to", to];
         let log = tree.dir().join(format!("move{round}.log"));
-        let mut moving = Process::start(&mut command(&tree, &words), &log);
+        let mut moving = Process::start(&mut tree.rcpctl(&words), &log);
         Clock::default().pace(Duration::from_millis(random.below(within)));
         // Soon enough for this machine.
         match moving.ended() {
@@ -247,10 +219,10 @@ fn a_move_that_is_killed_anywhere_is_finished_by_the_same_command() {
             }
         }
         eprintln!("round {round}: {victim} ended: {}", moving.log());
-        let again = wait_for("the move to be done", LONG, || ctl(&tree, &words));
+        let again = wait_for("the move to be done", LONG, || tree.ctl(&words));
         eprintln!("{again}");
         one_writer(&tree, &nodes, to);
-        let holds = wait_for("the volume", LONG, || all_of(&tree, to, "vol"));
+        let holds = wait_for("the volume", LONG, || tree.all_of(to, "vol"));
         assert!(holds[..want.len()] == want, "{to} has something else after round {round}");
         same(&tree, to, &["l1", "l2"]);
         writer = to;
@@ -270,7 +242,7 @@ fn after_every_step_the_disk_says_whose_the_volume_is() {
         tree.expect(" ERROR ");
         tree.open("p", "vol").expect("open").write(0, &content(7), true).expect("written");
         same(&tree, "p", &["l1", "l2"]);
-        ctl(&tree, &["volume", "move", "vol", "--to", "b", "--plan"]).expect("a plan");
+        tree.ctl(&["volume", "move", "vol", "--to", "b", "--plan"]).expect("a plan");
         let id = tree.volume("p", "vol").expect("the volume").id;
         let ask =
             |node: &str, step: &Step| tree.post::<_, Answered>(node, paths::VOLUME_MOVE, step);
@@ -307,7 +279,7 @@ fn after_every_step_the_disk_says_whose_the_volume_is() {
             // Nobody else is called so here.
             let make =
                 ["volume", "create", "vol", "--size", "1MiB", "--group", "g1", "--node", "b"];
-            ctl(&tree, &make).expect_err("it is on its way");
+            tree.ctl(&make).expect_err("it is on its way");
         }
         if steps >= 3 {
             let hold = WriterChange::Hold { volume: id.clone(), limit_ms: 20_000 };
@@ -347,23 +319,22 @@ fn after_every_step_the_disk_says_whose_the_volume_is() {
                 assert_eq!((v.id.as_str(), n == "b"), (id.as_str(), steps >= 5), "step {steps}");
             }
         }
-        let told =
-            wait_for("the move", LONG, || ctl(&tree, &["volume", "move", "vol", "--to", "b"]));
+        let told = wait_for("the move", LONG, || tree.ctl(&["volume", "move", "vol", "--to", "b"]));
         eprintln!("after step {steps}: {told}");
         one_writer(&tree, &["p", "b", "l1", "l2"], "b");
-        assert!(all_of(&tree, "b", "vol").expect("read")[..4096] == content(7), "step {steps}");
+        assert!(tree.all_of("b", "vol").expect("read")[..4096] == content(7), "step {steps}");
         same(&tree, "b", &["l1", "l2"]);
         let moved = |n: &str| tree.status(n).expect("a status").moved.len();
         assert_eq!((moved("p"), moved("b")), (1, 0));
         if steps == 6 {
             // It is a node like any other: it may have a replica, and what it gave away is history.
-            ctl(&tree, &["group", "add", "g1", "p"]).expect("a replica");
+            tree.ctl(&["group", "add", "g1", "p"]).expect("a replica");
             same(&tree, "b", &["p", "l1", "l2"]);
             assert_eq!(moved("p"), 0);
             tree.kill("p");
             tree.up("p");
             same(&tree, "b", &["p", "l1", "l2"]);
-            ctl(&tree, &["volume", "move", "vol", "--to", "p"]).expect("by a swap");
+            tree.ctl(&["volume", "move", "vol", "--to", "p"]).expect("by a swap");
             one_writer(&tree, &["p", "b", "l1", "l2"], "p");
         }
     }
@@ -380,10 +351,10 @@ fn volumes_of_one_group_move_together_by_swaps() {
         c.write(0, &content(n as u64 + 1), true).expect("written");
     }
     same(&tree, "p", &["l1", "l2"]);
-    refused(&tree, &["volume", "move", "vol", "--to", "l1"], "`rcpctl group move g1 --to l1`");
-    let shown = ctl(&tree, &["group", "move", "g1", "--to", "l1", "--plan"]).expect("a plan");
+    tree.refuses(&["volume", "move", "vol", "--to", "l1"], "`rcpctl group move g1 --to l1`");
+    let shown = tree.ctl(&["group", "move", "g1", "--to", "l1", "--plan"]).expect("a plan");
     assert!(shown.contains("by a planned swap: writers wait"), "{shown}");
-    let told = ctl(&tree, &["group", "move", "g1", "--to", "l1"]).expect("moved");
+    let told = tree.ctl(&["group", "move", "g1", "--to", "l1"]).expect("moved");
     eprintln!("{told}");
     for (n, label) in ["vol", "v2"].iter().enumerate() {
         assert_eq!(tree.volume("l1", label).expect("there").role, "primary");

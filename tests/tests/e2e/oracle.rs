@@ -9,8 +9,6 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use node::api::CutInfo;
-use node::http::{paths, requests};
 use rustix::process::Signal;
 use serde_json::Value;
 use tests::rig::{
@@ -27,20 +25,6 @@ const NODES: [&str; 3] = ["p", "l1", "l2"];
 const TURNS: [&str; 11] = ["p", "l1", "l2", "p", "l1", "l2", "p", "l1", "p", "l2", "p"];
 /// Between two cuts of a data base under load.
 const PAUSE: Duration = Duration::from_millis(600);
-
-fn rcpctl(tree: &Tree, words: &str) -> Result<String, String> {
-    let mut c = Command::new(program("rcpctl"));
-    let told = said(c.args(words.split(' ')).arg("--topology").arg(tree.topology()));
-    let (Ok(text) | Err(text)) = &told;
-    eprintln!("$ rcpctl {words}\n{text}");
-    told
-}
-
-fn cut_at(tree: &Tree, node: &str) -> u64 {
-    let body = requests::Cut { volume: "vol".to_owned(), keep: true };
-    let cut: CutInfo = tree.post(node, paths::CUT, &body).unwrap_or_else(|e| panic!("cut: {e}"));
-    cut.set
-}
 
 /// A kept state is the same at all three. The image of it at the writer.
 #[track_caller]
@@ -103,7 +87,7 @@ fn tree_of(mib: u64) -> Tree {
 /// Hands the writer's role on, and nothing changes by it.
 fn hand_over(tree: &Tree, from: &str, to: &str) {
     let before = image(tree, from, "vol", "before").expect("qemu-img was there");
-    let told = rcpctl(tree, &format!("failover vol --sync --to {to}")).unwrap();
+    let told = tree.told(&format!("failover vol --sync --to {to}")).unwrap();
     assert!(told.contains("nothing is lost"), "{told}");
     equal(&before, &image(tree, to, "vol", "after").expect("qemu-img was there"));
 }
@@ -128,11 +112,10 @@ fn falls_behind_and_dies(tree: &Tree, mut cut: impl FnMut() -> u64) -> (u64, u64
 fn take_over(tree: &Tree, after: u64, newest: u64) {
     let held = image(tree, "l2", "vol", "held").expect("qemu-img was there");
     let plan: Value =
-        serde_json::from_str(&rcpctl(tree, "failover vol --plan --json").unwrap()).unwrap();
+        serde_json::from_str(&tree.told("failover vol --plan --json").unwrap()).unwrap();
     assert_eq!(plan["recommended"], "l2", "{plan}");
     let told: Value =
-        serde_json::from_str(&rcpctl(tree, "failover vol --to l1 --adopt --json").unwrap())
-            .unwrap();
+        serde_json::from_str(&tree.told("failover vol --to l1 --adopt --json").unwrap()).unwrap();
     assert_eq!(told["loss"]["sets"], newest - after, "{told}");
     // The promoted content is exactly its last durable state, as the dead writer kept it.
     tree.up("p");
@@ -239,7 +222,7 @@ fn a_file_system_in_use_is_handed_on_ten_times_and_then_taken_over() {
             s.spawn(|| archive.unpack(&used.mounted.at, &load));
             let cut = || {
                 archive.goes_on();
-                cut_at(&tree, writer)
+                tree.cut_at(writer)
             };
             (0..2).for_each(|_| checks(&same_everywhere(&tree, writer, cut())));
             if round + 1 < TURNS.len() {
@@ -264,11 +247,11 @@ fn a_file_system_in_use_is_handed_on_ten_times_and_then_taken_over() {
 /// All of them follow the new writer.
 fn same_again(tree: &Tree, writer: &str) -> PathBuf {
     wait_for("the old writer to follow", LONG, || {
-        rcpctl(tree, &format!("failover vol --to {writer} --adopt"))?;
+        tree.told(&format!("failover vol --to {writer} --adopt"))?;
         let v = tree.volume("p", "vol")?;
         if v.role == "replica" { Ok(()) } else { Err(v.state) }
     });
-    let set = cut_at(tree, writer);
+    let set = tree.cut_at(writer);
     same_everywhere(tree, writer, set)
 }
 
@@ -405,7 +388,7 @@ fn data_base(turns: &[&str]) {
             let mut cut = || {
                 Clock::default().pace(PAUSE);
                 let before = committed + load.written();
-                let set = cut_at(&tree, writer);
+                let set = tree.cut_at(writer);
                 answered.push((set, before));
                 set
             };

@@ -14,13 +14,9 @@ use crate::load::content;
 const LONG: Duration = Duration::from_secs(90);
 const BLOCK: u64 = 4096;
 
-fn at(tree: &Tree, node: &str, words: &[&str]) -> Result<String, String> {
-    said(Command::new(program("rcpctl")).args(words).arg("--dir").arg(tree.folder(node)))
-}
-
 fn pull(tree: &Tree, node: &str, state: u64, to: &Path) -> Result<serde_json::Value, String> {
     let (state, to) = (state.to_string(), to.display().to_string());
-    let told = at(tree, node, &["delta", "pull", "vol", &state, "--to", &to, "--json"])?;
+    let told = tree.ctl_at(node, &["delta", "pull", "vol", &state, "--to", &to, "--json"])?;
     Ok(serde_json::from_str(&told).expect("JSON"))
 }
 
@@ -40,7 +36,7 @@ fn kept(tree: &Tree) -> u64 {
     let body = requests::Cut { volume: "vol".to_owned(), keep: true };
     let cut: CutInfo = tree.post("p", paths::CUT, &body).unwrap();
     tree.reaches("l1", "vol", cut.set, LONG);
-    at(tree, "l1", &["delta", "keep", "vol", &cut.set.to_string()]).unwrap();
+    tree.ctl_at("l1", &["delta", "keep", "vol", &cut.set.to_string()]).unwrap();
     cut.set
 }
 
@@ -73,12 +69,12 @@ fn a_backup_is_brought_forward_by_what_changed() {
     kept(&tree);
     write(&tree, (3, 2048), (7, 4), 3);
     let last = kept(&tree);
-    let list = at(&tree, "l1", &["delta", "diff", "vol", &first.to_string(), &last.to_string()]);
+    let list = tree.ctl_at("l1", &["delta", "diff", "vol", &first.to_string(), &last.to_string()]);
     let list = list.unwrap();
     assert!(list.starts_with("vol: 120 blocks of 4096 bytes changed"), "{list}");
     assert!(list.ends_with("\n14339 +8\n"), "{list}");
     // The primary keeps the same states, and says the same.
-    let at_p = at(&tree, "p", &["delta", "diff", "vol", &first.to_string(), &last.to_string()]);
+    let at_p = tree.ctl_at("p", &["delta", "diff", "vol", &first.to_string(), &last.to_string()]);
     assert_eq!(list, at_p.unwrap());
     let told = pull(&tree, "l1", last, &file).unwrap();
     assert_eq!(told["read"].as_u64(), Some(120 * BLOCK), "{told}");
@@ -154,7 +150,7 @@ fn a_pull_that_was_interrupted_is_finished_by_the_same_command() {
     assert!(no.contains("say the older one first"), "{no}");
     let no = pull(&tree, "l1", 999, &file).unwrap_err();
     assert!(no.contains("state 999 of volume vol is not kept here: the nearest"), "{no}");
-    at(&tree, "l1", &["delta", "release", "vol", &c.to_string()]).unwrap();
+    tree.ctl_at("l1", &["delta", "release", "vol", &c.to_string()]).unwrap();
     write(&tree, (1, 1), (1, 1), 5);
     let d = kept(&tree);
     wait_for("the state to be gone", LONG, || match pull(&tree, "l1", d, &file) {
@@ -163,7 +159,7 @@ fn a_pull_that_was_interrupted_is_finished_by_the_same_command() {
     });
     let no = pull(&tree, "l1", d, tree.dir()).unwrap_err();
     assert!(no.contains("is a folder"), "{no}");
-    let no = at(&tree, "l1", &["delta", "diff", "vol&x=1", "1", "2"]).unwrap_err();
+    let no = tree.ctl_at("l1", &["delta", "diff", "vol&x=1", "1", "2"]).unwrap_err();
     assert!(no.contains("vol&x=1"), "{no}");
     std::fs::remove_file(note(&file)).unwrap();
     let no = pull(&tree, "l1", d, &file).unwrap_err();

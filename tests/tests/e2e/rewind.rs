@@ -5,28 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use node::api::{BranchStatus, CutInfo, VolumeInfo};
-use node::http::{paths, requests};
+use node::api::{BranchStatus, VolumeInfo};
 use tests::rig::{Clock, Plan, Process, Tree, program, run, said, tool, wait_for};
 
 use crate::load::content;
 
 const LONG: Duration = Duration::from_secs(90);
 const BLOCK: u64 = 4096;
-
-fn rcpctl(tree: &Tree, words: &[&str]) -> Result<String, String> {
-    said(Command::new(program("rcpctl")).args(words).arg("--topology").arg(tree.topology()))
-}
-
-fn at(tree: &Tree, node: &str, words: &[&str]) -> Result<String, String> {
-    said(Command::new(program("rcpctl")).args(words).arg("--dir").arg(tree.folder(node)))
-}
-
-fn cut_at(tree: &Tree, node: &str) -> u64 {
-    let body = requests::Cut { volume: "vol".to_owned(), keep: true };
-    let cut: CutInfo = tree.post(node, paths::CUT, &body).unwrap_or_else(|e| panic!("cut: {e}"));
-    cut.set
-}
 
 /// Runs of 16 blocks, `every` blocks apart, from `first` on: `runs` of them.
 fn write(tree: &Tree, node: &str, first: u64, every: u64, runs: u64, seed: u64) {
@@ -91,12 +76,12 @@ fn branch_is(tree: &Tree, node: &str, b: &BranchStatus, held: &Path) {
         std::fs::remove_file(to).unwrap();
     }
     mounted(tree, node, b, held);
-    let list = at(tree, node, &["branch", "list", "vol"]).unwrap();
-    let show = at(tree, node, &["branch", "show", "vol", &b.name]).unwrap();
+    let list = tree.ctl_at(node, &["branch", "list", "vol"]).unwrap();
+    let show = tree.ctl_at(node, &["branch", "show", "vol", &b.name]).unwrap();
     assert!(list.contains(&b.name) && show.contains("branch drop"), "{list}\n{show}");
     let to = tree.dir().join(format!("{node}.export"));
     let to_text = to.display().to_string();
-    let told = at(tree, node, &["branch", "export", "vol", &b.name, "--to", &to_text]).unwrap();
+    let told = tree.ctl_at(node, &["branch", "export", "vol", &b.name, "--to", &to_text]).unwrap();
     equal(held, &to);
     eprintln!("{list}{show}{told}");
     std::fs::remove_file(to).unwrap();
@@ -177,23 +162,23 @@ fn an_old_primary_goes_back_by_what_differs_and_keeps_it_as_a_branch() {
     tree.expect(" WARN ");
     tree.expect(" ERROR ");
     write(&tree, "p", 0, 2_000, 130, 1);
-    let common = cut_at(&tree, "p");
+    let common = tree.cut_at("p");
     tree.reaches("l1", "vol", common, LONG);
     tree.kill("l1");
     // 6 MiB in sets that nobody has, 2 MiB in none; 1 MiB of that was empty before.
     write(&tree, "p", 2_000, 2_000, 64, 2);
-    let second = cut_at(&tree, "p");
+    let second = tree.cut_at("p");
     write(&tree, "p", 2_000 * 65, 2_000, 32, 3);
-    let third = cut_at(&tree, "p");
+    let third = tree.cut_at("p");
     write(&tree, "p", 2_000 * 97, 2_000, 16, 4);
     write(&tree, "p", 81_000, 2_000, 16, 4);
     tree.kill("p");
 
     tree.up("l1");
-    rcpctl(&tree, &["failover", "vol", "--to", "l1"]).unwrap();
+    tree.ctl(&["failover", "vol", "--to", "l1"]).unwrap();
     // 2 MiB, half of it in the same blocks.
     write(&tree, "l1", 2_000, 2_000, 16, 5);
-    cut_at(&tree, "l1");
+    tree.cut_at("l1");
     write(&tree, "l1", 2_000 * 113, 2_000, 16, 6);
 
     tree.up("p");
@@ -204,12 +189,12 @@ fn an_old_primary_goes_back_by_what_differs_and_keeps_it_as_a_branch() {
     });
     let held =
         [(second, kept[0].as_path()), (third, kept[1].as_path()), (third + 1, held.as_path())];
-    let told = at(&tree, "p", &["resync", "vol"]).unwrap();
+    let told = tree.ctl_at("p", &["resync", "vol"]).unwrap();
     assert!(told.contains("kept as branch"), "{told}");
     eprintln!("{told}");
-    let told = rcpctl(&tree, &["failover", "vol", "--to", "l1", "--adopt"]).unwrap();
+    let told = tree.ctl(&["failover", "vol", "--to", "l1", "--adopt"]).unwrap();
     eprintln!("{told}");
-    let set = cut_at(&tree, "l1");
+    let set = tree.cut_at("l1");
     tree.reaches("p", "vol", set, LONG);
     assert!(!tree.log("p").contains("a seed begins"), "p was seeded");
     // Of both lines, what has content now. (After the crash whole extents of the activity log counted
@@ -227,17 +212,17 @@ fn an_old_primary_goes_back_by_what_differs_and_keeps_it_as_a_branch() {
     tree.kill("p");
     tree.up("p");
     write(&tree, "l1", 0, 2_000, 60, 7);
-    let set = cut_at(&tree, "l1");
+    let set = tree.cut_at("l1");
     tree.reaches("p", "vol", set, LONG);
     let name = branches_are(&tree, "p", &held).name;
     for b in tree.volume("p", "vol").unwrap().branches {
-        at(&tree, "p", &["branch", "drop", "vol", &b.name]).unwrap();
+        tree.ctl_at("p", &["branch", "drop", "vol", &b.name]).unwrap();
     }
     wait_for("the branch to be gone", LONG, || {
         let v = tree.volume("p", "vol")?;
         if v.branches.is_empty() { Ok(()) } else { Err(format!("{:?}", v.branches)) }
     });
-    let no = at(&tree, "p", &["branch", "drop", "vol", &name]).unwrap_err();
+    let no = tree.ctl_at("p", &["branch", "drop", "vol", &name]).unwrap_err();
     assert!(no.contains("has no branch"), "{no}");
 }
 
@@ -247,24 +232,24 @@ fn a_replica_past_the_fork_goes_back_by_itself() {
     tree.expect(" WARN ");
     tree.expect(" ERROR ");
     write(&tree, "p", 0, 2_000, 80, 1);
-    let common = cut_at(&tree, "p");
+    let common = tree.cut_at("p");
     for l in ["l1", "l2"] {
         tree.reaches(l, "vol", common, LONG);
     }
     tree.kill("l1");
     write(&tree, "p", 4_000, 2_000, 64, 2);
-    let ahead = cut_at(&tree, "p");
+    let ahead = tree.cut_at("p");
     tree.reaches("l2", "vol", ahead, LONG);
     tree.kill("p");
     let Some(held) = image(&tree, "l2", &format!("vol@{ahead}"), "held") else { return };
 
     tree.up("l1");
-    at(&tree, "l1", &["failover", "vol", "--to", "l1", "--alone"]).unwrap();
+    tree.ctl_at("l1", &["failover", "vol", "--to", "l1", "--alone"]).unwrap();
     write(&tree, "l1", 6_000, 2_000, 32, 3);
-    cut_at(&tree, "l1");
-    let told = rcpctl(&tree, &["failover", "vol", "--to", "l1", "--adopt"]).unwrap();
+    tree.cut_at("l1");
+    let told = tree.ctl(&["failover", "vol", "--to", "l1", "--adopt"]).unwrap();
     eprintln!("{told}");
-    let set = cut_at(&tree, "l1");
+    let set = tree.cut_at("l1");
     tree.reaches("l2", "vol", set, LONG);
     assert!(!tree.log("l2").contains("a seed begins"), "l2 was seeded");
     sent_at_most(&tree, "l1", "l2", 64);
@@ -274,7 +259,7 @@ fn a_replica_past_the_fork_goes_back_by_itself() {
     equal(&a.unwrap(), &b.unwrap());
     let tip = branches_are(&tree, "l2", &[(ahead, held.as_path())]);
     branch_is(&tree, "l2", &tip, &held);
-    at(&tree, "l2", &["branch", "drop", "vol", &tip.name]).unwrap();
+    tree.ctl_at("l2", &["branch", "drop", "vol", &tip.name]).unwrap();
 }
 
 /// An export at two nodes, byte for byte.
@@ -311,18 +296,18 @@ fn half_a_gib_of_divergence_on_a_large_volume_is_taken_back_in_seconds() {
     }
     tree.kill("p");
     tree.up("l1");
-    rcpctl(&tree, &["failover", "vol", "--to", "l1"]).unwrap();
+    tree.ctl(&["failover", "vol", "--to", "l1"]).unwrap();
     write(&tree, "l1", 0, EVERY, 16, 3);
-    cut_at(&tree, "l1");
+    tree.cut_at("l1");
     tree.up("p");
     fenced(&tree, "p", "l1");
     let Some(held) = image(&tree, "p", "vol", "held") else { return };
 
     let clock = Clock::default();
-    let told = at(&tree, "p", &["resync", "vol"]).unwrap();
+    let told = tree.ctl_at("p", &["resync", "vol"]).unwrap();
     let asked = clock.passed();
-    rcpctl(&tree, &["failover", "vol", "--to", "l1", "--adopt"]).unwrap();
-    let set = cut_at(&tree, "l1");
+    tree.ctl(&["failover", "vol", "--to", "l1", "--adopt"]).unwrap();
+    let set = tree.cut_at("l1");
     tree.reaches("p", "vol", set, LONG);
     let in_step = clock.passed();
     eprintln!("{told}in step after {in_step:?}, {asked:?} of it for the command");

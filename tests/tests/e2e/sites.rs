@@ -5,9 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use node::access::{Scope, Tokens};
-use node::api::CutInfo;
 use node::clock;
-use node::http::{paths, requests};
 use tests::rig::{Clock, Plan, Sites, Tree, program, run, said, tool, wait_for};
 
 use crate::rewind::{equal, image};
@@ -81,12 +79,6 @@ fn write(tree: &Tree, node: &str, lines: &[(u64, u64, u8)]) -> Option<()> {
     Some(())
 }
 
-fn cut_at(tree: &Tree, node: &str) -> u64 {
-    let body = requests::Cut { volume: "vol".to_owned(), keep: true };
-    let cut: CutInfo = tree.post(node, paths::CUT, &body).unwrap_or_else(|e| panic!("cut: {e}"));
-    cut.set
-}
-
 fn named_split(tree: &Tree, node: &str, since: &Clock) -> String {
     let text = wait_for(&format!("{node} to name the split"), LONG, || {
         let v = tree.volume(node, "vol")?;
@@ -113,7 +105,7 @@ fn both_sides_of_a_partition_take_writes_and_one_command_ends_the_split() {
     if write(&tree, "p", &[(0, 4096, 1), (20_000, 64, 1)]).is_none() {
         return;
     }
-    let set = cut_at(&tree, "p");
+    let set = tree.cut_at("p");
     for n in ["w", "e1", "e2"] {
         tree.reaches(n, "vol", set, LONG);
     }
@@ -121,7 +113,7 @@ fn both_sides_of_a_partition_take_writes_and_one_command_ends_the_split() {
     // The writer's side goes on, the other one takes over: it cannot ask.
     sites.cut();
     write(&tree, "p", &[(1000, 256, 2), (30_000, 64, 2)]);
-    cut_at(&tree, "p");
+    tree.cut_at("p");
     write(&tree, "p", &[(31_000, 64, 3)]);
     let shown = east.say("failover vol --plan");
     assert!(shown.contains("p, did not answer"), "{shown}");
@@ -129,13 +121,13 @@ fn both_sides_of_a_partition_take_writes_and_one_command_ends_the_split() {
     assert!(told.contains("e1 is the writer since set"), "{told}");
     assert!(told.contains("e1 goes on dialling it until it is there"), "{told}");
     write(&tree, "e1", &[(1000, 64, 11), (40_000, 128, 11)]);
-    let set = cut_at(&tree, "e1");
+    let set = tree.cut_at("e1");
     tree.reaches("e2", "vol", set, LONG);
     // And the writer's side moves its writer: two lines with one number.
     let told = west.say("failover vol --to w --adopt");
     assert!(told.contains("p was made read-only first"), "{told}");
     write(&tree, "w", &[(1200, 64, 4), (50_000, 64, 4)]);
-    cut_at(&tree, "w");
+    tree.cut_at("w");
     for n in ["w", "e1"] {
         let v = tree.volume(n, "vol").unwrap();
         assert_eq!((v.role.as_str(), v.split, v.history.len()), ("primary", None, 2), "{n}");
@@ -176,7 +168,7 @@ fn both_sides_of_a_partition_take_writes_and_one_command_ends_the_split() {
     let gave_way = told["gave_way"].as_array().unwrap();
     assert!(!gave_way.is_empty() && gave_way.iter().all(|g| g["done"] == true), "{told}");
     assert_eq!(told["loss"]["sets"], 0, "{told}");
-    let set = cut_at(&tree, "e1");
+    let set = tree.cut_at("e1");
     let kept = format!("vol@{set}");
     for n in ["p", "w", "e2"] {
         tree.reaches(n, "vol", set, LONG);
@@ -195,7 +187,7 @@ fn both_sides_of_a_partition_take_writes_and_one_command_ends_the_split() {
     assert!(again.contains("was the writer already"), "{again}");
     // The writer goes on, at both sites.
     write(&tree, "e1", &[(60_000, 64, 13)]);
-    let set = cut_at(&tree, "e1");
+    let set = tree.cut_at("e1");
     for n in ["p", "w", "e2"] {
         tree.reaches(n, "vol", set, LONG);
     }

@@ -1,11 +1,10 @@
 //! Receivers that hold back data: writes that wait for them, limits, and letting go by hand.
 
-use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use node::api::{ChildProgress, VolumeInfo};
-use tests::rig::{Clock, Plan, Tree, program, said, wait_for};
+use tests::rig::{Clock, Plan, Tree, wait_for};
 
 use crate::load::{BLOCK, content};
 
@@ -54,11 +53,6 @@ fn write_all(tree: &Tree, done: &AtomicU64) {
     c.flush().unwrap();
 }
 
-fn rcpctl(tree: &Tree, node: &str, words: &[&str]) -> Result<String, String> {
-    let mut c = Command::new(program("rcpctl"));
-    said(c.args(words).arg("--dir").arg(tree.folder(node)))
-}
-
 fn vol(tree: &Tree, node: &str) -> VolumeInfo {
     tree.volume(node, "vol").unwrap()
 }
@@ -100,7 +94,7 @@ fn writes_wait_for_a_leaf_that_is_away_and_go_on_when_it_is_back() {
         let at = done.load(Ordering::SeqCst);
         assert!(at > 0 && at < WRITES, "{at} writes");
         // Said in words, with what to do, and counted; reads are served.
-        let status = rcpctl(&tree, "p", &["status", "vol"]).unwrap_or_else(|e| e);
+        let status = tree.ctl_at("p", &["status", "vol"]).unwrap_or_else(|e| e);
         for part in ["writes wait", "l1 (", "rcpctl replicate detach vol --receiver l1", "10min"] {
             assert!(status.contains(part), "{part} is missing:\n{status}");
         }
@@ -210,7 +204,7 @@ fn a_receiver_beyond_its_limit_is_let_go_and_another_is_not() {
 #[test]
 fn an_operator_lets_go_of_a_receiver() {
     let tree = started(plan(&[("p", &["l1", "l2"])], "10min"), &["l1", "l2"]);
-    let detach = |who: &str| rcpctl(&tree, "p", &["replicate", "detach", "vol", "--receiver", who]);
+    let detach = |who: &str| tree.ctl_at("p", &["replicate", "detach", "vol", "--receiver", who]);
     let refused = detach("l9").expect_err("nobody of that name");
     assert!(refused.contains("l9 is no receiver") && refused.contains("l1, l2"), "{refused}");
     tree.kill("l1");

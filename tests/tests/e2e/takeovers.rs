@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use node::api::{CutInfo, WriterAnswer, WriterChange};
-use node::http::{paths, requests};
+use node::http::paths;
 use serde_json::Value;
 use tests::rig::{Plan, Tree, program, said, wait_for};
 
@@ -14,18 +14,10 @@ use crate::load::content;
 const LONG: Duration = Duration::from_secs(60);
 const BLOCK: u64 = 4096;
 
-fn rcpctl(tree: &Tree, words: &str) -> Result<String, String> {
-    let mut c = Command::new(program("rcpctl"));
-    let told = said(c.args(words.split(' ')).arg("--topology").arg(tree.topology()));
-    let (Ok(text) | Err(text)) = &told;
-    eprintln!("$ rcpctl {words}\n{text}");
-    told
-}
-
 /// As a program reads it.
 #[track_caller]
 fn json(tree: &Tree, words: &str) -> Value {
-    let text = rcpctl(tree, &format!("{words} --json")).unwrap_or_else(|e| panic!("{e}"));
+    let text = tree.told(&format!("{words} --json")).unwrap_or_else(|e| panic!("{e}"));
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"))
 }
 
@@ -52,19 +44,12 @@ fn shows(tree: &Tree, node: &str, export: &str) -> u64 {
     u64::from_le_bytes(first)
 }
 
-fn cut_at(tree: &Tree, node: &str) -> u64 {
-    let body = requests::Cut { volume: "vol".to_owned(), keep: true };
-    let cut: CutInfo = tree.post(node, paths::CUT, &body).unwrap_or_else(|e| panic!("cut: {e}"));
-    cut.set
-}
-
 fn role(tree: &Tree, node: &str) -> String {
     tree.volume(node, "vol").unwrap().role
 }
 
 fn at(tree: &Tree, node: &str, words: &str) -> Result<String, String> {
-    let mut c = Command::new(program("rcpctl"));
-    said(c.args(words.split(' ')).arg("--dir").arg(tree.folder(node)))
+    tree.ctl_at(node, &words.split(' ').collect::<Vec<_>>())
 }
 
 #[test]
@@ -73,16 +58,16 @@ fn a_replica_goes_on_from_the_restart_point_that_is_named() {
     tree.expect(" WARN ");
     tree.expect(" ERROR ");
     write(&tree, "p", 1);
-    let first = cut_at(&tree, "p");
+    let first = tree.cut_at("p");
     tree.reaches("l1", "vol", first, LONG);
     at(&tree, "l1", &format!("delta keep vol {first}")).unwrap();
     write(&tree, "p", 2);
-    cut_at(&tree, "p");
+    tree.cut_at("p");
     tree.reaches("l1", "vol", first + 1, LONG);
     at(&tree, "l1", "replicate stop vol").unwrap();
     for number in 3..=5 {
         write(&tree, "p", number);
-        cut_at(&tree, "p");
+        tree.cut_at("p");
     }
     tree.reaches("l2", "vol", first + 4, LONG);
     wait_for("l1 to have what it does not show", LONG, || {
@@ -92,7 +77,7 @@ fn a_replica_goes_on_from_the_restart_point_that_is_named() {
     });
     tree.kill("p");
     // Only of what it has, and nothing that it showed is taken back.
-    let point = |set: u64| rcpctl(&tree, &format!("failover vol --to l1 --restart-point {set}"));
+    let point = |set: u64| tree.told(&format!("failover vol --to l1 --restart-point {set}"));
     let sets = (1..=4).map(|n| (first + n).to_string()).collect::<Vec<_>>().join(", ");
     let can = format!("it can go on from {sets} and not from set {}", first + 5);
     says(&point(first + 5).unwrap_err(), &[&can, "Nothing was changed"]);
@@ -101,7 +86,7 @@ fn a_replica_goes_on_from_the_restart_point_that_is_named() {
     assert_eq!(role(&tree, "l1"), "replica");
     // In the words of the source systems.
     let words = format!("fs_replicate -failover vol:cel=p vol:cel=l1 -restartpoint {}", first + 3);
-    let told = rcpctl(&tree, &words).unwrap();
+    let told = tree.told(&words).unwrap();
     says(
         &told,
         &[
@@ -113,14 +98,14 @@ fn a_replica_goes_on_from_the_restart_point_that_is_named() {
     assert_eq!(shows(&tree, "l1", "vol"), 4);
     assert_eq!(shows(&tree, "l1", &format!("vol@{first}")), 1);
     write(&tree, "l1", 9);
-    let set = cut_at(&tree, "l1");
+    let set = tree.cut_at("l1");
     tree.reaches("l2", "vol", set, LONG);
     assert_eq!(shows(&tree, "l2", "vol"), 9);
     let branch = tree.volume("l2", "vol").unwrap().branches.pop().expect("a branch");
     assert_eq!(shows(&tree, "l2", &format!("vol@branch:{}", branch.name)), 5);
     assert!(!tree.log("l2").contains("a seed begins"), "l2 was seeded");
     // What has no counterpart says what to use, and is wrong usage.
-    let no = rcpctl(&tree, "server_mount server_2 -o ro vol /vol").unwrap_err();
+    let no = tree.told("server_mount server_2 -o ro vol /vol").unwrap_err();
     says(&no, &["`rcpctl resync VOLUME --node NODE`", "exit status: 2"]);
 }
 
@@ -130,7 +115,7 @@ fn with_now_a_replica_goes_on_from_what_readers_see() {
     tree.expect(" WARN ");
     tree.expect(" ERROR ");
     write(&tree, "p", 1);
-    let first = cut_at(&tree, "p");
+    let first = tree.cut_at("p");
     for n in ["l1", "l2"] {
         tree.reaches(n, "vol", first, LONG);
     }
@@ -143,7 +128,7 @@ fn with_now_a_replica_goes_on_from_what_readers_see() {
     .unwrap();
     for number in 2..=4 {
         write(&tree, "p", number);
-        cut_at(&tree, "p");
+        tree.cut_at("p");
     }
     let last = first + 3;
     tree.reaches("l2", "vol", last, LONG);
@@ -157,7 +142,7 @@ fn with_now_a_replica_goes_on_from_what_readers_see() {
     let l1 = plan["candidates"].as_array().unwrap().iter().find(|c| c["node"] == "l1").unwrap();
     assert_eq!((l1["loss"]["sets"].as_u64(), l1["loss_now"]["sets"].as_u64()), (Some(0), Some(3)));
 
-    let told = rcpctl(&tree, "failover vol --to l1 --now --adopt").unwrap();
+    let told = tree.told("failover vol --to l1 --now --adopt").unwrap();
     let lost = format!("(sets {} to {last})", first + 1);
     let writer = format!("l1 is the writer since set {first} ");
     let point = format!("the restart point is kept as vol@{first}");
@@ -168,7 +153,7 @@ fn with_now_a_replica_goes_on_from_what_readers_see() {
     assert_eq!(shows(&tree, "l1", "vol"), 1);
     // The other one showed more: that is a branch there, and can be had from it.
     write(&tree, "l1", 9);
-    let set = cut_at(&tree, "l1");
+    let set = tree.cut_at("l1");
     tree.reaches("l2", "vol", set, LONG);
     assert_eq!(shows(&tree, "l2", "vol"), 9);
     let branch = tree.volume("l2", "vol").unwrap().branches.pop().expect("a branch");
@@ -186,7 +171,7 @@ fn with_now_a_replica_goes_on_from_what_readers_see() {
             other => Err(format!("{other:?}, {:?}", v.reason)),
         }
     });
-    let told = rcpctl(&tree, "failover vol --to l1 --adopt").unwrap();
+    let told = tree.told("failover vol --to l1 --adopt").unwrap();
     says(&told, &["l1 was the writer already", "p is a replica of l1", "is kept there as branch"]);
     tree.reaches("p", "vol", set, LONG);
     assert_eq!(shows(&tree, "p", "vol"), 9);
@@ -210,11 +195,11 @@ fn a_swap_that_nobody_finished_is_taken_back_or_gone_on_with() {
     let tree = Tree::start(Plan::new(&[("p", &["l1", "l2"])]).volume("vol", 16));
     tree.expect(" WARN ");
     tree.expect(" ERROR ");
-    let no = rcpctl(&tree, "failover vol --take-back").unwrap_err();
+    let no = tree.told("failover vol --take-back").unwrap_err();
     says(&no, &["has handed vol over", "nothing was changed"]);
     write(&tree, "p", 1);
     let set = handed_over(&tree, "p", "l1");
-    let status = rcpctl(&tree, "status vol").unwrap();
+    let status = tree.told("status vol").unwrap();
     let at = format!("fenced: handed over to l1 at set {set}");
     says(
         &status,
@@ -225,24 +210,24 @@ fn a_swap_that_nobody_finished_is_taken_back_or_gone_on_with() {
 
     // It may be the writer: nobody says that it is not.
     tree.kill("l1");
-    let no = rcpctl(&tree, "failover vol --take-back").unwrap_err();
+    let no = tree.told("failover vol --take-back").unwrap_err();
     says(&no, &["l1 does not answer", "nothing was changed", "--take-back --alone"]);
     tree.up("l1");
     let back = json(&tree, "failover vol --take-back");
     assert_eq!(back["answer"], "done", "{back}");
     write(&tree, "p", 2);
-    let set = cut_at(&tree, "p");
+    let set = tree.cut_at("p");
     for n in ["l1", "l2"] {
         tree.reaches(n, "vol", set, LONG);
         assert_eq!(shows(&tree, n, "vol"), 2);
     }
-    let no = rcpctl(&tree, "failover vol --take-back").unwrap_err();
+    let no = tree.told("failover vol --take-back").unwrap_err();
     says(&no, &["nothing was changed"]);
 
     // On the operator's word, without it.
     handed_over(&tree, "p", "l1");
     tree.kill("l1");
-    let told = rcpctl(&tree, "failover vol --take-back --alone").unwrap();
+    let told = tree.told("failover vol --take-back --alone").unwrap();
     says(&told, &["p goes on as the writer"]);
     write(&tree, "p", 3);
     tree.up("l1");
@@ -251,7 +236,7 @@ fn a_swap_that_nobody_finished_is_taken_back_or_gone_on_with() {
     handed_over(&tree, "p", "l1");
     let done = json(&tree, "failover vol --sync --to l1");
     assert_eq!((&done["node"], &done["loss"]["sets"]), (&"l1".into(), &0.into()), "{done}");
-    let no = rcpctl(&tree, "failover vol --take-back").unwrap_err();
+    let no = tree.told("failover vol --take-back").unwrap_err();
     says(&no, &["nothing was changed"]);
     assert_eq!(["p", "l1", "l2"].map(|n| role(&tree, n)), ["replica", "primary", "replica"]);
     assert_eq!(shows(&tree, "l1", "vol"), 3);
@@ -284,7 +269,7 @@ fn the_tree_is_put_under_the_new_writer_as_the_topology_says() {
     let mut goes_on = |writer: &str| {
         number += 1;
         write(&tree, writer, number);
-        let set = cut_at(&tree, writer);
+        let set = tree.cut_at(writer);
         for n in all.into_iter().filter(|n| *n != writer) {
             tree.reaches(n, "vol", set, LONG);
             assert_eq!(shows(&tree, n, "vol"), number, "{n}");
@@ -293,7 +278,7 @@ fn the_tree_is_put_under_the_new_writer_as_the_topology_says() {
     goes_on("p");
     // There and back, by swap; then without the old writer.
     for _ in 0..2 {
-        let told = rcpctl(&tree, "failover vol --sync --to f1").unwrap();
+        let told = tree.told("failover vol --sync --to f1").unwrap();
         says(&told, &["nothing is lost", "f2 lets go of l2: removed", "f1 feeds l2: added"]);
         says(&told, &["l2 feeds l3: added", "f1 feeds p: added", "p is a replica now"]);
         assert_eq!(
@@ -309,7 +294,7 @@ fn the_tree_is_put_under_the_new_writer_as_the_topology_says() {
         goes_on("p");
     }
     tree.kill("p");
-    let told = rcpctl(&tree, "failover vol --to f1 --adopt").unwrap();
+    let told = tree.told("failover vol --to f1 --adopt").unwrap();
     says(
         &told,
         &["f1 feeds l2: added", "l2 feeds l3: added", "p did not answer and keeps its route"],
@@ -318,7 +303,7 @@ fn the_tree_is_put_under_the_new_writer_as_the_topology_says() {
     let last = number_of(&tree);
     tree.up("p");
     let told = wait_for("p to be a replica", LONG, || {
-        let told = rcpctl(&tree, "failover vol --to f1 --adopt")?;
+        let told = tree.told("failover vol --to f1 --adopt")?;
         if role(&tree, "p") == "replica" { Ok(told) } else { Err(told) }
     });
     says(&told, &["p is a replica of f1"]);

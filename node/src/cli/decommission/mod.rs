@@ -13,6 +13,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use self::plan::{InGroup, Plan, Scene};
+use super::client::{Client, ClientError};
 use super::commands::Common;
 use super::failover::adopt::route;
 use super::failover::routes::Step;
@@ -32,6 +33,8 @@ const TOLD: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(100);
 /// How long it may take until somebody is fed by a route, and no longer in the place of another.
 const GUEST: Duration = Duration::from_secs(20);
+/// How long a node may take to stop.
+const STOPS: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum NodeCommand {
@@ -212,8 +215,7 @@ async fn carry_out(
     out.told.sort();
     out.told.dedup();
     if let Some(client) = nodes.client(&args.node) {
-        let asked = client.post(paths::RETIRE, &serde_json::json!({})).await;
-        let _: requests::Done = asked.map_err(|e| {
+        retire(client).await.map_err(|e| {
             Failed::new(format!(
                 "{} is out of the tree, and was not stopped: {e}; say the same command again",
                 args.node
@@ -222,6 +224,23 @@ async fn carry_out(
         out.stopped = true;
     }
     Ok(())
+}
+
+/// It says that it is out of service, and stops; its answer may be lost with it.
+async fn retire(client: &Client) -> Result<(), ClientError> {
+    let until = clock::mono().after(STOPS);
+    let mut asked = false;
+    loop {
+        let done: Result<requests::Done, _> =
+            client.post(paths::RETIRE, &serde_json::json!({})).await;
+        match done {
+            Ok(_) => return Ok(()),
+            Err(ClientError::NotRunning(_)) if asked => return Ok(()),
+            Err(ClientError::Broken(_)) if clock::mono() < until => asked = true,
+            Err(e) => return Err(e),
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// Who feeds the node lets go of it.
