@@ -103,7 +103,8 @@ impl Volume {
         } else if set < hidden && hidden > visible.min(self.want.visible) {
             return Err(KeepError::Hidden { asked: set, until: hidden });
         }
-        if self.keep_again(set) {
+        // A later one may be of a line that was given up.
+        if set <= visible.min(self.want.visible) && self.keep_again(set) {
             return Ok(());
         }
         if set < visible {
