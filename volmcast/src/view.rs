@@ -8,7 +8,7 @@
 //! waits for a reader.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -157,6 +157,8 @@ pub struct ViewState {
     pub blocks: BlockCount,
     /// Why reads are refused, if they are.
     pub refused: Option<String>,
+    /// The content is not the primary's: nor is what pins that were taken before read of it.
+    pub differs: bool,
     /// What is read from the base can be held against the table of hashes, and which table that is:
     /// another number, another table.
     pub hashed: Option<u64>,
@@ -256,6 +258,13 @@ impl Pin {
         now.is_none_or(|now| self.line.is_some_and(|l| l != now))
     }
 
+    /// The content turned out not to be the primary's. A branch is of no primary's line.
+    #[must_use]
+    pub fn differs(&self) -> bool {
+        let differs = |b: Arc<PinBoard>| b.differs.load(Ordering::SeqCst);
+        !self.is_branch() && self.board.upgrade().is_some_and(differs)
+    }
+
     /// The state it holds.
     #[must_use]
     pub fn state(&self) -> SetNumber {
@@ -325,6 +334,8 @@ pub struct PinBoard {
     inner: Mutex<Board>,
     /// Rises when the content is given up.
     line: AtomicU64,
+    /// As the view has it, for readers that hold an older one.
+    differs: AtomicBool,
     /// Blocks of the base whose content is not what their hash says.
     doubts: Mutex<BTreeSet<u64>>,
     store: Arc<SnapshotStore>,
@@ -337,6 +348,7 @@ impl PinBoard {
         Arc::new(Self {
             inner: Mutex::default(),
             line: AtomicU64::new(0),
+            differs: AtomicBool::new(false),
             doubts: Mutex::default(),
             store,
         })
@@ -437,7 +449,9 @@ impl PinBoard {
 
     /// The engine publishes a new view; the one before is handed back, for its layers' sake.
     pub fn publish(&self, view: Arc<ViewState>) -> Arc<ViewState> {
-        std::mem::replace(&mut self.inner.lock().view, view)
+        let mut b = self.inner.lock();
+        self.differs.store(view.differs, Ordering::SeqCst);
+        std::mem::replace(&mut b.view, view)
     }
 
     /// The mailbox lists these pins, durably, and none of them is given up.

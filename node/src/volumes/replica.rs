@@ -54,6 +54,12 @@ pub enum ReadFailure {
     /// The content was given up: the replica is being seeded, or fetches its steps again.
     #[error("the state is gone: the replica is filled anew")]
     Lost,
+    /// The content turned out not to be the primary's.
+    #[error(
+        "state {0} was not handed out: the content here is not the primary's (`rcpctl status` says \
+         what is done about it); read it from another replica"
+    )]
+    Differs(SetNumber),
     /// Stored bytes are not what was stored.
     #[error("{0}")]
     Damaged(String),
@@ -124,8 +130,19 @@ impl<F: Storage> ReplicaVolume<F> {
         buf: &mut [u8],
     ) -> Result<(), ReadFailure> {
         let read = self.read_pieces(view, pin, offset, buf);
-        // Asked last: what was read before the content was given up is right.
-        if pin.is_lost() { Err(ReadFailure::Lost) } else { read }
+        Self::stands(pin)?;
+        read
+    }
+
+    /// Asked last: what was read before the content was given up is right.
+    fn stands(pin: &Pin) -> Result<(), ReadFailure> {
+        if pin.is_lost() {
+            return Err(ReadFailure::Lost);
+        }
+        if pin.differs() {
+            return Err(ReadFailure::Differs(pin.state()));
+        }
+        Ok(())
     }
 
     fn read_pieces(
@@ -195,8 +212,9 @@ impl<F: Storage> ReplicaVolume<F> {
                 }
             }
         }
-        // Asked last: what was given up may have been cleared while we looked.
-        if pin.is_lost() { Err(ReadFailure::Lost) } else { Ok(out) }
+        // What was given up may have been cleared while we looked.
+        Self::stands(pin)?;
+        Ok(out)
     }
 
     fn read_layer(

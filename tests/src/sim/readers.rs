@@ -151,6 +151,9 @@ impl World {
             Err(ReadFailure::Rotten { .. }) if self.nodes[n].spoilt.is_some() => {
                 self.counters.hit("damaged block not handed out");
             }
+            Err(ReadFailure::Differs(_)) if self.nodes[n].damaged() => {
+                self.counters.hit("state of a replica that differs not handed out");
+            }
             Err(ReadFailure::Damaged(_)) if self.nodes[n].damaged() => {
                 self.counters.hit("damage found by a reader");
             }
@@ -232,6 +235,10 @@ impl World {
             }
             Err(ReadFailure::Rotten { .. }) if self.nodes[n].spoilt.is_some() => {
                 self.counters.hit("damaged block not handed out");
+                return;
+            }
+            Err(ReadFailure::Differs(_)) if self.nodes[n].damaged() => {
+                self.counters.hit("reader of a replica that differs was stopped");
                 return;
             }
             Err(ReadFailure::Damaged(_)) if self.nodes[n].damaged() => {

@@ -347,6 +347,7 @@ impl Volume {
             cut_time: self.playback.cut_time,
             blocks: self.durable.blocks,
             refused: self.refusal(),
+            differs: self.differs_words().is_some() && !self.playback.as_it_is,
             hashed: self.is_hashed().then_some(self.digest.edition),
             writer: self.capture().filter(|_| self.digest.proves).cloned(),
             proven: self.proves_images().then_some(self.digest.edition),
