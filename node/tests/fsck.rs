@@ -6,7 +6,7 @@ mod disks;
 use node::fsck::{Grade, VolumeFound, examine};
 use rcp::proto::clock::Wall;
 use rcp::proto::ids::{ChunkNumber, NodeName, SetNumber};
-use volmcast::digest::{BlockHash, Sum, TABLE_AT};
+use volmcast::digest::{BlockHash, ENTRY_LEN, Sum, table_range};
 use volmcast::io::FileId;
 use volmcast::mailbox::SLOT_LEN;
 use volmcast::storage::{Identity, Nothing, Overlay, Storage};
@@ -275,13 +275,15 @@ fn content_and_hashes() {
     for block in 0..BLOCKS {
         let what = format!("block {block}");
         assert!(with(&v, &what, FileId::Base, block * 4096 + 77, &[0x55]), "{what}");
-        let at = TABLE_AT + block * 16;
-        assert!(with(&v, &what, FileId::Hashes, at, &[0x55]), "hash of {what}");
+        let (at, len) = table_range(block, 1);
+        for byte in 0..len as u64 {
+            assert!(with(&v, &what, FileId::Hashes, at + byte, &[0x55]), "hash of {what}");
+        }
     }
     // Block and hash of an older state, together.
     let damaged = Overlay::new(&v.1);
     damaged.write(FileId::Base, 3 * 4096, &[0; 4096]).expect("written");
-    damaged.write(FileId::Hashes, TABLE_AT + 3 * 16, &[0; 16]).expect("written");
+    damaged.write(FileId::Hashes, table_range(3, 1).0, &[0; ENTRY_LEN as usize]).expect("written");
     let found = look(&v.0, &damaged);
     assert!(found.findings.iter().any(|f| f.text.contains("lost together")), "{found:#?}");
     // That is what was not asked for.

@@ -568,7 +568,7 @@ fn a_block_and_its_hash_that_are_stale_together_are_found() {
     // The writes of set 3 are lost, in both files.
     o.files.file(FileId::Base).write_all_at(&[0; 4096], 3 * 4096).expect("written");
     let at = volmcast::digest::table_range(3, 1).0;
-    o.files.file(FileId::Hashes).write_all_at(&[0; 16], at).expect("written");
+    o.files.file(FileId::Hashes).write_all_at(&[0; 20], at).expect("written");
     let events = look(&mut o, 100);
     assert!(events.iter().any(differs), "{events:?}");
     let v = &o.volume;

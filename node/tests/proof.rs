@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use node::volumes::open::Machine;
 use rcp::proto::clock::Mono;
 use rcp::proto::ids::SetNumber;
-use volmcast::digest::{BlockHash, Sum, table_range};
+use volmcast::digest::{BlockHash, Sum, table_bytes, table_range};
 use volmcast::io::FileId;
 use volmcast::storage::{Identity, Nothing, Overlay, Storage};
 use volmcast::volume::{Event, Scrubbed};
@@ -123,7 +123,7 @@ fn plant(disk: &Overlay<'_>, p: &Primary, kind: Plant, i: usize) -> Vec<u64> {
         Plant::Together => {
             let old = content(b, before);
             put(b, &old);
-            let hash = BlockHash::of(b, &old).0.to_le_bytes();
+            let hash = table_bytes(&[BlockHash::of(b, &old)]);
             disk.write(FileId::Hashes, table_range(b, 1).0, &hash).expect("written");
             vec![b]
         }

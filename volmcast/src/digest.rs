@@ -4,6 +4,9 @@
 //! number, so that two blocks whose content is swapped do not cancel; that of a block of zeroes is 0,
 //! so that unused blocks cost nothing and a volume may grow. A sum is told from the one before by the
 //! blocks that changed: minus the old hash, plus the new one.
+//!
+//! The table beside the content keeps each hash with a checksum of its own. So a hash that rotted on
+//! the disk is not taken for content that did, and never gets into a sum.
 
 use std::fmt;
 
@@ -11,15 +14,17 @@ use bytes::{BufMut, Bytes, BytesMut};
 use rcp::proto::ids::VolumeId;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
-/// Bytes of one hash in the table.
-pub const HASH_LEN: u64 = 16;
+/// Bytes of one entry of the table.
+pub const ENTRY_LEN: u64 = 20;
 /// Where the table begins in its file; before it stands the head.
 pub const TABLE_AT: u64 = 4096;
 /// Bytes of the head.
 pub const HEAD_LEN: usize = 28;
 const MAGIC: [u8; 4] = *b"VCBH";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// Bytes of a hash.
 const LEN: usize = 16;
+const ENTRY: usize = ENTRY_LEN as usize;
 
 /// Hash of one block, with its number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,10 +73,10 @@ impl Sum {
         hashes.iter().fold(Self::default(), |s, h| s.plus(*h))
     }
 
-    /// Of hashes as the table has them.
+    /// Of hashes as the table has them; `None` if one of them is damaged.
     #[must_use]
-    pub fn of_table(bytes: &[u8]) -> Self {
-        hashes_in(bytes).fold(Self::default(), Self::plus)
+    pub fn of_table(bytes: &[u8]) -> Option<Self> {
+        hashes_in(bytes).try_fold(Self::default(), |s, h| Some(s.plus(h?)))
     }
 
     /// As a set header carries it.
@@ -105,21 +110,41 @@ pub fn hash_blocks(first: u64, content: &[u8], shift: u8) -> Vec<BlockHash> {
 /// Hashes as the table has them.
 #[must_use]
 pub fn table_bytes(hashes: &[BlockHash]) -> Bytes {
-    let mut b = BytesMut::with_capacity(hashes.len() * LEN);
-    hashes.iter().for_each(|h| b.put_u128_le(h.0));
+    let mut b = BytesMut::with_capacity(hashes.len() * ENTRY);
+    for h in hashes {
+        let hash = h.0.to_le_bytes();
+        b.put_slice(&hash);
+        b.put_u32_le(check(&hash));
+    }
     b.freeze()
 }
 
-/// Hashes out of the bytes of the table.
-pub fn hashes_in(bytes: &[u8]) -> impl Iterator<Item = BlockHash> {
-    let (hashes, _) = bytes.as_chunks::<LEN>();
-    hashes.iter().map(|h| BlockHash(u128::from_le_bytes(*h)))
+/// Hashes out of the bytes of the table; `None` for an entry that is not what was stored, which says
+/// nothing of its block.
+pub fn hashes_in(bytes: &[u8]) -> impl Iterator<Item = Option<BlockHash>> {
+    let (entries, _) = bytes.as_chunks::<ENTRY>();
+    entries.iter().map(|e| {
+        let (hash, rest) = e.split_first_chunk::<LEN>()?;
+        let whole = rest == check(hash).to_le_bytes();
+        whole.then_some(BlockHash(u128::from_le_bytes(*hash)))
+    })
+}
+
+/// What stands behind a hash: 0 if that is 0, so that holes are entries.
+fn check(hash: &[u8; LEN]) -> u32 {
+    if *hash == [0; LEN] { 0 } else { crc32c::crc32c(hash) }
+}
+
+/// What an entry says of content: that it is not what was stored there.
+#[must_use]
+pub fn tells(entry: Option<BlockHash>, block: u64, content: &[u8]) -> bool {
+    entry.is_some_and(|h| h != BlockHash::of(block, content))
 }
 
 /// Where the hashes of some blocks stand in the table, and how many bytes they take.
 #[must_use]
 pub fn table_range(first: u64, count: u64) -> (u64, usize) {
-    (TABLE_AT + first * HASH_LEN, usize::try_from(count * HASH_LEN).unwrap_or(usize::MAX))
+    (TABLE_AT + first * ENTRY_LEN, usize::try_from(count * ENTRY_LEN).unwrap_or(usize::MAX))
 }
 
 /// What the file of the table begins with: it is this volume's, and was not lost.
@@ -172,8 +197,26 @@ mod tests {
         assert_eq!(hashes.len(), 16);
         assert_eq!(hashes[0], BlockHash::ZERO);
         let table = table_bytes(&hashes);
-        assert_eq!(hashes_in(&table).collect::<Vec<_>>(), hashes);
-        assert_eq!(Sum::of_table(&table), Sum::of(&hashes));
-        assert_eq!(table_range(9, 16), (4096 + 144, 256));
+        let read: Option<Vec<_>> = hashes_in(&table).collect();
+        assert_eq!(read.as_ref(), Some(&hashes));
+        assert_eq!(Sum::of_table(&table), Some(Sum::of(&hashes)));
+        assert_eq!(table_range(9, 16), (4096 + 180, 320));
+    }
+
+    #[test]
+    fn an_entry_that_rotted_says_nothing() {
+        let hash = BlockHash::of(7, &[1; 512]);
+        let table = table_bytes(&[hash, BlockHash::ZERO]);
+        for bit in 0..table.len() * 8 {
+            let mut rotten = table.to_vec();
+            rotten[bit / 8] ^= 1 << (bit % 8);
+            let read: Vec<_> = hashes_in(&rotten).collect();
+            let at = usize::from(bit / 8 >= ENTRY);
+            assert_eq!(read[at], None, "bit {bit}");
+            assert!(!tells(read[at], 7, &[2; 512]), "nothing is known of the content");
+            assert!(read[1 - at].is_some());
+            assert_eq!(Sum::of_table(&rotten), None);
+        }
+        assert!(tells(Some(hash), 7, &[2; 512]) && !tells(Some(hash), 7, &[1; 512]));
     }
 }

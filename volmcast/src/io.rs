@@ -22,7 +22,7 @@ pub enum FileId {
     Snapshots,
     /// The sets of blocks that finished sets changed.
     Changes,
-    /// The table of block hashes: 16 bytes for each block of the content.
+    /// The table of block hashes: 20 bytes for each block of the content.
     Hashes,
 }
 

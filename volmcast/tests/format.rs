@@ -9,7 +9,7 @@ use rcp::proto::ids::{
 use volmcast::activity::{ActivityLog, ExtentSize, Geometry};
 use volmcast::bitmap::BlockSet;
 use volmcast::bitmap::changes::{ENTRY_HEAD, Entry};
-use volmcast::digest::{self, HASH_LEN, HEAD_LEN, Sum, table_head, table_range};
+use volmcast::digest::{self, ENTRY_LEN, HEAD_LEN, Sum, table_head, table_range};
 use volmcast::io::{Op, Outcome};
 use volmcast::mailbox::{
     Branch, ChangesMark, ConsumerMark, DigestMark, KeptBranch, KeptState, MAX_ENTRIES, Mailbox,
@@ -183,8 +183,8 @@ fn table_of_hashes() {
         [("block size", &[12]), ("volume UUID", &VOLUME.0), ("checksum", &crc(&[&b[..24]]))];
     assert_eq!(layout("### Head", &b, &fields), HEAD_LEN);
     let at = digest::TABLE_AT;
-    assert!(DOC.contains(&format!("{at} + {HASH_LEN} × *b*")));
-    assert_eq!(table_range(3, 2), (at + 3 * HASH_LEN, 32));
+    assert!(DOC.contains(&format!("{at} + {ENTRY_LEN} × *b*")));
+    assert_eq!(table_range(3, 2), (at + 3 * ENTRY_LEN, 40));
 }
 
 #[test]

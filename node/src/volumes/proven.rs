@@ -1,12 +1,13 @@
 //! Reading content together with its hashes.
 
-use volmcast::digest::{BlockHash, hashes_in, table_range};
+use volmcast::digest::{hashes_in, table_range, tells};
 use volmcast::io::{FileId, IoError};
 use volmcast::storage::Storage;
 use volmcast::units::{BlockIndex, BlockSize};
 
 /// Reads `out.len()` bytes at `start` of the base, which lie within the `count` blocks from `first`
-/// on, and gives the blocks whose content is not what the table of hashes says.
+/// on, and gives the blocks whose content is not what the table of hashes says. Of a block whose entry
+/// is damaged it says nothing.
 ///
 /// # Errors
 /// The system's.
@@ -51,6 +52,6 @@ pub(super) fn differ(
     };
     files.read_into(FileId::Hashes, at, table)?;
     let pairs = content.chunks(1 << bs.shift()).zip(hashes_in(table)).zip(first.0..);
-    let wrong = pairs.filter(|((content, hash), block)| BlockHash::of(*block, content) != *hash);
+    let wrong = pairs.filter(|((content, entry), block)| tells(*entry, *block, content));
     Ok(wrong.map(|(_, block)| block).collect())
 }

@@ -112,6 +112,7 @@ impl Volume {
         }
         let ranges = chunk.extents().map(|e| table_range(e.block, u64::from(e.count))).collect();
         let old = Sum::of_table(&self.io(FileId::Hashes, Op::Gather { ranges })?);
+        let old = old.context("a hash in the table is damaged")?;
         self.io(FileId::Hashes, Op::Scatter { writes, zeroes: Vec::new() })?;
         Ok(new.minus(old))
     }

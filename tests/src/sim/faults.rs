@@ -390,7 +390,7 @@ impl World {
         let file = *self.nodes[n].spoilt.get_or_insert(chosen);
         let (from, len) = match file {
             FileId::Base => (0, self.blocks * self.opt.block_size.bytes()),
-            _ => (volmcast::digest::TABLE_AT, self.blocks * volmcast::digest::HASH_LEN),
+            _ => (volmcast::digest::TABLE_AT, self.blocks * volmcast::digest::ENTRY_LEN),
         };
         let at = from + self.rng.below(len);
         let bit = u8::try_from(self.rng.below(8)).unwrap_or(0);

@@ -170,8 +170,8 @@ impl World {
         let table = d.bytes(FileId::Hashes);
         let at = usize::try_from(at).unwrap_or(0);
         let table = table.get(at..(at + len).min(table.len())).unwrap_or_default();
-        let listed = hashes_in(table).chain(std::iter::repeat(BlockHash::default()));
-        let other = (0u64..).zip(hashes.iter().zip(listed)).filter(|(_, (a, b))| **a != *b);
+        let listed = hashes_in(table).chain(std::iter::repeat(Some(BlockHash::ZERO)));
+        let other = (0u64..).zip(hashes.iter().zip(listed)).filter(|(_, (a, b))| Some(**a) != *b);
         let other: Vec<_> = other.map(|(b, _)| b).collect();
         format!("{here}; hashes that are not those of the content: {other:?}")
     }
@@ -442,8 +442,8 @@ impl World {
         let table = d.bytes(FileId::Hashes);
         let from = usize::try_from(volmcast::digest::TABLE_AT).unwrap_or(0);
         let mut have: Vec<_> = hashes_in(table.get(from..).unwrap_or_default()).collect();
-        have.resize(want.len(), BlockHash::ZERO);
-        want.iter().zip(&have).position(|(a, b)| a != b)
+        have.resize(want.len(), Some(BlockHash::ZERO));
+        want.iter().zip(&have).position(|(a, b)| Some(*a) != *b)
     }
 
     /// Says in words where every node stands.

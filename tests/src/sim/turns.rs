@@ -447,7 +447,7 @@ impl World {
             let at = usize::try_from(at).unwrap_or(0);
             let hash = disk.0.borrow().bytes(FileId::Hashes).get(at..at + n16).map(<[u8]>::to_vec);
             let hash = hash.unwrap_or(vec![0; n16]);
-            if volmcast::digest::hashes_in(&hash).next() != Some(BlockHash::of(b, was)) {
+            if volmcast::digest::hashes_in(&hash).next() != Some(Some(BlockHash::of(b, was))) {
                 self.fail(format!("n{n} takes over with block {b} damaged, and its hash is not that of what was stored"));
                 return;
             }

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use tests::rig::{Plan, Tree, program, wait_for};
-use volmcast::digest::table_range;
+use volmcast::digest::{ENTRY_LEN, table_range};
 
 const LONG: Duration = Duration::from_secs(60);
 const BLOCK: u64 = 4096;
@@ -80,7 +80,7 @@ fn a_round_on_demand_finds_and_heals() {
 
     // A block and its hash as they were before.
     let at = table_range(5, 1).0;
-    let (old, old_hash) = (read(&base, 5 * BLOCK, 4096), read(&hashes, at, 16));
+    let (old, old_hash) = (read(&base, 5 * BLOCK, 4096), read(&hashes, at, ENTRY_LEN as usize));
     put(&tree, 5, 4);
     tree.kill("l1");
     assert_eq!(read(&base, 5 * BLOCK, 1), [4]);

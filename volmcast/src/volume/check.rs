@@ -239,7 +239,11 @@ impl Volume {
         let Some(check) = self.digest.check.as_mut().filter(|c| c.run == run) else { return };
         match outcome {
             Outcome::Read(b) => {
-                check.sum = check.sum.minus(Sum::of_table(&b));
+                let Some(old) = Sum::of_table(&b) else {
+                    self.digest_unknown();
+                    return;
+                };
+                check.sum = check.sum.minus(old);
                 check.reading = false;
             }
             other => self.fail_io("read from the table of hashes", &other),

@@ -23,10 +23,12 @@ use super::check::Check;
 use super::demands::Demand;
 use super::desk::{MergeStep, Purpose, SeedStep, TableStep, Work};
 use super::fold::Fold;
-use super::scrub::Scrub;
+use super::scrub::{Rotted, Scrub};
 use super::{Event, Role, Volume};
 use crate::bitmap::BlockSet;
-use crate::digest::{BlockHash, HASH_LEN, Sum, TABLE_AT, table_bytes, table_head, table_range};
+use crate::digest::{
+    BlockHash, ENTRY_LEN, Sum, TABLE_AT, hashes_in, table_bytes, table_head, table_range,
+};
 use crate::history::line_of;
 use crate::io::{FileId, IoError, Op, Outcome};
 use crate::mailbox::{Mailbox, TableMark};
@@ -136,7 +138,7 @@ pub(super) struct TableWrite {
 impl TableWrite {
     /// More than may be read at once.
     pub(super) fn old_is_long(&self) -> bool {
-        self.old.iter().map(|(_, len)| *len as u64).sum::<u64>() > AT_ONCE * HASH_LEN
+        self.old.iter().map(|(_, len)| *len as u64).sum::<u64>() > AT_ONCE * ENTRY_LEN
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -343,8 +345,13 @@ impl Volume {
 
     /// The old hashes were read and the new ones are being written.
     pub(super) fn pass_replaces(&mut self, old: &[u8], new: Sum) {
+        let Some(old) = Sum::of_table(old) else {
+            // Nobody knows what the sum has of them.
+            self.pass_again();
+            return;
+        };
         if let Some(p) = &mut self.digest.pass {
-            p.sum = p.sum.minus(Sum::of_table(old)).and(new);
+            p.sum = p.sum.minus(old).and(new);
         }
     }
 
@@ -512,7 +519,7 @@ impl Volume {
         let blocks = self.table_end().max(self.want.blocks.0).max(self.durable.blocks.0);
         Op::Scatter {
             writes: vec![(0, table_head(self.cfg.volume, self.cfg.block_size.shift()))],
-            zeroes: vec![(TABLE_AT, blocks * HASH_LEN)],
+            zeroes: vec![(TABLE_AT, blocks * ENTRY_LEN)],
         }
     }
 
@@ -672,8 +679,8 @@ impl Volume {
             }
             (TableStep::Map, Outcome::NextData(Some((from, to)))) => {
                 let block = |at: u64| at.saturating_sub(TABLE_AT);
-                let first = (block(from) / HASH_LEN).max(p.cursor);
-                let last = block(to).div_ceil(HASH_LEN).min(end);
+                let first = (block(from) / ENTRY_LEN).max(p.cursor);
+                let last = block(to).div_ceil(ENTRY_LEN).min(end);
                 let count = last.saturating_sub(first).min(AT_ONCE);
                 if count == 0 {
                     self.pass_through();
@@ -685,8 +692,12 @@ impl Volume {
                 self.desk.io(Purpose::Table { run, step: TableStep::Sum }, FileId::Hashes, op);
             }
             (TableStep::Sum, Outcome::Read(b)) => {
-                p.sum = p.sum.and(Sum::of_table(&b));
-                p.cursor += b.len() as u64 / HASH_LEN;
+                let first = p.cursor;
+                p.cursor += b.len() as u64 / ENTRY_LEN;
+                match Sum::of_table(&b) {
+                    Some(sum) => p.sum = p.sum.and(sum),
+                    None => self.table_rotted(first, &b),
+                }
             }
             (TableStep::Content, Outcome::Read(content)) => {
                 let first = BlockIndex(p.cursor);
@@ -713,6 +724,22 @@ impl Volume {
                 self.fail_io(what, &other);
             }
         }
+    }
+
+    /// Adding up met entries that are damaged. A replica has their blocks fetched again, with their
+    /// hashes; until then they count nothing. A writer, which has nobody to ask, makes all of it anew.
+    fn table_rotted(&mut self, first: u64, entries: &[u8]) {
+        if matches!(self.cfg.role, Role::Primary { .. }) {
+            self.digest_lost();
+            return;
+        }
+        let damaged = hashes_in(entries).zip(first..).filter(|(e, _)| e.is_none());
+        let damaged = damaged.map(|(_, b)| b).collect();
+        let rest: Vec<_> = hashes_in(entries).flatten().collect();
+        if let Some(p) = &mut self.digest.pass {
+            p.sum = p.sum.and(Sum::of(&rest));
+        }
+        self.doubt(&damaged, Rotted::Entry);
     }
 
     /// What was read of a primary's content, or found to be a hole, may be of its open set.

@@ -20,7 +20,7 @@ use super::branches::branch_needs_room;
 use super::desk::Purpose;
 use super::{Event, Role, Volume};
 use crate::capture::Capture;
-use crate::digest::{HASH_LEN, table_range};
+use crate::digest::{ENTRY_LEN, table_range};
 use crate::io::{FileId, IoError, Op, Outcome};
 use crate::mailbox::Mailbox;
 use crate::units::{BlockCount, BlockIndex};
@@ -138,7 +138,7 @@ impl Volume {
             // What an earlier life wrote there is void, in the table as in the base.
             let from = self.growth.base.0;
             let (offset, _) = table_range(from, 0);
-            let len = (blocks.0 - from) * HASH_LEN;
+            let len = (blocks.0 - from) * ENTRY_LEN;
             self.desk.io(Purpose::ExtendTable, FileId::Hashes, Op::Zero { offset, len });
         }
         false

@@ -13,7 +13,7 @@ use rcp::proto::clock::Mono;
 use super::Volume;
 use super::branches::{branch_needs_room, branch_of};
 use super::desk::{Purpose, SeedStep};
-use crate::digest::{BlockHash, hashes_in, table_range};
+use crate::digest::{BlockHash, hashes_in, table_range, tells};
 use crate::io::{FileId, IoError, Op, Outcome};
 use crate::mailbox::{KeptBranch, TableMark};
 use crate::snapshots::{PinId, Reservation, Reserve};
@@ -128,7 +128,7 @@ impl Volume {
         self.desk.io(purpose, FileId::Hashes, Op::Gather { ranges });
     }
 
-    fn images_save(&mut self, data: &Bytes, hashes: &[BlockHash]) {
+    fn images_save(&mut self, data: &Bytes, hashes: &[Option<BlockHash>]) {
         let len = usize::try_from(self.cfg.block_size.bytes()).unwrap_or(0);
         let store = &self.cfg.snapshots;
         let reading = std::mem::take(&mut self.images.reading);
@@ -157,7 +157,7 @@ impl Volume {
                 Reserve::Slot(r) => {
                     let image = data.slice(at * len..(at + 1) * len);
                     let mut crc = crc32c::crc32c(&image);
-                    if hashes.get(at).is_some_and(|h| *h != BlockHash::of(b.0, &image)) {
+                    if hashes.get(at).is_some_and(|h| tells(*h, b.0, &image)) {
                         // Damaged content never becomes an image that proves itself.
                         crc = !crc;
                     }

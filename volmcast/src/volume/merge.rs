@@ -20,7 +20,7 @@ use super::desk::{MergeStep, OpenChunk, Purpose, Work};
 use super::digest::TableWrite;
 use super::fold::runs;
 use super::{Role, Volume};
-use crate::digest::{BlockHash, hashes_in, table_range};
+use crate::digest::{BlockHash, hashes_in, table_range, tells};
 use crate::io::{FileId, IoError, Op, Outcome};
 use crate::save::{RecordHeader, RecordKind};
 use crate::snapshots::{PinId, Reservation, Reserve};
@@ -57,7 +57,7 @@ struct Job {
     /// What is written to the table beside the content.
     table: TableWrite,
     /// Hashes of the images being read now, if they are known.
-    image_hashes: Vec<BlockHash>,
+    image_hashes: Vec<Option<BlockHash>>,
     stage: Stage,
 }
 
@@ -423,7 +423,7 @@ impl Volume {
                 Reserve::Slot(r) => {
                     let image = data.slice(i * len..(i + 1) * len);
                     let mut crc = crc32c::crc32c(&image);
-                    if job.image_hashes.get(i).is_some_and(|h| *h != BlockHash::of(b.0, &image)) {
+                    if job.image_hashes.get(i).is_some_and(|h| tells(*h, b.0, &image)) {
                         // Damaged content never becomes an image that proves itself.
                         crc = !crc;
                         self.board.doubt(b.0);

@@ -16,7 +16,7 @@ use rcp::proto::ids::{NodeName, SetNumber};
 use super::desk::{Purpose, ScrubStep, Work};
 use super::{Event, Role, Volume};
 use crate::bitmap::{BlockSet, Run};
-use crate::digest::{BlockHash, HASH_LEN, Sum, TABLE_AT, hashes_in, table_range};
+use crate::digest::{BlockHash, ENTRY_LEN, Sum, TABLE_AT, hashes_in, table_range};
 use crate::history::line_of;
 use crate::io::{FileId, Op, Outcome};
 use crate::mailbox::TableMark;
@@ -36,6 +36,15 @@ pub struct ScrubPolicy {
     pub rate: u64,
     /// From the end of one round to the beginning of the next.
     pub every: Duration,
+}
+
+/// What of a block is not what was stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rotted {
+    /// Its bytes, as its hash tells.
+    Content,
+    /// The entry of its hash, as that entry's checksum tells.
+    Entry,
 }
 
 /// A round that somebody asked for.
@@ -92,13 +101,13 @@ impl Volume {
         }
         self.forget_written_doubts();
         if !found.is_empty() {
-            self.doubt(&found);
+            self.doubt(&found, Rotted::Content);
         }
         self.pump();
     }
 
-    /// Blocks whose content is not what was stored.
-    fn doubt(&mut self, blocks: &BTreeSet<u64>) {
+    /// Blocks of which something is not what was stored.
+    pub(super) fn doubt(&mut self, blocks: &BTreeSet<u64>, rotted: Rotted) {
         let replica = self.is_hashed() && self.durable.seed.is_none();
         if !replica && !self.digest.proves {
             return;
@@ -116,7 +125,12 @@ impl Volume {
         self.digest.scrub.round = None;
         let what =
             if n == 1 { format!("block {first}") } else { format!("{n} blocks from {first} on") };
-        let text = if replica {
+        let text = if rotted == Rotted::Entry {
+            format!(
+                "the table of hashes is damaged: those of {what} are not what was stored, and prove \
+                 nothing; they are fetched again from the parent, with the content; look at the disk"
+            )
+        } else if replica {
             format!(
                 "the content is damaged: the bytes of {what} are not those that were stored; reads of \
                  them fail until they are fetched again from the parent; look at the disk"
@@ -307,7 +321,7 @@ impl Volume {
             }
             (ScrubStep::MapTable, Outcome::NextData(found)) => {
                 // A hole in one of them must be a hole in the other.
-                let table = found.map(|(from, _)| from.saturating_sub(TABLE_AT) / HASH_LEN);
+                let table = found.map(|(from, _)| from.saturating_sub(TABLE_AT) / ENTRY_LEN);
                 let next = [s.data, table].into_iter().flatten().min().unwrap_or(end);
                 s.first = next.max(s.first).min(end);
                 let count = (end - s.first).min(most);
@@ -357,19 +371,20 @@ impl Volume {
         if !quiet || merged != s.merged {
             return;
         }
-        let wrong = hashes.iter().zip(hashes_in(table)).zip(s.first..);
-        let wrong: BTreeSet<u64> =
-            wrong.filter(|((a, b), _)| **a != *b).map(|(_, block)| block).collect();
+        let blocks = || hashes.iter().zip(hashes_in(table)).zip(s.first..);
+        let wrong = blocks().filter(|((is, entry), _)| entry.is_some_and(|h| h != **is));
+        let wrong: BTreeSet<u64> = wrong.map(|(_, block)| block).collect();
+        let unknown = blocks().filter(|((_, entry), _)| entry.is_none());
+        let unknown: BTreeSet<u64> = unknown.map(|(_, block)| block).collect();
         s.round = s.round.filter(|(m, _)| *m == merged && wrong.is_empty());
-        s.round = s.round.map(|(m, sum)| (m, sum.and(Sum::of_table(table))));
+        s.round = s.round.and_then(|(m, sum)| Some((m, sum.and(Sum::of_table(table)?))));
         if let Some(a) = &mut s.asked {
             a.looked += n;
         }
         self.want.digest.scrub_next = s.first + n;
         let end = self.want.digest.scrub_next >= self.durable.blocks.0;
-        if !wrong.is_empty() {
-            self.doubt(&wrong);
-        }
+        self.doubt(&wrong, Rotted::Content);
+        self.doubt(&unknown, Rotted::Entry);
         if end {
             self.scrub_round_ends();
         }

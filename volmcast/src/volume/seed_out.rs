@@ -20,7 +20,7 @@ use super::changes::Reader;
 use super::desk::{Purpose, Work};
 use super::{Attached, Event, Role, Volume};
 use crate::bitmap::{BlockSet, Run};
-use crate::digest::{BlockHash, hashes_in, table_range};
+use crate::digest::{hashes_in, table_range, tells};
 use crate::io::{FileId, Op, Outcome};
 use crate::units::{BlockCount, BlockIndex};
 
@@ -387,7 +387,7 @@ impl Volume {
         let wrong = blocks
             .zip(content.chunks(size))
             .zip(hashes_in(&table))
-            .filter(|((b, c), h)| BlockHash::of(*b, c) != *h)
+            .filter(|((b, c), h)| tells(*h, *b, c))
             .map(|((b, _), _)| b)
             .find(|b| self.is_proven(*b));
         let Some(s) = self.seed_outs.entry_busy(child, session) else { return };

@@ -61,7 +61,8 @@ impl Volume {
         set.hash_reads -= 1;
         match outcome {
             Outcome::Read(b) => {
-                set.digest = set.digest.map(|d| d.and(new).minus(Sum::of_table(b)));
+                // Without an old hash the sum of this set cannot be told; that of a later one can.
+                set.digest = set.digest.and_then(|d| Some(d.and(new).minus(Sum::of_table(b)?)));
             }
             other => self.fail_io("read from the table of hashes", other),
         }
