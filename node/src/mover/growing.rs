@@ -147,7 +147,7 @@ impl Mover {
             return false;
         }
         h.offered = BlockCount(offer.volume_blocks);
-        h.newest = h.newest.max(offer.newest);
+        h.offered_newest(offer);
         h.volume.relay_resized(h.offered);
         if let Some(follow) = self.follow(id, conn, offer.stream, &offer.history) {
             self.go_on(id, follow);

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use rcp::proto::clock::{Mono, Wall};
-use rcp::proto::frame::Frame;
+use rcp::proto::frame::{Frame, Offer};
 use rcp::proto::ids::{SetNumber, VolumeId};
 use volmcast::volume::{Role, VolumeStatus};
 
@@ -52,6 +52,17 @@ impl WriterClock {
 }
 
 impl Held {
+    /// A parent offers the volume: what it knows of another line than the last one that was offered
+    /// says nothing of this one's sets.
+    pub(super) fn offered_newest(&mut self, offer: &Offer) {
+        let line = offer.history.last().map(|b| b.generation);
+        if self.newest_of != line {
+            self.begin_anew(SetNumber::ZERO);
+        }
+        self.newest_of = line;
+        self.newest = self.newest.max(offer.newest);
+    }
+
     /// Another line, whose writer has another clock: this is the newest set of it that is known.
     pub(super) fn begin_anew(&mut self, newest: SetNumber) {
         self.newest = newest;

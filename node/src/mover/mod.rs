@@ -363,6 +363,8 @@ struct Held {
     fed_by: Option<NodeName>,
     /// Newest set known to exist, and the moment up to which it is known to be the newest.
     newest: rcp::proto::ids::SetNumber,
+    /// The line that was offered last.
+    newest_of: Option<Generation>,
     as_of: Wall,
     /// What time it is there.
     clock: lag::WriterClock,
@@ -542,6 +544,7 @@ impl Mover {
                 inbound: None,
                 fed_by: None,
                 newest,
+                newest_of: None,
                 as_of: Wall(0),
                 clock: lag::WriterClock::default(),
                 offered,
