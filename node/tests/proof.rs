@@ -157,6 +157,7 @@ fn round(id: &Identity, disk: &Overlay<'_>, p: &Primary, busy: bool) -> Found {
         for e in drive_at(&mut m, disk, now) {
             match e {
                 Event::Differs { .. } => found.differs = true,
+                Event::Compare { .. } => m.volume.compare_hopeless(),
                 Event::Scrubbed(done) => found.done = Some(done),
                 Event::Damage { text } | Event::Failed { text } => panic!("{text}"),
                 _ => {}
@@ -185,7 +186,7 @@ fn a_hundred_planted_differences_are_found() {
             let f = round(&id, &disk, &p, i % 2 == 1);
             let what = format!("{kind:?} {i}: {wrong:?}: {f:?}");
             match kind {
-                // Nobody knows where: what changed is fetched again, and it is among that.
+                // The parent cannot be asked which: what changed is fetched again, and it is among that.
                 Plant::Together => {
                     assert!(f.differs && f.told, "{what}");
                     assert!(wrong.iter().all(|b| f.doubted.contains(b)), "{what}");

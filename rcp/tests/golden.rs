@@ -228,6 +228,7 @@ fn frame_values() -> Vec<Frame> {
             text: text("a newer writer"),
         },
         Frame::Doubt { stream, runs: vec![(5, 1), (9, 300)] },
+        Frame::Compare { stream, first: 65_536, each: 256, sums: 256 },
         Frame::Chunk { stream, feeder: 9, seq: 0, body: encoded(&draft_zero()).bytes().clone() },
         Frame::SetEnd { stream, feeder: 9, seq: 3, body: vector!("set_header").into() },
         Frame::Saved { stream, feeder: 9, state: set(42), next_chunk: ChunkNumber(0) },
@@ -253,6 +254,14 @@ fn frame_values() -> Vec<Frame> {
             }],
         }),
         Frame::Clock { stream, now: Wall(1_700_000_000_000_003) },
+        Frame::Sums {
+            stream,
+            state: set(42),
+            first: 65_536,
+            each: 256,
+            sums: vec![7, u128::MAX - 1],
+            text: String::new(),
+        },
         Frame::SeedData {
             stream: StreamId(2),
             feeder: 9,

@@ -316,6 +316,15 @@ impl Drop for Pin {
     }
 }
 
+/// Blocks of which something is not what was stored.
+#[derive(Debug, Default)]
+pub struct Doubted {
+    /// Their content, as the hash tells.
+    pub content: BTreeSet<u64>,
+    /// Their hash, as its own checksum tells.
+    pub hashes: BTreeSet<u64>,
+}
+
 #[derive(Debug, Default)]
 struct Board {
     view: Arc<ViewState>,
@@ -336,8 +345,8 @@ pub struct PinBoard {
     line: AtomicU64,
     /// As the view has it, for readers that hold an older one.
     differs: AtomicBool,
-    /// Blocks of the base whose content is not what their hash says.
-    doubts: Mutex<BTreeSet<u64>>,
+    /// What readers found.
+    doubts: Mutex<Doubted>,
     store: Arc<SnapshotStore>,
 }
 
@@ -369,14 +378,22 @@ impl PinBoard {
     /// A reader found that a block of the base is not what was stored there.
     pub fn doubt(&self, block: u64) {
         let mut d = self.doubts.lock();
-        if d.len() < MAX_DOUBTS {
-            d.insert(block);
+        if d.content.len() < MAX_DOUBTS {
+            d.content.insert(block);
+        }
+    }
+
+    /// A reader found that the hash of a block is not what was stored there.
+    pub fn doubt_hash(&self, block: u64) {
+        let mut d = self.doubts.lock();
+        if d.hashes.len() < MAX_DOUBTS {
+            d.hashes.insert(block);
         }
     }
 
     /// What readers found since this was asked last.
     #[must_use]
-    pub fn take_doubts(&self) -> BTreeSet<u64> {
+    pub fn take_doubts(&self) -> Doubted {
         std::mem::take(&mut self.doubts.lock())
     }
 

@@ -1,11 +1,14 @@
-//! Damage, and who the writer is: a node that knows of some is not made the writer unasked.
+//! Damage, and who the writer is: a node that knows of some is not made the writer unasked. And
+//! comparing a copy with the parent's, which finds damage that hashes alone do not.
 
-use rcp::proto::ids::{NodeName, VolumeId};
+use rcp::proto::frame::{Frame, StreamId};
+use rcp::proto::ids::{NodeName, SetNumber, VolumeId};
 use volmcast::storage::Standing;
-use volmcast::volume::Scrubbed;
+use volmcast::volume::{Question, Scrubbed};
 
 use super::failover::conflict;
-use super::{Effect, Held, Level, Mover};
+use super::links::Conn;
+use super::{ConnId, Effect, Held, Level, Mover};
 use crate::api::ApiError;
 
 /// Whether what a replica holds may become the volume; `lose` is an operator's word that it may,
@@ -95,5 +98,43 @@ impl Mover {
         self.note(Level::Error, text);
         self.settle(id);
         Some(what)
+    }
+}
+
+impl Mover {
+    /// A replica looks for the blocks in which it differs from its parent.
+    pub(super) fn compare(&mut self, id: VolumeId, question: Question) {
+        let Some(h) = self.volumes.get_mut(&id) else { return };
+        let Some(inbound) = &h.inbound else { return };
+        let (conn, stream) = (inbound.conn, inbound.stream);
+        if !self.conns.get(&conn).is_some_and(Conn::compares) {
+            return h.volume.compare_hopeless();
+        }
+        let Question { first, each, sums } = question;
+        self.send(conn, Frame::Compare { stream, first, each, sums });
+    }
+
+    /// A child does.
+    pub(super) fn child_compares(&mut self, conn: ConnId, stream: StreamId, question: Question) {
+        let Some(c) = self.conns.get(&conn) else { return };
+        let Some(id) = c.streams_out.get(&stream).map(|o| o.volume) else { return };
+        let child = c.peer.clone();
+        if let (Some(child), Some(h)) = (child, self.volumes.get_mut(&id)) {
+            h.volume.sums_asked(&child, question);
+        }
+        self.settle(id);
+    }
+
+    pub(super) fn tell_sums(
+        &mut self,
+        id: VolumeId,
+        child: &NodeName,
+        state: SetNumber,
+        question: Question,
+        (sums, text): (Vec<u128>, String),
+    ) {
+        let Some((conn, stream, _)) = self.stream_to(id, child) else { return };
+        let Question { first, each, .. } = question;
+        self.send(conn, Frame::Sums { stream, state, first, each, sums, text });
     }
 }

@@ -589,6 +589,11 @@ impl Conn {
         abilities(self.version).digest
     }
 
+    /// Sums of block hashes can be asked for through it.
+    pub(super) fn compares(&self) -> bool {
+        abilities(self.version).compare
+    }
+
     /// The writer's time is told through it.
     pub(super) fn has_clock(&self) -> bool {
         abilities(self.version).clock

@@ -11,7 +11,7 @@ use rcp::proto::ids::{ChunkNumber, GroupName, SetNumber, VolumeId};
 use rcp::proto::limits::MAX_DOUBTS;
 use volmcast::history::{line_of, plausible};
 use volmcast::units::{BlockCount, BlockSize};
-use volmcast::volume::Role;
+use volmcast::volume::{Question, Role};
 
 use super::failover::Change;
 use super::links::Conn;
@@ -98,6 +98,17 @@ impl Mover {
             Frame::Offer(o) => self.offered(conn, o),
             Frame::Start(s) => self.start(conn, s),
             Frame::Doubt { stream, runs } => self.child_doubts(conn, stream, &runs),
+            Frame::Compare { stream, first, each, sums } => {
+                self.child_compares(conn, stream, Question { first, each, sums });
+            }
+            Frame::Sums { stream, state, first, each, sums, text } => {
+                if let Some(id) = self.running(conn, stream) {
+                    if let Some(h) = self.volumes.get_mut(&id) {
+                        h.volume.sums_told(state, (first, each), &sums, &text);
+                    }
+                    self.settle(id);
+                }
+            }
             Frame::Attach(a) => self.child_attached(conn, &a),
             Frame::Saved { stream, state, next_chunk, .. } => {
                 self.child_saved(conn, stream, state, next_chunk);
@@ -258,7 +269,7 @@ impl Mover {
             return self.keep_pending(id, conn, offer);
         };
         let Some(h) = self.volumes.get_mut(&id) else { return };
-        h.newest = h.newest.max(offer.newest);
+        h.offered_newest(&offer);
         h.offered = BlockCount(offer.volume_blocks);
         h.volume.relay_resized(h.offered);
         let renamed = std::mem::replace(&mut h.source, offer.label.clone()) != offer.label;

@@ -107,6 +107,15 @@ impl Mover {
                 self.reattach(id, "the save volume was damaged");
             }
             E::Scrubbed(done) => self.scrubbed(id, done),
+            E::Compare { question } => self.compare(id, question),
+            E::Sums { child, state, question, sums, text } => {
+                self.tell_sums(id, &child, state, question, (sums, text));
+            }
+            E::Suspect { text } => {
+                let label = self.label_of(id);
+                self.note(Level::Error, format!("volume {label}: {text}"));
+                self.effect(Effect::Exports { volume: id });
+            }
             E::Differs { text } => {
                 let label = self.label_of(id);
                 self.note(Level::Error, format!("volume {label}: {text}"));

@@ -153,9 +153,9 @@ impl PrimaryVolume {
     fn read_proven(&self, proof: &Proof, offset: u64, buf: &mut [u8]) -> Result<(), Errno> {
         let bs = self.block_size;
         let (first, count) = bs.span(offset, buf.len() as u64);
-        let wrong =
+        let found =
             proven::read(&*self.files, bs, (first, count.0), offset, buf).map_err(io_errno)?;
-        let Some(block) = wrong.into_iter().find(|b| self.is_damaged(proof, *b)) else {
+        let Some(block) = found.wrong.into_iter().find(|b| self.is_damaged(proof, *b)) else {
             return Ok(());
         };
         tracing::error!(
@@ -341,7 +341,7 @@ impl AreaIo for Area<'_> {
             return false;
         };
         let damaged = proven::differ(self.files, block, content, self.bs)
-            .is_ok_and(|wrong| !wrong.is_empty())
+            .is_ok_and(|found| !found.wrong.is_empty())
             && capture.still_proves(&proof, block);
         if damaged {
             capture.doubt(block);

@@ -5,9 +5,17 @@ use volmcast::io::{FileId, IoError};
 use volmcast::storage::Storage;
 use volmcast::units::{BlockIndex, BlockSize};
 
+/// What the table of hashes says of blocks.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Their content is not what was stored.
+    pub(super) wrong: Vec<u64>,
+    /// Their hash is not what was stored: nothing is known of the content.
+    pub(super) unknown: Vec<u64>,
+}
+
 /// Reads `out.len()` bytes at `start` of the base, which lie within the `count` blocks from `first`
-/// on, and gives the blocks whose content is not what the table of hashes says. Of a block whose entry
-/// is damaged it says nothing.
+/// on, and holds them against the table of hashes.
 ///
 /// # Errors
 /// The system's.
@@ -17,21 +25,21 @@ pub(super) fn read(
     (first, count): (BlockIndex, u64),
     start: u64,
     out: &mut [u8],
-) -> Result<Vec<u64>, IoError> {
+) -> Result<Found, IoError> {
     let (from, len) = (bs.offset(first), usize::try_from(count << bs.shift()).unwrap_or(0));
     let whole = from == start && len == out.len();
     let mut around = if whole { Vec::new() } else { vec![0; len] };
     let blocks = if whole { &mut *out } else { &mut around[..] };
     files.read_into(FileId::Base, from, blocks)?;
-    let wrong = differ(files, first, blocks, bs)?;
+    let found = differ(files, first, blocks, bs)?;
     if !whole {
         let skip = usize::try_from(start - from).unwrap_or(0);
         out.copy_from_slice(&around[skip..skip + out.len()]);
     }
-    Ok(wrong)
+    Ok(found)
 }
 
-/// The blocks from `first` on whose `content` is not what the table of hashes says.
+/// What the table of hashes says of the blocks from `first` on, which hold this content.
 ///
 /// # Errors
 /// The system's.
@@ -40,7 +48,7 @@ pub(super) fn differ(
     first: BlockIndex,
     content: &[u8],
     bs: BlockSize,
-) -> Result<Vec<u64>, IoError> {
+) -> Result<Found, IoError> {
     let (at, n) = table_range(first.0, content.len() as u64 >> bs.shift());
     let mut small = [0; 512];
     let mut large = Vec::new();
@@ -52,6 +60,13 @@ pub(super) fn differ(
     };
     files.read_into(FileId::Hashes, at, table)?;
     let pairs = content.chunks(1 << bs.shift()).zip(hashes_in(table)).zip(first.0..);
-    let wrong = pairs.filter(|((content, entry), block)| tells(*entry, *block, content));
-    Ok(wrong.map(|(_, block)| block).collect())
+    let mut found = Found::default();
+    for ((content, entry), block) in pairs {
+        if entry.is_none() {
+            found.unknown.push(block);
+        } else if tells(entry, block, content) {
+            found.wrong.push(block);
+        }
+    }
+    Ok(found)
 }

@@ -265,7 +265,7 @@ impl<F: Storage> ReplicaVolume<F> {
         let bs = self.block_size;
         let (first, count) = bs.span(offset, out.len() as u64);
         loop {
-            let mut rotten = None;
+            let (mut rotten, mut unknown) = (None, Vec::new());
             // As of now: the view that a request holds may be of a time before the table was given
             // up.
             let table = self.table_for(pin);
@@ -281,8 +281,9 @@ impl<F: Storage> ReplicaVolume<F> {
                 match found {
                     Found::Base if table.is_some() || proof.is_some() => {
                         let run = (*run_first, *run_count);
-                        let bad = proven::read(&*self.files, bs, run, start, part)?;
-                        let mut bad = bad.into_iter().map(BlockIndex);
+                        let found = proven::read(&*self.files, bs, run, start, part)?;
+                        unknown.extend(found.unknown);
+                        let mut bad = found.wrong.into_iter().map(BlockIndex);
                         let bad = match &proof {
                             Some((c, p)) => bad.find(|b| c.still_proves(p, *b)),
                             None => bad.next(),
@@ -311,13 +312,18 @@ impl<F: Storage> ReplicaVolume<F> {
             }
             // What was being overwritten meanwhile proves nothing.
             if self.look(pin, first, count)? == before {
-                let Some(block) = rotten else { return Ok(()) };
+                if rotten.is_none() && unknown.is_empty() {
+                    return Ok(());
+                }
                 // Nor does a table that was given up meanwhile.
                 if self.table_for(pin) != table {
                     continue;
                 }
                 // Content that is hidden comes anew anyway.
-                if self.board.view().hashed.is_some() {
+                let shown = self.board.view().hashed.is_some();
+                unknown.iter().filter(|_| shown).for_each(|b| self.board.doubt_hash(*b));
+                let Some(block) = rotten else { return Ok(()) };
+                if shown {
                     self.board.doubt(block);
                 }
                 return Err(ReadFailure::Rotten { block, state: pin.state() });

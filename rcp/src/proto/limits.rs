@@ -64,6 +64,8 @@ pub const MAX_REPORT_STATES: usize = 16;
 pub const MAX_REPORT_LEAVES: usize = 8;
 /// Most runs of blocks in one `Doubt` frame.
 pub const MAX_DOUBTS: usize = 4000;
+/// Most sums in one `Sums` frame.
+pub const MAX_SUMS: usize = 256;
 /// Most nodes in one route report frame.
 pub const MAX_ROUTE_NODES: usize = 1024;
 /// Most next hops of one node in a route report.

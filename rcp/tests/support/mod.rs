@@ -364,6 +364,14 @@ fn any_stream_frame() -> impl Strategy<Value = Frame> {
             .prop_map(|(stream, history, text)| Frame::Fence { stream, history, text }),
         (any_stream(), vec(any::<(u64, u64)>(), 0..4))
             .prop_map(|(stream, runs)| Frame::Doubt { stream, runs }),
+        (any_stream(), any::<[u64; 2]>(), any::<u16>())
+            .prop_map(|(stream, [first, each], sums)| Frame::Compare { stream, first, each, sums }),
+        (any_stream(), any::<[u64; 3]>(), vec(any::<u128>(), 0..4), any_text()).prop_map(
+            |(stream, [state, first, each], sums, text)| {
+                let state = SetNumber(state);
+                Frame::Sums { stream, state, first, each, sums, text }
+            }
+        ),
         (any_stream(), any::<u32>(), any::<u64>(), any_draft()).prop_map(
             |(stream, feeder, seq, d)| {
                 let d = ChunkDraft { flags: ChunkFlags::NONE, step: step(1, 2), ..d };

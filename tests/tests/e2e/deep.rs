@@ -90,13 +90,13 @@ fn a_round_on_demand_finds_and_heals() {
     let (code, text) = verify(&tree, &["--deep", "--rate", "1GiB/s"]);
     assert_eq!(code, 1, "{text}");
     assert!(line(&text, "l1").contains("not the primary's"), "{text}");
-    // What changed is fetched again, and nothing else has to be done.
+    // That block is fetched again, and nothing else has to be done.
     wait_for("it is the same again", LONG, || match verify(&tree, &[]) {
         (0, _) => Ok(()),
         (_, text) => Err(text),
     });
     assert_eq!(read(&base, 5 * BLOCK, 1), [4]);
-    assert!(tree.log("l1").contains("blocks that changed after set"), "{}", tree.log("l1"));
+    assert!(tree.log("l1").contains("1 block is not what the parent has"), "{}", tree.log("l1"));
     let (code, text) = verify(&tree, &["--deep"]);
     assert_eq!(code, 0, "{text}");
     let set = tree.cut("vol", true).set;

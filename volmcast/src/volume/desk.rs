@@ -9,6 +9,7 @@ use rcp::proto::ids::{Attempt, ChunkNumber, NodeName, SetNumber, VolumeId};
 
 use super::Event;
 use super::changes::Reader;
+use super::compare::Question;
 use crate::bitmap::changes::{Entry, RegionError, changed_after, compact};
 use crate::bitmap::{BlockSet, Run};
 use crate::digest::{BlockHash, Sum, hash_blocks};
@@ -274,6 +275,8 @@ pub(super) enum Purpose {
     ChunkHash { pos: LogPos },
     CheckRead { run: u64 },
     DrainHashes { attempt: Attempt, new: Sum },
+    Compare { run: u64 },
+    Sums { child: NodeName, question: Question, state: SetNumber, edition: u64 },
     Scrub { run: u64, step: ScrubStep },
     SeedOutProof { child: NodeName, session: u64, runs: Vec<Run>, content: Bytes },
     Fold { run: u64, step: FoldStep },

@@ -20,10 +20,11 @@ use rcp::proto::delta::SetHeader;
 use rcp::proto::ids::{Generation, SetNumber};
 
 use super::check::Check;
+use super::compare::Compare;
 use super::demands::Demand;
 use super::desk::{MergeStep, Purpose, SeedStep, TableStep, Work};
 use super::fold::Fold;
-use super::scrub::{Rotted, Scrub};
+use super::scrub::Scrub;
 use super::{Event, Role, Volume};
 use crate::bitmap::BlockSet;
 use crate::digest::{
@@ -87,6 +88,10 @@ pub(super) struct Digest {
     pub(super) scrub: Scrub,
     /// What changed is fetched again, or was, because the content differs.
     pub(super) refetch: bool,
+    /// The blocks that differ are looked for.
+    pub(super) compare: Compare,
+    /// What the primary's digest is wrong by, as a comparison found out.
+    pub(super) off: Option<Sum>,
 }
 
 impl Digest {
@@ -235,6 +240,7 @@ impl Volume {
             return None;
         }
         let now = match self.want.digest.table {
+            _ if self.digest.compare.is_on() => self.compare_words().unwrap_or_default(),
             _ if self.want.seed.is_some() || !self.digest.doubts.is_empty() => {
                 "the blocks that changed, as far as that is known here, are fetched again from the \
                  parent"
@@ -621,12 +627,17 @@ impl Volume {
         let Some(told) = self.told(at) else { return true };
         let differed = self.want.digest.differs > SetNumber::ZERO;
         if told == here {
+            self.digest.off = None;
             if differed {
                 // Reads are answered once that is durable.
                 self.want.digest.differs = SetNumber::ZERO;
                 self.digest.refetch = false;
+                self.digest.compare.forget();
                 self.commit.request();
             }
+            return true;
+        }
+        if !differed && self.digest.off == Some(told.minus(here)) {
             return true;
         }
         if !differed {
@@ -696,7 +707,7 @@ impl Volume {
                 p.cursor += b.len() as u64 / ENTRY_LEN;
                 match Sum::of_table(&b) {
                     Some(sum) => p.sum = p.sum.and(sum),
-                    None => self.table_rotted(first, &b),
+                    None => self.pass_rotted(first, &b),
                 }
             }
             (TableStep::Content, Outcome::Read(content)) => {
@@ -726,20 +737,13 @@ impl Volume {
         }
     }
 
-    /// Adding up met entries that are damaged. A replica has their blocks fetched again, with their
-    /// hashes; until then they count nothing. A writer, which has nobody to ask, makes all of it anew.
-    fn table_rotted(&mut self, first: u64, entries: &[u8]) {
-        if matches!(self.cfg.role, Role::Primary { .. }) {
-            self.digest_lost();
-            return;
-        }
-        let damaged = hashes_in(entries).zip(first..).filter(|(e, _)| e.is_none());
-        let damaged = damaged.map(|(_, b)| b).collect();
+    /// Adding up met entries that are damaged. At a replica they count nothing until they come again.
+    fn pass_rotted(&mut self, first: u64, entries: &[u8]) {
         let rest: Vec<_> = hashes_in(entries).flatten().collect();
         if let Some(p) = &mut self.digest.pass {
             p.sum = p.sum.and(Sum::of(&rest));
         }
-        self.doubt(&damaged, Rotted::Entry);
+        self.entries_rotted(first, entries);
     }
 
     /// What was read of a primary's content, or found to be a hole, may be of its open set.

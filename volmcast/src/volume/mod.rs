@@ -19,6 +19,7 @@ mod branches;
 mod changes;
 mod check;
 mod commit;
+mod compare;
 mod consumers;
 mod damage;
 mod demands;
@@ -68,6 +69,7 @@ use crate::view::PinBoard;
 
 pub use branches::BranchInfo;
 pub use changes::MIN_CHANGES;
+pub use compare::Question;
 pub use consumers::{Attached, Outgoing, Seeding};
 pub use demands::Demand;
 pub use desk::{OpenChunk, Work, WorkDone};
@@ -275,6 +277,29 @@ pub enum Event {
         /// In words.
         text: String,
     },
+    /// The parent is to be asked for sums of its block hashes; [`Volume::sums_told`] takes the answer.
+    Compare {
+        /// What is asked.
+        question: Question,
+    },
+    /// The answer to [`Volume::sums_asked`].
+    Sums {
+        /// The child.
+        child: NodeName,
+        /// None of them is of an earlier state.
+        state: SetNumber,
+        /// What was asked.
+        question: Question,
+        /// None if they cannot be told.
+        sums: Vec<u128>,
+        /// Why they cannot be told, in words.
+        text: String,
+    },
+    /// What the primary tells of its digest is not that of what it holds.
+    Suspect {
+        /// In words.
+        text: String,
+    },
     /// A round through the content that somebody asked for has ended.
     Scrubbed(Scrubbed),
     /// The content was found to differ from the primary's; reads are refused.
@@ -438,6 +463,7 @@ impl Volume {
             self.full_timeout(),
             self.growth.timeout(),
             self.scrub_timeout(),
+            self.compare_timeout(),
             self.seed_in.as_ref().and_then(SeedIn::timeout),
             self.images.timeout(),
         ]
@@ -506,6 +532,10 @@ impl Volume {
             }
             Purpose::ChunkRead { pos } => self.chunk_read(pos, outcome),
             Purpose::CheckRead { run } => self.check_read(run, outcome),
+            Purpose::Compare { run } => self.compare_read(run, &outcome),
+            Purpose::Sums { child, question, state, edition } => {
+                self.sums_entries(child, (question, state, edition), &outcome);
+            }
             Purpose::DrainHashes { attempt, new } => {
                 if self.drain.is_on(attempt) {
                     self.drain_hashes_read(new, &outcome);
@@ -601,6 +631,7 @@ impl Volume {
             self.pump_seed_in();
         }
         self.pump_scrub();
+        self.pump_compare();
         self.pump_refetch();
         self.pump_changes();
         self.pump_patience();

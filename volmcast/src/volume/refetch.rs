@@ -1,7 +1,8 @@
 //! A replica whose content is not the primary's although each block is what its hash says: blocks and
 //! hashes that are of an older state together, because a disk lost the writes of both.
 //!
-//! Nothing here tells which blocks they are. But writes that were lost had been made: the blocks are
+//! The parent could tell ([`super::compare`]). If it cannot be asked, nothing here tells which blocks
+//! they are. But writes that were lost had been made: the blocks are
 //! among those that steps changed, and the list of changes names these, from as far back as it
 //! reaches. They are put in doubt, and so come again from the parent, by a catch-up. Once is enough:
 //! if the content differs after that, the list does not reach far enough, or it is not this copy that
@@ -25,6 +26,7 @@ impl Volume {
         let differs = now.differs > SetNumber::ZERO && known;
         if !differs
             || self.digest.refetch
+            || !self.digest.compare.hopeless
             || !matches!(self.cfg.role, Role::Replica { .. })
             || self.want.seed.is_some()
             || self.durable.seed.is_some()

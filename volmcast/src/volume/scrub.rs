@@ -97,12 +97,11 @@ impl Volume {
     pub fn look(&mut self) {
         let mut found = self.board.take_doubts();
         if let Some(capture) = self.capture() {
-            found.extend(capture.take_doubts());
+            found.content.extend(capture.take_doubts());
         }
         self.forget_written_doubts();
-        if !found.is_empty() {
-            self.doubt(&found, Rotted::Content);
-        }
+        self.doubt(&found.content, Rotted::Content);
+        self.doubt(&found.hashes, Rotted::Entry);
         self.pump();
     }
 

@@ -10,7 +10,7 @@ use super::super::ids::{
 use super::super::limits::{
     MAX_BLOCK_SHIFT, MAX_CONTROL_BLOCK, MAX_CONTROL_KIND, MAX_DOUBTS, MAX_HISTORY, MAX_LEAF_TEXT,
     MAX_PATH, MAX_PROBE_VOLUMES, MAX_REPORT_LEAVES, MAX_REPORT_STATES, MAX_ROUTE_HOPS,
-    MAX_ROUTE_NODES, MAX_TEXT, MIN_BLOCK_SHIFT, max_blocks,
+    MAX_ROUTE_NODES, MAX_SUMS, MAX_TEXT, MIN_BLOCK_SHIFT, max_blocks,
 };
 use super::super::wire::{Cursor, Malformed};
 use super::{
@@ -65,6 +65,17 @@ fn read(frame_type: FrameType, stream: StreamId, c: &mut Cursor) -> Get<Frame> {
         FrameType::Doubt => Frame::Doubt {
             stream,
             runs: list(c, MAX_DOUBTS, "runs", |c| Ok((c.u64()?, c.u64()?)))?,
+        },
+        FrameType::Compare => {
+            Frame::Compare { stream, first: c.u64()?, each: c.u64()?, sums: c.u16()? }
+        }
+        FrameType::Sums => Frame::Sums {
+            stream,
+            state: set(c)?,
+            first: c.u64()?,
+            each: c.u64()?,
+            sums: list(c, MAX_SUMS, "sums", |c| c.array().map(u128::from_le_bytes))?,
+            text: text(c)?,
         },
         FrameType::Chunk => {
             Frame::Chunk { stream, feeder: c.u32()?, seq: c.u64()?, body: rest(c)? }

@@ -7,7 +7,7 @@ use super::super::ids::{Generation, NodeName};
 use super::super::limits::{
     FRAME_HEADER_LEN, MAX_CONTROL_BLOCK, MAX_CONTROL_KIND, MAX_DOUBTS, MAX_HISTORY, MAX_LEAF_TEXT,
     MAX_PATH, MAX_PROBE_VOLUMES, MAX_REPORT_LEAVES, MAX_REPORT_STATES, MAX_ROUTE_HOPS,
-    MAX_ROUTE_NODES, MAX_TEXT, max_blocks,
+    MAX_ROUTE_NODES, MAX_SUMS, MAX_TEXT, max_blocks,
 };
 use super::super::wire::put_text;
 use super::{
@@ -72,6 +72,19 @@ impl Frame {
                     b.put_u64_le(*first);
                     b.put_u64_le(*count);
                 }
+            }
+            Self::Compare { first, each, sums, .. } => {
+                b.put_u64_le(*first);
+                b.put_u64_le(*each);
+                b.put_u16_le(*sums);
+            }
+            Self::Sums { state, first, each, sums, text, .. } => {
+                b.put_u64_le(state.0);
+                b.put_u64_le(*first);
+                b.put_u64_le(*each);
+                put_count(b, FrameType::Sums, "sums", sums.len(), MAX_SUMS)?;
+                sums.iter().for_each(|s| b.put_u128_le(*s));
+                put_text(b, text, MAX_TEXT);
             }
             Self::Ping { nonce } | Self::Pong { nonce } => b.put_u64_le(*nonce),
             Self::Offer(x) => put_offer(b, x)?,

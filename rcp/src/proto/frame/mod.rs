@@ -92,6 +92,18 @@ pub enum Frame {
         /// First block and number of blocks of each run; at most `MAX_DOUBTS`.
         runs: Vec<(u64, u64)>,
     },
+    /// Receiver to sender: it wants the sums of the sender's block hashes, to find the blocks in which
+    /// the two differ. Answered by `Sums`, one after the other.
+    Compare {
+        /// Which stream.
+        stream: StreamId,
+        /// First block.
+        first: u64,
+        /// Blocks in each sum.
+        each: u64,
+        /// How many sums; at most `MAX_SUMS`.
+        sums: u16,
+    },
     /// Either way: this stream cannot go on; the session lives on. The receiver may attach again.
     StreamError {
         /// Which stream.
@@ -99,6 +111,21 @@ pub enum Frame {
         /// One of [`stream_error`].
         code: u16,
         /// Why, in words.
+        text: String,
+    },
+    /// Sender to receiver: what a `Compare` asked for.
+    Sums {
+        /// Which stream.
+        stream: StreamId,
+        /// The state that the hashes are of; some may be of a later one.
+        state: SetNumber,
+        /// First block, as asked.
+        first: u64,
+        /// Blocks in each sum, as asked.
+        each: u64,
+        /// The sums, by rising block; none if they cannot be told.
+        sums: Vec<u128>,
+        /// Why they cannot be told, in words.
         text: String,
     },
     /// Sender to receiver: a chunk.
@@ -240,6 +267,8 @@ impl Frame {
             Self::StreamError { .. } => FrameType::StreamError,
             Self::Fence { .. } => FrameType::Fence,
             Self::Doubt { .. } => FrameType::Doubt,
+            Self::Compare { .. } => FrameType::Compare,
+            Self::Sums { .. } => FrameType::Sums,
             Self::Chunk { .. } => FrameType::Chunk,
             Self::SetEnd { .. } => FrameType::SetEnd,
             Self::Saved { .. } => FrameType::Saved,
@@ -269,6 +298,8 @@ impl Frame {
             | Self::StreamError { stream, .. }
             | Self::Fence { stream, .. }
             | Self::Doubt { stream, .. }
+            | Self::Compare { stream, .. }
+            | Self::Sums { stream, .. }
             | Self::Chunk { stream, .. }
             | Self::SetEnd { stream, .. }
             | Self::Saved { stream, .. }

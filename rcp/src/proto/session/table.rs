@@ -130,6 +130,7 @@ fn goes_to(frame: FrameType, role: Role) -> bool {
         | F::SetEnd
         | F::Heartbeat
         | F::Clock
+        | F::Sums
         | F::SeedData
         | F::SeedEnd
         | F::Control
@@ -137,6 +138,7 @@ fn goes_to(frame: FrameType, role: Role) -> bool {
         F::Attach
         | F::Fence
         | F::Doubt
+        | F::Compare
         | F::Saved
         | F::Credit
         | F::Report

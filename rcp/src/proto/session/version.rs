@@ -9,7 +9,7 @@ use super::super::delta::{SetFlags, SetHeader};
 use super::super::frame::{Frame, FrameType, StartMode, stream_error};
 
 /// Versions of the protocol that this build speaks, oldest and newest.
-pub const VERSIONS: (u16, u16) = (1, 3);
+pub const VERSIONS: (u16, u16) = (1, 4);
 
 /// What sessions of a version can do, and an earlier one cannot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,12 +29,14 @@ pub struct Abilities {
     /// A receiver is told the writer's time, so that lag does not depend on clocks of nodes: the frame
     /// Clock.
     pub clock: bool,
+    /// A receiver can ask for sums of block hashes: the frames Compare and Sums.
+    pub compare: bool,
     /// What it lacks, in words; empty in the newest one.
     pub lacks: &'static str,
 }
 
 /// All versions, oldest first.
-pub const ABILITIES: [Abilities; 3] = [
+pub const ABILITIES: [Abilities; 4] = [
     Abilities {
         version: 1,
         name: "1.0",
@@ -42,6 +44,7 @@ pub const ABILITIES: [Abilities; 3] = [
         fence: false,
         digest: false,
         clock: false,
+        compare: false,
         lacks: "no catch-ups (who fell behind the save volume is sent a seed, all of its content), \
                 no fences (a writer whose place was taken is not told so through this hop), and no \
                 digests (the content below is not held against the primary's, and damaged blocks \
@@ -54,6 +57,7 @@ pub const ABILITIES: [Abilities; 3] = [
         fence: true,
         digest: false,
         clock: false,
+        compare: false,
         lacks: "no digests (the content below is not held against the primary's, and damaged \
                 blocks are not fetched again)",
     },
@@ -64,6 +68,18 @@ pub const ABILITIES: [Abilities; 3] = [
         fence: true,
         digest: true,
         clock: true,
+        compare: false,
+        lacks: "no comparing of hashes (what differs below is looked for among the blocks that \
+                changed)",
+    },
+    Abilities {
+        version: 4,
+        name: "1.3",
+        catch_up: true,
+        fence: true,
+        digest: true,
+        clock: true,
+        compare: true,
         lacks: "",
     },
 ];
@@ -87,6 +103,7 @@ pub(super) fn has(version: u16, frame: FrameType) -> bool {
     match frame {
         FrameType::Doubt => can.digest,
         FrameType::Clock => can.clock,
+        FrameType::Compare | FrameType::Sums => can.compare,
         _ => true,
     }
 }
@@ -127,6 +144,7 @@ pub(super) fn knows(version: u16, frame: &Frame) -> bool {
         Frame::Fence { .. } => can.fence,
         Frame::Doubt { .. } => can.digest,
         Frame::Clock { .. } => can.clock,
+        Frame::Compare { .. } | Frame::Sums { .. } => can.compare,
         // What is no sound header is told from its own check.
         Frame::SetEnd { body, .. } if !can.digest => {
             SetHeader::parse(body).map_or(true, |h| h.digest_sum().is_none())
