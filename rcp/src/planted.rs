@@ -85,6 +85,8 @@ mod made {
         ImageNotSynced,
         /// A kept state is let go while the mailbox still lists it.
         PinReleasedEarly,
+        /// A state that is kept again before its release is durable is released all the same.
+        ReleaseNotTakenBack,
         /// Playback goes on over a state to be kept before the mailbox lists it.
         KeptNotListed,
         /// The blocks to be taken back to a fork lack their first run.
@@ -115,6 +117,10 @@ mod made {
         DigestUnchecked,
         /// Content that is not what its hash says is sent to a child.
         DamagePassedOn,
+        /// A writer that is fenced lets writes in after a restart.
+        FenceForgotten,
+        /// A writer that is told of a newer one is not fenced.
+        FenceIgnored,
         /// A second feeder is accepted beside the first.
         TwoFeeders,
         /// Records are given back while readers' views need them.

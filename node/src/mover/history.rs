@@ -210,7 +210,10 @@ impl Mover {
             Some(g) => g.counter <= f.at.generation.counter,
             None => false,
         };
-        let Some(f) = standing.fenced.filter(holds) else { return };
+        let Some(f) = standing.fenced.filter(holds).filter(|_| !rcp::planted!(FenceForgotten))
+        else {
+            return;
+        };
         let text = fenced_text(&f, h.label.as_str(), own);
         h.writer.fenced = Some(f);
         h.writer.decided = true;
@@ -438,7 +441,9 @@ impl Mover {
         let (ours, label) = (h.volume.history().to_vec(), h.label.clone());
         match relate(&ours, &offer.history) {
             Relation::Newer { fork } => {
-                self.fence(id, &offer.history, fork);
+                if !rcp::planted!(FenceIgnored) {
+                    self.fence(id, &offer.history, fork);
+                }
                 let text = format!(
                     "{} was the writer of volume {label} and is fenced: `rcpctl resync {label}` \
                      there makes it a replica",

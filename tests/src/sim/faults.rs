@@ -54,7 +54,7 @@ impl World {
     }
 
     /// The newest mailbox slot of a node that is down rots, if the older one is whole.
-    fn lose_slot(&mut self, n: usize) {
+    pub(super) fn lose_slot(&mut self, n: usize) {
         let Some(disk) = self.nodes[n].disk.clone() else { return };
         let mut d = disk.0.borrow_mut();
         let of = |d: &Disk, slot: usize| {

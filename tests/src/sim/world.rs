@@ -82,6 +82,8 @@ pub enum Event {
     Prepare { node: usize, life: u64, blocks: BlockCount },
     /// They have it, and what is new is made zero.
     Prepared { node: usize, life: u64, blocks: BlockCount, from: u64 },
+    /// A blow falls on a node.
+    Struck { node: usize, life: u64 },
     /// A node whose volume stopped is started again.
     Reboot { node: usize, life: u64 },
     /// A node is started.
@@ -383,6 +385,10 @@ impl World {
                 self.prepared(node, blocks, from);
                 node
             }
+            Event::Struck { node, life } if self.alive(node, life) => {
+                self.strike_node(node);
+                return;
+            }
             Event::Reboot { node, life } if self.alive(node, life) => {
                 self.reboot(node);
                 return;
@@ -403,6 +409,7 @@ impl World {
     pub fn after_mover(&mut self, n: usize) {
         let life = self.nodes[n].life;
         self.observe(n);
+        self.look_for_moment(n);
         self.effects(n);
         if self.nodes[n].life != life {
             return;
