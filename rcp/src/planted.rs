@@ -71,8 +71,6 @@ mod made {
         SlotInPlace,
         /// A change of the history is written to one mailbox slot only.
         HistoryInOneSlot,
-        /// A set header is taken whatever chunks there are, and a chunk behind a missing one.
-        HeaderUnchecked,
         /// Recovery takes chunks of an attempt that was given up for those of its successor.
         OldAttemptKept,
         /// Recovery trusts the records behind the durable end of the save volume.
@@ -91,8 +89,6 @@ mod made {
         KeptNotListed,
         /// The blocks to be taken back to a fork lack their first run.
         UndoSkips,
-        /// Sets of a writer that is not followed are taken.
-        OtherLineTaken,
         /// Recovery keeps sets of a line that ended.
         ForeignStepsKept,
         /// The primary sends sets that are not finished.
@@ -111,10 +107,10 @@ mod made {
         ChangesForgotten,
         /// After a restart sets are merged again over newer ones.
         ReplayOverNewer,
+        /// Content is handed to readers although it is not what its hash says.
+        ContentUnchecked,
         /// The checksum of a chunk is not compared.
         ChecksumUnchecked,
-        /// The digest of a state is not compared with the primary's.
-        DigestUnchecked,
         /// Content that is not what its hash says is sent to a child.
         DamagePassedOn,
         /// A writer that is fenced lets writes in after a restart.
@@ -125,8 +121,6 @@ mod made {
         TwoFeeders,
         /// Records are given back while readers' views need them.
         FreedUnderReaders,
-        /// Which children hold back the save volume is not remembered over restarts.
-        ConsumersForgotten,
     }
 
     thread_local! {

@@ -50,6 +50,9 @@ pub(super) fn differ(
         &mut large[..]
     };
     files.read_into(FileId::Hashes, at, table)?;
+    if rcp::planted!(ContentUnchecked) {
+        return Ok(Vec::new());
+    }
     let pairs = content.chunks(1 << bs.shift()).zip(hashes_in(table)).zip(first.0..);
     let wrong = pairs.filter(|((content, hash), block)| BlockHash::of(*block, content) != *hash);
     Ok(wrong.map(|(_, block)| block).collect())

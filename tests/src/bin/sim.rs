@@ -2,6 +2,7 @@
 //! With `--plant NAME` a bug is planted first, and seeds are run until one finds it.
 
 use clap::Parser;
+use tests::sim::coverage::Table;
 use tests::sim::{Counters, run, run_plain};
 
 #[derive(Parser)]
@@ -27,6 +28,9 @@ struct Args {
     /// One line per failure.
     #[arg(long)]
     short: bool,
+    /// Say which fault met a node in the middle of what.
+    #[arg(long)]
+    coverage: bool,
     /// A bug to be planted, or `all`: seeds are run until it is found, those of CI unless `--from`
     /// says otherwise. `tests/docs/simulator.md` says how to build it.
     #[arg(long, value_name = "NAME")]
@@ -59,6 +63,9 @@ fn main() {
         }
     }
     print!("{counters}");
+    if args.coverage {
+        print!("{}", Table(&counters.1));
+    }
     println!("{failed} of {} seeds failed", to - from);
     std::process::exit(i32::from(failed > 0));
 }

@@ -19,10 +19,12 @@
 //! | `model`, `oracle` | what must be true |
 //! | `weigh` | what catch-ups may cost |
 //! | `report` | counters and failures |
+//! | `coverage` | which fault met a node in the middle of what |
 //! | `planted` | hunts for bugs that were planted on purpose |
 
 pub mod client;
 mod clocks;
+pub mod coverage;
 pub mod disk;
 pub mod faults;
 pub mod link;

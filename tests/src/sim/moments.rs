@@ -7,7 +7,7 @@ use super::node::SimNode;
 use super::world::{Event, World};
 
 /// In a hundred moments, so many are struck at.
-const STRUCK: u64 = 15;
+const STRUCK: u64 = 40;
 
 /// What makes a moment, when it changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub(super) struct Moment {
 impl SimNode {
     fn moment_now(&self) -> Option<Moment> {
         let v = self.volume()?;
-        let line = v.history().last().map(|b| b.generation);
+        let line = v.durable().generation();
         let pins = v.config().snapshots.durable_pins().len();
         Some(Moment { line, seeding: v.durable().seed.is_some(), pins })
     }

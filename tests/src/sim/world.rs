@@ -280,11 +280,13 @@ impl World {
                     matches!(sub.io.file, FileId::Base | FileId::Snapshots | FileId::Changes);
                 let outcome = if writes && sparse && self.now < self.nodes[node].full_until {
                     self.counters.hit("no space left");
+                    self.meets(node, "no space left");
                     disk.0.borrow_mut().fail(&sub, &mut self.rng, IoError::NoSpace)
                 } else if self.nodes[node].io_errors > 0 {
                     self.nodes[node].io_errors -= 1;
                     self.nodes[node].failing = true;
                     self.counters.hit("failed request");
+                    self.meets(node, "failed request");
                     disk.0.borrow_mut().fail(&sub, &mut self.rng, IoError::Os(5))
                 } else {
                     disk.0.borrow_mut().complete(&sub)

@@ -125,7 +125,6 @@ impl Volume {
         m.consumers = self
             .consumers
             .iter()
-            .filter(|_| !rcp::planted!(ConsumersForgotten))
             .map(|(name, c)| ConsumerMark { name: name.clone(), acked: c.acked() })
             .collect();
         m.had_children |= !m.consumers.is_empty();

@@ -109,9 +109,7 @@ impl Volume {
 
     fn on_our_line(&self, id: StepId) -> Result<(), IntakeError> {
         match line_of(&self.want.history, id.to) {
-            Some(g) if g != id.generation && !rcp::planted!(OtherLineTaken) => {
-                Err(IntakeError::OtherLine { to: id.to })
-            }
+            Some(g) if g != id.generation => Err(IntakeError::OtherLine { to: id.to }),
             _ => Ok(()),
         }
     }
@@ -152,7 +150,7 @@ impl Volume {
             self.intake_skipped(len);
             return Ok(());
         }
-        if n.0 > expected && !rcp::planted!(HeaderUnchecked) {
+        if n.0 > expected {
             return Err(IntakeError::Hole { to: id.to, got: n, expected: ChunkNumber(expected) });
         }
         let Some((pos, end)) = self.append(RecordKind::Chunk, id.to, n, chunk.bytes()) else {
@@ -192,7 +190,6 @@ impl Volume {
             return Err(IntakeError::NotNext { base: id.base, to: id.to, state });
         }
         match self.log.open_step() {
-            _ if rcp::planted!(HeaderUnchecked) => {}
             Some(s) if s.id == id => {
                 if s.chunks != header.chunk_count {
                     return Err(IntakeError::Mismatch { to: id.to, what: "number of chunks" });
