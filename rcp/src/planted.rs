@@ -81,12 +81,8 @@ mod made {
         ImageForgotten,
         /// A block is overwritten before the image of a kept state is durable.
         ImageNotSynced,
-        /// A kept state is let go while the mailbox still lists it.
-        PinReleasedEarly,
         /// A state that is kept again before its release is durable is released all the same.
         ReleaseNotTakenBack,
-        /// Playback goes on over a state to be kept before the mailbox lists it.
-        KeptNotListed,
         /// The blocks to be taken back to a fork lack their first run.
         UndoSkips,
         /// Recovery keeps sets of a line that ended.
@@ -113,8 +109,6 @@ mod made {
         ChecksumUnchecked,
         /// Content that is not what its hash says is sent to a child.
         DamagePassedOn,
-        /// A writer that is fenced lets writes in after a restart.
-        FenceForgotten,
         /// A writer that is told of a newer one is not fenced.
         FenceIgnored,
         /// A second feeder is accepted beside the first.

@@ -210,10 +210,7 @@ impl Mover {
             Some(g) => g.counter <= f.at.generation.counter,
             None => false,
         };
-        let Some(f) = standing.fenced.filter(holds).filter(|_| !rcp::planted!(FenceForgotten))
-        else {
-            return;
-        };
+        let Some(f) = standing.fenced.filter(holds) else { return };
         let text = fenced_text(&f, h.label.as_str(), own);
         h.writer.fenced = Some(f);
         h.writer.decided = true;

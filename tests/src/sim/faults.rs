@@ -73,6 +73,7 @@ impl World {
     }
 
     pub(super) fn writer_lost(&mut self, n: usize) {
+        self.nodes[n].fell_in = self.states_of(n);
         if self.nodes[n].kind == Kind::Primary {
             self.after_writer_crash(n);
         }
@@ -83,9 +84,8 @@ impl World {
     pub(super) fn down(&mut self, n: usize, power: bool) {
         self.nodes[n].failing = false;
         self.nodes[n].io_errors = 0;
-        let states = self.states_of(n);
+        let states = self.nodes[n].fell_in.clone();
         self.met(if power { "power cut" } else { "kill" }, &states);
-        self.nodes[n].fell_in = states;
         self.counters.hit(match (self.nodes[n].kind, power) {
             (Kind::Primary, true) => "power cut of the primary",
             (Kind::Replica, true) => "power cut of a replica",

@@ -229,8 +229,7 @@ impl Volume {
             }
             // The first chunk of a step waits for the step before it, and for the mailbox to list
             // what is kept between them.
-            let listed = self.unlisted.is_empty() || rcp::planted!(KeptNotListed);
-            if self.merge.jobs.values().any(|j| j.to != to) || !listed {
+            if self.merge.jobs.values().any(|j| j.to != to) || !self.unlisted.is_empty() {
                 break;
             }
             let cached = r.cached.clone().or_else(|| self.readback.body(r));
