@@ -247,7 +247,7 @@ impl Feeder {
         self.check_path(node, path)?;
         match &self.state {
             FeederState::Fed { node: fed_by, last_heard, .. } if fed_by != node => {
-                if self.is_silent(now) || self.may_step_in(node) {
+                if self.is_silent(now) || self.may_step_in(node) || rcp::planted!(TwoFeeders) {
                     return Ok(true);
                 }
                 let text = format!(

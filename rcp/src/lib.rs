@@ -5,6 +5,7 @@
 //! part that moves bytes between those values and TCP. `PROTOCOL.md` beside this crate is the
 //! specification to the byte; golden vectors in the tests hold the code against it.
 
+pub mod planted;
 pub mod proto;
 
 #[cfg(feature = "net")]

@@ -1,6 +1,7 @@
 //! The simulation: seeds that once failed, and a few hundred others.
 
-use tests::sim::{BAD_DISKS, BYPASS, Counters, OPERATORS, TURNS, run, run_plain};
+use tests::sim::coverage::never;
+use tests::sim::{BAD_DISKS, BYPASS, Counters, MOMENTS, OPERATORS, TURNS, run, run_plain};
 
 /// Seeds that found something, with a word on what.
 const REGRESSIONS: &[(u64, &str)] = &[
@@ -114,6 +115,20 @@ const MUST_HAPPEN: &[&str] = &[
     "write waited for the drain",
 ];
 
+/// Faults that any run may have.
+const EVERYWHERE: &[&str] =
+    &["kill", "power cut", "connection cut", "one-way stall", "partition", "slow disk"];
+
+/// Each of these faults met a node in the middle of each of these things.
+fn all_met(counters: &Counters, faults: &[&str], states: &[&str]) {
+    let met = |f: &str, s: &str| counters.1.iter().any(|((a, b), _)| *a == f && *b == s);
+    for fault in faults {
+        for state in states.iter().filter(|s| never(fault, s).is_none()) {
+            assert!(met(fault, state), "`{fault}` never met a node that is {state}");
+        }
+    }
+}
+
 #[test]
 fn seeds_that_once_failed() {
     for (seed, what) in REGRESSIONS {
@@ -132,6 +147,8 @@ fn disks_that_fail_and_rot() {
             Err(f) => panic!("{f}"),
         }
     }
+    let faults = ["failed request", "rot in the save area", "mailbox slot lost"];
+    all_met(&counters, &faults, &["writing", "making a set", "merging", "starting"]);
     for what in [
         "bit flipped in a save area",
         "block status",
@@ -159,6 +176,8 @@ fn a_few_hundred_seeds() {
         }
     }
     println!("{counters}");
+    let busy = ["writing", "making a set", "merging", "seeding", "catching up", "starting"];
+    all_met(&counters, EVERYWHERE, &busy);
     for what in MUST_HAPPEN {
         assert!(counters.get(what) > 0, "never happened: {what}\n{counters}");
     }
@@ -194,6 +213,7 @@ fn writers_that_change() {
             Err(f) => panic!("{f}"),
         }
     }
+    all_met(&counters, EVERYWHERE, &["undoing", "swapping"]);
     for what in [
         "content compared before writers were let in",
         "crash of a node that is being seeded",
@@ -222,6 +242,21 @@ fn operators_who_know_nothing_of_each_other() {
         }
     }
     for what in ["clock jumped", "promoted", "swap finished", "two operators at once"] {
+        assert!(counters.get(what) > 0, "never happened: {what}\n{counters}");
+    }
+}
+
+#[test]
+fn blows_at_moments_at_which_little_holds() {
+    let mut counters = Counters::default();
+    for seed in MOMENTS..MOMENTS + 100 {
+        match run(seed, false) {
+            Ok(c) => counters.merge(&c),
+            Err(f) => panic!("{f}"),
+        }
+    }
+    for what in ["newest mailbox slot lost", "struck at a moment", "seed finished", "swap finished"]
+    {
         assert!(counters.get(what) > 0, "never happened: {what}\n{counters}");
     }
 }

@@ -261,7 +261,8 @@ impl Mailbox {
     /// Offset in the mailbox file of the slot that a commit with this sequence number writes.
     #[must_use]
     pub fn slot_offset(sequence: u64) -> u64 {
-        (sequence % 2) * SLOT_LEN as u64
+        let slot = if rcp::planted!(SlotInPlace) { 0 } else { sequence % 2 };
+        slot * SLOT_LEN as u64
     }
 
     /// The bytes of one slot: as many as needed, at most [`SLOT_LEN`].

@@ -59,6 +59,9 @@ pub(super) fn differ(
         &mut large[..]
     };
     files.read_into(FileId::Hashes, at, table)?;
+    if rcp::planted!(ContentUnchecked) {
+        return Ok(Found::default());
+    }
     let pairs = content.chunks(1 << bs.shift()).zip(hashes_in(table)).zip(first.0..);
     let mut found = Found::default();
     for ((content, entry), block) in pairs {

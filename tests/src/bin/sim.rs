@@ -1,6 +1,8 @@
 //! Runs seeds of the simulation: `sim --seeds N --from M`, or one in full: `sim --seed N --verbose`.
+//! With `--plant NAME` a bug is planted first, and seeds are run until one finds it.
 
 use clap::Parser;
+use tests::sim::coverage::Table;
 use tests::sim::{Counters, run, run_plain};
 
 #[derive(Parser)]
@@ -26,10 +28,20 @@ struct Args {
     /// One line per failure.
     #[arg(long)]
     short: bool,
+    /// Say which fault met a node in the middle of what.
+    #[arg(long)]
+    coverage: bool,
+    /// A bug to be planted, or `all`: seeds are run until it is found, those of CI unless `--from`
+    /// says otherwise. `tests/docs/simulator.md` says how to build it.
+    #[arg(long, value_name = "NAME")]
+    plant: Option<String>,
 }
 
 fn main() {
     let args = Args::parse();
+    if let Some(name) = &args.plant {
+        std::process::exit(plant(name, &args));
+    }
     let (from, to) = args.seed.map_or((args.from, args.from + args.seeds), |s| (s, s + 1));
     let mut counters = Counters::default();
     let mut failed = 0;
@@ -51,6 +63,62 @@ fn main() {
         }
     }
     print!("{counters}");
+    if args.coverage {
+        print!("{}", Table(&counters.1));
+    }
     println!("{failed} of {} seeds failed", to - from);
     std::process::exit(i32::from(failed > 0));
+}
+
+/// The exit status.
+#[cfg(planted)]
+fn plant(name: &str, args: &Args) -> i32 {
+    use tests::sim::planted::{Bug, blow, hunt, named, seeds_of_ci};
+    let bugs = match named(name) {
+        Some(bug) => vec![bug],
+        None if name == "all" => Bug::ALL.to_vec(),
+        None => {
+            let names: Vec<_> = Bug::ALL.iter().map(|b| b.name()).collect();
+            eprintln!("there is no bug `{name}` to plant; choose `all` or {}", names.join(", "));
+            return 2;
+        }
+    };
+    let mut missed = 0;
+    for bug in bugs {
+        if let Some(seed) = args.seed {
+            println!("{}: {}", bug.name(), blow(bug, seed, args.verbose).unwrap_or_default());
+            continue;
+        }
+        let all: Vec<u64> = match args.from {
+            0 => seeds_of_ci().take(usize::try_from(args.seeds).unwrap_or(0)).collect(),
+            from => (from..from + args.seeds).collect(),
+        };
+        let h = hunt(bug, all.into_iter());
+        match &h.found {
+            Some((seed, check)) => {
+                println!("{}: found after {} seeds, by {seed}: {check}", bug.name(), h.seeds);
+            }
+            None => {
+                missed += 1;
+                println!(
+                    "{}: not found in {} seeds, {} of which came past it ({})",
+                    bug.name(),
+                    h.seeds,
+                    h.reached,
+                    bug.words()
+                );
+            }
+        }
+    }
+    i32::from(missed > 0)
+}
+
+/// The exit status.
+#[cfg(not(planted))]
+fn plant(name: &str, _: &Args) -> i32 {
+    eprintln!(
+        "`{name}` cannot be planted: this program was built without bugs; build it with \
+         `RUSTC_WORKSPACE_WRAPPER=$PWD/tests/planted cargo build -p tests --bin sim`"
+    );
+    2
 }

@@ -23,6 +23,7 @@ impl World {
         let (now, wall, random) = (self.mono(), self.wall(n), self.rng.draw());
         let opt = self.opt.clone();
         self.say(format!("n{n} starts"));
+        self.nodes[n].started = self.now;
         if let Err(e) = self.nodes[n].start(&opt, now, wall, random) {
             self.fail(format!("n{n} cannot start: {e}"));
             return;
@@ -54,7 +55,7 @@ impl World {
     }
 
     /// The newest mailbox slot of a node that is down rots, if the older one is whole.
-    fn lose_slot(&mut self, n: usize) {
+    pub(super) fn lose_slot(&mut self, n: usize) {
         let Some(disk) = self.nodes[n].disk.clone() else { return };
         let mut d = disk.0.borrow_mut();
         let of = |d: &Disk, slot: usize| {
@@ -65,11 +66,14 @@ impl World {
         d.flip(FileId::Mailbox, Mailbox::slot_offset(a.max(b)) + 60, 3);
         drop(d);
         self.counters.hit("newest mailbox slot lost");
+        let states = std::mem::take(&mut self.nodes[n].fell_in);
+        self.met("mailbox slot lost", &states);
         self.say(format!("n{n}: its newest mailbox slot rots"));
         self.nodes[n].slot_lost = true;
     }
 
     pub(super) fn writer_lost(&mut self, n: usize) {
+        self.nodes[n].fell_in = self.states_of(n);
         if self.nodes[n].kind == Kind::Primary {
             self.after_writer_crash(n);
         }
@@ -80,6 +84,8 @@ impl World {
     pub(super) fn down(&mut self, n: usize, power: bool) {
         self.nodes[n].failing = false;
         self.nodes[n].io_errors = 0;
+        let states = self.nodes[n].fell_in.clone();
+        self.met(if power { "power cut" } else { "kill" }, &states);
         self.counters.hit(match (self.nodes[n].kind, power) {
             (Kind::Primary, true) => "power cut of the primary",
             (Kind::Replica, true) => "power cut of a replica",
@@ -174,6 +180,7 @@ impl World {
                 let ids: Vec<_> = self.links.keys().copied().collect();
                 if let Some(id) = self.rng.pick(&ids).copied() {
                     self.counters.hit("connection cut");
+                    self.link_meets(id, "connection cut");
                     self.cut_link(id);
                 }
             }
@@ -181,6 +188,7 @@ impl World {
                 let ids: Vec<_> = self.links.keys().copied().collect();
                 if let Some(id) = self.rng.pick(&ids).copied() {
                     self.counters.hit("one-way stall");
+                    self.link_meets(id, "one-way stall");
                     let side = usize::from(self.rng.percent(50));
                     let until = self.now + self.rng.range(50_000, 4_000_000);
                     if let Some(l) = self.links.get_mut(&id) {
@@ -192,6 +200,8 @@ impl World {
                 let m = self.some_node();
                 if m != n {
                     self.counters.hit("partition");
+                    self.meets(n, "partition");
+                    self.meets(m, "partition");
                     let until = self.now + self.rng.range(100_000, 6_000_000);
                     self.apart.insert((n.min(m), n.max(m)), until);
                 }
@@ -257,6 +267,7 @@ impl World {
             }
             90..95 => {
                 self.counters.hit("slow disk");
+                self.meets(n, "slow disk");
                 let until = self.now + self.rng.range(200_000, 4_000_000);
                 self.nodes[n].slow_until = until;
             }
@@ -364,6 +375,7 @@ impl World {
         let at = position % self.opt.save;
         let bit = u8::try_from(self.rng.below(8)).unwrap_or(0);
         self.counters.hit("bit flipped in a save area");
+        self.meets(n, "rot in the save area");
         self.say(format!("n{n}: bit {bit} at {at} of the save area flips"));
         let rotten = &mut self.nodes[n].rotten;
         *rotten = Some(rotten.map_or(position, |p| p.max(position)));
@@ -398,6 +410,7 @@ impl World {
         let by =
             if file == FileId::Base { "bit flipped in content" } else { "bit flipped in hashes" };
         self.counters.hit(by);
+        self.meets(n, "rot in the content");
         if file == FileId::Base {
             let bs = self.opt.block_size;
             let block = at >> bs.shift();

@@ -15,20 +15,27 @@
 //! | `orders` | commands said in order, and a crash at each step that they have stored |
 //! | `turns` | changes of who the writer is |
 //! | `steps` | one blow at one step of the protocol |
+//! | `moments` | blows at moments at which little holds |
 //! | `model`, `oracle` | what must be true |
 //! | `weigh` | what catch-ups may cost |
 //! | `report` | counters and failures |
+//! | `coverage` | which fault met a node in the middle of what |
+//! | `planted` | hunts for bugs that were planted on purpose |
 
 pub mod client;
 mod clocks;
+pub mod coverage;
 pub mod disk;
 pub mod faults;
 pub mod link;
 pub mod model;
+mod moments;
 pub mod node;
 pub mod options;
 pub mod oracle;
 pub mod orders;
+#[cfg(planted)]
+pub mod planted;
 pub mod readers;
 pub mod report;
 pub mod rng;
@@ -53,6 +60,10 @@ pub const BYPASS: u64 = 3_000_000;
 /// Seeds from here on change who the writer is, by operators who know nothing of each other.
 pub const OPERATORS: u64 = 4_000_000;
 
+/// Seeds from here on are struck at moments at which little holds; every other one changes who the
+/// writer is.
+pub const MOMENTS: u64 = 5_000_000;
+
 /// Runs one seed.
 ///
 /// # Errors
@@ -72,11 +83,13 @@ pub fn run_plain(seed: u64, verbose: bool) -> Result<Counters, Box<Failure>> {
 
 fn world(seed: u64, verbose: bool, policies: bool) -> world::World {
     let mut rng = rng::Rng::new(seed);
-    let operators = seed >= OPERATORS;
-    let bypass = seed >= BYPASS && !operators;
-    let turns = seed >= TURNS && !bypass;
-    let bad_disks = seed >= BAD_DISKS && !turns && !bypass;
-    let mut options = Options { bad_disks, turns, operators, ..Options::random(&mut rng) };
+    let moments = seed >= MOMENTS;
+    let operators = seed >= OPERATORS && !moments;
+    let bypass = seed >= BYPASS && !operators && !moments;
+    let turns = seed >= TURNS && !bypass && (!moments || seed.is_multiple_of(2));
+    let bad_disks = seed >= BAD_DISKS && !turns && !bypass && !moments;
+    let options = Options::random(&mut rng);
+    let mut options = Options { bad_disks, turns, operators, moments, ..options };
     if bypass {
         options.heal(seed);
     } else if turns {

@@ -137,6 +137,12 @@ pub struct SimNode {
     pub seed_anew: bool,
     /// Over which state.
     pub seed_over: Option<u64>,
+    /// When it was started last.
+    pub started: u64,
+    /// What it was in the middle of when it fell.
+    pub fell_in: Vec<&'static str>,
+    /// What it stood at when it was looked at last, while it runs.
+    pub(super) moment: Option<super::moments::Moment>,
     /// Log positions when it was looked at last, to see it wrap.
     pub log_head: u64,
     /// How its volume is opened.
@@ -210,6 +216,9 @@ impl SimNode {
             sent: Sent::default(),
             seed_anew: false,
             seed_over: None,
+            started: 0,
+            fell_in: Vec::new(),
+            moment: None,
             log_head: 0,
             plan: OpenPlan {
                 node: name(index),
@@ -399,6 +408,7 @@ impl SimNode {
         self.conns.clear();
         self.tick_at = u64::MAX;
         self.draining = None;
+        self.moment = None;
         self.quiet.clear();
         self.open &= !self.turns;
         self.prepared = 0;

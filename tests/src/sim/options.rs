@@ -83,6 +83,8 @@ pub struct Options {
     pub operators: bool,
     /// Those below a node that is away are fed from above; forwarders are away for long.
     pub bypass: bool,
+    /// Nodes are struck at moments at which little holds.
+    pub moments: bool,
     /// Nothing goes wrong: only for a first look.
     pub calm: bool,
     /// Nodes that speak the oldest version of the protocol, a bit for each.
@@ -151,6 +153,7 @@ impl Options {
             turns: false,
             operators: false,
             bypass: false,
+            moments: false,
             calm: false,
             older: 0,
             full: FullPolicy::default(),

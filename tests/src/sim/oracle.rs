@@ -256,7 +256,12 @@ impl World {
             self.fail(format!("n{n} was stopped and goes on after a restart"));
             return;
         }
-        let line = v.history().last().map(|b| b.generation);
+        // A line that it was to open, and opens when it has settled.
+        let opens = self.nodes[n].identity.as_ref().and_then(|i| i.standing.opens);
+        let opens = opens.map(|o| o.generation);
+        let opened = |g: &Generation| v.history().iter().any(|b| b.generation == *g);
+        let own = v.history().last().map(|b| b.generation);
+        let line = opens.filter(|g| !opened(g)).or(own);
         let slot_lost = self.nodes[n].slot_lost;
         if slot_lost {
             self.nodes[n].kept.retain(|s, _| pinned.contains(s));

@@ -95,9 +95,10 @@ impl World {
                         self.counters.hit("branch read at a hidden replica");
                     }
                     if let Err(e) = self.model.check((k.line, k.set), 0, &buf) {
-                        // While the table of hashes is gone nothing tells what has rotted.
-                        if self.nodes[n].spoilt.is_some() && states.board().view().proven.is_none()
-                        {
+                        // While the table of hashes is gone nothing tells what has rotted, nor
+                        // later in images that were saved meanwhile.
+                        let gone = states.board().view().proven.is_none();
+                        if self.nodes[n].spoilt.is_some() && (gone || self.is_blind(n, false)) {
                             self.counters.hit("damage in a branch that nothing can tell");
                             continue;
                         }

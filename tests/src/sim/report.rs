@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use super::coverage::Met;
+
 /// Counters of one run or of many.
 #[derive(Clone, Debug, Default)]
-pub struct Counters(pub BTreeMap<&'static str, u64>);
+pub struct Counters(pub BTreeMap<&'static str, u64>, pub Met);
 
 impl Counters {
     /// Counts one.
@@ -23,6 +25,9 @@ impl Counters {
     pub fn merge(&mut self, other: &Self) {
         for (k, n) in &other.0 {
             *self.0.entry(k).or_default() += n;
+        }
+        for (k, n) in &other.1 {
+            *self.1.entry(*k).or_default() += n;
         }
     }
 

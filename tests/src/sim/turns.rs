@@ -44,6 +44,11 @@ fn volume() -> String {
 }
 
 impl World {
+    /// An operator swaps it with another.
+    pub(super) fn is_swapping(&self, n: usize) -> bool {
+        self.swaps.values().any(|s| s.from == n || s.to == n)
+    }
+
     /// A writer whose clients are let in.
     pub fn some_writer(&mut self) -> Option<usize> {
         if !self.opt.turns {

@@ -82,6 +82,8 @@ pub enum Event {
     Prepare { node: usize, life: u64, blocks: BlockCount },
     /// They have it, and what is new is made zero.
     Prepared { node: usize, life: u64, blocks: BlockCount, from: u64 },
+    /// A blow falls on a node.
+    Struck { node: usize, life: u64 },
     /// A node whose volume stopped is started again.
     Reboot { node: usize, life: u64 },
     /// A node is started.
@@ -278,11 +280,13 @@ impl World {
                     matches!(sub.io.file, FileId::Base | FileId::Snapshots | FileId::Changes);
                 let outcome = if writes && sparse && self.now < self.nodes[node].full_until {
                     self.counters.hit("no space left");
+                    self.meets(node, "no space left");
                     disk.0.borrow_mut().fail(&sub, &mut self.rng, IoError::NoSpace)
                 } else if self.nodes[node].io_errors > 0 {
                     self.nodes[node].io_errors -= 1;
                     self.nodes[node].failing = true;
                     self.counters.hit("failed request");
+                    self.meets(node, "failed request");
                     disk.0.borrow_mut().fail(&sub, &mut self.rng, IoError::Os(5))
                 } else {
                     disk.0.borrow_mut().complete(&sub)
@@ -383,6 +387,10 @@ impl World {
                 self.prepared(node, blocks, from);
                 node
             }
+            Event::Struck { node, life } if self.alive(node, life) => {
+                self.strike_node(node);
+                return;
+            }
             Event::Reboot { node, life } if self.alive(node, life) => {
                 self.reboot(node);
                 return;
@@ -403,6 +411,7 @@ impl World {
     pub fn after_mover(&mut self, n: usize) {
         let life = self.nodes[n].life;
         self.observe(n);
+        self.look_for_moment(n);
         self.effects(n);
         if self.nodes[n].life != life {
             return;

@@ -228,6 +228,8 @@ impl ActivityLog {
     ) -> u64 {
         let (e, n) = self.geometry.extents_of(first, count);
         let end = e.0.saturating_add(n).min(self.geometry.extents());
+        let is_dirty =
+            &mut |first, count| is_dirty(first, count) && !rcp::planted!(ExtentForgotten);
         let mut cleared = 0;
         let mut at = e;
         while let Some((e, _)) = self.map.next(at).filter(|(e, _)| e.0 < end) {

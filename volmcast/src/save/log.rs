@@ -190,7 +190,8 @@ impl Log {
     /// ended: what came later to the same place could otherwise be overwritten by them.
     #[must_use]
     pub fn used(&self) -> u64 {
-        self.head.since(self.tail_durable.min(self.written()))
+        let tail = if rcp::planted!(RoomTooEarly) { self.tail } else { self.tail_durable };
+        self.head.since(tail.min(self.written()))
     }
 
     /// Bytes that may be written now.

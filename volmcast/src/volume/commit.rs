@@ -138,13 +138,14 @@ impl Volume {
             self.commit.base_dirty = true;
         }
         self.want.clone_from(&m);
-        let twice = m.history != self.durable.history;
+        let twice = m.history != self.durable.history && !rcp::planted!(HistoryInOneSlot);
         let (applied, resets) = (self.merge.applied_pos(), self.commit.resets);
         let mut fl = InFlight { mailbox: m, twice, applied, resets, syncs: 0 };
-        let save = fl.mailbox.log_head > self.durable.log_head;
+        let save = fl.mailbox.log_head > self.durable.log_head && !rcp::planted!(SlotBeforeSync);
+        let base = std::mem::take(&mut self.commit.base_dirty) && !rcp::planted!(MergedBeforeSync);
         let parts = [
             (save, CommitPart::SyncSave, FileId::Save),
-            (std::mem::take(&mut self.commit.base_dirty), CommitPart::SyncBase, FileId::Base),
+            (base, CommitPart::SyncBase, FileId::Base),
             (std::mem::take(&mut self.commit.hashes_dirty), CommitPart::SyncHashes, FileId::Hashes),
             (
                 std::mem::take(&mut self.commit.snapshots_dirty),
@@ -280,7 +281,8 @@ impl Volume {
         if self.commit.resets_durable != self.commit.resets {
             return self.commit.told;
         }
-        let head = self.durable.log_head;
+        let head =
+            if rcp::planted!(AckBeforeSync) { self.log.head() } else { self.durable.log_head };
         let mut state = self.log.base();
         let mut next = ChunkNumber(0);
         for s in self.log.steps() {

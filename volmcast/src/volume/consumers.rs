@@ -206,7 +206,7 @@ pub struct Outgoing {
 impl Volume {
     /// End of what may be sent: at the primary only finished sets, elsewhere all that was appended.
     pub(super) fn sendable_end(&self) -> LogPos {
-        if !matches!(self.cfg.role, Role::Primary { .. }) {
+        if !matches!(self.cfg.role, Role::Primary { .. }) || rcp::planted!(SentBeforeReady) {
             return self.log.head();
         }
         let ready = self.durable.visible;

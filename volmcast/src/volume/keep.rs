@@ -129,7 +129,7 @@ impl Volume {
         let branch = |p: &PinId| self.is_branch(*p);
         let of = |p: &PinId| held.iter().any(|(h, s)| h == p && *s == set) && !branch(p);
         let Some(pin) = self.releasing.iter().copied().find(of) else { return false };
-        self.releasing.retain(|p| *p != pin);
+        self.releasing.retain(|p| *p != pin || rcp::planted!(ReleaseNotTakenBack));
         self.list_kept();
         self.commit.request();
         self.pump();

@@ -164,7 +164,8 @@ impl Volume {
         if !self.has_base() {
             return None;
         }
-        let readers = if self.durable.seed.is_some() { None } else { self.playback.reader_hold() };
+        let hidden = self.durable.seed.is_some() || rcp::planted!(FreedUnderReaders);
+        let readers = if hidden { None } else { self.playback.reader_hold() };
         let own = self.commit.applied.min(self.merge.applied_pos());
         Some(readers.map_or(own, |r| r.min(own)))
     }
@@ -353,12 +354,15 @@ impl Volume {
                 }
                 let store = &self.cfg.snapshots;
                 let hidden = self.durable.seed.is_some();
-                if hidden && let Some(seed) = &mut self.seed_in {
+                if hidden
+                    && !rcp::planted!(SeedOverwritesLive)
+                    && let Some(seed) = &mut self.seed_in
+                {
                     for e in chunk.extents() {
                         seed.touch(e.block, e.count);
                     }
                 }
-                if saves {
+                if saves && !rcp::planted!(ImageForgotten) {
                     for e in chunk.extents() {
                         job.images.extend(
                             store.needs_copy(BlockIndex(e.block), BlockCount(u64::from(e.count))),
@@ -475,7 +479,8 @@ impl Volume {
         match job.stage {
             Stage::Body => {}
             Stage::Images
-                if job.breach.is_some() || job.written.iter().any(|(r, _)| r.must_sync) =>
+                if !rcp::planted!(ImageNotSynced)
+                    && (job.breach.is_some() || job.written.iter().any(|(r, _)| r.must_sync)) =>
             {
                 job.stage = Stage::SyncImages;
                 job.pending = 1;

@@ -181,7 +181,9 @@ impl Volume {
         match found {
             Ok(blocks) => {
                 let few = blocks.coarser(MAX_UNDO_RUNS);
-                self.undo = Undo::Known(few.runs().map(|(b, n)| (b.0, n.0)).collect());
+                let skip = usize::from(rcp::planted!(UndoSkips));
+                let runs = few.runs().skip(skip).map(|(b, n)| (b.0, n.0));
+                self.undo = Undo::Known(runs.collect());
                 self.desk.event(Event::UndoKnown);
             }
             // Written anew meanwhile: once more.

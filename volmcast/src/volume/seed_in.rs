@@ -424,7 +424,7 @@ impl Volume {
         }
         s.retry_at = None;
         if s.phase == Phase::Marking && marked && self.merge.is_idle() {
-            if self.durable.sequence <= s.marked_by {
+            if self.durable.sequence <= s.marked_by && !rcp::planted!(SeedMarkInOneSlot) {
                 // In both slots, before the content is touched: should one of them be damaged later,
                 // the other one must not show what is no longer there.
                 self.commit.request();

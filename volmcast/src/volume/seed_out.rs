@@ -389,7 +389,7 @@ impl Volume {
             .zip(hashes_in(&table))
             .filter(|((b, c), h)| tells(*h, *b, c))
             .map(|((b, _), _)| b)
-            .find(|b| self.is_proven(*b));
+            .find(|b| self.is_proven(*b) && !rcp::planted!(DamagePassedOn));
         let Some(s) = self.seed_outs.entry_busy(child, session) else { return };
         let Some(block) = wrong else {
             s.proofs = 0;

@@ -157,7 +157,8 @@ impl Chunk {
         if bytes.len() != header.total() {
             return Err(DeltaError::Length { have: bytes.len(), want: header.total() });
         }
-        if crc32c::crc32c(&bytes[CHUNK_HEADER_LEN..]) != header.body_crc {
+        let crc = crc32c::crc32c(&bytes[CHUNK_HEADER_LEN..]);
+        if crc != header.body_crc && !crate::planted!(ChecksumUnchecked) {
             return Err(DeltaError::BodyChecksum);
         }
         Table::new(&bytes[CHUNK_HEADER_LEN..header.payload_offset()]).check(&header)?;

@@ -1,0 +1,75 @@
+//! Hunts for bugs that were planted on purpose: what the simulation does not find, it does not check.
+//!
+//! Only with `--cfg planted`; `tests/docs/simulator.md` says how, and lists what found each.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+pub use rcp::planted::Bug;
+
+use super::run;
+
+/// The seeds that CI runs: from which one on, and how many.
+const RANGES: [(u64, u64); 6] = [
+    (2_000, 300),
+    (super::BAD_DISKS, 100),
+    (super::TURNS, 150),
+    (super::BYPASS, 100),
+    (super::OPERATORS, 100),
+    (super::MOMENTS, 100),
+];
+
+/// What came of a hunt.
+#[derive(Clone, Debug)]
+pub struct Hunt {
+    /// How many seeds were run.
+    pub seeds: u64,
+    /// The last of them, and the check that spoke in it. `None`: the bug was not found.
+    pub found: Option<(u64, String)>,
+    /// In how many seeds the place of the bug was reached, at least.
+    pub reached: u64,
+}
+
+/// The bug of this name.
+#[must_use]
+pub fn named(name: &str) -> Option<Bug> {
+    Bug::ALL.iter().copied().find(|b| b.name() == name)
+}
+
+/// All seeds that CI runs, one of each range in turn.
+pub fn seeds_of_ci() -> impl Iterator<Item = u64> {
+    let most = RANGES.iter().map(|(_, n)| *n).max().unwrap_or(0);
+    let each = |i| RANGES.iter().filter(move |(_, n)| i < *n).map(move |(from, _)| from + i);
+    (0..most).flat_map(each)
+}
+
+/// Runs seeds until one of them finds the bug.
+pub fn hunt(bug: Bug, seeds: impl Iterator<Item = u64>) -> Hunt {
+    let mut hunt = Hunt { seeds: 0, found: None, reached: 0 };
+    for seed in seeds {
+        hunt.seeds += 1;
+        let check = blow(bug, seed, false);
+        hunt.reached += u64::from(rcp::planted::times() > 0);
+        rcp::planted::choose(None);
+        if let Some(check) = check {
+            hunt.found = Some((seed, check));
+            break;
+        }
+    }
+    hunt
+}
+
+/// One seed with the bug: what spoke, if anything did.
+#[must_use]
+pub fn blow(bug: Bug, seed: u64, verbose: bool) -> Option<String> {
+    rcp::planted::choose(Some(bug));
+    match catch_unwind(AssertUnwindSafe(|| run(seed, verbose))) {
+        Ok(Ok(_)) => None,
+        Ok(Err(failure)) if verbose => Some(failure.to_string()),
+        Ok(Err(failure)) => Some(failure.text),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+            Some(format!("a panic: {}", text.unwrap_or_default()))
+        }
+    }
+}
