@@ -13,6 +13,7 @@ const DOC: &str = include_str!("../PROTOCOL.md");
 const ALL: &str = include_str!("vectors/frames.hex");
 const NEW_IN_1_1: &str = include_str!("vectors/frames_1_1.hex");
 const NEW_IN_1_2: &str = include_str!("vectors/frames_1_2.hex");
+const NEW_IN_1_3: &str = include_str!("vectors/frames_1_3.hex");
 const NOW: Mono = Mono(7);
 
 /// Two sessions that are up, with these newest versions: the sender's and the receiver's.
@@ -34,7 +35,7 @@ fn pair(newest: [u16; 2]) -> [Session; 2] {
 }
 
 fn golden() -> Vec<(String, Frame)> {
-    let all = [ALL, NEW_IN_1_1, NEW_IN_1_2].into_iter().flat_map(sections);
+    let all = [ALL, NEW_IN_1_1, NEW_IN_1_2, NEW_IN_1_3].into_iter().flat_map(sections);
     all.map(|(name, b)| (name, parse_frame(&b).expect("a golden frame"))).collect()
 }
 
@@ -49,6 +50,10 @@ fn since(f: &Frame) -> u16 {
             };
         }
         Frame::Doubt { .. } | Frame::Clock { .. } => return 3,
+        Frame::Join(_) | Frame::Joined { .. } | Frame::Place { .. } | Frame::Placed { .. } => {
+            return 4;
+        }
+        Frame::Welcome(w) => return w.version,
         Frame::Attach(a) => a.over.is_some(),
         Frame::Start(s) => matches!(s.mode, StartMode::CatchUp { .. }),
         f => matches!(f, Frame::Fence { .. }),
@@ -85,7 +90,7 @@ fn the_list_of_versions() {
 
 #[test]
 fn vectors_of_later_versions_are_what_the_code_writes() {
-    for (version, text) in [(2, NEW_IN_1_1), (3, NEW_IN_1_2)] {
+    for (version, text) in [(2, NEW_IN_1_1), (3, NEW_IN_1_2), (4, NEW_IN_1_3)] {
         for (name, bytes) in sections(text) {
             let f = parse_frame(&bytes).expect("a golden frame");
             assert_eq!(since(&f), version, "{name}");
@@ -165,12 +170,36 @@ fn a_digest_is_left_out_for_an_older_receiver() {
         let mut ends = pair([VERSIONS.1, newest]);
         ends[0].send(with.clone().expect("above")).expect("taken");
         let Some(Frame::SetEnd { body, .. }) = ends[0].poll_transmit() else { panic!("set end") };
-        let wanted = if newest < VERSIONS.1 { bare } else { h };
+        let wanted = if newest < 3 { bare } else { h };
         assert_eq!(SetHeader::parse(&body), Ok(wanted));
         let doubt = Frame::Doubt { stream: StreamId(1), runs: vec![(1, 1)] };
         let sent = ends[1].send(doubt);
-        assert_eq!(sent.is_ok(), newest == VERSIONS.1, "{sent:?}");
+        assert_eq!(sent.is_ok(), newest >= 3, "{sent:?}");
     }
+}
+
+/// A peer is told what to join with only in a session that can have several connections, and whoever
+/// comes to another is refused.
+#[test]
+fn only_sessions_of_1_3_can_be_joined() {
+    for newest in VERSIONS.0..=VERSIONS.1 {
+        let cfg = SessionConfig { join: Some(JOIN_KEY), ..config("child") };
+        let dialler = SessionConfig { versions: (VERSIONS.0, newest), ..config("parent") };
+        let mut there = Session::new(cfg, Side::Acceptor, NOW);
+        let mut here = Session::new(dialler, Side::Dialer(Role::Sender), NOW);
+        there.handle_frame(NOW, here.poll_transmit().expect("a hello"));
+        let welcome = there.poll_transmit().expect("a welcome");
+        let again = parse_frame(&frame_bytes(&welcome)).expect("legal bytes");
+        assert_eq!(again, welcome);
+        here.handle_frame(NOW, again);
+        let told = here.peer().expect("up").join;
+        assert_eq!(told, (newest >= 4).then_some(JOIN_KEY), "{newest}");
+    }
+    let cfg = SessionConfig { versions: (1, 3), ..config("child") };
+    let mut there = Session::new(cfg, Side::Acceptor, NOW);
+    there.handle_frame(NOW, Frame::Join(Join { node: node("parent"), key: JOIN_KEY }));
+    let said = there.poll_transmit();
+    assert!(matches!(said, Some(Frame::Refuse { code: RefuseCode::Join, .. })), "{said:?}");
 }
 
 proptest! {

@@ -98,6 +98,8 @@ impl Mover {
             Frame::Offer(o) => self.offered(conn, o),
             Frame::Start(s) => self.start(conn, s),
             Frame::Doubt { stream, runs } => self.child_doubts(conn, stream, &runs),
+            Frame::Place { number } => self.place(conn, number),
+            Frame::Placed { next } => self.placed(conn, next),
             Frame::Attach(a) => self.child_attached(conn, &a),
             Frame::Saved { stream, state, next_chunk, .. } => {
                 self.child_saved(conn, stream, state, next_chunk);

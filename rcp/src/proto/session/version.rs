@@ -9,7 +9,7 @@ use super::super::delta::{SetFlags, SetHeader};
 use super::super::frame::{Frame, FrameType, StartMode, stream_error};
 
 /// Versions of the protocol that this build speaks, oldest and newest.
-pub const VERSIONS: (u16, u16) = (1, 3);
+pub const VERSIONS: (u16, u16) = (1, 4);
 
 /// What sessions of a version can do, and an earlier one cannot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,12 +29,15 @@ pub struct Abilities {
     /// A receiver is told the writer's time, so that lag does not depend on clocks of nodes: the frame
     /// Clock.
     pub clock: bool,
+    /// A session can have several connections: the frames Join, Joined, Place and Placed, and the field
+    /// `join` of Welcome.
+    pub join: bool,
     /// What it lacks, in words; empty in the newest one.
     pub lacks: &'static str,
 }
 
 /// All versions, oldest first.
-pub const ABILITIES: [Abilities; 3] = [
+pub const ABILITIES: [Abilities; 4] = [
     Abilities {
         version: 1,
         name: "1.0",
@@ -42,10 +45,12 @@ pub const ABILITIES: [Abilities; 3] = [
         fence: false,
         digest: false,
         clock: false,
+        join: false,
         lacks: "no catch-ups (who fell behind the save volume is sent a seed, all of its content), \
-                no fences (a writer whose place was taken is not told so through this hop), and no \
+                no fences (a writer whose place was taken is not told so through this hop), no \
                 digests (the content below is not held against the primary's, and damaged blocks \
-                are not fetched again)",
+                are not fetched again), and no further connections (`connections` counts for \
+                nothing)",
     },
     Abilities {
         version: 2,
@@ -54,8 +59,10 @@ pub const ABILITIES: [Abilities; 3] = [
         fence: true,
         digest: false,
         clock: false,
+        join: false,
         lacks: "no digests (the content below is not held against the primary's, and damaged \
-                blocks are not fetched again)",
+                blocks are not fetched again), and no further connections (`connections` counts for \
+                nothing)",
     },
     Abilities {
         version: 3,
@@ -64,6 +71,17 @@ pub const ABILITIES: [Abilities; 3] = [
         fence: true,
         digest: true,
         clock: true,
+        join: false,
+        lacks: "no further connections (`connections` counts for nothing)",
+    },
+    Abilities {
+        version: 4,
+        name: "1.3",
+        catch_up: true,
+        fence: true,
+        digest: true,
+        clock: true,
+        join: true,
         lacks: "",
     },
 ];
@@ -87,6 +105,7 @@ pub(super) fn has(version: u16, frame: FrameType) -> bool {
     match frame {
         FrameType::Doubt => can.digest,
         FrameType::Clock => can.clock,
+        FrameType::Place | FrameType::Placed => can.join,
         _ => true,
     }
 }
@@ -127,6 +146,7 @@ pub(super) fn knows(version: u16, frame: &Frame) -> bool {
         Frame::Fence { .. } => can.fence,
         Frame::Doubt { .. } => can.digest,
         Frame::Clock { .. } => can.clock,
+        Frame::Place { .. } | Frame::Placed { .. } => can.join,
         // What is no sound header is told from its own check.
         Frame::SetEnd { body, .. } if !can.digest => {
             SetHeader::parse(body).map_or(true, |h| h.digest_sum().is_none())
