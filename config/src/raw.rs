@@ -70,6 +70,7 @@ pub(crate) struct RawHop {
     pub(crate) via: Option<Text>,
     pub(crate) ca: Option<Text>,
     pub(crate) limit: Option<Text>,
+    pub(crate) connections: Option<Text>,
     pub(crate) dial: Option<Text>,
 }
 
@@ -543,7 +544,7 @@ fn entries(tree: Tree, owner: &str, report: &mut Report) -> Vec<(Text, Tree)> {
 
 /// Next hops: names, or mappings with `node` and how it is reached.
 fn hops(tree: Tree, owner: &str, report: &mut Report) -> Vec<RawHop> {
-    let known = &["node", "transport", "congestion", "via", "ca", "limit", "dial"];
+    let known = &["node", "transport", "congestion", "via", "ca", "limit", "connections", "dial"];
     let hop = |t: Tree, report: &mut Report| match t.kind {
         Kind::Text(value) => Some(RawHop {
             node: Text { value, span: t.span },
@@ -552,6 +553,7 @@ fn hops(tree: Tree, owner: &str, report: &mut Report) -> Vec<RawHop> {
             via: None,
             ca: None,
             limit: None,
+            connections: None,
             dial: None,
         }),
         Kind::Map(_) => {
@@ -564,6 +566,7 @@ fn hops(tree: Tree, owner: &str, report: &mut Report) -> Vec<RawHop> {
                 via: f.text("via", report),
                 ca: f.text("ca", report),
                 limit: f.text("limit", report),
+                connections: f.text("connections", report),
                 dial: f.text("dial", report),
             })
         }

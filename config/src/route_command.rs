@@ -15,6 +15,7 @@ use std::str::FromStr;
 pub const USAGE: &str = "\
 usage: rcproute [NODE:] add group=GROUP nexthop=NODE [transport=tcp|tls|quic]
                 [congestion=cubic|bbr|reno] [via=URL [ca=FILE]] [limit=LIMIT]
+                [connections=N]
        rcproute [NODE:] display [group=GROUP]
        rcproute [NODE:] delete [group=GROUP] [nexthop=NODE]";
 
@@ -95,7 +96,16 @@ impl RouteCommand {
         };
         let action = match *verb {
             "add" => {
-                let keys = ["group", "nexthop", "transport", "congestion", "via", "ca", "limit"];
+                let keys = [
+                    "group",
+                    "nexthop",
+                    "transport",
+                    "congestion",
+                    "via",
+                    "ca",
+                    "limit",
+                    "connections",
+                ];
                 let found = arguments(verb, rest, &keys)?;
                 RouteAction::Add {
                     group: found.group.ok_or_else(|| error("add needs `group=GROUP`"))?,
@@ -142,6 +152,11 @@ fn way(by: Hop) -> Result<Hop, RouteCommandError> {
     if by.via.is_some() && by.transport == Some(Transport::Quic) {
         return Err(error("QUIC does not go through an HTTP proxy: write `transport=tls`"));
     }
+    if by.transport == Some(Transport::Quic) && by.wanted_connections() > 1 {
+        return Err(error(
+            "`connections=` is not for QUIC, which has streams of its own: write `transport=tls`",
+        ));
+    }
     if by.ca.is_some() && by.via.as_ref().is_none_or(|v| !v.https) {
         return Err(error("`ca=` is for a proxy that is reached by https: write `via=https://…`"));
     }
@@ -178,6 +193,7 @@ fn arguments(
             "transport" => by.transport.replace(value.parse().map_err(|e| bad(&e))?).is_some(),
             "congestion" => by.congestion.replace(value.parse().map_err(|e| bad(&e))?).is_some(),
             "limit" => by.limit.replace(value.parse().map_err(|e| bad(&e))?).is_some(),
+            "connections" => by.connections.replace(value.parse().map_err(|e| bad(&e))?).is_some(),
             "via" => by.via.replace(value.parse().map_err(|e| bad(&e))?).is_some(),
             "ca" if value.is_empty() || value.len() > MAX_PATH => {
                 return Err(error(format!("in {}: not a path of a file", shown(word))));
@@ -295,7 +311,14 @@ mod tests {
             ("add group=g nexthop=n ca=", "not a path"),
             ("add group=g nexthop=n limit=20Mbps", "write 20Mbit/s"),
             ("add group=g nexthop=n limit=9Mbit/s limit=none", "`limit=` is written twice"),
-            ("add group=g nexthop=n connections=4", "add has no key `connections`"),
+            ("add group=g nexthop=n connections=0", "`0` is no number of connections: 1 to 16"),
+            ("add group=g nexthop=n connections=17", "`17` is no number of connections: 1 to 16"),
+            (
+                "add group=g nexthop=n connections=2 connections=2",
+                "`connections=` is written twice",
+            ),
+            ("add group=g nexthop=n connections=2 transport=quic", "not for QUIC"),
+            ("delete group=g connections=2", "delete has no key `connections`"),
             ("delete group=g transport=tls", "delete has no key `transport`"),
             ("add group=g1 nexthob=n", "did you mean `nexthop`?"),
             ("display nexthop=n", "display has no key `nexthop`"),
@@ -316,7 +339,7 @@ mod tests {
         #[test]
         fn no_line_panics_and_good_ones_print_back(
             before in "(cell?1-ser2: )?(rcproute )?",
-            after in "(add|display|delete|.)( group=[a-z]{1,3})?( nexthop=[a-z1-9-]{1,9})?( transport=(tls|quic|x))?( limit=[1-9]{2}Mbit/s(@sat)?)?( via=https?://[a-z:1]{1,5})?.?",
+            after in "(add|display|delete|.)( group=[a-z]{1,3})?( nexthop=[a-z1-9-]{1,9})?( transport=(tls|quic|x))?( limit=[1-9]{2}Mbit/s(@sat)?)?( connections=[0-9]{1,2})?( via=https?://[a-z:1]{1,5})?.?",
         ) {
             let line = before + &after;
             if let Ok(c) = line.parse::<RouteCommand>() {

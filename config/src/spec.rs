@@ -120,6 +120,7 @@ pub struct HopSpec {
     pub via: Option<String>,
     pub ca: Option<String>,
     pub limit: Option<String>,
+    pub connections: Option<String>,
     pub dial: Option<String>,
 }
 
@@ -143,6 +144,7 @@ impl Serialize for HopSpec {
             ("via", &self.via),
             ("ca", &self.ca),
             ("limit", &self.limit),
+            ("connections", &self.connections),
             ("dial", &self.dial),
         ];
         let said = said.into_iter().filter_map(|(k, v)| Some((k, v.as_ref()?)));
@@ -334,6 +336,7 @@ fn group(g: &GroupPlan) -> GroupSpec {
             via: own.via.map(|v| v.to_string()),
             ca: own.ca,
             limit: own.limit.map(|l| l.to_string()),
+            connections: own.connections.map(|n| n.to_string()),
             dial: g.dialling.contains(to).then(|| "child".to_owned()),
         }
     };

@@ -57,6 +57,7 @@ fn specs() -> impl Strategy<Value = TopologySpec> {
                         [None, Some("tcp"), Some("tls"), Some("quic")][i % 4].map(str::to_owned);
                     hop.limit =
                         (i % 4 == 3).then(|| "20Mbit/s@mon-fri@08:00-18:00,none".to_owned());
+                    hop.connections = (i % 4 == 2).then(|| "4".to_owned());
                     hop.congestion = (i % 3 == 1).then(|| "bbr".to_owned());
                     hop.dial = [None, Some("child"), Some("parent")][i % 3].map(str::to_owned);
                     if i % 8 == 2 {

@@ -8,7 +8,7 @@ use forwarder::limits::MAX_NEXT_HOPS;
 use forwarder::table::{AddContext, ChangeKind, Line, RouteError, StoredError, Table};
 use proptest::prelude::*;
 use rcp::proto::ids::NodeName;
-use rcp::proto::transport::{Congestion, Hop, Transport};
+use rcp::proto::transport::{Congestion, Connections, Hop, Transport};
 use support::{g, line, n, ns};
 
 /// A table with these next hops in group `g1`.
@@ -346,11 +346,11 @@ fn seal(image: &mut [u8]) {
 #[test]
 fn a_later_version_is_named() {
     let mut image = golden().encode();
-    image[8] = 4;
+    image[8] = 5;
     seal(&mut image);
-    assert_eq!(Table::decode(&image), Err(StoredError::Version(4)));
+    assert_eq!(Table::decode(&image), Err(StoredError::Version(5)));
     // And one that claims to say how next hops are reached, or limited, and does not.
-    for version in [2, 3] {
+    for version in [2, 3, 4] {
         image[8] = version;
         seal(&mut image);
         assert!(matches!(Table::decode(&image), Err(StoredError::Rule(_))));
@@ -398,6 +398,7 @@ fn by(words: (u8, u8, &str, &str)) -> Hop {
         via: words.2.parse().ok(),
         ca: (!words.3.is_empty()).then(|| words.3.to_owned()),
         limit: None,
+        connections: None,
     }
 }
 
@@ -450,6 +451,37 @@ fn limits_are_stored_and_can_be_changed() {
     assert_eq!(t.encode()[32..], before[32..], "a table without limits is written as ever");
 }
 
+#[test]
+fn connections_are_stored() {
+    let groups = [g("g1")];
+    let nodes = [n("b")];
+    let ctx = AddContext { groups: &groups, nodes: &nodes, ..AddContext::default() };
+    let mut t = Table::new(n("a"));
+    let several = Hop { connections: Connections::new(4), ..Hop::default() };
+    t.add_by(&groups[0], &nodes[0], several, &ctx).expect("b");
+    let image = t.encode();
+    assert_eq!(image[8], 4);
+    assert_eq!(image[32..], hex(SEVERAL), "the bytes of version 4 never change");
+    let back = Table::decode(&image).expect("sound");
+    assert_eq!(
+        (back.hop(&groups[0], &nodes[0]).to_string().as_str(), &back),
+        ("connections=4", &t)
+    );
+    // More than there may be, and a version that is later than what it says.
+    for (n, why) in [(17, "in a way that is not known"), (0, "in a way that is not known")] {
+        let mut bad = image.clone();
+        let at = bad.len() - 3;
+        bad[at] = n;
+        seal(&mut bad);
+        assert!(Table::decode(&bad).expect_err(why).to_string().contains(why), "{n}");
+    }
+    t.limit(&groups[0], &nodes[0], "9Mbit/s".parse().ok()).expect("a hop");
+    assert_eq!(Table::decode(&t.encode()), Ok(t));
+}
+
+/// The lines in hexadecimal, made by hand.
+const SEVERAL: &str = "0161010002673101000162010001620000000000000000040000";
+
 /// The lines in hexadecimal, made by hand.
 const LIMITED: &str = "016101000267310100016201000162000000000000\
      0b00394d6269742f73407361740000";
@@ -474,6 +506,9 @@ prop_compose! {
             [b'b', ..] if ways => by((2, 0, "http://proxy:80/rcp", "")),
             [b'c', b'1', ..] if ways => {
                 Hop { limit: "none@sat,64kbit/s".parse().ok(), ..Hop::default() }
+            }
+            [b'c', b'2', ..] if ways => {
+                Hop { connections: Connections::new(16), ..Hop::default() }
             }
             _ => Hop::default(),
         })

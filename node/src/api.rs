@@ -167,6 +167,10 @@ pub struct LinkStatus {
     /// The same in words, with when it ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit_in_words: Option<String>,
+    /// Connections that carry the session, if several do or should: how many there are of how many,
+    /// and why there are fewer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<String>,
     /// The version of RCP of the session, as in `1.1`; empty while there is none.
     #[serde(default)]
     pub version: String,
@@ -724,6 +728,9 @@ pub struct RouteWay {
     /// How fast it may be, by the time of day in UTC: `20Mbit/s@08:00-18:00`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<String>,
+    /// How many connections carry it, from `1` to `16`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<String>,
 }
 
 impl RouteWay {
@@ -750,6 +757,7 @@ impl RouteWay {
             via: read(self.via.as_ref())?,
             ca: self.ca.clone().filter(|c| !c.is_empty() && c.len() <= config::limits::MAX_PATH),
             limit: read(self.limit.as_ref())?,
+            connections: read(self.connections.as_ref())?,
         })
     }
 }
@@ -762,6 +770,7 @@ impl From<&Hop> for RouteWay {
             via: hop.via.as_ref().map(ToString::to_string),
             ca: hop.ca.clone(),
             limit: hop.limit.as_ref().map(ToString::to_string),
+            connections: hop.connections.map(|n| n.to_string()),
         }
     }
 }

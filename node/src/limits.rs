@@ -3,7 +3,12 @@
 //! Per volume: recent chunks ([`CACHE_BYTES`]), copies kept for a draining set ([`HELD_BYTES`]), and
 //! what is in flight between machine and disk (a few chunks). Per connection: [`QUEUE_BYTES`] of
 //! frames that wait for the socket (shared with the cache where they are the same chunks), and
-//! [`SEED_AHEAD`] of extents that wait to become such frames. For all
+//! [`SEED_AHEAD`] of extents that wait to become such frames. A session with several connections has
+//! both once, shared, and one frame more for each further connection; beside them the frames that
+//! have not come yet (`rcp::proto::limits::PLACES_WINDOW`, for the most part the same chunks), or, at
+//! the receiver, those that came too early (the same from a peer that keeps to the protocol,
+//! `MAX_PLACES_BYTES` from one that does not) and one frame of read-ahead for each further
+//! connection. Credits are those of the streams and bound all of it together. For all
 //! volumes together: chunks read back from save volumes for children that are behind, one part in
 //! [`READBACK_SHARE`] of the node's `memory`, beyond which each child still has one read of its own;
 //! and the buffers that `volmcast::storage` uses again and again (28 MiB).

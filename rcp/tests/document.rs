@@ -40,8 +40,8 @@ fn frame_types() {
             (true, false) => "down",
             (false, true) => "up",
             _ => match t {
-                FrameType::Hello => "dialler",
-                FrameType::Welcome => "acceptor",
+                FrameType::Hello | FrameType::Join => "dialler",
+                FrameType::Welcome | FrameType::Joined => "acceptor",
                 _ => "both",
             },
         };
@@ -89,8 +89,8 @@ fn limits() {
         MAX_CHUNKS_OUT_OF_ORDER FRAME_HEADER_LEN MAX_CONTROL_BODY MAX_DATA_PREFIX MAX_DATA_BODY
         MAX_TEXT MAX_LEAF_TEXT MAX_CONTROL_KIND MAX_CONTROL_BLOCK MAX_PATH MAX_HISTORY
         MAX_REPORT_STATES MAX_REPORT_LEAVES MAX_DOUBTS MAX_SUMS MAX_ROUTE_NODES MAX_ROUTE_HOPS
-        MAX_PROBE_VOLUMES
-        MAX_OPENING_LINE MAX_FIRST_BYTES IDLE_KEEPALIVES MAX_SESSION_QUEUE;
+        MAX_PROBE_VOLUMES MAX_OPENING_LINE MAX_FIRST_BYTES IDLE_KEEPALIVES MAX_SESSION_QUEUE
+        MAX_SESSION_CONNECTIONS PLACES_WINDOW PLACES_FRAMES MAX_PLACES_BYTES MAX_PLACES_FRAMES;
         CLASSIFY_DEADLINE DIAL_DEADLINE HANDSHAKE_DEADLINE MIN_KEEPALIVE MAX_KEEPALIVE
         BACKOFF_MIN BACKOFF_MAX
     );

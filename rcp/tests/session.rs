@@ -216,6 +216,7 @@ fn a_receiver_with_a_path_and_a_welcome_for_nobody() {
             path: vec![],
             feeder: 0,
             keepalive_ms: 1,
+            join: None,
         })
     };
     for (w, want) in [

@@ -199,9 +199,23 @@ fn conditions(before: SessionState, frame: &str, cond: &str) -> Vec<(Session, Fr
             };
             vec![(acceptor(false), Frame::Probe { group: g, path: vec![], volumes: vec![] })]
         }
+        ("Join", c) => {
+            let join = match c {
+                "the node has told somebody what to join with" => Some(JOIN_KEY),
+                "it has told nobody" => None,
+                c => panic!("the condition {c:?} is not walked"),
+            };
+            let cfg = SessionConfig { join, ..config("here") };
+            let f = Frame::Join(Join { node: node("peer"), key: JOIN_KEY });
+            vec![(Session::new(cfg, Side::Acceptor, NOW), f)]
+        }
         ("Ping", c) => {
+            use SessionState::{FurtherReceiver, FurtherSender};
             let mut s = in_state(before, NOW);
-            if c == "as many as that wait" {
+            if c == "as many as that wait" && matches!(before, FurtherSender | FurtherReceiver) {
+                (0..MAX_SESSION_QUEUE as u64)
+                    .for_each(|nonce| s.handle_frame(NOW, Frame::Ping { nonce }));
+            } else if c == "as many as that wait" {
                 let f = if before == SessionState::UpSender { "Heartbeat" } else { "Credit" };
                 while s.send(frame_of(f)).is_ok() {}
             }
@@ -239,6 +253,10 @@ fn every_row_of_own_frames() {
                     "UpSender or UpReceiver" => {
                         assert!(s.state().is_up(), "{what}");
                         assert!(matches!(events[..], [Event::Up(_)]), "{what}");
+                    }
+                    "FurtherSender or FurtherReceiver" => {
+                        assert_eq!(s.state(), SessionState::FurtherSender, "{what}");
+                        assert_eq!(events, [Event::Joined], "{what}");
                     }
                     then => assert_eq!(s.state(), state(then), "{what}"),
                 }
@@ -327,6 +345,7 @@ fn not_its_own(s: &Session) -> Vec<Frame> {
             SessionState::Answering => t == FrameType::ProbeReply,
             SessionState::UpSender => passes(SessionState::UpReceiver),
             SessionState::UpReceiver => passes(SessionState::UpSender),
+            SessionState::FurtherSender => passes(SessionState::FurtherReceiver),
             _ => false,
         }
     };
@@ -381,6 +400,7 @@ fn every_other_event_in_every_state() {
             "TLS: one side does not trust the other" => s.handle_untrusted("no certificate"),
             "the node says yes" => s.accept(NOW, 3),
             "the node says no, with code 5" => s.refuse(RefuseCode::Fed, "fed by another"),
+            "the node takes it in" => s.take_in(NOW, peer_in(Role::Sender), 7),
             "the node sends ProbeReply" => {
                 let may = matches!(s.state(), SessionState::Answering | SessionState::UpReceiver);
                 assert_eq!(s.send(reply()).is_ok(), may);

@@ -51,6 +51,10 @@ fn since(f: &Frame) -> u16 {
         }
         Frame::Doubt { .. } | Frame::Clock { .. } => return 3,
         Frame::Compare { .. } | Frame::Sums { .. } => return 4,
+        Frame::Join(_) | Frame::Joined { .. } | Frame::Place { .. } | Frame::Placed { .. } => {
+            return 4;
+        }
+        Frame::Welcome(w) => return w.version,
         Frame::Attach(a) => a.over.is_some(),
         Frame::Start(s) => matches!(s.mode, StartMode::CatchUp { .. }),
         f => matches!(f, Frame::Fence { .. }),
@@ -173,6 +177,30 @@ fn a_digest_is_left_out_for_an_older_receiver() {
         let sent = ends[1].send(doubt);
         assert_eq!(sent.is_ok(), newest >= 3, "{sent:?}");
     }
+}
+
+/// A peer is told what to join with only in a session that can have several connections, and whoever
+/// comes to another is refused.
+#[test]
+fn only_sessions_of_1_3_can_be_joined() {
+    for newest in VERSIONS.0..=VERSIONS.1 {
+        let cfg = SessionConfig { join: Some(JOIN_KEY), ..config("child") };
+        let dialler = SessionConfig { versions: (VERSIONS.0, newest), ..config("parent") };
+        let mut there = Session::new(cfg, Side::Acceptor, NOW);
+        let mut here = Session::new(dialler, Side::Dialer(Role::Sender), NOW);
+        there.handle_frame(NOW, here.poll_transmit().expect("a hello"));
+        let welcome = there.poll_transmit().expect("a welcome");
+        let again = parse_frame(&frame_bytes(&welcome)).expect("legal bytes");
+        assert_eq!(again, welcome);
+        here.handle_frame(NOW, again);
+        let told = here.peer().expect("up").join;
+        assert_eq!(told, (newest >= 4).then_some(JOIN_KEY), "{newest}");
+    }
+    let cfg = SessionConfig { versions: (1, 3), ..config("child") };
+    let mut there = Session::new(cfg, Side::Acceptor, NOW);
+    there.handle_frame(NOW, Frame::Join(Join { node: node("parent"), key: JOIN_KEY }));
+    let said = there.poll_transmit();
+    assert!(matches!(said, Some(Frame::Refuse { code: RefuseCode::Join, .. })), "{said:?}");
 }
 
 proptest! {

@@ -10,6 +10,8 @@ mod away;
 mod blocks;
 #[path = "e2e/bypass.rs"]
 mod bypass;
+#[path = "e2e/connections.rs"]
+mod connections;
 #[path = "e2e/crowd.rs"]
 mod crowd;
 #[path = "e2e/damage.rs"]

@@ -78,6 +78,8 @@ const MUST_HAPPEN: &[&str] = &[
     "detached after a wait",
     "duplicate chunk",
     "flush",
+    "frame sent again over another connection",
+    "further connection joined",
     "keep demanded",
     "kept state read after a restart",
     "kept state released",

@@ -13,6 +13,7 @@ use tests::sim::{Counters, Options, options::Kind, options::Place, rng::Rng, wor
 /// or carry commands. Other tests take them (`rcp/tests/states.rs`, `node`, `tests/tests/e2e`).
 fn aside(s: Step) -> bool {
     matches!(s.state, S::ProbeSent | S::Deciding | S::Answering)
+        || further(s)
         || matches!(
             s.frame,
             F::Refuse
@@ -25,6 +26,12 @@ fn aside(s: Step) -> bool {
                 | F::Control
                 | F::ControlResult
         )
+}
+
+/// Steps of sessions with several connections.
+fn further(s: Step) -> bool {
+    matches!(s.state, S::JoinSent | S::Joining | S::FurtherSender | S::FurtherReceiver)
+        || matches!(s.frame, F::Join | F::Joined | F::Place | F::Placed)
 }
 
 /// Writes, a replica, one below it: seeded both, then live.
@@ -60,7 +67,8 @@ fn options(seed: u64) -> Options {
 }
 
 fn run(trap: Trap, seed: u64, verbose: bool) -> Counters {
-    let (opt, rng) = (options(seed), Rng::new(seed));
+    let connections = if further(trap.step) { 3 } else { 1 };
+    let (opt, rng) = (Options { connections, ..options(seed) }, Rng::new(seed));
     match World::new(seed, opt, rng, verbose).with_trap(trap).run() {
         Ok(c) => c,
         Err(f) => panic!("{trap:?}, seed {seed}:\n{f}"),
@@ -103,6 +111,33 @@ fn costs_a_window(trap: Trap, seed: u64, c: &Counters) {
             panic!("{what}: {}, window {window}: {trap:?}, seed {seed}", c.get(what));
         }
     }
+}
+
+/// The same where three connections carry each session: whichever is cut, everything arrives.
+#[test]
+fn a_blow_at_every_step_of_several_connections() {
+    let (mut walked, mut again) = (0, 0);
+    for (state, frame) in [
+        (S::AwaitHello, F::Join),
+        (S::JoinSent, F::Joined),
+        (S::UpReceiver, F::Place),
+        (S::UpSender, F::Placed),
+    ] {
+        let step = Step { state, frame };
+        assert!(all().contains(&step), "{step:?}");
+        for when in [When::Before, When::After] {
+            for blow in [Blow::Cut, Blow::Sender, Blow::Receiver] {
+                for pass in [0, 1, 7, 20] {
+                    let trap = Trap { step, blow, when, pass };
+                    let (_, c) = strike(trap, 900 + walked);
+                    walked += 1;
+                    again += c.get("frame sent again over another connection");
+                }
+            }
+        }
+    }
+    println!("{walked} runs, {again} frames sent again");
+    assert!(again > 0);
 }
 
 #[test]

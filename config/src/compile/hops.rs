@@ -14,7 +14,7 @@ use crate::value::shown;
 use crate::yaml::Text;
 use rcp::proto::ids::NodeName;
 use rcp::proto::pace::Limit;
-use rcp::proto::transport::{Congestion, Hop, ProxyUrl, Transport};
+use rcp::proto::transport::{Congestion, Connections, Hop, ProxyUrl, Transport};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
@@ -194,6 +194,7 @@ fn one(raw: &RawHop, title: &str, proven: bool, report: &mut Report) -> Hop {
         via,
         ca: ca.map(|p| p.to_string_lossy().into_owned()),
         limit,
+        connections: connections(raw.connections.as_ref(), field("connections"), report),
     }
 }
 
@@ -204,6 +205,15 @@ fn contradictions(raw: &RawHop, hop: &Hop, report: &mut Report) {
             Problem::new(&text.span, "QUIC does not go through an HTTP proxy")
                 .label("with `transport: quic`")
                 .hint("write `transport: tls` for this next hop, or remove `via`")
+        });
+    }
+    if let (Some(text), Some(Transport::Quic)) = (&raw.connections, hop.transport)
+        && hop.wanted_connections() > 1
+    {
+        report.add(|| {
+            Problem::new(&text.span, "`connections` is not for QUIC: it has streams of its own")
+                .label("with `transport: quic`")
+                .hint("write `transport: tls` for this next hop, or remove `connections`")
         });
     }
     if let Some(text) = &raw.ca
@@ -253,6 +263,20 @@ fn transport(
 
 fn congestion(text: Option<&Text>, field: Field<'_>, report: &mut Report) -> Option<Congestion> {
     choice(text, field, Congestion::WORDS, report)
+}
+
+fn connections(text: Option<&Text>, field: Field<'_>, report: &mut Report) -> Option<Connections> {
+    let text = text?;
+    let found = text.value.parse().ok();
+    if found.is_none() {
+        report.add(|| {
+            let value = shown(&text.value);
+            Problem::new(&text.span, format!("{field} is a number from 1 to 16, not {value}"))
+                .label("not such a number")
+                .hint("write `connections: 4`")
+        });
+    }
+    found
 }
 
 /// One of a few words.

@@ -13,6 +13,7 @@ pub(super) fn example(field: &str) -> String {
         "node" => "{node: cel2-ser1, transport: quic}",
         "via" => "via: \"http://proxy.example:80/rcp\"",
         "dial" => "dial: child",
+        "connections" => "connections: 4",
         "ca" => "ca: ./proxy-ca.pem",
         "groups" => "groups: {g1: {primary: cel1-ser1, routes: {cel1-ser1: [cel2-ser1]}}}",
         "defaults" => "defaults: {save: 1GiB, memory: 256MiB, snapshot_area: 1GiB}",

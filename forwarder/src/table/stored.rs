@@ -8,15 +8,19 @@ use std::collections::BTreeMap;
 
 use rcp::proto::ids::{GroupName, NodeName};
 use rcp::proto::pace::Limit;
-use rcp::proto::transport::{Congestion, Hop, ProxyUrl, Transport};
+use rcp::proto::transport::{Congestion, Connections, Hop, ProxyUrl, Transport};
 
 use super::{Onward, Routes, Table, count};
 use crate::limits::{MAX_GROUPS, MAX_NAMES_BELOW, MAX_NEXT_HOPS, MAX_TABLE_FILE};
 
 const MAGIC: [u8; 8] = *b"RCPROUTE";
 /// Without next hops that are reached in a way of their own, with such, and with such that are
-/// limited. A table is written in the lowest version that can say it.
-const VERSIONS: [u16; 3] = [1, 2, 3];
+/// limited, or have several connections. A table is written in the lowest version that can say it.
+const VERSIONS: [u16; 4] = [1, 2, 3, 4];
+/// From these on, a next hop has these fields.
+const WITH_HOPS: u16 = VERSIONS[1];
+const WITH_LIMITS: u16 = VERSIONS[2];
+const WITH_CONNECTIONS: u16 = VERSIONS[3];
 const HEADER_LEN: usize = 32;
 
 /// Why bytes are not a stored table.
@@ -26,7 +30,7 @@ pub enum StoredError {
     #[error("this is no routing table: it does not begin with `RCPROUTE`")]
     Magic,
     /// Written by a later version.
-    #[error("the routing table has version {0}, this program reads versions 1 to 3")]
+    #[error("the routing table has version {0}, this program reads versions 1 to 4")]
     Version(u16),
     /// Cut off, or with something behind it.
     #[error("the routing table has {have} bytes where {want} are expected")]
@@ -51,24 +55,18 @@ impl Table {
     /// The file image.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let by = self.groups.values().any(|r| !r.hops.is_empty());
-        let limited = self.groups.values().any(Routes::has_limits);
-        let version = match (by, limited) {
-            (_, true) => VERSIONS[2],
-            (true, false) => VERSIONS[1],
-            (false, false) => VERSIONS[0],
-        };
+        let version = lowest_version(&self.groups);
         let mut body = Vec::new();
         put_name(&mut body, self.node.as_str());
         put_count(&mut body, self.groups.len());
         for (group, routes) in &self.groups {
             put_name(&mut body, group.as_str());
             put_hops(&mut body, &routes.own);
-            if by {
+            if version >= WITH_HOPS {
                 put_count(&mut body, routes.hops.len());
                 for (next_hop, hop) in &routes.hops {
                     put_name(&mut body, next_hop.as_str());
-                    put_hop(&mut body, hop, limited);
+                    put_hop(&mut body, hop, version);
                 }
             }
             put_count(&mut body, routes.below.len());
@@ -133,14 +131,9 @@ impl Table {
         }
         let mut r = Reader(body);
         let node = r.node()?;
-        let by = version >= VERSIONS[1];
-        let limited = version == VERSIONS[2];
-        let groups = r.groups(&node, by, limited)?;
-        if by && groups.values().all(|r| r.hops.is_empty()) {
-            return Err(StoredError::Rule("version 2, and no next hop says how it is reached"));
-        }
-        if limited && !groups.values().any(Routes::has_limits) {
-            return Err(StoredError::Rule("version 3, and no next hop is limited"));
+        let groups = r.groups(&node, version)?;
+        if lowest_version(&groups) != version {
+            return Err(StoredError::Rule("its version is later than what it says needs"));
         }
         if !r.0.is_empty() {
             return Err(StoredError::Rule("bytes are left after the last line"));
@@ -160,22 +153,33 @@ fn put_count(out: &mut Vec<u8>, n: usize) {
     out.extend(u16::try_from(n).unwrap_or(u16::MAX).to_le_bytes());
 }
 
-impl Routes {
-    fn has_limits(&self) -> bool {
-        self.hops.values().any(|h| h.limit.is_some())
+/// The lowest version that can say it.
+fn lowest_version(groups: &BTreeMap<GroupName, Routes>) -> u16 {
+    let hops = || groups.values().flat_map(|r| r.hops.values());
+    if hops().any(|h| h.connections.is_some()) {
+        WITH_CONNECTIONS
+    } else if hops().any(|h| h.limit.is_some()) {
+        WITH_LIMITS
+    } else if hops().next().is_some() {
+        WITH_HOPS
+    } else {
+        VERSIONS[0]
     }
 }
 
-fn put_hop(out: &mut Vec<u8>, hop: &Hop, limited: bool) {
+fn put_hop(out: &mut Vec<u8>, hop: &Hop, version: u16) {
     out.push(hop.transport.map_or(0, Transport::number));
     out.push(hop.congestion.map_or(0, Congestion::number));
     let via = hop.via.as_ref().map(ToString::to_string).unwrap_or_default();
     let limit = hop.limit.as_ref().map(ToString::to_string).unwrap_or_default();
     let texts = [via.as_str(), hop.ca.as_deref().unwrap_or_default(), limit.as_str()];
-    for text in &texts[..if limited { 3 } else { 2 }] {
+    for text in &texts[..if version >= WITH_LIMITS { 3 } else { 2 }] {
         // whoever made the hop held all of them to their limits
         put_count(out, text.len());
         out.extend(text.as_bytes());
+    }
+    if version >= WITH_CONNECTIONS {
+        out.push(hop.connections.map_or(0, Connections::number));
     }
 }
 
@@ -240,7 +244,7 @@ impl Reader<'_> {
         Ok((!text.is_empty()).then(|| text.to_owned()))
     }
 
-    fn hop(&mut self, limited: bool) -> Result<Hop, StoredError> {
+    fn hop(&mut self, version: u16) -> Result<Hop, StoredError> {
         let [transport, congestion] = self.array()?;
         let bad = StoredError::Rule("a next hop is reached in a way that is not known");
         let transport = match transport {
@@ -258,13 +262,17 @@ impl Reader<'_> {
             return Err(bad);
         }
         let ca = self.long_text()?;
-        let text = if limited { self.long_text()? } else { None };
+        let text = if version >= WITH_LIMITS { self.long_text()? } else { None };
         let limit = text.as_ref().map(|t| t.parse::<Limit>()).transpose();
         let limit = limit.map_err(|_| bad.clone())?;
         if limit.as_ref().map(ToString::to_string) != text {
             return Err(bad);
         }
-        let hop = Hop { transport, congestion, via: parsed, ca, limit };
+        let connections = match if version >= WITH_CONNECTIONS { self.array()? } else { [0] } {
+            [0] => None,
+            [n] => Some(Connections::new(n).ok_or_else(|| bad.clone())?),
+        };
+        let hop = Hop { transport, congestion, via: parsed, ca, limit, connections };
         if hop.is_default() { Err(bad) } else { Ok(hop) }
     }
 
@@ -272,7 +280,7 @@ impl Reader<'_> {
     fn ways(
         &mut self,
         own: &[NodeName],
-        limited: bool,
+        version: u16,
     ) -> Result<BTreeMap<NodeName, Hop>, StoredError> {
         let mut hops = BTreeMap::new();
         for _ in 0..self.u16()? {
@@ -280,7 +288,7 @@ impl Reader<'_> {
             if !own.contains(&next_hop) {
                 return Err(StoredError::Rule("the way to a node that is no next hop"));
             }
-            let hop = self.hop(limited)?;
+            let hop = self.hop(version)?;
             push_sorted(&mut hops, next_hop, hop)?;
         }
         Ok(hops)
@@ -289,8 +297,7 @@ impl Reader<'_> {
     fn groups(
         &mut self,
         node: &NodeName,
-        by: bool,
-        limited: bool,
+        version: u16,
     ) -> Result<BTreeMap<GroupName, Routes>, StoredError> {
         let mut groups = BTreeMap::new();
         let n = usize::from(self.u16()?);
@@ -303,7 +310,8 @@ impl Reader<'_> {
             if own.contains(node) || own.iter().enumerate().any(|(i, h)| own[..i].contains(h)) {
                 return Err(StoredError::Rule("a next hop is the node itself, or there twice"));
             }
-            let hops = if by { self.ways(&own, limited)? } else { BTreeMap::new() };
+            let hops =
+                if version >= WITH_HOPS { self.ways(&own, version)? } else { BTreeMap::new() };
             let below = self.below(&own)?;
             push_sorted(&mut groups, group, Routes { own, hops, below })?;
         }

@@ -16,7 +16,7 @@ use crate::http::{paths, requests};
 #[derive(Debug, Parser)]
 #[command(name = "rcproute", version, max_term_width = 100, override_usage = FORMS)]
 struct Cli {
-    /// [NODE:] add group=GROUP nexthop=NODE [transport=tcp|tls|quic] [congestion=…] [via=URL [ca=FILE]] [limit=LIMIT] | display [group=GROUP] | delete [group=GROUP] [nexthop=NODE]
+    /// [NODE:] add group=GROUP nexthop=NODE [transport=tcp|tls|quic] [congestion=…] [via=URL [ca=FILE]] [limit=LIMIT] [connections=N] | display [group=GROUP] | delete [group=GROUP] [nexthop=NODE]
     #[arg(value_name = "COMMAND", required = true)]
     words: Vec<String>,
     /// Print the table as JSON
@@ -27,7 +27,7 @@ struct Cli {
 }
 
 const FORMS: &str = "\
-rcproute [OPTIONS] [NODE:] add group=GROUP nexthop=NODE [transport=tcp|tls|quic] [congestion=cubic|bbr|reno] [via=URL [ca=FILE]] [limit=20Mbit/s]
+rcproute [OPTIONS] [NODE:] add group=GROUP nexthop=NODE [transport=tcp|tls|quic] [congestion=cubic|bbr|reno] [via=URL [ca=FILE]] [limit=20Mbit/s] [connections=1 to 16]
        rcproute [OPTIONS] [NODE:] display [group=GROUP]
        rcproute [OPTIONS] [NODE:] delete [group=GROUP] [nexthop=NODE]";
 

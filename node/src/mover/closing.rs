@@ -34,8 +34,12 @@ impl Mover {
         if std::mem::replace(&mut c.closing, true) {
             return;
         }
+        if let Some(first) = c.of {
+            return self.further_closed(id, first, reason);
+        }
         let (group, peer, role) = (c.group.clone(), c.peer.clone(), c.peer_role);
         let name = c.dialled.clone().or(peer.clone());
+        self.end_further(id);
         self.effect(Effect::Close { conn: id });
         let text = reason.to_string();
         if let Some(child) = peer.as_ref().filter(|_| role == Some(Role::Receiver)) {

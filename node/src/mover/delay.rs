@@ -167,8 +167,8 @@ impl Mover {
 
     fn look_at_stream(&mut self, conn: ConnId, stream: StreamId) {
         let now = (self.now, self.wall);
+        let queued = self.is_queued(conn);
         let Some(c) = self.conns.get_mut(&conn) else { return };
-        let queued = c.queued > 0;
         let (Some(child), group) = (c.peer.clone(), c.group.clone()) else { return };
         let Some(out) = c.streams_out.get_mut(&stream) else { return };
         let Some(h) = self.volumes.get(&out.volume) else { return };

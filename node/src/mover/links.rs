@@ -12,13 +12,14 @@ use forwarder::feeder;
 use forwarder::table::Table;
 use rcp::proto::clock::{Mono, Wall};
 use rcp::proto::frame::{
-    DecodedFrame, Frame, FrameType, GoodbyeCode, Hello, Offer, RefuseCode, Role, StreamId,
+    DecodedFrame, Frame, FrameType, GoodbyeCode, Hello, JoinKey, Offer, RefuseCode, Role, StreamId,
 };
 use rcp::proto::ids::{GroupName, Label, NodeName, VolumeId};
 use rcp::proto::pace::Pace;
-use rcp::proto::session::{Event, Peers, Session, SessionConfig, Side, VERSIONS, abilities};
+use rcp::proto::session::{Event, Peer, Peers, Session, SessionConfig, Side, VERSIONS, abilities};
 use rcp::proto::transport::Hop;
 
+use super::further::Further;
 use super::history::Confirm;
 use super::sending::Outbound;
 use super::trust::Proof;
@@ -75,6 +76,9 @@ pub struct Accepted {
     pub from: String,
     /// When it began: the handshake has to be over soon after that, whatever came before.
     pub since: Mono,
+    /// Random: with it further connections may join the session. None if it cannot have any, nor be
+    /// one.
+    pub secret: Option<[u8; 16]>,
 }
 
 /// A group this node is in.
@@ -192,6 +196,14 @@ pub(super) struct Conn {
     /// Its address, if it connected.
     pub(super) from: String,
     pub(super) closing: bool,
+    /// It is a further connection of the session that this one carries.
+    pub(super) of: Option<ConnId>,
+    /// The place that was said of the next frame.
+    pub(super) place: Option<u64>,
+    /// The peer as the session knows it, once it is up.
+    pub(super) met: Option<Peer>,
+    /// The other connections of the session that this is the first of.
+    pub(super) further: Further,
 }
 
 impl Mover {
@@ -272,6 +284,7 @@ impl Mover {
             feeders: Peers::Only(plan.members),
             children: Peers::Any,
             ask: true,
+            join: None,
         }
     }
 
@@ -294,6 +307,7 @@ impl Mover {
                 }
             }
             self.tick_upward();
+            self.tick_further();
         }
         let ids: Vec<_> = self
             .conns
@@ -322,7 +336,9 @@ impl Mover {
         let id = ConnId(self.next_conn);
         let cfg = self.session_config(group);
         let session = Session::new(cfg, Side::Dialer(Role::Sender), self.now);
-        self.conns.insert(id, Conn::new(session, group.clone(), Some(node.clone())));
+        let mut conn = Conn::new(session, group.clone(), Some(node.clone()));
+        conn.further = Further::to(&addr, node, &hop);
+        self.conns.insert(id, conn);
         if let Some(l) = self.link(group, node) {
             l.conn = Some(id);
             l.dial_at = None;
@@ -347,8 +363,12 @@ impl Mover {
         self.time(now, wall);
         self.next_conn += 1;
         let id = ConnId(self.next_conn);
-        let session = Session::new(self.session_config(&a.group), Side::Acceptor, a.since);
+        let can = abilities(self.cfg.versions.1).join;
+        let key = a.secret.filter(|_| can).map(|secret| JoinKey { session: id.0, secret });
+        let cfg = SessionConfig { join: key, ..self.session_config(&a.group) };
+        let session = Session::new(cfg, Side::Acceptor, a.since);
         let mut conn = Conn::new(session, a.group, None);
+        conn.further.key = key;
         conn.proof = a.proof;
         conn.from = a.from;
         self.conns.insert(id, conn);
@@ -360,7 +380,7 @@ impl Mover {
         if let Some(c) = self.conns.get_mut(&conn) {
             c.queued = c.queued.saturating_sub(bytes);
         }
-        self.pump_conn(conn);
+        self.pump_conn(self.first_of(conn));
     }
 
     /// Part of a long frame came: the peer is alive.
@@ -372,7 +392,13 @@ impl Mover {
         self.heard_feeder(conn);
     }
 
+    /// The connection that carries the session of this one.
+    fn first_of(&self, conn: ConnId) -> ConnId {
+        self.conns.get(&conn).and_then(|c| c.of).unwrap_or(conn)
+    }
+
     fn heard_feeder(&mut self, conn: ConnId) {
+        let conn = self.first_of(conn);
         let Some(c) = self.conns.get(&conn).filter(|c| c.peer_role == Some(Role::Sender)) else {
             return;
         };
@@ -401,8 +427,15 @@ impl Mover {
     }
 
     pub(super) fn conn_frame(&mut self, id: ConnId, frame: DecodedFrame) {
-        let now = self.now;
         self.heard_feeder(id);
+        if let Some(frame) = self.in_its_place(id, frame) {
+            self.act_on(id, frame);
+        }
+    }
+
+    /// A frame whose turn it is.
+    pub(super) fn act_on(&mut self, id: ConnId, frame: DecodedFrame) {
+        let now = self.now;
         let Some(c) = self.conns.get_mut(&id) else { return };
         let kind = frame.frame.frame_type();
         if matches!(kind, FrameType::Chunk | FrameType::SetEnd | FrameType::SeedData) {
@@ -431,22 +464,14 @@ impl Mover {
                     c.peer_role = Some(peer.role);
                     c.feeder = peer.feeder;
                     c.version = peer.version;
+                    let met = peer.clone();
                     self.up(id, peer.node, peer.role, peer.path);
+                    self.begin_further(id, &met);
                 }
+                Event::Joins(join) => self.asked_to_join(id, &join),
+                Event::Joined => self.joined(id),
                 Event::Frame(frame) => self.control_frame(id, frame),
                 Event::Closed(reason) => self.closed(id, &reason),
-            }
-        }
-    }
-
-    /// Puts a frame on the wire, if the session allows it now.
-    pub(super) fn send(&mut self, id: ConnId, frame: Frame) {
-        self.drop_held(id, &frame);
-        if let Some(c) = self.conns.get_mut(&id)
-            && c.session.send(frame).is_ok()
-        {
-            while let Some(frame) = c.session.poll_transmit() {
-                self.effects.push_back(Effect::Send { conn: id, frame });
             }
         }
     }
@@ -616,6 +641,10 @@ impl Conn {
             proof: Proof::Nothing,
             from: String::new(),
             closing: false,
+            of: None,
+            place: None,
+            met: None,
+            further: Further::default(),
         }
     }
 }

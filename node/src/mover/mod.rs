@@ -7,6 +7,7 @@
 //! | file | what it decides |
 //! |---|---|
 //! | `links` | connections: dialling, handshakes, who may feed whom |
+//! | `further` | several connections for one session |
 //! | `sending` | streams to children: offers, attachments, chunks, seeds |
 //! | `receiving` | streams from the parent: attachments, intake, acknowledgements |
 //! | `relaying` | seeds that pass through a node without content |
@@ -37,6 +38,7 @@ mod destinations;
 mod endings;
 mod failover;
 mod full;
+mod further;
 mod growing;
 mod handover;
 mod history;
@@ -645,6 +647,7 @@ impl Mover {
             .flatten()
             .chain(links)
             .chain(self.pace_timeouts())
+            .chain(self.further_timeouts())
             .chain([self.next_report])
             .min()
     }

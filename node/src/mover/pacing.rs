@@ -39,11 +39,6 @@ impl Mover {
         ready
     }
 
-    /// Whether more data may be queued for a connection.
-    fn has_room(&self, conn: ConnId) -> bool {
-        self.conns.get(&conn).is_some_and(|c| c.queued < self.cfg.queue_bytes)
-    }
-
     /// Sends data of a seed when its turn comes.
     pub(super) fn send_or_hold(&mut self, conn: ConnId, frame: Frame) {
         let idle = self.conns.get(&conn).is_some_and(|c| c.held.is_empty());

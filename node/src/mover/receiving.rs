@@ -109,6 +109,8 @@ impl Mover {
                     self.settle(id);
                 }
             }
+            Frame::Place { number } => self.place(conn, number),
+            Frame::Placed { next } => self.placed(conn, next),
             Frame::Attach(a) => self.child_attached(conn, &a),
             Frame::Saved { stream, state, next_chunk, .. } => {
                 self.child_saved(conn, stream, state, next_chunk);

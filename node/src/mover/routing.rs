@@ -10,6 +10,7 @@ use rcp::proto::ids::{GroupName, NodeName, VolumeId};
 use rcp::proto::session::CloseReason;
 use rcp::proto::transport::{Hop, Transport};
 
+use super::further::never_several;
 use super::{AskId, ConnId, Effect, Level, Mover, Reply};
 use crate::api::{ApiError, ApiErrorKind, RouteEntry, RouteTable};
 
@@ -116,6 +117,9 @@ impl Mover {
         let whole = self.groups.get(&group).map(|g| by.or(&g.plan.hop)).unwrap_or_default();
         if whole.transport == Some(Transport::Quic) && whole.via.is_some() {
             return Err(bad("QUIC does not go through an HTTP proxy: use tls".to_owned()));
+        }
+        if let Some(why) = never_several(&whole) {
+            return Err(bad(why.to_owned()));
         }
         if whole.transport.is_some_and(|t| t != Transport::Tcp) && !self.cfg.proven {
             return Err(bad(format!(

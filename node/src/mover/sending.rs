@@ -539,17 +539,20 @@ impl Mover {
     }
 
     pub(super) fn send_data(&mut self, conn: ConnId, frame: Frame, len: usize) {
-        let (now, wall) = (self.now, self.wall);
-        if let Some(c) = self.conns.get_mut(&conn) {
-            c.queued += len as u64;
-            let (group, peer) = (c.group.clone(), c.peer.clone());
-            if let Some(l) = peer.and_then(|p| self.link(&group, &p)) {
-                l.bytes += len as u64;
-                let rate = l.by.limit.as_ref().and_then(|limit| limit.at(wall));
-                l.pace.spend(now, rate, len);
-            }
-        }
+        self.spend(conn, len);
         self.send(conn, frame);
+    }
+
+    /// Data go to a child: they count on the account of the hop, whichever connection they take.
+    pub(super) fn spend(&mut self, conn: ConnId, len: usize) {
+        let (now, wall) = (self.now, self.wall);
+        let Some(c) = self.conns.get(&conn) else { return };
+        let (group, peer) = (c.group.clone(), c.peer.clone());
+        if let Some(l) = peer.and_then(|p| self.link(&group, &p)) {
+            l.bytes += len as u64;
+            let rate = l.by.limit.as_ref().and_then(|limit| limit.at(wall));
+            l.pace.spend(now, rate, len);
+        }
     }
 
     /// An extent for a child is ready.

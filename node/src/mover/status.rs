@@ -199,6 +199,7 @@ impl Mover {
             bytes: f.bytes,
             sessions: f.sessions,
             version: self.version_of(f.conn),
+            connections: self.connections_in_words(f.conn),
             ..LinkStatus::default()
         });
         let parent = parent.or_else(|| {
@@ -233,6 +234,7 @@ impl Mover {
                 limit: l.by.limit.as_ref().and_then(|limit| limit.at(self.wall)),
                 limit_in_words: l.by.limit.as_ref().and_then(|limit| limit.in_words(self.wall)),
                 version: self.version_of(l.conn.filter(|_| l.up)),
+                connections: self.connections_in_words(l.conn.filter(|_| l.up)),
                 bypass: g.bypass.words(n, self.now),
                 in_place_of: l.in_place_of.as_ref().map(ToString::to_string),
             })

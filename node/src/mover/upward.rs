@@ -17,6 +17,7 @@ use rcp::proto::ids::{GroupName, NodeName};
 use rcp::proto::session::{CloseReason, Session, SessionConfig, Side};
 use rcp::proto::transport::Hop;
 
+use super::further::Further;
 use super::links::Conn;
 use super::{ConnId, Effect, Mover};
 
@@ -133,7 +134,9 @@ impl Mover {
         g.up.number = accepted.feeder_number;
         let config = SessionConfig { feeder: accepted.feeder_number, ..config };
         let session = Session::new(config, Side::Dialer(Role::Receiver), now);
-        self.conns.insert(conn, Conn::new(session, name.clone(), Some(parent.clone())));
+        let mut c = Conn::new(session, name.clone(), Some(parent.clone()));
+        c.further = Further::to(&addr, &parent, &hop);
+        self.conns.insert(conn, c);
         let group = name.clone();
         self.effect(Effect::Dial { conn, addr, node: parent, hop, group });
         self.drive(conn);

@@ -14,6 +14,7 @@ use rcp::net::tls::{Pki, Proven};
 use rcp::net::{Buffers, ByteStream, Dial, Dialled, NetError, Prefixed, dial_by};
 use rcp::proto::frame::{DecodedFrame, Frame};
 use rcp::proto::ids::{GroupName, NodeName};
+use rcp::proto::limits::MAX_DATA_BODY;
 use rcp::proto::transport::{Congestion, Hop, Transport};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -28,6 +29,8 @@ use crate::mover::ConnId;
 
 /// Bytes of one connection's frames that may wait for the core.
 const READ_AHEAD: usize = 16 << 20;
+/// The same for a further connection of a session: one frame, however long it is.
+const FURTHER_AHEAD: usize = MAX_DATA_BODY;
 
 /// A frame on its way to the core, with its share of the read-ahead.
 #[derive(Debug)]
@@ -76,6 +79,8 @@ struct Shared {
     /// The core has let go: what is queued may still go, for a while.
     let_go: CancellationToken,
     ahead: Arc<Semaphore>,
+    /// Bytes of that.
+    most_ahead: usize,
     /// Of chunks that come, whatever stream they come on.
     buffers: Buffers,
 }
@@ -348,7 +353,14 @@ impl Shared {
     fn new(id: ConnId, peer: String, core: mpsc::Sender<Input>) -> Self {
         let ahead = Arc::new(Semaphore::new(READ_AHEAD));
         let (stop, let_go) = (CancellationToken::new(), CancellationToken::new());
-        Self { id, peer, core, stop, let_go, ahead, buffers: Buffers::default() }
+        let most_ahead = READ_AHEAD;
+        Self { id, peer, core, stop, let_go, ahead, most_ahead, buffers: Buffers::default() }
+    }
+
+    /// It is a further connection of a session: one frame of each may be ahead.
+    fn narrow(&mut self) {
+        self.most_ahead = FURTHER_AHEAD;
+        self.ahead = Arc::new(Semaphore::new(FURTHER_AHEAD));
     }
 
     /// The next frame. While a long one comes over a slow link, the core is told that the peer is
@@ -377,7 +389,7 @@ impl Shared {
             | Frame::SeedData { body, .. } => body.len(),
             _ => 1024,
         };
-        let share = u32::try_from(bytes.min(READ_AHEAD)).unwrap_or(u32::MAX);
+        let share = u32::try_from(bytes.min(self.most_ahead)).unwrap_or(u32::MAX);
         let share = self.ahead.clone().acquire_many_owned(share).await.map_err(|_| ())?;
         let incoming = Box::new(Incoming { frame, _share: share });
         self.core.send(Input::Frame { conn: self.id, incoming }).await.map_err(|_| ())
@@ -414,7 +426,7 @@ struct First {
 
 /// Reads the stream that the session begins on.
 async fn read_loop<R: AsyncRead + Unpin>(
-    shared: Shared,
+    mut shared: Shared,
     mut reader: FramedReader<R>,
     mut first: First,
 ) {
@@ -432,6 +444,9 @@ async fn read_loop<R: AsyncRead + Unpin>(
         };
         match next {
             Ok(Some(frame)) => {
+                if matches!(frame.frame, Frame::Join(_) | Frame::Joined { .. }) {
+                    shared.narrow();
+                }
                 if shared.hand_over(frame).await.is_err() {
                     return;
                 }

@@ -351,7 +351,9 @@ impl Port {
             return crate::metrics::port_connection("full");
         };
         let from = visit.peer.ip().to_string();
-        let accepted = mover::Accepted { group, proof, from, since: visit.began };
+        // QUIC has streams of its own, and no further connections.
+        let secret = (!matches!(wire, Wire::Quic(_))).then(|| *uuid::Uuid::new_v4().as_bytes());
+        let accepted = mover::Accepted { group, proof, from, since: visit.began, secret };
         let peer = visit.peer.to_string();
         let _ = self.core.send(Input::Accepted { accepted, wire, peer, proven, place }).await;
     }

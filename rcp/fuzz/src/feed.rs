@@ -83,6 +83,7 @@ impl<'a> Feed<'a> {
             feeders: self.peers(),
             children: self.peers(),
             ask: self.flag(),
+            join: None,
         }
     }
 

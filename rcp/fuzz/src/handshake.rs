@@ -86,6 +86,7 @@ fn look(s: &mut Session, cfg: &SessionConfig, side: Option<Side>) {
                 assert_eq!(s.poll_timeout(), None);
             }
             Event::Asked(_) => assert!(cfg.ask),
+            Event::Joins(_) | Event::Joined => panic!("nobody was told what to join with"),
             Event::Frame(f) => assert!(matches!(f, Frame::Probe { .. } | Frame::ProbeReply { .. })),
         }
     }

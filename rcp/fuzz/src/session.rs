@@ -9,9 +9,11 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use rcp::proto::clock::Mono;
-use rcp::proto::frame::{Frame, FrameType, GoodbyeCode, RefuseCode};
+use rcp::proto::frame::{Frame, FrameType, GoodbyeCode, JoinKey, RefuseCode};
 use rcp::proto::limits::MAX_SESSION_QUEUE;
-use rcp::proto::session::{CloseReason, Event, Session, SessionState, Side};
+use rcp::proto::session::{
+    CloseReason, Event, Peer, Session, SessionConfig, SessionState, Side, VERSIONS,
+};
 
 use super::feed::Feed;
 
@@ -78,6 +80,23 @@ fn said(reason: &CloseReason, last: Option<&Frame>) {
     assert!(ok, "{reason}, but the last frame was {last:?}");
 }
 
+/// What further connections join with.
+const KEY: JoinKey = JoinKey { session: 7, secret: [7; 16] };
+
+/// The peer of a session that a further connection joins.
+fn peer(feed: &mut Feed) -> Peer {
+    Peer {
+        node: feed.node(),
+        instance: [1; 16],
+        version: VERSIONS.1,
+        role: feed.role(),
+        path: Vec::new(),
+        feeder: 1,
+        keepalive: Duration::from_secs(1),
+        join: None,
+    }
+}
+
 pub fn run(data: &[u8]) {
     let mut feed = Feed::new(data);
     let mode = feed.byte();
@@ -86,9 +105,12 @@ pub fn run(data: &[u8]) {
     let mut now = Mono(1_000_000);
     let near = match mode >> 1 & 3 {
         0 => Session::new_probe(feed.config(), vec![], now),
+        1 => Session::new_join(feed.config(), KEY, peer(&mut feed), now),
         _ => Session::new(feed.config(), Side::Dialer(feed.role()), now),
     };
-    let far = Session::new(feed.config(), Side::Acceptor, now);
+    let join = Some(KEY).filter(|_| mode >> 1 & 3 == 1);
+    let cfg = SessionConfig { join, ..feed.config() };
+    let far = Session::new(cfg, Side::Acceptor, now);
     let mut ends = [End::new(near), End::new(far)];
     for _ in 0..MOST {
         if feed.is_empty() || ends.iter().all(|e| e.ended) {
@@ -130,7 +152,11 @@ fn step(ends: &mut [End; 2], at: usize, op: u8, feed: &mut Feed, now: &mut Mono,
             *now = now.after(Duration::from_millis(u64::from(feed.u16())));
             ends.iter_mut().for_each(|e| e.s.handle_timeout(*now));
         }
-        8 => end.s.accept(*now, u32::from(feed.byte())),
+        8 => {
+            end.s.accept(*now, u32::from(feed.byte()));
+            let peer = peer(feed);
+            end.s.take_in(*now, peer, KEY.session);
+        }
         9 => end.s.refuse(RefuseCode::Busy, "too many"),
         10 => end.s.close(GoodbyeCode::Reconfigured, "changed"),
         11 => end.s.handle_broken("reset"),

@@ -131,6 +131,7 @@ impl Links {
             },
             children: Peers::Only(child.cloned().into_iter().collect()),
             ask,
+            join: None,
         }
     }
 

@@ -60,6 +60,8 @@ where
                     writer.set_peer(peer.node.as_str());
                     Heard::Up(peer)
                 }
+                // Without a key there are none.
+                Event::Joins(_) | Event::Joined => continue,
                 Event::Frame(Frame::Probe { .. }) => {
                     let _ = session.send(no_volumes());
                     continue;

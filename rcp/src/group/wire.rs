@@ -130,6 +130,7 @@ mod tests {
             feeders: Peers::Any,
             children: Peers::Any,
             ask: false,
+            join: None,
         }
     }
 

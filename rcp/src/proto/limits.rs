@@ -91,6 +91,17 @@ pub const MAX_KEEPALIVE: Duration = Duration::from_secs(60);
 pub const IDLE_KEEPALIVES: u32 = 3;
 /// Most frames that a session queues for its driver.
 pub const MAX_SESSION_QUEUE: usize = 1024;
+/// Most connections of one session.
+pub const MAX_SESSION_CONNECTIONS: usize = 16;
+/// Bytes of frames that a sender has under way in a session with several connections, before it
+/// waits: they are kept until they have come.
+pub const PLACES_WINDOW: usize = 16 << 20;
+/// The same in frames.
+pub const PLACES_FRAMES: usize = 4096;
+/// Bytes of frames that a receiver holds because one before them is missing; more is an error.
+pub const MAX_PLACES_BYTES: usize = PLACES_WINDOW * 2;
+/// The same in frames, and how far their places may be ahead.
+pub const MAX_PLACES_FRAMES: usize = PLACES_FRAMES * 4;
 /// First wait before a dialler tries again.
 pub const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// Longest wait before a dialler tries again.

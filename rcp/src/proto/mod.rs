@@ -13,6 +13,7 @@ pub mod frame;
 pub mod ids;
 pub mod limits;
 pub mod pace;
+pub mod places;
 pub mod session;
 pub mod transport;
 mod wire;

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::limits::MAX_SESSION_CONNECTIONS;
 use super::pace::Limit;
 
 /// What carries a session.
@@ -187,6 +188,50 @@ impl FromStr for ProxyUrl {
     }
 }
 
+/// How many connections carry the session of one hop, over TCP or TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Connections(u8);
+
+impl Connections {
+    /// That many, if they are allowed.
+    #[must_use]
+    pub fn new(n: u8) -> Option<Self> {
+        (1..=MAX_SESSION_CONNECTIONS).contains(&usize::from(n)).then_some(Self(n))
+    }
+
+    /// How many.
+    #[must_use]
+    pub fn count(self) -> usize {
+        usize::from(self.0)
+    }
+
+    /// Its number in stored tables.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        self.0
+    }
+}
+
+impl fmt::Display for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for Connections {
+    type Err = ChoiceError;
+
+    fn from_str(word: &str) -> Result<Self, ChoiceError> {
+        let digits = word.bytes().all(|b| b.is_ascii_digit());
+        let n = word.parse().ok().filter(|_| digits && !word.starts_with('0'));
+        n.and_then(Self::new).ok_or_else(|| ChoiceError {
+            what: "number of connections",
+            word: word.chars().take(40).collect(),
+            choices: "1 to 16",
+        })
+    }
+}
+
 /// How one hop is crossed, where it differs from what its group says.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Hop {
@@ -200,6 +245,8 @@ pub struct Hop {
     pub ca: Option<String>,
     /// How fast the sending side may be, by the time of day.
     pub limit: Option<Limit>,
+    /// How many connections carry it; one if nothing is said.
+    pub connections: Option<Connections>,
 }
 
 impl Hop {
@@ -207,6 +254,12 @@ impl Hop {
     #[must_use]
     pub fn is_default(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// How many connections it is to have.
+    #[must_use]
+    pub fn wanted_connections(&self) -> usize {
+        self.connections.map_or(1, Connections::count)
     }
 
     /// This, and where it says nothing, what `group` says.
@@ -218,6 +271,7 @@ impl Hop {
             via: self.via.clone().or_else(|| group.via.clone()),
             ca: self.ca.clone().or_else(|| group.ca.clone()),
             limit: self.limit.clone().or_else(|| group.limit.clone()),
+            connections: self.connections.or(group.connections),
         }
     }
 }
@@ -231,6 +285,7 @@ impl fmt::Display for Hop {
             self.via.as_ref().map(|v| format!("via={v}")),
             self.ca.as_ref().map(|c| format!("ca={c}")),
             self.limit.as_ref().map(|l| format!("limit={l}")),
+            self.connections.map(|n| format!("connections={n}")),
         ];
         f.write_str(&words.into_iter().flatten().collect::<Vec<_>>().join(" "))
     }
@@ -258,6 +313,19 @@ mod tests {
         let e = "udp".parse::<Transport>().expect_err("udp");
         assert_eq!(e.to_string(), "`udp` is no transport: tcp, tls or quic");
         assert_eq!(Transport::from_number(9), None);
+    }
+
+    #[test]
+    fn connections() {
+        for n in 1..=16u8 {
+            let c = Connections::new(n).expect("allowed");
+            assert_eq!((n.to_string().parse(), c.count()), (Ok(c), usize::from(n)));
+        }
+        for bad in ["0", "17", "256", "-1", "+4", "04", "4.0", "many", ""] {
+            let e = bad.parse::<Connections>().expect_err(bad).to_string();
+            assert_eq!(e, format!("`{bad}` is no number of connections: 1 to 16"));
+        }
+        assert_eq!((Connections::new(0), Connections::new(17)), (None, None));
     }
 
     #[test]

@@ -325,7 +325,10 @@ fn any_session_frame() -> impl Strategy<Value = Frame> {
     prop_oneof![
         any_hello().prop_map(Frame::Hello),
         (any_hello(), any::<u16>()).prop_map(|(h, version)| {
-            let Hello { node, instance, group, role, path, feeder, keepalive_ms, .. } = h;
+            let Hello { node, instance, group, role, path, feeder, keepalive_ms, versions } = h;
+            // Earlier versions have no such field.
+            let key = JoinKey { session: u64::from(versions.0), secret: instance };
+            let join = (version > 3 && versions.1 % 2 == 0).then_some(key);
             Frame::Welcome(Welcome {
                 version,
                 node,
@@ -335,8 +338,15 @@ fn any_session_frame() -> impl Strategy<Value = Frame> {
                 path,
                 feeder,
                 keepalive_ms,
+                join,
             })
         }),
+        (any_node(), any::<u64>(), any::<[u8; 16]>()).prop_map(|(node, session, secret)| {
+            Frame::Join(Join { node, key: JoinKey { session, secret } })
+        }),
+        any::<u64>().prop_map(|session| Frame::Joined { session }),
+        any::<u64>().prop_map(|number| Frame::Place { number }),
+        any::<u64>().prop_map(|next| Frame::Placed { next }),
         (any::<u16>(), any_text())
             .prop_map(|(n, text)| Frame::Refuse { code: RefuseCode::from_number(n), text }),
         (any::<u16>(), any_text())
@@ -451,6 +461,27 @@ pub fn config(name: &str) -> SessionConfig {
         feeders: Peers::Any,
         children: Peers::Any,
         ask: false,
+        join: None,
+    }
+}
+
+/// What the vectors join with.
+pub const JOIN_KEY: JoinKey = JoinKey {
+    session: 7,
+    secret: *b"\xe0\xe1\xe2\xe3\xe4\xe5\xe6\xe7\xe8\xe9\xea\xeb\xec\xed\xee\xef",
+};
+
+/// The peer of a session that is up, as its other end knows it.
+pub fn peer_in(role: Role) -> Peer {
+    Peer {
+        node: node("peer"),
+        instance: ascending(4),
+        version: VERSIONS.1,
+        role,
+        path: vec![],
+        feeder: 7,
+        keepalive: std::time::Duration::from_secs(1),
+        join: None,
     }
 }
 
@@ -464,6 +495,13 @@ pub fn in_state(state: SessionState, now: Mono) -> Session {
     let mut s = match state {
         SessionState::HelloSent => Session::new(config("here"), Side::Dialer(Role::Sender), now),
         SessionState::ProbeSent => Session::new_probe(config("here"), vec![], now),
+        SessionState::JoinSent => {
+            Session::new_join(config("here"), JOIN_KEY, peer_in(Role::Receiver), now)
+        }
+        SessionState::Joining | SessionState::FurtherSender | SessionState::FurtherReceiver => {
+            let cfg = SessionConfig { join: Some(JOIN_KEY), ..config("here") };
+            Session::new(cfg, Side::Acceptor, now)
+        }
         SessionState::Deciding => Session::new(ask(true), Side::Acceptor, now),
         _ => Session::new(ask(false), Side::Acceptor, now),
     };
@@ -475,6 +513,14 @@ pub fn in_state(state: SessionState, now: Mono) -> Session {
         SessionState::Answering => {
             let mut probe = Session::new_probe(config("peer"), vec![], now);
             s.handle_frame(now, probe.poll_transmit().expect("a probe"));
+        }
+        SessionState::Joining | SessionState::FurtherSender | SessionState::FurtherReceiver => {
+            s.handle_frame(now, Frame::Join(Join { node: node("peer"), key: JOIN_KEY }));
+            if state != SessionState::Joining {
+                let sends = state == SessionState::FurtherSender;
+                let role = if sends { Role::Receiver } else { Role::Sender };
+                s.take_in(now, peer_in(role), JOIN_KEY.session);
+            }
         }
         SessionState::Closed => s.close(GoodbyeCode::Shutdown, ""),
         _ => {}

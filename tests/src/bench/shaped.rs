@@ -1,4 +1,5 @@
-//! (f) One hop over a link that is slow, lossy and long, and a chain that mixes transports.
+//! (f) One hop over a link that is slow, lossy and long, also with several connections, and a chain
+//! that mixes transports.
 
 use std::path::Path;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use crate::rig::Authority;
 
 const GOODPUT: &str = "goodput over 50 Mbit/s, 1 % loss and 40 ms more round trip";
 const CHAIN: &str = "two such hops, from the finished set to visible at the last node";
+const SEVERAL: &str = "such a hop, from the finished set to visible at the replica";
 const OURS: &str = "a node";
 const BARE: &str = "bare library";
 const IPERF: &str = "iperf3";
@@ -25,6 +27,8 @@ const SHAPE: Shape = Shape { mbit: 50, loss: 1, delay: Duration::from_millis(20)
 /// MiB that go over the link, where losses slow a sender down, and where they do not.
 const SLOW: u64 = 4;
 const FAST: u64 = 24;
+/// MiB that go over one connection or several.
+const SPREAD: u64 = 16;
 
 /// Both with what systems do by default, and with what does not mind losses.
 const ROWS: [(Transport, Congestion); 6] = [
@@ -80,6 +84,38 @@ pub(super) fn measure(root: &Path, o: &Options, report: &mut Report) -> anyhow::
         report.ratio(GOODPUT, &row, (OURS, BARE), GOAL, true);
         tree.end()?;
     }
+    several(root, o, &net, report)?;
+    chain(root, o, &net, report)
+}
+
+/// One connection of TCP, and several, by the congestion control that minds losses.
+fn several(root: &Path, o: &Options, net: &Network, report: &mut Report) -> anyhow::Result<()> {
+    for connections in [1, 4] {
+        let row = format!("tcp, cubic, connections {connections}");
+        if !row.contains(&o.only) {
+            continue;
+        }
+        let len = SPREAD * MIB;
+        let mut plan = Plan::new(len, 3 * len + 8 * MIB, 1, false);
+        (plan.congestion, plan.connections) = (Some(Congestion::Cubic), connections);
+        plan.network = Some(net);
+        let mut tree = Tree::start(root, &plan)?;
+        tree.until("the child has made its replica", |t| t.volume(Some(0)).map(|_| ()))?;
+        for run in 0..o.runs {
+            eprintln!("shaped: {row}: run {} of {}", run + 1, o.runs);
+            fill::export(&tree.nbd(), VOLUME, len, run as u64)?;
+            let set = tree.cut()?.set;
+            let began = process::now();
+            let took = tree.visible_everywhere(set)? - began;
+            report.add(SEVERAL, "Mbit/s", &row, OURS, mbit(len, took));
+        }
+        tree.end()?;
+    }
+    Ok(())
+}
+
+/// Two hops that mix transports.
+fn chain(root: &Path, o: &Options, net: &Network, report: &mut Report) -> anyhow::Result<()> {
     let bbr = |t| (t, Congestion::Bbr);
     for hops in [
         [bbr(Transport::Quic), bbr(Transport::Tls)],
@@ -93,7 +129,7 @@ pub(super) fn measure(root: &Path, o: &Options, report: &mut Report) -> anyhow::
         let len = FAST * MIB;
         let mut plan = Plan::new(len, 3 * len + 8 * MIB, 2, false);
         (plan.transport, plan.hops) = (Transport::Tls, hops.to_vec());
-        plan.network = Some(&net);
+        plan.network = Some(net);
         let mut tree = Tree::start(root, &plan)?;
         tree.until("every child has made its replica", |t| {
             (0..2).all(|i| t.volume(Some(i)).is_some()).then_some(())

@@ -155,6 +155,7 @@ where
         feeders: Peers::Any,
         children: Peers::Only(Vec::new()),
         ask: false,
+        join: None,
     };
     let mut sink = Sink {
         session: Session::new(cfg, Side::Acceptor, node::clock::mono()),
@@ -184,7 +185,7 @@ where
                 Event::Frame(f) => sink.control(f),
                 Event::Closed(why) => anyhow::bail!("closed: {why}"),
                 Event::Up(p) => sink.feeder = p.feeder,
-                Event::Asked(_) => {}
+                Event::Asked(_) | Event::Joins(_) | Event::Joined => {}
             }
         }
         while let Some(f) = sink.session.poll_transmit() {

@@ -43,6 +43,8 @@ pub(super) struct Plan<'a> {
     pub(super) transport: Transport,
     /// Congestion control of the hops; what is usual if none.
     pub(super) congestion: Option<Congestion>,
+    /// How many connections carry each hop of the primary.
+    pub(super) connections: u8,
     /// The primary has one core, and its children another.
     pub(super) pinned: bool,
     /// Each node in a namespace of its own.
@@ -62,6 +64,7 @@ impl Plan<'_> {
             sinks,
             transport: Transport::Tcp,
             congestion: None,
+            connections: 1,
             pinned: false,
             network: None,
             hops: Vec::new(),
@@ -112,7 +115,13 @@ fn topology(plan: &Plan<'_>, addrs: &[String]) -> TopologySpec {
             routes.insert(ends[0].clone(), vec![hop]);
         }
     } else if plan.children > 0 {
-        routes.insert(PRIMARY.to_owned(), names[1..].iter().map(|n| n.as_str().into()).collect());
+        let connections = (plan.connections > 1).then(|| plan.connections.to_string());
+        let hop = |n: &String| HopSpec {
+            node: n.clone(),
+            connections: connections.clone(),
+            ..HopSpec::default()
+        };
+        routes.insert(PRIMARY.to_owned(), names[1..].iter().map(hop).collect());
     }
     let volume = VolumeSpec {
         size: format!("{}B", plan.size),

@@ -1,8 +1,9 @@
-//! A narrow place on the way to a node: a TCP proxy that lets only so many bytes a second through.
+//! A narrow place on the way to a node: a TCP proxy that lets only so many bytes a second through, and
+//! where single connections can be cut.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_size};
@@ -18,7 +19,11 @@ pub struct Narrow {
     /// What is to be dialled.
     pub addr: SocketAddr,
     to: Arc<OnceLock<SocketAddr>>,
+    open: Open,
 }
+
+/// Connections that pass, in the order in which they came.
+type Open = Arc<Mutex<Vec<TcpStream>>>;
 
 impl Narrow {
     /// Lets `rate` bytes a second through to the side that is dialled, as soon as that is known.
@@ -32,6 +37,8 @@ impl Narrow {
         let addr = listener.local_addr().expect("bound");
         let to: Arc<OnceLock<SocketAddr>> = Arc::default();
         let target = Arc::clone(&to);
+        let open = Open::default();
+        let all = Arc::clone(&open);
         std::thread::spawn(move || {
             for from in listener.incoming().flatten() {
                 // Who comes before the place is known, or while nobody is there, is turned away.
@@ -39,13 +46,26 @@ impl Narrow {
                     continue;
                 };
                 let _ = set_socket_send_buffer_size(&onward, BUFFER);
+                all.lock().unwrap_or_else(PoisonError::into_inner).extend(from.try_clone());
                 for (a, b, rate) in [(&from, &onward, Some(rate)), (&onward, &from, None)] {
                     let (Ok(a), Ok(b)) = (a.try_clone(), b.try_clone()) else { continue };
                     std::thread::spawn(move || pass(a, b, rate));
                 }
             }
         });
-        Self { addr, to }
+        Self { addr, to, open }
+    }
+
+    /// Cuts the connection that came as this one, from 0, of those that pass.
+    ///
+    /// # Panics
+    /// When there are not so many.
+    pub fn cut(&self, which: usize) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        // Who is shut down has no peer any more.
+        open.retain(|c| c.peer_addr().is_ok());
+        assert!(which < open.len(), "{} connections pass", open.len());
+        let _ = open.remove(which).shutdown(Shutdown::Both);
     }
 
     /// Where it leads.

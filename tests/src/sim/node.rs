@@ -14,7 +14,7 @@ use rcp::proto::clock::{Mono, Wall};
 use rcp::proto::delta::Compression;
 use rcp::proto::ids::{ChunkNumber, GroupName, Label, NodeName, SetNumber, VolumeId};
 use rcp::proto::session::VERSIONS;
-use rcp::proto::transport::Hop;
+use rcp::proto::transport::{Connections, Hop};
 use volmcast::activity::SharedLog;
 use volmcast::capture::{Capture, Notice};
 use volmcast::save::Budget;
@@ -106,6 +106,8 @@ pub struct SimNode {
     pub shown: SetNumber,
     /// What was acknowledged upwards.
     pub saved: Option<(SetNumber, ChunkNumber)>,
+    /// The first place that was not said yet of a frame to it, and whether the last one had been.
+    pub places: (u64, bool),
     /// Kept states that the mailbox listed durably and nobody gave up.
     pub kept: BTreeMap<SetNumber, u64>,
     /// Kept states that an operator gave up; the mailbox may list them a moment longer.
@@ -200,6 +202,7 @@ impl SimNode {
             draining: None,
             shown: SetNumber::ZERO,
             saved: None,
+            places: (0, false),
             kept: BTreeMap::new(),
             released: BTreeSet::new(),
             halted: None,
@@ -306,7 +309,7 @@ impl SimNode {
             } else {
                 node::mover::Confirm::None
             },
-            hop: Hop::default(),
+            hop: Hop { connections: Connections::new(opt.connections), ..Hop::default() },
             no_bypass: !opt.bypass,
             ..GroupPlan::default()
         };

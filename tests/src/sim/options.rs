@@ -89,6 +89,8 @@ pub struct Options {
     pub calm: bool,
     /// Nodes that speak the oldest version of the protocol, a bit for each.
     pub older: u64,
+    /// Connections that carry one session.
+    pub connections: u8,
     /// What happens when receivers take nothing and room runs out.
     pub full: FullPolicy,
 }
@@ -156,6 +158,7 @@ impl Options {
             moments: false,
             calm: false,
             older: 0,
+            connections: 1,
             full: FullPolicy::default(),
         }
     }
@@ -253,6 +256,9 @@ impl Options {
         if seed > 2000 && seed % 16 == 7 {
             // Some nodes speak the oldest version, seldom all or none.
             self.older = Rng::new(seed.rotate_left(17)).range(1, 1 << self.places.len());
+        }
+        if seed > 2000 && seed % 8 == 3 {
+            self.connections = *Rng::new(seed.rotate_left(23)).pick(&[2, 3, 4, 5]).unwrap_or(&2);
         }
         if seed % 4 != 1 {
             return;

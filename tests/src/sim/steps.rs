@@ -116,7 +116,8 @@ impl World {
     /// The step that a frame is for the node that gets it.
     fn step_of(&self, from: usize, to: usize, frame: FrameType) -> Step {
         let state = match frame {
-            FrameType::Hello => SessionState::AwaitHello,
+            FrameType::Hello | FrameType::Join => SessionState::AwaitHello,
+            FrameType::Joined => SessionState::JoinSent,
             FrameType::Welcome | FrameType::Refuse => SessionState::HelloSent,
             // Children are fed by their parents.
             _ if self.opt.places[to].parent == Some(from) => SessionState::UpReceiver,

@@ -1,6 +1,6 @@
 //! Connections between movers: dialling, frames, loss.
 
-use rcp::proto::frame::{DecodedFrame, Frame, FrameHeader, StartMode, Verified};
+use rcp::proto::frame::{DecodedFrame, Frame, FrameHeader, GoodbyeCode, StartMode, Verified};
 use rcp::proto::ids::GroupName;
 use rcp::proto::limits::FRAME_HEADER_LEN;
 
@@ -59,8 +59,11 @@ impl World {
         let life = self.nodes[to].life;
         let Some(m) = &mut self.nodes[to].mover else { return };
         let from = "sim".to_owned();
-        let conn =
-            m.accepted(now, wall, Accepted { group, proof: Proof::Nothing, from, since: now });
+        let conn = m.accepted(
+            now,
+            wall,
+            Accepted { group, proof: Proof::Nothing, from, since: now, secret: Some([7; 16]) },
+        );
         self.nodes[to].conns.insert(conn, (id, 1));
         if let Some(l) = self.links.get_mut(&id) {
             l.ends[1].life = life;
@@ -99,8 +102,10 @@ impl World {
             if self.spring(id, (n, to), frame.frame.frame_type(), When::Before) {
                 return;
             }
-            self.weigh(n, to, &frame);
-            self.weigh_again(to, &frame);
+            if !self.goes_again(to, &frame.frame) {
+                self.weigh(n, to, &frame);
+                self.weigh_again(to, &frame);
+            }
         }
         if let Frame::Attach(a) = &frame.frame {
             self.nodes[n].seed_anew = a.seed_from_block == 0;
@@ -111,6 +116,18 @@ impl World {
             let at = l.ends[1 - side].push(at, Item::Frame(Box::new(frame), bytes));
             self.at(at, Event::Arrive { link: id, side: 1 - side });
         }
+    }
+
+    /// Whether a frame goes to a node once more, because the connection that it took was lost.
+    fn goes_again(&mut self, to: usize, frame: &Frame) -> bool {
+        let Frame::Place { number } = frame else { return self.nodes[to].places.1 };
+        let (next, _) = self.nodes[to].places;
+        let again = *number > 0 && *number < next;
+        self.nodes[to].places = (if again { next } else { number + 1 }, again);
+        if again {
+            self.counters.hit("frame sent again over another connection");
+        }
+        again
     }
 
     /// Encodes and decodes a frame, as a socket would.
@@ -213,6 +230,11 @@ impl World {
             Frame::Start(s) if s.mode == StartMode::Wait => {
                 self.counters.hit("child ahead of parent")
             }
+            Frame::Goodbye { code: GoodbyeCode::Protocol, text } => {
+                let text = text.clone();
+                self.fail(format!("n{n} says that its peer breaks the protocol: {text}"));
+            }
+            Frame::Joined { .. } => self.counters.hit("further connection joined"),
             _ => {}
         }
     }
@@ -250,7 +272,9 @@ impl World {
                     // What was acknowledged before is given up.
                     self.nodes[node].saved = None;
                 }
-                if bytes > 0 && self.rng.permille(3) {
+                // Over several connections a frame without a place of its own is an error.
+                let one = self.opt.connections < 2;
+                if bytes > 0 && self.rng.permille(3) && one {
                     // A second copy, as after a change of connection.
                     self.counters.hit("duplicate chunk");
                     if let Some(m) = &mut self.nodes[node].mover {

@@ -155,7 +155,9 @@ fn state(Link { link, now_us, bytes }: Link<'_>) -> String {
             by => format!(" by {by}"),
         };
         let limit = link.limit_in_words.as_ref().map_or(String::new(), |l| format!(", {l}"));
-        return format!("connected{since}{by}, {} {bytes}{limit}", approx_size(link.bytes));
+        let several = link.connections.as_ref().map_or(String::new(), |c| format!(", {c}"));
+        let size = approx_size(link.bytes);
+        return format!("connected{since}{by}{several}, {size} {bytes}{limit}");
     }
     match &link.reason {
         Some(reason) => format!("{}{since}: {reason}", link.state),

@@ -156,6 +156,7 @@ fn full() -> NodeStatus {
     for link in g.children.iter_mut().chain(&mut g.parent) {
         link.limit = Some(20_000_000);
         link.limit_in_words = Some("limited to 20 Mbit/s".into());
+        link.connections = Some("connections 4".into());
     }
     g.drift = vec!["a route".into()];
     for c in &mut s.volumes[0].children {

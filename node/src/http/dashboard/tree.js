@@ -81,7 +81,7 @@ function linkCells(status, g, row, away) {
   const on = link.state === "connected";
   const words = on ? ` ${since}` : ` ${since ? "for " + since : ""}${link.reason ? ": " + link.reason : ""}`;
   const kind = on ? "ok" : link.state === "connecting" ? "warning" : "alarm";
-  const by = [link.transport, on && link.version ? `RCP ${link.version}` : "", link.limit_in_words || ""];
+  const by = [link.transport, on && link.version ? `RCP ${link.version}` : "", on && link.connections || "", link.limit_in_words || ""];
   const speed = counters.get(`link ${g.group} ${link.node}`);
   const sent = `${size(link.bytes)}${on && speed && speed.rate !== null ? `, ${size(speed.rate)}/s` : ""}`;
   return [[pill(kind, on ? "connected" : link.state), prose(words)], by.filter(Boolean).join(", "), sent];

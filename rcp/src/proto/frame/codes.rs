@@ -78,6 +78,8 @@ codes! {
         Protocol = 10 "protocol",
         /// The peer has not proven to be the node that it says it is.
         Untrusted = 11 "untrusted",
+        /// No such session, or not what it takes to join it.
+        Join = 12 "join",
     }
 }
 

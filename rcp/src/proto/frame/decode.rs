@@ -15,8 +15,8 @@ use super::super::limits::{
 use super::super::wire::{Cursor, Malformed};
 use super::{
     Attach, Branch, ControlBlock, ControlResult, Frame, FrameError, FrameHeader, FrameType,
-    GoodbyeCode, HeldStep, Hello, LeafReport, Offer, RefuseCode, Report, Role, Start, StartMode,
-    StreamId, Welcome,
+    GoodbyeCode, HeldStep, Hello, Join, JoinKey, LeafReport, Offer, RefuseCode, Report, Role,
+    Start, StartMode, StreamId, WITH_JOINS, Welcome,
 };
 
 type Get<T> = Result<T, Malformed>;
@@ -56,6 +56,10 @@ fn read(frame_type: FrameType, stream: StreamId, c: &mut Cursor) -> Get<Frame> {
         }
         FrameType::Ping => Frame::Ping { nonce: c.u64()? },
         FrameType::Pong => Frame::Pong { nonce: c.u64()? },
+        FrameType::Join => Frame::Join(Join { node: node(c)?, key: key(c)? }),
+        FrameType::Joined => Frame::Joined { session: c.u64()? },
+        FrameType::Place => Frame::Place { number: c.u64()? },
+        FrameType::Placed => Frame::Placed { next: c.u64()? },
         FrameType::Offer => Frame::Offer(offer(stream, c)?),
         FrameType::Withdraw => Frame::Withdraw { stream, text: text(c)? },
         FrameType::Attach => Frame::Attach(attach(stream, c)?),
@@ -181,9 +185,14 @@ fn hello(c: &mut Cursor) -> Get<Hello> {
     })
 }
 
+fn key(c: &mut Cursor) -> Get<JoinKey> {
+    Ok(JoinKey { session: c.u64()?, secret: c.array()? })
+}
+
 fn welcome(c: &mut Cursor) -> Get<Welcome> {
+    let version = c.u16()?;
     Ok(Welcome {
-        version: c.u16()?,
+        version,
         node: node(c)?,
         instance: c.array()?,
         group: group(c)?,
@@ -191,6 +200,7 @@ fn welcome(c: &mut Cursor) -> Get<Welcome> {
         path: path(c)?,
         feeder: c.u32()?,
         keepalive_ms: c.u32()?,
+        join: if version >= WITH_JOINS && c.bool("join")? { Some(key(c)?) } else { None },
     })
 }
 

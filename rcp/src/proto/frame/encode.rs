@@ -12,7 +12,7 @@ use super::super::limits::{
 use super::super::wire::put_text;
 use super::{
     Attach, Branch, ControlBlock, ControlResult, Frame, FrameError, FrameHeader, FrameType, Hello,
-    Offer, Report, Role, Start, StartMode, Welcome,
+    JoinKey, Offer, Report, Role, Start, StartMode, WITH_JOINS, Welcome,
 };
 
 impl Frame {
@@ -86,7 +86,15 @@ impl Frame {
                 sums.iter().for_each(|s| b.put_u128_le(*s));
                 put_text(b, text, MAX_TEXT);
             }
-            Self::Ping { nonce } | Self::Pong { nonce } => b.put_u64_le(*nonce),
+            Self::Ping { nonce: n }
+            | Self::Pong { nonce: n }
+            | Self::Joined { session: n }
+            | Self::Place { number: n }
+            | Self::Placed { next: n } => b.put_u64_le(*n),
+            Self::Join(x) => {
+                put_name(b, x.node.as_str());
+                put_key(b, &x.key);
+            }
             Self::Offer(x) => put_offer(b, x)?,
             Self::Withdraw { text, .. } => put_text(b, text, MAX_TEXT),
             Self::Attach(x) => put_attach(b, x),
@@ -219,7 +227,18 @@ fn put_welcome(b: &mut BytesMut, x: &Welcome) -> Result<(), FrameError> {
     put_path(b, FrameType::Welcome, &x.path)?;
     b.put_u32_le(x.feeder);
     b.put_u32_le(x.keepalive_ms);
+    if x.version >= WITH_JOINS {
+        b.put_u8(u8::from(x.join.is_some()));
+        if let Some(key) = &x.join {
+            put_key(b, key);
+        }
+    }
     Ok(())
+}
+
+fn put_key(b: &mut BytesMut, key: &JoinKey) {
+    b.put_u64_le(key.session);
+    b.put_slice(&key.secret);
 }
 
 fn put_offer(b: &mut BytesMut, x: &Offer) -> Result<(), FrameError> {

@@ -45,6 +45,10 @@ frame_types! {
     Goodbye = 4,
     Ping = 5,
     Pong = 6,
+    Join = 7,
+    Joined = 8,
+    Place = 9,
+    Placed = 10,
     Offer = 16,
     Withdraw = 17,
     Attach = 18,
@@ -94,6 +98,24 @@ impl FrameType {
         use FrameType as T;
         let n = self.number();
         (T::Offer.number()..=T::SeedAck.number()).contains(&n)
+    }
+
+    /// Whether it goes down a stream, and what comes before and after it there matters.
+    #[must_use]
+    pub fn is_in_order(self) -> bool {
+        matches!(
+            self,
+            Self::Offer
+                | Self::Withdraw
+                | Self::Start
+                | Self::StreamError
+                | Self::Chunk
+                | Self::SetEnd
+                | Self::Heartbeat
+                | Self::Clock
+                | Self::SeedData
+                | Self::SeedEnd
+        )
     }
 
     /// Whether a body may have this length.

@@ -17,8 +17,8 @@ pub use codes::{GoodbyeCode, RefuseCode, stream_error};
 pub use decoded::{DecodedFrame, Verified};
 pub use header::{FrameHeader, FrameType};
 pub use types::{
-    Attach, Branch, ControlBlock, ControlResult, HeldStep, Hello, LeafReport, Offer, Report, Role,
-    Start, StartMode, StreamId, Welcome,
+    Attach, Branch, ControlBlock, ControlResult, HeldStep, Hello, Join, JoinKey, LeafReport, Offer,
+    Report, Role, Start, StartMode, StreamId, Welcome,
 };
 
 use bytes::Bytes;
@@ -27,6 +27,9 @@ use super::clock::Wall;
 use super::delta::DeltaError;
 use super::ids::{ChunkNumber, GroupName, NodeName, SetNumber, VolumeId};
 use super::wire::Malformed;
+
+/// From this version on a welcome has a field for those who may join.
+const WITH_JOINS: u16 = 4;
 
 /// One message between two neighbours in the tree.
 ///
@@ -60,6 +63,24 @@ pub enum Frame {
     Pong {
         /// As in the ping.
         nonce: u64,
+    },
+    /// Instead of a hello: this connection is a further one of a session that is up.
+    Join(Join),
+    /// Answer to it: the connection has joined.
+    Joined {
+        /// As in the join.
+        session: u64,
+    },
+    /// Sender to receiver: which place the next frame on this connection has among the frames of
+    /// the session that are kept in order.
+    Place {
+        /// From 0, without gaps.
+        number: u64,
+    },
+    /// Receiver to sender: the frames of all places before this one have come.
+    Placed {
+        /// The first place that is missing.
+        next: u64,
     },
     /// Sender to receiver: a volume that can be had, and its history.
     Offer(Offer),
@@ -260,6 +281,10 @@ impl Frame {
             Self::Goodbye { .. } => FrameType::Goodbye,
             Self::Ping { .. } => FrameType::Ping,
             Self::Pong { .. } => FrameType::Pong,
+            Self::Join(_) => FrameType::Join,
+            Self::Joined { .. } => FrameType::Joined,
+            Self::Place { .. } => FrameType::Place,
+            Self::Placed { .. } => FrameType::Placed,
             Self::Offer(_) => FrameType::Offer,
             Self::Withdraw { .. } => FrameType::Withdraw,
             Self::Attach(_) => FrameType::Attach,

@@ -71,6 +71,43 @@ pub struct Welcome {
     pub feeder: u32,
     /// How often it wants to see a sign of life, in milliseconds; the smaller one counts.
     pub keepalive_ms: u32,
+    /// With this, further connections may join the session; never before version 1.3.
+    pub join: Option<JoinKey>,
+}
+
+/// What lets a connection join a session that is up: who was not told cannot.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct JoinKey {
+    /// The session's number at the acceptor.
+    pub session: u64,
+    /// Random, new for each session.
+    pub secret: [u8; 16],
+}
+
+impl JoinKey {
+    /// Whether two keys are the same, in a time that does not tell how much of them is.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        let pairs = self.secret.iter().zip(&other.secret);
+        let differ = pairs.fold(0u8, |all, (a, b)| all | (a ^ b));
+        self.session == other.session && differ == 0
+    }
+}
+
+/// The secret is not for logs.
+impl std::fmt::Debug for JoinKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JoinKey").field("session", &self.session).finish_non_exhaustive()
+    }
+}
+
+/// A further connection for a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Join {
+    /// Who says so; the one that dialled the session.
+    pub node: NodeName,
+    /// As the welcome told it.
+    pub key: JoinKey,
 }
 
 /// One writer's line in a volume's history.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::frame::{Frame, FrameType, GoodbyeCode, Hello, RefuseCode, Role};
+use super::super::frame::{Frame, FrameType, GoodbyeCode, Hello, Join, JoinKey, RefuseCode, Role};
 use super::super::ids::{GroupName, NodeName};
 use super::SessionState;
 
@@ -58,6 +58,9 @@ pub struct SessionConfig {
     pub children: Peers,
     /// Whether an acceptor asks the node ([`Event::Asked`]) before it says welcome.
     pub ask: bool,
+    /// What an acceptor tells the dialler, so that further connections can join; if none, they are
+    /// refused.
+    pub join: Option<JoinKey>,
 }
 
 /// The other end of a session that is up.
@@ -77,6 +80,8 @@ pub struct Peer {
     pub feeder: u32,
     /// The keep-alive interval agreed upon.
     pub keepalive: Duration,
+    /// What further connections join with, if the peer told it.
+    pub join: Option<JoinKey>,
 }
 
 /// What a session tells its node.
@@ -86,6 +91,10 @@ pub enum Event {
     Asked(Hello),
     /// The session is up.
     Up(Peer),
+    /// A connection came that wants to join a session; answer with `take_in` or `refuse`.
+    Joins(Join),
+    /// The connection has joined its session.
+    Joined,
     /// A frame for the application; only legal ones come.
     Frame(Frame),
     /// The session is over; it comes last, and once.

@@ -18,7 +18,9 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::clock::Mono;
-use super::frame::{Frame, FrameType, GoodbyeCode, Hello, RefuseCode, Role, Welcome};
+use super::frame::{
+    Frame, FrameType, GoodbyeCode, Hello, Join, JoinKey, RefuseCode, Role, Welcome,
+};
 use super::ids::VolumeId;
 use super::limits::{HANDSHAKE_DEADLINE, IDLE_KEEPALIVES, MAX_SESSION_QUEUE};
 
@@ -70,6 +72,16 @@ impl Session {
         let mut s = Self::idle(cfg, Side::Dialer(Role::Sender), SessionState::ProbeSent, now);
         let (group, path) = (s.cfg.group.clone(), s.cfg.path.clone());
         s.transmit.push_back(Frame::Probe { group, path, volumes });
+        s
+    }
+
+    /// A further connection for the session with `peer`, which told the key.
+    #[must_use]
+    pub fn new_join(cfg: SessionConfig, key: JoinKey, peer: Peer, now: Mono) -> Self {
+        let side = Side::Dialer(peer.role.other());
+        let mut s = Self::idle(cfg, side, SessionState::JoinSent, now);
+        s.transmit.push_back(Frame::Join(Join { node: s.cfg.node.clone(), key }));
+        s.peer = Some(peer);
         s
     }
 
@@ -135,7 +147,10 @@ impl Session {
             SessionState::Closed => {}
             s if s.is_up() => self.keep_alive(now),
             _ if now < self.deadline => {}
-            SessionState::AwaitHello | SessionState::Deciding | SessionState::Answering => {
+            SessionState::AwaitHello
+            | SessionState::Deciding
+            | SessionState::Answering
+            | SessionState::Joining => {
                 let text = "the handshake took too long".to_owned();
                 self.transmit.push_back(Frame::Refuse { code: RefuseCode::NotReady, text });
                 self.end(CloseReason::HandshakeTimeout);
@@ -234,10 +249,9 @@ impl Session {
     pub fn check_send(&self, frame: FrameType) -> Result<(), SendError> {
         let ok = match (self.state, &self.peer) {
             (SessionState::Answering, _) => frame == FrameType::ProbeReply,
-            (s, Some(peer)) if s.is_up() => {
-                action(SessionState::up(peer.role), frame) == Action::Pass
-                    && version::has(peer.version, frame)
-            }
+            (s, Some(peer)) => s.opposite().is_some_and(|there| {
+                action(there, frame) == Action::Pass && version::has(peer.version, frame)
+            }),
             _ => false,
         };
         if ok { Ok(()) } else { Err(SendError::Illegal { state: self.state, frame }) }
@@ -254,9 +268,18 @@ impl Session {
         }
     }
 
-    /// Says no to [`Event::Asked`].
+    /// Says yes to [`Event::Joins`]: this is a further connection of the session with `peer`.
+    pub fn take_in(&mut self, now: Mono, peer: Peer, session: u64) {
+        if self.state == SessionState::Joining {
+            self.peer = Some(peer);
+            self.transmit.push_back(Frame::Joined { session });
+            self.come_up(now);
+        }
+    }
+
+    /// Says no to [`Event::Asked`] or [`Event::Joins`].
     pub fn refuse(&mut self, code: RefuseCode, text: &str) {
-        if self.state == SessionState::Deciding {
+        if matches!(self.state, SessionState::Deciding | SessionState::Joining) {
             self.reject((code, text.to_owned()));
         }
     }
@@ -273,6 +296,8 @@ impl Session {
         match frame {
             Frame::Hello(hello) => self.on_hello(now, hello),
             Frame::Welcome(w) => self.on_welcome(now, w),
+            Frame::Join(join) => self.on_join(join),
+            Frame::Joined { .. } => self.come_up(now),
             Frame::Refuse { code, text } => self.end(CloseReason::Refused { code, text }),
             Frame::Goodbye { code, text } => self.end(CloseReason::Goodbye { code, text }),
             // a peer that asks faster than it reads gets fewer answers, not our memory
@@ -315,6 +340,16 @@ impl Session {
         }
     }
 
+    fn on_join(&mut self, join: Join) {
+        if self.cfg.join.is_some() {
+            self.state = SessionState::Joining;
+            self.events.push_back(Event::Joins(join));
+        } else {
+            let text = format!("{} takes no further connections", self.cfg.node);
+            self.reject((RefuseCode::Join, text));
+        }
+    }
+
     /// Answers the hello that was checked.
     fn welcome(&mut self, now: Mono) {
         let Some(peer) = self.peer.clone() else { return };
@@ -328,8 +363,9 @@ impl Session {
             path: self.own_path(role),
             feeder: self.own_feeder(role),
             keepalive_ms: self.keepalive_ms(),
+            join: self.cfg.join.filter(|_| abilities(peer.version).join),
         }));
-        self.come_up(now, peer);
+        self.come_up(now);
     }
 
     fn on_welcome(&mut self, now: Mono, w: Welcome) {
@@ -337,17 +373,25 @@ impl Session {
         match peer::check_welcome(&self.cfg, role, w) {
             Err(no) => self.reject(no),
             Ok(p) => {
-                self.peer = Some(p.clone());
-                self.come_up(now, p);
+                self.peer = Some(p);
+                self.come_up(now);
             }
         }
     }
 
-    fn come_up(&mut self, now: Mono, peer: Peer) {
-        self.state = SessionState::up(peer.role.other());
+    fn come_up(&mut self, now: Mono) {
+        let Some(peer) = self.peer.clone() else { return };
+        let role = peer.role.other();
         self.heard = now;
         self.next_ping = now.after(peer.keepalive);
-        self.events.push_back(Event::Up(peer));
+        let event = if matches!(self.state, SessionState::Joining | SessionState::JoinSent) {
+            self.state = SessionState::further(role);
+            Event::Joined
+        } else {
+            self.state = SessionState::up(role);
+            Event::Up(peer)
+        };
+        self.events.push_back(event);
     }
 
     fn keep_alive(&mut self, now: Mono) {

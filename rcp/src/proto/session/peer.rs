@@ -30,6 +30,7 @@ pub(super) fn check_hello(cfg: &SessionConfig, hello: &Hello) -> Result<Peer, No
         path: h.path,
         feeder: feeder(cfg, h.role, h.feeder),
         keepalive: keepalive(cfg, h.keepalive_ms),
+        join: None,
     };
     check_group(cfg, &hello.group)?;
     check_peer(cfg, &peer)?;
@@ -55,6 +56,7 @@ pub(super) fn check_welcome(cfg: &SessionConfig, ours: Role, w: Welcome) -> Resu
         path: w.path,
         feeder: feeder(cfg, w.role, w.feeder),
         keepalive: keepalive(cfg, w.keepalive_ms),
+        join: w.join,
     };
     check_peer(cfg, &peer)?;
     Ok(peer)

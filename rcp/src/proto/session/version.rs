@@ -31,6 +31,9 @@ pub struct Abilities {
     pub clock: bool,
     /// A receiver can ask for sums of block hashes: the frames Compare and Sums.
     pub compare: bool,
+    /// A session can have several connections: the frames Join, Joined, Place and Placed, and the field
+    /// `join` of Welcome.
+    pub join: bool,
     /// What it lacks, in words; empty in the newest one.
     pub lacks: &'static str,
 }
@@ -45,10 +48,12 @@ pub const ABILITIES: [Abilities; 4] = [
         digest: false,
         clock: false,
         compare: false,
+        join: false,
         lacks: "no catch-ups (who fell behind the save volume is sent a seed, all of its content), \
-                no fences (a writer whose place was taken is not told so through this hop), and no \
+                no fences (a writer whose place was taken is not told so through this hop), no \
                 digests (the content below is not held against the primary's, and damaged blocks \
-                are not fetched again)",
+                are not fetched again), and no further connections (`connections` counts for \
+                nothing)",
     },
     Abilities {
         version: 2,
@@ -58,8 +63,10 @@ pub const ABILITIES: [Abilities; 4] = [
         digest: false,
         clock: false,
         compare: false,
+        join: false,
         lacks: "no digests (the content below is not held against the primary's, and damaged \
-                blocks are not fetched again)",
+                blocks are not fetched again), and no further connections (`connections` counts for \
+                nothing)",
     },
     Abilities {
         version: 3,
@@ -69,8 +76,9 @@ pub const ABILITIES: [Abilities; 4] = [
         digest: true,
         clock: true,
         compare: false,
+        join: false,
         lacks: "no comparing of hashes (what differs below is looked for among the blocks that \
-                changed)",
+                changed), and no further connections (`connections` counts for nothing)",
     },
     Abilities {
         version: 4,
@@ -80,6 +88,7 @@ pub const ABILITIES: [Abilities; 4] = [
         digest: true,
         clock: true,
         compare: true,
+        join: true,
         lacks: "",
     },
 ];
@@ -104,6 +113,7 @@ pub(super) fn has(version: u16, frame: FrameType) -> bool {
         FrameType::Doubt => can.digest,
         FrameType::Clock => can.clock,
         FrameType::Compare | FrameType::Sums => can.compare,
+        FrameType::Place | FrameType::Placed => can.join,
         _ => true,
     }
 }
@@ -145,6 +155,7 @@ pub(super) fn knows(version: u16, frame: &Frame) -> bool {
         Frame::Doubt { .. } => can.digest,
         Frame::Clock { .. } => can.clock,
         Frame::Compare { .. } | Frame::Sums { .. } => can.compare,
+        Frame::Place { .. } | Frame::Placed { .. } => can.join,
         // What is no sound header is told from its own check.
         Frame::SetEnd { body, .. } if !can.digest => {
             SetHeader::parse(body).map_or(true, |h| h.digest_sum().is_none())
