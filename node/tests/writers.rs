@@ -289,8 +289,13 @@ impl Rig {
                 let to = self.nodes.keys().copied().find(|x| *x == addr);
                 match to.filter(|to| !self.down.contains(to) && !self.down.contains(&n)) {
                     Some(to) => {
-                        let a =
-                            Accepted { group, proof: Proof::Nothing, from: n.into(), since: now };
+                        let a = Accepted {
+                            group,
+                            proof: Proof::Nothing,
+                            from: n.into(),
+                            since: now,
+                            secret: None,
+                        };
                         let there = self.node(to).mover.accepted(now, wall, a);
                         self.wires.insert((n, conn), (to, there));
                         self.wires.insert((to, there), (n, conn));
