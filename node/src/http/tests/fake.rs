@@ -317,7 +317,7 @@ pub(crate) fn status() -> NodeStatus {
         bytes: 5 << 20,
         sessions: 2,
         transport: "tls".into(),
-        version: "1.2".into(),
+        version: "1.3".into(),
         ..LinkStatus::default()
     };
     let child = |node: &str, state: &str, saved: u64, behind: u64| ChildProgress {
