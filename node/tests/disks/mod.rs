@@ -144,7 +144,7 @@ pub(crate) fn feed(m: &mut Machine, to: u64, blocks: &[(u64, Vec<u8>)], digest: 
         step,
         chunk_count: 1,
         block_count: blocks.len() as u64,
-        volume_blocks: BLOCKS,
+        volume_blocks: m.volume.blocks().0,
         block_shift: 12,
         cut_time: Wall(to),
         flags: SetFlags::default(),
