@@ -8,7 +8,8 @@
 //! merely changed is looked at a few times more before it counts (`rcp/PROTOCOL.md`, section 7).
 //!
 //! What differs comes again by a catch-up. If nothing does, the content is right, and what the primary
-//! told of its digest is not.
+//! told of its digest is not. So that this holds, a replica answers only after it has added up its own
+//! table lately: one that is stale itself, and whose child was filled from it, finds that out first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -21,7 +22,8 @@ use super::desk::Purpose;
 use super::scrub::Rotted;
 use super::{Event, Role, Volume};
 use crate::bitmap::BlockSet;
-use crate::digest::{Sum, hashes_in, table_range};
+use crate::digest::{BlockHash, Sum, hashes_in, table_range};
+use crate::history::line_of;
 use crate::io::{FileId, Op, Outcome};
 use crate::mailbox::TableMark;
 use crate::units::{BlockCount, BlockIndex};
@@ -41,9 +43,11 @@ const LOST: Duration = Duration::from_secs(10);
 /// Between two questions to a parent that has no sums now.
 const UNABLE: Duration = Duration::from_secs(2);
 /// After so many of those, what changed is fetched again instead.
-const MAX_UNABLE: u32 = 5;
-/// From one search to the next: twice that each time.
+const MAX_UNABLE: u32 = 30;
+/// From the second search to the third: twice that each time after it.
 const REST: Duration = Duration::from_secs(30);
+/// For so long a replica answers for its table after it was added up.
+const VOUCHED: Duration = Duration::from_secs(600);
 const MAX_RESTS: u32 = 7;
 /// Most runs that are named to the parent: it takes twice as many.
 const MAX_RUNS: usize = 1 << 15;
@@ -66,12 +70,12 @@ impl Question {
 
     /// The sums of entries from the first block on; a part with a damaged entry has none.
     fn sums_of(self, entries: &[u8]) -> Vec<Option<Sum>> {
-        let mut hashes = hashes_in(entries);
-        let sum = |_| {
-            let part = hashes.by_ref().take(usize::try_from(self.each).unwrap_or(0));
-            part.fold(Some(Sum::default()), |s, h| Some(s?.plus(h?)))
+        let hashes: Vec<_> = hashes_in(entries).collect();
+        let mut parts = hashes.chunks(usize::try_from(self.each).unwrap_or(0).max(1));
+        let sum = |part: &[Option<BlockHash>]| {
+            part.iter().try_fold(Sum::default(), |s, h| Some(s.plus((*h)?)))
         };
-        (0..self.sums).map(sum).collect()
+        (0..self.sums).map(|_| sum(parts.next().unwrap_or_default())).collect()
     }
 }
 
@@ -243,7 +247,9 @@ impl Volume {
     fn compared(&mut self) {
         let c = &mut self.digest.compare;
         let Some(s) = c.search.take() else { return };
-        c.rest_until = self.desk.now.after(REST * (1 << c.searches.min(MAX_RESTS)));
+        // After the first one it is seen at once whether that was all.
+        let rest = c.searches.checked_sub(1).map(|n| REST * (1 << n.min(MAX_RESTS)));
+        c.rest_until = self.desk.now.after(rest.unwrap_or_default());
         c.searches += 1;
         let differs = self.want.digest.differs;
         if s.found.is_empty() {
@@ -287,12 +293,28 @@ impl Volume {
     pub fn sums_asked(&mut self, child: &NodeName, question: Question) {
         // The answer to one that is being read is dropped for this one.
         let busy = self.digest.compare.questions.insert(child.clone(), question).is_some();
+        self.vouch();
         if let Some(why) = self.no_sums(question) {
             self.sums_refused(child, &why);
         } else if !busy {
             self.sums_read(child.clone(), question);
         }
         self.pump();
+    }
+
+    /// A replica adds up its table before a child relies on it: what its sum went on from may have been
+    /// lost by the disk since.
+    fn vouch(&mut self) {
+        let TableMark::Known(sum) = self.want.digest.table else { return };
+        let now = self.desk.now;
+        let lately = self.digest.summed_at.is_some_and(|at| now < at.after(VOUCHED));
+        if lately || !matches!(self.cfg.role, Role::Replica { .. }) {
+            return;
+        }
+        let at = self.want.visible;
+        self.digest.keep_own(at, line_of(&self.want.history, at), sum);
+        self.digest_unknown();
+        self.commit.request();
     }
 
     fn sums_read(&mut self, child: NodeName, question: Question) {
@@ -331,7 +353,9 @@ impl Volume {
             Role::Replica { .. } if !self.digest.doubts.is_empty() => {
                 Some(format!("{node} has damaged blocks itself"))
             }
-            Role::Replica { .. } => (!known).then(|| format!("the digest of {node} is not known")),
+            Role::Replica { .. } => {
+                (!known).then(|| format!("the hashes at {node} are being added up"))
+            }
         }
     }
 

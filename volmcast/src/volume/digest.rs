@@ -16,6 +16,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use rcp::proto::clock::Mono;
 use rcp::proto::delta::SetHeader;
 use rcp::proto::ids::{Generation, SetNumber};
 
@@ -90,6 +91,8 @@ pub(super) struct Digest {
     pub(super) refetch: bool,
     /// The blocks that differ are looked for.
     pub(super) compare: Compare,
+    /// When the table was added up last, or made.
+    pub(super) summed_at: Option<Mono>,
     /// What the primary's digest is wrong by, as a comparison found out.
     pub(super) off: Option<Sum>,
 }
@@ -605,6 +608,7 @@ impl Volume {
         }
         let Some(p) = self.digest.pass.take() else { return };
         self.want.digest.table = TableMark::Known(p.sum);
+        self.digest.summed_at = Some(self.desk.now);
         if matches!(self.cfg.role, Role::Primary { .. }) {
             self.want.digest.hashed = at;
         }

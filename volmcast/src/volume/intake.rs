@@ -77,6 +77,8 @@ impl Volume {
     pub fn intake_attached(&mut self) {
         self.intake.received = 0;
         self.intake.granted = 0;
+        // It may be another parent.
+        self.digest.compare.hopeless = false;
     }
 
     /// Total bytes of chunk and set-header bodies that the parent may have sent since it was
