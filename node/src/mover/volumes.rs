@@ -111,12 +111,7 @@ impl Mover {
             E::Sums { child, state, question, sums, text } => {
                 self.tell_sums(id, &child, state, question, (sums, text));
             }
-            E::Suspect { text } => {
-                let label = self.label_of(id);
-                self.note(Level::Error, format!("volume {label}: {text}"));
-                self.effect(Effect::Exports { volume: id });
-            }
-            E::Differs { text } => {
+            E::Differs { text } | E::Suspect { text } => {
                 let label = self.label_of(id);
                 self.note(Level::Error, format!("volume {label}: {text}"));
                 self.effect(Effect::Exports { volume: id });

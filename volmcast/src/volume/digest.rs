@@ -22,19 +22,16 @@ use rcp::proto::ids::{Generation, SetNumber};
 
 use super::check::Check;
 use super::compare::Compare;
-use super::demands::Demand;
-use super::desk::{MergeStep, Purpose, SeedStep, TableStep, Work};
+use super::desk::{MergeStep, Purpose, SeedStep, TableStep};
 use super::fold::Fold;
+use super::pass::Pass;
 use super::scrub::Scrub;
 use super::{Event, Role, Volume};
 use crate::bitmap::BlockSet;
-use crate::digest::{
-    BlockHash, ENTRY_LEN, Sum, TABLE_AT, hashes_in, table_bytes, table_head, table_range,
-};
+use crate::digest::{BlockHash, ENTRY_LEN, Sum, table_bytes, table_range};
 use crate::history::line_of;
-use crate::io::{FileId, IoError, Op, Outcome};
 use crate::mailbox::{Mailbox, TableMark};
-use crate::units::{BlockCount, BlockIndex, LogPos};
+use crate::units::LogPos;
 
 /// Hashes that are read at a time.
 pub(super) const AT_ONCE: u64 = 1 << 16;
@@ -42,26 +39,6 @@ pub(super) const AT_ONCE: u64 = 1 << 16;
 const TOLD: usize = 64;
 /// Digests of states shown here that are remembered.
 const SEEN: usize = 16;
-
-/// Going through all blocks once.
-#[derive(Debug)]
-pub(super) struct Pass {
-    /// From the content; else from the table.
-    pub(super) build: bool,
-    /// The file was made anew, for a build.
-    ready: bool,
-    /// Blocks before this one are in the sum; all once it is `u64::MAX`.
-    pub(super) cursor: u64,
-    pub(super) sum: Sum,
-    /// At a primary: the newest set that content which was read may belong to.
-    view: SetNumber,
-    /// The set that must be in the table before the sum is that of a state.
-    need: Option<SetNumber>,
-    /// At a primary: the demand for the cut that closes what was read.
-    demand: Option<Demand>,
-    /// The request that is under way, or was last.
-    run: u64,
-}
 
 /// What the digest needs to know.
 #[derive(Debug, Default)]
@@ -127,7 +104,7 @@ impl Digest {
     }
 
     /// The sum of all hashes in the table is known.
-    fn is_summed(&self) -> bool {
+    pub(super) fn is_summed(&self) -> bool {
         self.pass.as_ref().is_some_and(|p| p.cursor == u64::MAX)
     }
 }
@@ -270,7 +247,7 @@ impl Volume {
         }
     }
 
-    fn table_end(&self) -> u64 {
+    pub(super) fn table_end(&self) -> u64 {
         match self.cfg.role {
             Role::Primary { .. } => self.want.blocks.0,
             _ => self.base_blocks().0,
@@ -422,7 +399,7 @@ impl Volume {
     pub(super) fn digest_caught_up(&mut self, whole: bool) {
         if let TableMark::Known(sum) = self.want.digest.table {
             let known = whole && !self.table_being_written();
-            self.digest.pass = known.then(|| Pass { cursor: u64::MAX, sum, ..Pass::new(false) });
+            self.digest.pass = known.then(|| Pass::done(sum));
         } else if self.want.digest.table == TableMark::Absent {
             self.digest.pass = None;
         }
@@ -473,131 +450,6 @@ impl Volume {
                 .map_or(TableMark::Kept, |s| TableMark::Known(Sum(s)));
         }
         m.digest.hashed = self.digest.fold.reached().unwrap_or(m.digest.hashed);
-    }
-
-    pub(super) fn pump_table(&mut self) {
-        if matches!(self.cfg.role, Role::Relay) {
-            return;
-        }
-        let absent = self.want.digest.table == TableMark::Absent;
-        if let TableMark::Known(_) = self.want.digest.table {
-            return;
-        }
-        if matches!(self.cfg.role, Role::Primary { .. }) && self.want.generation().is_none() {
-            // Not opened for writing yet: the set that ends a pass could not be cut.
-            return;
-        }
-        let seeding = self.durable.seed.is_some() || self.want.seed.is_some();
-        if seeding && (absent && !self.seed_wants_proof() || !self.seed_in_open()) {
-            return;
-        }
-        if self.digest.pass.is_none() {
-            self.digest.pass = Some(Pass::new(absent));
-            if !absent {
-                self.fold_resume();
-            }
-        }
-        if self.digest.is_summed() {
-            self.pass_settle();
-            return;
-        }
-        if self.pass_is_busy() || self.table_being_written() || self.base_being_written() {
-            return;
-        }
-        let end = self.table_end();
-        let run = self.digest.next_run();
-        let Some(p) = &mut self.digest.pass else { return };
-        p.run = run;
-        let at = |step| Purpose::Table { run, step };
-        if p.build && !p.ready {
-            let op = self.table_reset();
-            self.desk.io(at(TableStep::Reset), FileId::Hashes, op);
-        } else if p.cursor >= end {
-            self.pass_through();
-        } else if p.build {
-            let offset = self.cfg.block_size.offset(BlockIndex(p.cursor));
-            self.desk.io(at(TableStep::Map), FileId::Base, Op::NextData { offset });
-        } else {
-            let offset = table_range(p.cursor, 0).0;
-            self.desk.io(at(TableStep::Map), FileId::Hashes, Op::NextData { offset });
-        }
-    }
-
-    /// Makes the file of the table empty.
-    pub(super) fn table_reset(&self) -> Op {
-        let blocks = self.table_end().max(self.want.blocks.0).max(self.durable.blocks.0);
-        Op::Scatter {
-            writes: vec![(0, table_head(self.cfg.volume, self.cfg.block_size.shift()))],
-            zeroes: vec![(TABLE_AT, blocks * ENTRY_LEN)],
-        }
-    }
-
-    /// All blocks were passed.
-    fn pass_through(&mut self) {
-        let primary = matches!(self.cfg.role, Role::Primary { .. });
-        let Some(p) = &mut self.digest.pass else { return };
-        p.cursor = u64::MAX;
-        if primary && p.build {
-            self.pass_demands_cut();
-            self.pump();
-        } else {
-            p.need = Some(SetNumber::ZERO);
-            self.pass_settle();
-        }
-    }
-
-    /// What was read may be of the open set: it must be closed.
-    fn pass_demands_cut(&mut self) {
-        let demand = self.add_demand(false);
-        if let Some(p) = &mut self.digest.pass {
-            p.demand = Some(demand);
-        }
-    }
-
-    /// A demand was answered: a cut was made or found needless. Content that was read before belongs
-    /// to its state; not if only somebody else's demand was answered.
-    pub(super) fn pass_cut(&mut self, demand: Demand, state: SetNumber, fresh: bool) {
-        let Some(p) = &mut self.digest.pass else { return };
-        let waits = p.cursor == u64::MAX && p.need.is_none();
-        if !waits || p.demand.is_some_and(|own| demand < own) {
-            return;
-        }
-        let unchanged = !fresh && state == self.durable.visible;
-        if unchanged || p.view <= state {
-            p.need = Some(state);
-        } else {
-            // The answer was for a state that had to be kept, and newer content was read.
-            self.pass_demands_cut();
-        }
-    }
-
-    /// Ends a pass if the content is exactly the visible state.
-    fn pass_settle(&mut self) {
-        let at = self.want.visible;
-        let quiet = !self.table_being_written() && !self.pass_is_busy();
-        let settled = match self.cfg.role {
-            Role::Primary { .. } => {
-                let need = self.digest.pass.as_ref().and_then(|p| p.need);
-                quiet
-                    && need.is_some_and(|n| n <= at)
-                    && self.drain.draining().is_none()
-                    && self.log.state() == at
-                    && self.durable.visible == at
-                    && self.digest.fold.applied() == Some(at)
-            }
-            _ => {
-                quiet
-                    && self.want.seed.is_none()
-                    && self.durable.seed.is_none()
-                    && self.want.hidden_until == SetNumber::ZERO
-                    && self.merge_is_idle()
-                    && self.want.merged == at
-                    && !self.base_being_written()
-            }
-        };
-        if settled {
-            self.digest_settled(at);
-        }
     }
 
     /// The sum of the table is the digest of the state `at`, here; it is compared with what the
@@ -655,132 +507,5 @@ impl Volume {
         }
         self.commit.request();
         false
-    }
-
-    pub(super) fn table_io_done(&mut self, run: u64, step: TableStep, outcome: Outcome) {
-        if self.digest.pass.as_ref().is_none_or(|p| p.run != run) {
-            return;
-        }
-        let shift = self.cfg.block_size.shift();
-        let end = self.table_end();
-        let most = (self.cfg.chunk_bytes >> shift).max(1);
-        let Some(p) = &mut self.digest.pass else { return };
-        match (step, outcome) {
-            (TableStep::Reset, Outcome::Done) => {
-                p.ready = true;
-                self.fold_anew();
-            }
-            (TableStep::Map, Outcome::NextData(None)) => {
-                self.pass_read();
-                self.pass_through();
-            }
-            (TableStep::Map, Outcome::NextData(Some((from, to)))) if p.build => {
-                let first = (from >> shift).max(p.cursor);
-                let last = to.div_ceil(1 << shift).min(end);
-                let count = last.saturating_sub(first).min(most);
-                if count == 0 {
-                    self.pass_read();
-                    self.pass_through();
-                    return;
-                }
-                p.cursor = first;
-                // A hole was read as well: the open set may have made it.
-                self.pass_read();
-                let op = Op::Read {
-                    offset: first << shift,
-                    len: usize::try_from(count << shift).unwrap_or(0),
-                };
-                self.desk.io(Purpose::Table { run, step: TableStep::Content }, FileId::Base, op);
-            }
-            (TableStep::Map, Outcome::NextData(Some((from, to)))) => {
-                let block = |at: u64| at.saturating_sub(TABLE_AT);
-                let first = (block(from) / ENTRY_LEN).max(p.cursor);
-                let last = block(to).div_ceil(ENTRY_LEN).min(end);
-                let count = last.saturating_sub(first).min(AT_ONCE);
-                if count == 0 {
-                    self.pass_through();
-                    return;
-                }
-                p.cursor = first;
-                let (offset, len) = table_range(first, count);
-                let op = Op::Read { offset, len };
-                self.desk.io(Purpose::Table { run, step: TableStep::Sum }, FileId::Hashes, op);
-            }
-            (TableStep::Sum, Outcome::Read(b)) => {
-                let first = p.cursor;
-                p.cursor += b.len() as u64 / ENTRY_LEN;
-                match Sum::of_table(&b) {
-                    Some(sum) => p.sum = p.sum.and(sum),
-                    None => self.pass_rotted(first, &b),
-                }
-            }
-            (TableStep::Content, Outcome::Read(content)) => {
-                let first = BlockIndex(p.cursor);
-                let runs = vec![(first, BlockCount(content.len() as u64 >> shift))];
-                self.pass_read();
-                let work = Work::HashContent { runs, content, shift };
-                self.desk.work(Purpose::Table { run, step: TableStep::Hash }, work);
-            }
-            (TableStep::Write, Outcome::Done) => self.commit.hashes_dirty = true,
-            (TableStep::Reset | TableStep::Write, Outcome::Failed(IoError::NoSpace)) => {
-                // Without a table everything else goes on.
-                self.digest.pass = Some(Pass::new(true));
-                self.stalled = Some(
-                    "no space left for the table of hashes: free space on its file system; the \
-                     volume's digest is not known before"
-                        .to_owned(),
-                );
-            }
-            (_, other) => {
-                let what = match step {
-                    TableStep::Content => "read from the volume's content",
-                    _ => "access to the table of hashes",
-                };
-                self.fail_io(what, &other);
-            }
-        }
-    }
-
-    /// Adding up met entries that are damaged. At a replica they count nothing until they come again.
-    fn pass_rotted(&mut self, first: u64, entries: &[u8]) {
-        let rest: Vec<_> = hashes_in(entries).flatten().collect();
-        if let Some(p) = &mut self.digest.pass {
-            p.sum = p.sum.and(Sum::of(&rest));
-        }
-        self.entries_rotted(first, entries);
-    }
-
-    /// What was read of a primary's content, or found to be a hole, may be of its open set.
-    fn pass_read(&mut self) {
-        if matches!(self.cfg.role, Role::Primary { .. }) {
-            let view = self.open_set();
-            if let Some(p) = &mut self.digest.pass {
-                p.view = p.view.max(view);
-            }
-        }
-    }
-
-    pub(super) fn table_hashed(&mut self, run: u64, hashes: &[BlockHash]) {
-        let Some(p) = self.digest.pass.as_mut().filter(|p| p.run == run) else { return };
-        let (offset, _) = table_range(p.cursor, 0);
-        p.sum = p.sum.and(Sum::of(hashes));
-        p.cursor += hashes.len() as u64;
-        let op = Op::Write { offset, data: vec![table_bytes(hashes)] };
-        self.desk.io(Purpose::Table { run, step: TableStep::Write }, FileId::Hashes, op);
-    }
-}
-
-impl Pass {
-    pub(super) fn new(build: bool) -> Self {
-        Self {
-            build,
-            ready: !build,
-            cursor: 0,
-            sum: Sum::default(),
-            view: SetNumber::ZERO,
-            need: None,
-            demand: None,
-            run: 0,
-        }
     }
 }

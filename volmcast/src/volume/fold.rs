@@ -8,7 +8,8 @@ use rcp::proto::delta::{Chunk, ChunkHeader, DeltaError, Extent, ExtentKind, SetF
 use rcp::proto::ids::{Attempt, SetNumber};
 
 use super::desk::{FoldStep, Purpose, Work};
-use super::digest::{Pass, TableWrite};
+use super::digest::TableWrite;
+use super::pass::Pass;
 use super::{Role, Volume};
 use crate::bitmap::BlockSet;
 use crate::digest::{BlockHash, Sum, table_range};

@@ -36,6 +36,7 @@ mod intake;
 mod keep;
 mod lines;
 mod merge;
+mod pass;
 mod playback;
 mod promote;
 mod recover;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rcp::proto::clock::Mono;
 
 use super::Volume;
-use super::digest::Pass;
+use super::pass::Pass;
 use crate::mailbox::TableMark;
 use crate::save::Step;
 

@@ -68,20 +68,14 @@ impl Frame {
             }
             Self::Doubt { runs, .. } => {
                 put_count(b, FrameType::Doubt, "runs", runs.len(), MAX_DOUBTS)?;
-                for (first, count) in runs {
-                    b.put_u64_le(*first);
-                    b.put_u64_le(*count);
-                }
+                runs.iter().for_each(|(first, count)| put_u64s(b, &[*first, *count]));
             }
             Self::Compare { first, each, sums, .. } => {
-                b.put_u64_le(*first);
-                b.put_u64_le(*each);
+                put_u64s(b, &[*first, *each]);
                 b.put_u16_le(*sums);
             }
             Self::Sums { state, first, each, sums, text, .. } => {
-                b.put_u64_le(state.0);
-                b.put_u64_le(*first);
-                b.put_u64_le(*each);
+                put_u64s(b, &[state.0, *first, *each]);
                 put_count(b, FrameType::Sums, "sums", sums.len(), MAX_SUMS)?;
                 sums.iter().for_each(|s| b.put_u128_le(*s));
                 put_text(b, text, MAX_TEXT);
@@ -106,9 +100,7 @@ impl Frame {
             }
             Self::SeedData { feeder, seq, next_block, view, body, .. } => {
                 b.put_u32_le(*feeder);
-                b.put_u64_le(*seq);
-                b.put_u64_le(*next_block);
-                b.put_u64_le(view.0);
+                put_u64s(b, &[*seq, *next_block, view.0]);
                 return Ok(Some(body.clone()));
             }
             Self::Saved { feeder, state, next_chunk, .. } => {
@@ -119,19 +111,14 @@ impl Frame {
             Self::Credit { total, .. } => b.put_u64_le(*total),
             Self::Clock { now, .. } => b.put_u64_le(now.0),
             Self::Heartbeat { state, as_of, newest, .. } => {
-                b.put_u64_le(state.0);
-                b.put_u64_le(as_of.0);
-                b.put_u64_le(newest.0);
+                put_u64s(b, &[state.0, as_of.0, newest.0]);
             }
             Self::Report(x) => put_report(b, x)?,
             Self::SeedEnd { feeder, need, .. } => {
                 b.put_u32_le(*feeder);
                 b.put_u64_le(need.0);
             }
-            Self::SeedAck { next_block, total, .. } => {
-                b.put_u64_le(*next_block);
-                b.put_u64_le(*total);
-            }
+            Self::SeedAck { next_block, total, .. } => put_u64s(b, &[*next_block, *total]),
             Self::Control(x) => put_control(b, x)?,
             Self::ControlResult(x) => put_result(b, x)?,
             Self::Probe { group, path, volumes } => {
@@ -148,6 +135,10 @@ impl Frame {
         }
         Ok(None)
     }
+}
+
+fn put_u64s(b: &mut BytesMut, all: &[u64]) {
+    all.iter().for_each(|n| b.put_u64_le(*n));
 }
 
 fn put_coded(b: &mut BytesMut, code: u16, text: &str) {
