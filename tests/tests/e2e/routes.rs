@@ -17,10 +17,21 @@ fn stored(tree: &Tree, node: &str) -> Vec<u8> {
     std::fs::read(tree.folder(node).join("routes")).unwrap()
 }
 
+/// What was learned from below is stored a moment after it is shown.
+#[track_caller]
+fn at_rest(tree: &Tree, node: &str) -> Vec<u8> {
+    wait_for("the stored table to rest", LONG, || {
+        let before = stored(tree, node);
+        std::thread::sleep(Duration::from_millis(200));
+        let now = stored(tree, node);
+        if now == before { Ok(now) } else { Err("it still changes".to_owned()) }
+    })
+}
+
 #[track_caller]
 fn refused(tree: &Tree, node: &str, words: &[&str], reasons: &[&str]) {
+    let file = at_rest(tree, node);
     let table = tree.routes(node).unwrap();
-    let file = stored(tree, node);
     let said = rcproute(tree, node, words).expect_err("it was accepted");
     for r in reasons {
         assert!(said.contains(r), "`{r}` is not in the reason:\n{said}");
