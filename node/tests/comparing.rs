@@ -64,6 +64,8 @@ struct Pair {
     /// What the primary's digests are wrong by.
     off: u128,
     questions: Vec<Question>,
+    /// Questions and answers that are lost with their session: so many of them, each second one.
+    lost: usize,
 }
 
 fn content(block: u64, set: u64) -> Vec<u8> {
@@ -81,6 +83,7 @@ impl Pair {
             digest: Sum::default(),
             off: 0,
             questions: Vec::new(),
+            lost: 0,
         };
         for block in [3, 300, 66_000, 69_999] {
             p.write(block);
@@ -122,6 +125,12 @@ impl Pair {
     }
 
     fn event(&mut self, e: Event, said: &mut Vec<Event>) {
+        if self.lost > 0 && matches!(e, Event::Compare { .. } | Event::Sums { .. }) {
+            self.lost -= 1;
+            if self.lost % 2 == 0 {
+                return;
+            }
+        }
         match e {
             Event::Compare { question } => {
                 self.questions.push(question);
@@ -167,6 +176,17 @@ fn blocks_that_are_stale_with_their_hashes_are_found_and_no_others() {
     // three looks at each of the two ranges.
     let coarse = p.questions.iter().filter(|q| q.each > 1).count();
     assert_eq!((coarse, p.questions.len()), (3, 9), "{:?}", p.questions);
+}
+
+#[test]
+fn what_is_lost_with_a_session_is_asked_again() {
+    let mut p = Pair::new();
+    p.stale(300);
+    p.scrub();
+    p.lost = 8;
+    let said = p.go(90);
+    assert_eq!(p.lost, 0);
+    assert_eq!(p.doubted(), [(300, 1)], "{said:?}");
 }
 
 #[test]

@@ -10,7 +10,8 @@ use tests::sim::steps::{Blow, Step, Trap, When, all};
 use tests::sim::{Counters, Options, options::Kind, options::Place, rng::Rng, world::World};
 
 /// Steps that a handshake and a transfer do not take: they end a session, refuse one, ask beforehand,
-/// or carry commands. Other tests take them (`rcp/tests/states.rs`, `node`, `tests/tests/e2e`).
+/// compare copies, or carry commands. Other tests take them (`rcp/tests/states.rs`, `node`,
+/// `tests/tests/e2e`).
 fn aside(s: Step) -> bool {
     matches!(s.state, S::ProbeSent | S::Deciding | S::Answering)
         || further(s)
@@ -23,6 +24,8 @@ fn aside(s: Step) -> bool {
                 | F::Withdraw
                 | F::StreamError
                 | F::Fence
+                | F::Compare
+                | F::Sums
                 | F::Control
                 | F::ControlResult
         )
