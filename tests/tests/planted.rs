@@ -7,7 +7,7 @@
 use tests::sim::planted::{Bug, hunt, seeds_of_ci};
 
 /// Seeds that are run from the one that a bug is known to be found soon after.
-const NEAR: u64 = 40;
+const NEAR: u64 = 150;
 
 /// Seeds of CI that are run after those, when the code has changed what happens in them.
 const OTHERS: usize = 400;
@@ -50,7 +50,7 @@ macro_rules! found {
 found! {
     an_ack_before_the_sync: AckBeforeSync near 2_000,
     a_slot_before_the_sync_of_what_it_names: SlotBeforeSync near 2_000,
-    room_used_again_too_early: RoomTooEarly near 1_000_000,
+    room_used_again_too_early: RoomTooEarly near 1_000_120,
     a_slot_overwritten_in_place: SlotInPlace near 2_000,
     a_history_in_one_slot: HistoryInOneSlot near 5_000_120,
     an_old_attempt_kept: OldAttemptKept near 4_000_000,
@@ -66,7 +66,7 @@ found! {
     an_extent_forgotten: ExtentForgotten near 3_000_000,
     content_named_before_the_sync: MergedBeforeSync near 2_000,
     a_seed_over_newer_blocks: SeedOverwritesLive near 3_000_000,
-    a_seed_marked_in_one_slot: SeedMarkInOneSlot near 5_000_120,
+    a_seed_marked_in_one_slot: SeedMarkInOneSlot near 5_000_190,
     changes_forgotten: ChangesForgotten near 1_000_000,
     sets_replayed_over_newer_ones: ReplayOverNewer near 2_000,
     content_read_unchecked: ContentUnchecked near 1_000_000,
