@@ -63,7 +63,7 @@ found! {
     steps_of_a_line_that_ended: ForeignStepsKept near 2_000_120,
     a_set_sent_before_it_is_finished: SentBeforeReady near 2_000,
     a_set_finished_before_the_sync: CutWithoutSync near 3_000_000,
-    an_extent_forgotten: ExtentForgotten near 3_000_000,
+    an_extent_forgotten: ExtentForgotten near 2_000_000,
     content_named_before_the_sync: MergedBeforeSync near 2_000,
     a_seed_over_newer_blocks: SeedOverwritesLive near 3_000_000,
     a_seed_marked_in_one_slot: SeedMarkInOneSlot near 5_000_190,
