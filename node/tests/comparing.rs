@@ -127,7 +127,7 @@ impl Pair {
     fn event(&mut self, e: Event, said: &mut Vec<Event>) {
         if self.lost > 0 && matches!(e, Event::Compare { .. } | Event::Sums { .. }) {
             self.lost -= 1;
-            if self.lost % 2 == 0 {
+            if self.lost.is_multiple_of(2) {
                 return;
             }
         }
