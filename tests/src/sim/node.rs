@@ -122,8 +122,9 @@ pub struct SimNode {
     pub catching_up: bool,
     /// The state over which it asked its parent for a catch-up last.
     pub over: Option<SetNumber>,
-    /// Blocks that its parent, the primary, may still send of a catch-up that it announced.
-    pub announced: Option<u64>,
+    /// Blocks that its parent, the primary, may still send of a catch-up that it announced, and the
+    /// number of the next extent.
+    pub announced: Option<(u64, u64)>,
     /// The snapshot area was full once: pins may have been broken.
     pub area_full: bool,
     /// Whether its clients are let in.

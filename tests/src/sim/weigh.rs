@@ -31,17 +31,21 @@ impl World {
             (Frame::Start(s), _) if n == 0 && !self.opt.turns => {
                 self.nodes[to].announced = None;
                 if let StartMode::CatchUp { blocks, .. } = s.mode {
-                    self.nodes[to].announced = Some(blocks);
+                    self.nodes[to].announced = Some((blocks, 0));
                     self.weigh_plan(to, s.from, blocks);
                 }
             }
-            (Frame::SeedData { .. }, Verified::Chunk(c)) if n == 0 && !self.opt.turns => {
+            (Frame::SeedData { seq, .. }, Verified::Chunk(c)) if n == 0 && !self.opt.turns => {
                 let blocks = c.block_count();
-                let Some(left) = self.nodes[to].announced else { return };
+                let Some((left, next)) = self.nodes[to].announced else { return };
+                if *seq < next {
+                    // Again, because the connection that it went over was lost.
+                    return;
+                }
                 if left < blocks {
                     self.fail(format!("n{to} gets more blocks than its catch-up announced"));
                 }
-                self.nodes[to].announced = left.checked_sub(blocks);
+                self.nodes[to].announced = left.checked_sub(blocks).map(|left| (left, seq + 1));
                 self.counters.add("blocks sent by catch-ups", blocks);
             }
             _ => {}

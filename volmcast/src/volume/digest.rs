@@ -25,7 +25,7 @@ use super::compare::Compare;
 use super::desk::{MergeStep, Purpose, SeedStep, TableStep};
 use super::fold::Fold;
 use super::pass::Pass;
-use super::scrub::Scrub;
+use super::scrub::{Rotted, Scrub};
 use super::{Event, Role, Volume};
 use crate::bitmap::BlockSet;
 use crate::digest::{BlockHash, ENTRY_LEN, Sum, table_bytes, table_range};
@@ -336,7 +336,8 @@ impl Volume {
             self.pass_again();
             return;
         };
-        if let Some(p) = &mut self.digest.pass {
+        // A pass that began anew meanwhile has none of these blocks yet.
+        if let Some(p) = self.digest.pass.as_mut().filter(|p| p.cursor > 0) {
             p.sum = p.sum.minus(old).and(new);
         }
     }
@@ -459,6 +460,7 @@ impl Volume {
             return;
         }
         let Some(p) = self.digest.pass.take() else { return };
+        self.doubt(&p.torn, Rotted::Entry);
         self.want.digest.table = TableMark::Known(p.sum);
         self.digest.summed_at = Some(self.desk.now);
         if matches!(self.cfg.role, Role::Primary { .. }) {

@@ -1,11 +1,14 @@
 //! Going once through all blocks: to make the table of hashes from the content, or to add up what is in
 //! it (`docs/digest.md`).
 
+use std::collections::BTreeSet;
+
 use rcp::proto::ids::SetNumber;
 
 use super::demands::Demand;
 use super::desk::{Purpose, TableStep, Work};
 use super::digest::AT_ONCE;
+use super::scrub::MAX_DOUBTS;
 use super::{Role, Volume};
 use crate::digest::{
     BlockHash, ENTRY_LEN, Sum, TABLE_AT, hashes_in, table_bytes, table_head, table_range,
@@ -24,6 +27,8 @@ pub(super) struct Pass {
     /// Blocks before this one are in the sum; all once it is `u64::MAX`.
     pub(super) cursor: u64,
     pub(super) sum: Sum,
+    /// At a replica: blocks whose entry was damaged when it was read; they count nothing.
+    pub(super) torn: BTreeSet<u64>,
     /// At a primary: the newest set that content which was read may belong to.
     view: SetNumber,
     /// The set that must be in the table before the sum is that of a state.
@@ -46,6 +51,7 @@ impl Pass {
             ready: !build,
             cursor: 0,
             sum: Sum::default(),
+            torn: BTreeSet::new(),
             view: SetNumber::ZERO,
             need: None,
             demand: None,
@@ -273,13 +279,19 @@ impl Volume {
         self.desk.io(purpose, FileId::Hashes, Op::Read { offset, len });
     }
 
-    /// Adding up met entries that are damaged. At a replica they count nothing until they come again.
+    /// Adding up met entries that are damaged. A replica goes on without them: a crash may have torn
+    /// them, and then a set that is merged again writes them, which begins the pass anew. What is left
+    /// when all is merged did rot.
     fn pass_rotted(&mut self, first: u64, entries: &[u8]) {
-        let rest: Vec<_> = hashes_in(entries).flatten().collect();
-        if let Some(p) = &mut self.digest.pass {
-            p.sum = p.sum.and(Sum::of(&rest));
+        if matches!(self.cfg.role, Role::Primary { .. }) {
+            self.digest_lost();
+            return;
         }
-        self.entries_rotted(first, entries);
+        let Some(p) = &mut self.digest.pass else { return };
+        let rest: Vec<_> = hashes_in(entries).flatten().collect();
+        p.sum = p.sum.and(Sum::of(&rest));
+        let damaged = hashes_in(entries).zip(first..).filter(|(e, _)| e.is_none());
+        p.torn.extend(damaged.map(|(_, b)| b).take(MAX_DOUBTS - p.torn.len().min(MAX_DOUBTS)));
     }
 
     /// What was read of a primary's content, or found to be a hole, may be of its open set.

@@ -27,7 +27,7 @@ const LATER: Duration = Duration::from_secs(5);
 /// The same for a round that somebody waits for.
 const SOON: Duration = Duration::from_millis(100);
 /// Blocks in doubt that are remembered.
-const MAX_DOUBTS: u64 = 1 << 16;
+pub(super) const MAX_DOUBTS: usize = 1 << 16;
 
 /// How gently content is looked through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,7 +114,7 @@ impl Volume {
         let mut fresh = Vec::new();
         for b in blocks {
             let b = BlockIndex(*b);
-            if !self.digest.doubts.contains(b) && self.digest.doubts.count().0 < MAX_DOUBTS {
+            if !self.digest.doubts.contains(b) && self.digest.doubts.count().0 < MAX_DOUBTS as u64 {
                 self.digest.doubts.insert(b);
                 fresh.push(b.0);
             }
