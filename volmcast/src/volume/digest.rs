@@ -166,8 +166,8 @@ impl Volume {
         let (was, now) = (before.digest.differs, self.durable.digest.differs);
         if was > SetNumber::ZERO && now == SetNumber::ZERO {
             let text = format!(
-                "the content is the primary's again: digests have been equal since set {}, or a \
-                 seed replaced it; reads are answered",
+                "the content is the primary's again, as of set {}: digests are equal, a comparison \
+                 found no difference, or a seed replaced it; reads are answered",
                 self.durable.visible
             );
             self.desk.event(Event::Healed { text });
