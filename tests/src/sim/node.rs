@@ -434,6 +434,8 @@ impl SimNode {
             || (self.damaged() && damage)
             || (self.spoilt.is_some() && text.contains("is not the primary's"))
             || (self.slot_lost && text.contains("mailbox slots"))
+            // The slot before names room that was used again since.
+            || (self.slot_lost && text.contains("no record begins here"))
             || (self.was_full && text.contains("no space left"))
     }
 }

@@ -689,6 +689,6 @@ impl Volume {
     fn cut_answered(&mut self, demand: Demand, state: SetNumber, fresh: bool) {
         self.desk.event(Event::CutDone { demand, state, fresh });
         self.pass_cut(demand, state, fresh);
-        self.seed_outs_cut(state, fresh);
+        self.seed_outs_cut(demand, state, fresh);
     }
 }

@@ -17,6 +17,7 @@ use rcp::proto::delta::{Chunk, ChunkFlags, DeltaError, StepId};
 use rcp::proto::ids::{ChunkNumber, NodeName, SetNumber};
 
 use super::changes::Reader;
+use super::demands::Demand;
 use super::desk::{Purpose, Work};
 use super::{Attached, Event, Role, Volume};
 use crate::bitmap::{BlockSet, Run};
@@ -38,8 +39,9 @@ enum State {
     Planning,
     Idle,
     Busy,
-    /// All extents are sent; the end is told once a cut names the state (primary).
-    Ending,
+    /// All extents are sent; the end is told once the answer to this demand names the state
+    /// (primary).
+    Ending(Demand),
 }
 
 #[derive(Debug)]
@@ -475,11 +477,11 @@ impl Volume {
     fn seed_out_end(&mut self, child: &NodeName) {
         let blocks = self.want.blocks.0;
         let Some(s) = self.seed_outs.map.get_mut(child) else { return };
-        s.state = State::Ending;
         s.next = blocks;
         if matches!(self.cfg.role, Role::Primary { .. }) {
             // The newest writes that were read are in the open set: it must be closed.
-            self.demand_cut(false);
+            self.seed_out_demands_cut(child);
+            self.pump();
         } else {
             let need = s.view.max(self.want.visible);
             self.seed_outs.map.remove(child);
@@ -487,19 +489,33 @@ impl Volume {
         }
     }
 
-    /// A cut was made or found needless: seeds that waited for it end with its state.
-    /// A set that was cut before the last extents were read does not close what they show.
-    pub(super) fn seed_outs_cut(&mut self, state: SetNumber, fresh: bool) {
-        let done: Vec<_> = self
+    fn seed_out_demands_cut(&mut self, child: &NodeName) {
+        let demand = self.add_demand(false);
+        if let Some(s) = self.seed_outs.map.get_mut(child) {
+            s.state = State::Ending(demand);
+        }
+    }
+
+    /// A demand was answered, by a cut or because nothing had changed: seeds that waited for it end
+    /// with that state, unless newer content was read for them. Then they wait for the next cut.
+    pub(super) fn seed_outs_cut(&mut self, demand: Demand, state: SetNumber, fresh: bool) {
+        let unchanged = !fresh && state == self.durable.visible;
+        let answered = |s: &SeedOut| matches!(s.state, State::Ending(own) if own <= demand);
+        let (done, again): (Vec<_>, Vec<_>) = self
             .seed_outs
             .map
             .iter()
-            .filter(|(_, s)| s.state == State::Ending && (!fresh || s.view <= state))
-            .map(|(c, _)| c.clone())
-            .collect();
-        for child in done {
+            .filter(|(_, s)| answered(s))
+            .map(|(child, s)| (child.clone(), unchanged || s.view <= state))
+            .partition(|(_, ends)| *ends);
+        for (child, _) in done {
             self.seed_outs.map.remove(&child);
             self.desk.event(Event::SeedEnd { child, need: state });
+        }
+        // A set that was given up gave its number to the next one, with all its content: what was
+        // read under a higher number is in that.
+        for (child, _) in again {
+            self.seed_out_demands_cut(&child);
         }
     }
 }
