@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use rcp::proto::clock::Mono;
+use rcp::proto::credit::is_worth_telling;
 use rcp::proto::frame::{
     Attach, DecodedFrame, Frame, HeldStep, Offer, Report, Start, StartMode, StreamId, Verified,
     stream_error,
@@ -625,9 +626,7 @@ impl Mover {
         let (conn, stream) = (i.conn, i.stream);
         let total = h.volume.intake_credit();
         let quantum = h.volume.config().window / 8;
-        // Little at a time is not worth a frame, unless the sender may have nothing left.
-        let short = i.told.saturating_sub(h.volume.intake_received()) < quantum;
-        let grant = total >= i.told + quantum || short && total > i.told;
+        let grant = is_worth_telling(total, i.told, h.volume.intake_received(), quantum);
         if grant {
             i.told = total;
         }

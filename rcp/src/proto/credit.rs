@@ -124,6 +124,14 @@ impl RecvWindow {
     }
 }
 
+/// Whether a new total is worth a frame: there is much of it, or the sender may have too little
+/// left for the longest chunk, of which it must know at once.
+#[must_use]
+pub fn is_worth_telling(total: u64, told: u64, received: u64, much: u64) -> bool {
+    let left = told.saturating_sub(received);
+    total > told && (total - told >= much || left < MAX_CHUNK_LEN as u64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,7 +158,31 @@ mod tests {
         assert_eq!((s.available(), s.sent()), (1, 10));
     }
 
+    #[test]
+    fn little_is_told_to_a_sender_that_may_wait_for_it() {
+        assert!(!is_worth_telling(2 * CHUNK + 1, 2 * CHUNK, CHUNK, 2));
+        assert!(is_worth_telling(2 * CHUNK + 2, 2 * CHUNK, CHUNK, 2));
+        assert!(is_worth_telling(2 * CHUNK + 1, 2 * CHUNK, CHUNK + 1, 2));
+        assert!(!is_worth_telling(2 * CHUNK, 2 * CHUNK, 2 * CHUNK, 0), "there is nothing to tell");
+    }
+
     proptest! {
+        /// Whatever room there is: a chunk that fits into it can be sent.
+        #[test]
+        fn what_is_not_told_holds_up_nobody(
+            received in 0..8 * CHUNK,
+            left in 0..2 * CHUNK,
+            room in 0..2 * CHUNK,
+            much in 1..4 * CHUNK,
+            len in 1..=CHUNK,
+        ) {
+            let (mut told, total) = (received + left, received + room);
+            if is_worth_telling(total, told, received, much) {
+                told = total;
+            }
+            prop_assert!(len > room || len <= told - received);
+        }
+
         /// Whatever the sizes and the order of frees, losses of grants included, nothing is sent
         /// that was not granted, no more is held than the room, and when all is freed and the
         /// latest grant arrives, the largest chunk can go.

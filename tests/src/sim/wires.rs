@@ -1,5 +1,6 @@
 //! Connections between movers: dialling, frames, loss.
 
+use rcp::proto::delta::{Chunk, ExtentKind};
 use rcp::proto::frame::{DecodedFrame, Frame, FrameHeader, GoodbyeCode, StartMode, Verified};
 use rcp::proto::ids::GroupName;
 use rcp::proto::limits::FRAME_HEADER_LEN;
@@ -153,6 +154,16 @@ impl World {
         }
     }
 
+    /// Room and credit are for chunks of this length.
+    fn no_longer_than_it_may_be(&mut self, c: &Chunk) {
+        let size = self.opt.block_size.bytes();
+        let data = c.extents().filter(|e| e.kind == ExtentKind::Data);
+        let bytes = data.map(|e| u64::from(e.count) * size).sum::<u64>();
+        if bytes > self.opt.chunk.max(size) {
+            self.fail(format!("a chunk of {bytes} bytes, where {} are allowed", self.opt.chunk));
+        }
+    }
+
     /// What the oracle learns from a frame that leaves.
     fn note_sent(&mut self, n: usize, frame: &DecodedFrame) {
         let to = match &frame.content {
@@ -160,6 +171,9 @@ impl World {
             Verified::Set(h) => Some(h.step.to),
             _ => None,
         };
+        if let (Kind::Primary, Verified::Chunk(c)) = (self.nodes[n].kind, &frame.content) {
+            self.no_longer_than_it_may_be(c);
+        }
         if let (Kind::Primary, Some(to)) = (self.nodes[n].kind, to) {
             let state = self.state_at(n, to);
             let newest = self.model.newest_sent.entry(state.0).or_default();

@@ -12,7 +12,8 @@ const LONG: Duration = Duration::from_secs(60);
 const SMALL: u64 = 20;
 const LARGE: u64 = 80;
 
-fn tree_on(node: &str) -> Option<(Tree, Mounted)> {
+/// The tree is the last: it goes first, and says what it knows while all is still there.
+fn tree_on(node: &str) -> Option<(Mounted, Tree)> {
     if !may_mount("a full disk") {
         return None;
     }
@@ -34,7 +35,7 @@ fn tree_on(node: &str) -> Option<(Tree, Mounted)> {
     }
     let (tree, disk) = tree.expect("the nodes did not come up");
     tree.expect(" WARN ");
-    Some((tree, disk))
+    Some((disk, tree))
 }
 
 /// Writes every block of the volume anew, as number `n` and following; the first that fails.
@@ -60,7 +61,7 @@ fn all_same_in_the_end(tree: &Tree, disk: Mounted) {
 }
 
 fn replica_full(node: &str, others: &[&str]) {
-    let Some((tree, disk)) = tree_on(node) else { return };
+    let Some((disk, tree)) = tree_on(node) else { return };
     write_all(&tree, 1 << 40).unwrap();
     let set = tree.cut("vol", false).set;
     // Said in status, with the thing and what to do; and the others go on.
@@ -104,7 +105,7 @@ fn a_full_forwarder_says_so_and_goes_on_with_room() {
 
 #[test]
 fn a_leaf_that_is_full_while_it_is_seeded_goes_on_by_itself() {
-    let Some((tree, disk)) = tree_on("l2") else { return };
+    let Some((disk, tree)) = tree_on("l2") else { return };
     tree.kill("l2");
     for n in 1..=3 {
         write_all(&tree, n << 40).unwrap();
@@ -124,7 +125,7 @@ fn a_leaf_that_is_full_while_it_is_seeded_goes_on_by_itself() {
 
 #[test]
 fn a_full_primary_is_enospc_to_its_client() {
-    let Some((tree, disk)) = tree_on("p") else { return };
+    let Some((disk, tree)) = tree_on("p") else { return };
     let mut random = Random::seeded("full primary");
     let n = 1 << 40;
     let (failed, error) = write_all(&tree, n).expect_err("20 MiB took 32");

@@ -17,20 +17,29 @@ fn stored(tree: &Tree, node: &str) -> Vec<u8> {
     std::fs::read(tree.folder(node).join("routes")).unwrap()
 }
 
-/// What was learned from below is stored a moment after it is shown.
+/// All nodes know who is below them, and have stored it: that is done within half a second.
 #[track_caller]
-fn at_rest(tree: &Tree, node: &str) -> Vec<u8> {
-    wait_for("the stored table to rest", LONG, || {
-        let before = stored(tree, node);
-        std::thread::sleep(Duration::from_millis(200));
-        let now = stored(tree, node);
-        if now == before { Ok(now) } else { Err("it still changes".to_owned()) }
-    })
+fn at_rest(tree: &Tree) {
+    let below = |tree: &Tree, child: &str| {
+        let routes = tree.status("p").unwrap().groups[0].routes.clone();
+        routes.get(child).cloned().unwrap_or_default()
+    };
+    wait_for("the primary to know the tree", LONG, || {
+        let known = (below(tree, "f1"), below(tree, "f2"));
+        let all = known.0 == ["l1"] && known.1 == ["l2"];
+        if all { Ok(()) } else { Err(format!("{known:?}")) }
+    });
+    let all = || tree.names().iter().map(|n| stored(tree, n)).collect::<Vec<_>>();
+    wait_for("the stored tables to rest", LONG, || {
+        let before = all();
+        std::thread::sleep(Duration::from_millis(1200));
+        if all() == before { Ok(()) } else { Err("they still change".to_owned()) }
+    });
 }
 
 #[track_caller]
 fn refused(tree: &Tree, node: &str, words: &[&str], reasons: &[&str]) {
-    let file = at_rest(tree, node);
+    let file = stored(tree, node);
     let table = tree.routes(node).unwrap();
     let said = rcproute(tree, node, words).expect_err("it was accepted");
     for r in reasons {
@@ -67,6 +76,7 @@ fn routes_change_while_data_flows() {
             assert!(shown.contains(n), "{n} is not shown:\n{shown}");
         }
 
+        at_rest(&tree);
         refused(&tree, "p", &["add", "group=g1", "nexthop=nobody"], &["nobody"]);
         refused(&tree, "p", &["add", "group=gx", "nexthop=l1"], &["gx", "g1"]);
         refused(&tree, "p", &["add", "group=g1", "nexthop=f1"], &["f1", "already"]);

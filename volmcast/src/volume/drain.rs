@@ -521,6 +521,11 @@ impl Volume {
                 return;
             }
         };
+        if set.piece_bytes > 0 && set.piece_bytes + data.len() as u64 > self.cfg.chunk_bytes {
+            // What came meanwhile makes a chunk of its own: none is longer than it may be.
+            self.encode_pieces();
+        }
+        let Phase::Draining(set) = &mut self.drain.phase else { return };
         let mut at = 0usize;
         for (first, n) in runs {
             let len = usize::try_from(n.0 << bs.shift()).unwrap_or(0);
