@@ -11,6 +11,7 @@ use rcp::proto::transport::Hop;
 use volmcast::digest::Sum;
 use volmcast::volume::{Role, SetRow};
 
+use super::history::is_primary;
 use super::links::Group;
 use super::receiving::InStage;
 use super::sending::Stage;
@@ -213,6 +214,10 @@ impl Mover {
                 ..LinkStatus::default()
             })
         });
+        // Nobody has to feed a node that is the writer of all there is.
+        let mut here = self.volumes.values().filter(|h| h.group.as_str() == name);
+        let fed = !has_volumes || here.any(|h| !is_primary(h) || h.writer.is_fenced());
+        let parent = parent.filter(|p| fed || p.state == "connected");
         let children = g
             .links
             .iter()
@@ -500,7 +505,7 @@ fn proof(h: &Held, info: &mut VolumeInfo) {
     info.differs = h.volume.differs().map(|s| s.0);
     info.damaged_blocks = h.volume.damaged_blocks();
     info.damage = h.volume.damage().or_else(|| h.volume.doubts_words());
-    info.took_damage = h.writer.damaged.clone().filter(|_| super::history::is_primary(h));
+    info.took_damage = h.writer.damaged.clone().filter(|_| is_primary(h));
     info.scrub_percent = scrub.map(|(percent, _)| percent);
     info.scrubbed_us = scrub.map(|(_, at)| at.0).filter(|at| *at > 0);
     let policy = h.volume.scrub_policy();

@@ -87,6 +87,13 @@ fn an_interrupted_swap_is_finished_by_repeating_it() {
                 if holds(&tree, n)? == want { Ok(()) } else { Err(format!("{n} has another")) }
             });
         }
+        wait_for("nobody to be missed above the writer", LONG, || {
+            let parent = tree.status(to)?.groups[0].parent.clone();
+            match parent.filter(|p| p.state != "connected") {
+                None => Ok(()),
+                Some(p) => Err(format!("{to} waits for {}: {:?}", p.node, p.reason)),
+            }
+        });
         writer = to;
     }
     assert!(cut_short >= 4, "no swap was under way any more");
