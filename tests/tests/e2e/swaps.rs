@@ -88,7 +88,8 @@ fn an_interrupted_swap_is_finished_by_repeating_it() {
             });
         }
         wait_for("nobody to be missed above the writer", LONG, || {
-            let parent = tree.status(to)?.groups[0].parent.clone();
+            let status = tree.status(to).map_err(|e| e.to_string())?;
+            let parent = status.groups[0].parent.clone();
             match parent.filter(|p| p.state != "connected") {
                 None => Ok(()),
                 Some(p) => Err(format!("{to} waits for {}: {:?}", p.node, p.reason)),
