@@ -106,7 +106,7 @@ pub struct SimNode {
     pub shown: SetNumber,
     /// What was acknowledged upwards.
     pub saved: Option<(SetNumber, ChunkNumber)>,
-    /// The first place that was not said yet of a frame to it, and whether the last one had been.
+    /// The first place that was not said yet of a frame to it, and whether that of the next frame was.
     pub places: (u64, bool),
     /// Kept states that the mailbox listed durably and nobody gave up.
     pub kept: BTreeMap<SetNumber, u64>,
