@@ -40,6 +40,7 @@ const REGRESSIONS: &[(u64, &str)] = &[
     (1_000_157, "growth was forgotten for a moment when the newest mailbox slot was lost"),
     (1_001_639, "damaged blocks below an older parent stayed, and nobody said what to do"),
     (1_000_891, "a frame of a new session counted as one that went again over another connection"),
+    (1_001_821, "a set that a lost slot had named had a rotten record, and its number came again"),
     (
         2_000_052,
         "positions more than a round beyond the tail of an older slot left less than no room",

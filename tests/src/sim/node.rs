@@ -436,6 +436,8 @@ impl SimNode {
             || (self.slot_lost && text.contains("mailbox slots"))
             // The slot before names room that was used again since.
             || (self.slot_lost && text.contains("no record begins here"))
+            // A crash left a set that no slot ever named, torn.
+            || (self.slot_lost && text.contains("cannot be read"))
             || (self.was_full && text.contains("no space left"))
     }
 }
