@@ -549,3 +549,31 @@ fn what_was_held_is_a_branch_before_anything_of_it_is_overwritten() {
         }
     }
 }
+
+#[test]
+fn a_kept_state_is_held_against_the_table_while_newer_content_is_taken_back() {
+    use std::os::unix::fs::FileExt;
+    use volmcast::io::FileId;
+    let dir = tempfile::tempdir().expect("temp");
+    let folder = dir.path().join("v");
+    let mut o = replica(&folder);
+    o.volume.keep_state(SetNumber(2)).expect("kept");
+    o.volume.end_playback(Some(Ending::PlayAll));
+    drive(&mut o);
+    assert_eq!(o.volume.rest(), Some(SetNumber(3)));
+    let newer = vec![line(FIRST, 0, "prim"), line(SECOND, 2, "other")];
+    o.volume.rewind(SetNumber(2), newer, true).expect("a branch");
+    drive(&mut o);
+    assert!(o.volume.refusal().is_some(), "its content is hidden");
+    // A bit of block 1 rots, which set 3 did not change.
+    let content = o.files.file(FileId::Base);
+    content.write_all_at(&[1 ^ 4], 4096 + 9).expect("written");
+    let states = o.states.clone().expect("states");
+    let pin = states.board().pin_kept(SetNumber(2)).expect("kept");
+    let read = |b: u64| {
+        let mut buf = [0; 4096];
+        states.read(&pin, b * 4096, &mut buf).map(|()| buf[9]).map_err(|e| e.to_string())
+    };
+    assert!(read(1).expect_err("damaged").contains("block 1 of state 2"));
+    assert_eq!([0, 2, 3].map(read), [Ok(2), Ok(2), Ok(0)]);
+}

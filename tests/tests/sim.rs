@@ -38,6 +38,9 @@ const REGRESSIONS: &[(u64, &str)] = &[
     (25587, "a set header was sent for a step whose last chunks were gone"),
     (1_000_133, "growth was forgotten for a moment when the newest mailbox slot was lost"),
     (1_000_157, "growth was forgotten for a moment when the newest mailbox slot was lost"),
+    (1_001_639, "damaged blocks below an older parent stayed, and nobody said what to do"),
+    (1_000_891, "a frame of a new session counted as one that went again over another connection"),
+    (1_001_821, "a set that a lost slot had named had a rotten record, and its number came again"),
     (
         2_000_052,
         "positions more than a round beyond the tail of an older slot left less than no room",
@@ -50,6 +53,7 @@ const REGRESSIONS: &[(u64, &str)] = &[
     (2_000_285, "a seed ended within a set of which a part was written before the disk was full"),
     (2_000_053, "the newest set of a line that was given up counted as missing for ever"),
     (2_000_406, "a table of hashes that proved nothing was held against a branch"),
+    (2_000_873, "a kept state was read below hidden content, and showed what had rotted there"),
     (2_001_130, "a replica that was a writer once made its table of hashes anew at every start"),
     (2_001_166, "a crash right after a discard forgot it, and a mixture became the volume"),
     (2_001_892, "a table that was made anew without need was made of damaged content"),

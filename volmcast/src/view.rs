@@ -166,6 +166,9 @@ pub struct ViewState {
     pub writer: Option<Arc<Capture>>,
     /// The same of what a branch has of it, also while all else is refused.
     pub proven: Option<u64>,
+    /// That table stands where the content does at every moment, so that it proves kept states as
+    /// well: nobody writes here but the stream.
+    pub follows: bool,
     /// Blocks of the base that are known to be damaged, whatever else proves or hides them.
     pub damaged: BlockSet,
     /// Visible steps that the base may not hold yet, oldest first.

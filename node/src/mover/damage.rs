@@ -102,6 +102,33 @@ impl Mover {
 }
 
 impl Mover {
+    /// Blocks are not what was stored: they are fetched again with the next attachment, if the parent
+    /// can be asked for them.
+    pub(super) fn doubts(&mut self, id: VolumeId, text: &str) {
+        let Some(h) = self.volumes.get(&id) else { return };
+        let (label, incurable) = (h.label.clone(), self.incurable(h));
+        let but = incurable.as_ref().map(|why| format!("; {why}")).unwrap_or_default();
+        self.note(Level::Error, format!("volume {label}: {text}{but}"));
+        if incurable.is_none() {
+            self.reattach(id, "damaged blocks are fetched again");
+        }
+    }
+
+    /// Why the damaged blocks of a replica are not fetched again, and what to do; in words. `None`: they
+    /// are, or there are none.
+    pub(super) fn incurable(&self, h: &Held) -> Option<String> {
+        if h.volume.doubted().is_empty() || h.volume.seed_position().is_some() {
+            return None;
+        }
+        let parent = self.conns.get(&h.inbound.as_ref()?.conn)?;
+        let why = parent.without_doubts()?;
+        let (label, node) = (&h.label, &self.cfg.node);
+        Some(format!(
+            "{why}, so that they stay refused: update the older of the two nodes, or give this one a \
+             new seed at its parent: `rcpctl replicate seed {label} --to {node}`"
+        ))
+    }
+
     /// A replica looks for the blocks in which it differs from its parent.
     pub(super) fn compare(&mut self, id: VolumeId, question: Question) {
         let Some(h) = self.volumes.get_mut(&id) else { return };

@@ -614,6 +614,20 @@ impl Conn {
         abilities(self.version).digest
     }
 
+    /// Why damaged blocks cannot be had through it, if so, in words.
+    pub(super) fn without_doubts(&self) -> Option<String> {
+        let can = abilities(self.version);
+        let peer = self.peer.as_ref().map(ToString::to_string).unwrap_or_default();
+        let words = || {
+            format!(
+                "the session with {peer} is RCP {}, in which blocks cannot be asked for by their \
+                 number",
+                can.name
+            )
+        };
+        (!can.digest).then(words)
+    }
+
     /// Sums of block hashes can be asked for through it.
     pub(super) fn compares(&self) -> bool {
         abilities(self.version).compare

@@ -378,6 +378,9 @@ impl Mover {
         self.describe_full(h, &mut info);
         self.roles.describe(id, &mut info);
         proof(h, &mut info);
+        if let (Some(damage), Some(why)) = (&mut info.damage, self.incurable(h)) {
+            damage.push_str(&format!("; {why}"));
+        }
         info
     }
 

@@ -116,11 +116,7 @@ impl Mover {
                 self.note(Level::Error, format!("volume {label}: {text}"));
                 self.effect(Effect::Exports { volume: id });
             }
-            E::Doubts { text } => {
-                let label = self.label_of(id);
-                self.note(Level::Error, format!("volume {label}: {text}"));
-                self.reattach(id, "damaged blocks are fetched again");
-            }
+            E::Doubts { text } => self.doubts(id, &text),
             E::Healed { text } => {
                 let label = self.label_of(id);
                 self.note(Level::Info, format!("volume {label}: {text}"));

@@ -253,10 +253,12 @@ impl<F: Storage> ReplicaVolume<F> {
         Ok(())
     }
 
-    /// Which table proves what this pin has of the base, if one does.
+    /// Which table proves what this pin has of the base, if one does: also below content that is
+    /// hidden, if what is overwritten there is saved for it.
     fn table_for(&self, pin: &Pin) -> Option<u64> {
         let view = self.board.view();
-        view.hashed.or(view.proven.filter(|_| pin.is_branch()))
+        let saved = pin.is_branch() || (view.follows && pin.entry().is_some());
+        view.hashed.or(view.proven.filter(|_| saved))
     }
 
     /// From the base, or from before images where the pin has them. What was read from the base

@@ -451,8 +451,32 @@ impl World {
         })
     }
 
+    /// An operator gives a replica a new seed where its status names that as the remedy: damaged blocks
+    /// cannot be had by their number from a parent of an older version.
+    fn seed_incurable(&mut self) {
+        let says = |n: &usize| {
+            let status = self.nodes[*n].mover.as_ref().map(node::mover::Mover::status);
+            let damage = status.and_then(|s| s.volumes.into_iter().find_map(|v| v.damage));
+            damage.is_some_and(|text| text.contains("give this one a new seed at its parent"))
+        };
+        let incurable: Vec<_> = (0..self.nodes.len()).filter(says).collect();
+        for n in incurable {
+            let child = name(n).to_string();
+            let feeds = |p: &usize| {
+                let groups = self.nodes[*p].mover.iter().flat_map(|m| m.status().groups);
+                groups.flat_map(|g| g.children).any(|c| c.node == child)
+            };
+            let Some(parent) = (0..self.nodes.len()).find(feeds) else { continue };
+            self.counters.hit("seed for a damaged node with an older parent");
+            self.nodes[n].shown = SetNumber::ZERO;
+            self.nodes[n].saved = None;
+            self.ask(parent, Ask::Seed { volume: LABEL.to_owned(), child });
+        }
+    }
+
     /// After the faults: the last writes become a set.
     pub fn nudge(&mut self) {
+        self.seed_incurable();
         for n in 0..self.nodes.len() {
             if self.nodes[n].volume().is_some_and(|v| !v.is_replicating()) {
                 self.nodes[n].halted = None;

@@ -106,7 +106,7 @@ pub struct SimNode {
     pub shown: SetNumber,
     /// What was acknowledged upwards.
     pub saved: Option<(SetNumber, ChunkNumber)>,
-    /// The first place that was not said yet of a frame to it, and whether the last one had been.
+    /// The first place that was not said yet of a frame to it, and whether that of the next frame was.
     pub places: (u64, bool),
     /// Kept states that the mailbox listed durably and nobody gave up.
     pub kept: BTreeMap<SetNumber, u64>,
@@ -436,6 +436,8 @@ impl SimNode {
             || (self.slot_lost && text.contains("mailbox slots"))
             // The slot before names room that was used again since.
             || (self.slot_lost && text.contains("no record begins here"))
+            // A crash left a set that no slot ever named, torn.
+            || (self.slot_lost && text.contains("cannot be read"))
             || (self.was_full && text.contains("no space left"))
     }
 }

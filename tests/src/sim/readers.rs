@@ -163,11 +163,14 @@ impl World {
     }
 
     /// A table of hashes that was lost is made anew of what has rotted meanwhile, and images are saved
-    /// without it; of the newest state the sum tells, in the end.
+    /// without it; of the newest state the sum tells, in the end. While there is none, nothing tells.
     fn is_blind(&self, n: usize, newest: bool) -> bool {
         let node = &self.nodes[n];
         let summed = node.volume().is_some_and(|v| v.digest().is_some());
-        node.spoilt.is_some() && node.blind && !(newest && summed)
+        let view = node.states.as_ref().map(|s| s.board().view());
+        let untold =
+            view.is_some_and(|v| v.hashed.is_none() && v.proven.is_none() && v.writer.is_none());
+        node.spoilt.is_some() && (node.blind || untold) && !(newest && summed)
     }
 
     /// What is told to be zero is zero in the state, also while the content is replaced.

@@ -121,7 +121,10 @@ impl World {
 
     /// Whether a frame goes to a node once more, because the connection that it took was lost.
     fn goes_again(&mut self, to: usize, frame: &Frame) -> bool {
-        let Frame::Place { number } = frame else { return self.nodes[to].places.1 };
+        // A place is that of the one frame which follows it; a session may have none for the next.
+        let Frame::Place { number } = frame else {
+            return std::mem::take(&mut self.nodes[to].places.1);
+        };
         let (next, _) = self.nodes[to].places;
         let again = *number > 0 && *number < next;
         self.nodes[to].places = (if again { next } else { number + 1 }, again);

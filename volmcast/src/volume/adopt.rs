@@ -77,14 +77,15 @@ impl Volume {
         b
     }
 
-    /// At a primary whose log does not fit the old slot: the numbers of the sets that follow its head
-    /// are used up, and what they changed is in the content. Their data is given up with the log.
-    pub(super) fn adopt_numbers(&mut self, newest: &SetHeader) {
+    /// At a primary whose log does not fit the old slot, or has a set behind its head that cannot be
+    /// read: the numbers of the sets that follow its head are used up, and what they changed is in the
+    /// content. Their data is given up with the log.
+    pub(super) fn adopt_numbers(&mut self, newest: SetNumber, blocks: BlockCount) {
         let primary = matches!(self.cfg.role, Role::Primary { .. });
-        if primary && newest.step.to > self.want.visible {
-            self.want.visible = newest.step.to;
-            self.want.merged = newest.step.to;
-            self.want.blocks = BlockCount(newest.volume_blocks);
+        if primary && newest > self.want.visible {
+            self.want.visible = newest;
+            self.want.merged = newest;
+            self.want.blocks = blocks;
         }
         if primary {
             // Of some of them nobody knows which blocks they changed.
@@ -183,6 +184,68 @@ impl Volume {
             }
         }
         adopted
+    }
+
+    /// At a primary: of the sets behind the head of an old slot the next one could not be taken over,
+    /// because a record of it cannot be read. It was sent, perhaps: its number must not come again.
+    pub(super) fn give_up_unreadable(&mut self, read: ReadFile<'_>) {
+        if !matches!(self.cfg.role, Role::Primary { .. }) {
+            return;
+        }
+        if let Some((newest, blocks, end)) = self.unreadable_sets(read) {
+            let tail = self.log.tail();
+            self.log.skip_to(end);
+            self.adopt_numbers(newest, blocks);
+            self.log_damaged(tail, &format!("a record of set {newest} or before cannot be read"));
+        }
+    }
+
+    /// The newest of the sets that follow what was entered, if a record of the first of them cannot be
+    /// read: its number, the size of the volume in it, and where it ends. What is left of an attempt
+    /// that was given up is none.
+    fn unreadable_sets(&self, read: ReadFile<'_>) -> Option<(SetNumber, BlockCount, LogPos)> {
+        let ring = self.log.ring();
+        let (mut found, mut blocks, mut unreadable) = (None, self.want.blocks, false);
+        let open = self.log.open_step();
+        let (mut id, mut chunks) = (open.map(|s| s.id), open.map_or(0, |s| s.chunks));
+        let mut pos = self.log.head();
+        while pos.since(self.log.tail()) <= ring.capacity() {
+            let at = ring.offset(pos);
+            let Ok(b) = read(FileId::Save, at, HEADER_LEN) else { break };
+            let Ok(h) = RecordHeader::decode(&b, self.cfg.volume, pos) else { break };
+            if h.kind == RecordKind::Pad {
+                pos = pos.plus(ring.until_wrap(pos));
+                continue;
+            }
+            let body = read(FileId::Save, at + HEADER_LEN as u64, h.body_len as usize).ok();
+            // Of both kinds of records: the chunks before it.
+            let follows = h.chunk.0 == chunks;
+            let (kind, body_len, to, chunk) = (h.kind, h.body_len, h.to, h.chunk);
+            pos = RecordMeta { pos, kind, body_len, to, chunk, cached: None }.end();
+            let step = if kind == RecordKind::SetEnd {
+                let header = body.and_then(|b| SetHeader::parse(&b).ok());
+                blocks = header.as_ref().map_or(blocks, |h| BlockCount(h.volume_blocks));
+                header.map(|h| h.step)
+            } else {
+                chunks += 1;
+                body.and_then(|b| Chunk::parse(b).ok()).map(|c| c.step())
+            };
+            unreadable |= step.is_none();
+            let ours = step.is_none_or(|s| Some(s.generation) == self.want.generation());
+            let same = step.is_none() || id.is_none() || id == step;
+            if !follows || !ours || !same {
+                break;
+            }
+            id = id.or(step);
+            if kind == RecordKind::SetEnd {
+                if !unreadable {
+                    break;
+                }
+                found = Some((to, blocks, pos));
+                (id, chunks) = (None, 0);
+            }
+        }
+        found
     }
 
     fn adopt(&mut self, meta: RecordMeta, content: Content) {

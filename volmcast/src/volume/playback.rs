@@ -351,6 +351,7 @@ impl Volume {
             hashed: self.is_hashed().then_some(self.digest.edition),
             writer: self.capture().filter(|_| self.digest.proves).cloned(),
             proven: self.proves_images().then_some(self.digest.edition),
+            follows: matches!(self.cfg.role, Role::Replica { .. }),
             damaged: self.digest.doubts.clone(),
             layers,
         });

@@ -113,7 +113,7 @@ impl Volume {
                 // Positions go on behind everything that was ever written.
                 v.log.skip_to(beyond.end);
                 if let Some(newest) = &beyond.newest {
-                    v.adopt_numbers(newest);
+                    v.adopt_numbers(newest.step.to, BlockCount(newest.volume_blocks));
                 }
                 v.log_damaged(tail, &text);
                 if old {
@@ -266,6 +266,7 @@ impl Volume {
         }
         self.desk.event(Event::Damage { text });
         self.commit.request();
+        self.give_up_unreadable(read);
         // The newer slot may have shown every set that was whole, so that their blocks may be in the
         // base of a replica: it is read again when it has them all.
         let whole = whole.max(self.log.state());
