@@ -74,6 +74,8 @@ const REGRESSIONS: &[(u64, &str)] = &[
 const WITH_POLICIES: &[(u64, &str)] = &[
     (4_000_257, "the newest set of a line that was given up kept a node's lag unknown"),
     (4_001_409, "a reader that was there before went on with content that was known to differ"),
+    (1_000_537, "the room that an older mailbox slot names was taken for damage of the disk"),
+    (1_001_088, "a seed waited for a set that was given up, and whose number came again"),
 ];
 
 /// Everything that must have happened at least once, or the simulation has gone blind.

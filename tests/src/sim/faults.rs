@@ -234,7 +234,13 @@ impl World {
                     self.counters.hit("kept state released");
                     self.nodes[n].kept.remove(&set);
                     self.nodes[n].released.insert(set);
-                    self.ask(n, Ask::Release { volume, set: set.0 });
+                    self.ask(n, Ask::Release { volume: volume.clone(), set: set.0 });
+                    if set.0 % 4 == 3 {
+                        // He thinks better of it before that is durable; for a moment it may be gone.
+                        self.counters.hit("released state kept again");
+                        self.nodes[n].kept_again.push((AskId(self.next_id + 1), set));
+                        self.ask(n, Ask::Keep { volume, set: set.0 });
+                    }
                 }
             }
             78..80 => {

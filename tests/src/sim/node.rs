@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use forwarder::table::Table;
-use node::mover::{ConnId, GroupPlan, Mover, MoverConfig};
+use node::mover::{AskId, ConnId, GroupPlan, Mover, MoverConfig};
 use node::volumes::ReplicaVolume;
 use node::volumes::open::{self, OpenPlan, Tuning};
 use rcp::proto::clock::{Mono, Wall};
@@ -112,6 +112,8 @@ pub struct SimNode {
     pub kept: BTreeMap<SetNumber, u64>,
     /// Kept states that an operator gave up; the mailbox may list them a moment longer.
     pub released: BTreeSet<SetNumber>,
+    /// Those that he wants to be kept again, until he is told that they are.
+    pub kept_again: Vec<(AskId, SetNumber)>,
     /// Replication is stopped here, durably, since this state.
     pub halted: Option<SetNumber>,
     /// Readers that hold a state.
@@ -206,6 +208,7 @@ impl SimNode {
             places: (0, false),
             kept: BTreeMap::new(),
             released: BTreeSet::new(),
+            kept_again: Vec::new(),
             halted: None,
             readers: Vec::new(),
             seeding: false,
@@ -404,6 +407,7 @@ impl SimNode {
     pub fn drop_memory(&mut self) {
         self.life += 1;
         self.readers.clear();
+        self.kept_again.clear();
         self.mover = None;
         self.states = None;
         self.activity = None;
@@ -433,6 +437,7 @@ impl SimNode {
         (self.failing && failed)
             || (self.damaged() && damage)
             || (self.spoilt.is_some() && text.contains("is not the primary's"))
+            || (self.damaged() && text.contains("the content differs since"))
             || (self.slot_lost && text.contains("mailbox slots"))
             // The slot before names room that was used again since.
             || (self.slot_lost && text.contains("no record begins here"))

@@ -514,6 +514,11 @@ impl World {
             Effect::StoreRoutes(bytes) => self.nodes[n].routes = bytes,
             Effect::Reply { ask, reply } => {
                 self.asked.remove(&ask);
+                let node = &mut self.nodes[n];
+                let again = node.kept_again.extract_if(.., |(a, _)| *a == ask).next();
+                if let Some((_, set)) = again.filter(|_| matches!(reply, Reply::Done)) {
+                    node.released.remove(&set);
+                }
                 self.told(ask, &reply);
                 if let Reply::Refused(e) = &reply {
                     self.say(format!("n{n}: refused: {e:?}"));
