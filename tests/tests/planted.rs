@@ -58,7 +58,7 @@ found! {
     a_copy_before_write_forgotten: CopyForgotten near 2_000,
     an_image_forgotten: ImageForgotten near 2_000,
     an_image_not_synced: ImageNotSynced near 4_000_000,
-    a_release_not_taken_back: ReleaseNotTakenBack near 2_270,
+    a_release_not_taken_back: ReleaseNotTakenBack near 4_000_000,
     an_undo_that_skips_blocks: UndoSkips near 4_000_000,
     steps_of_a_line_that_ended: ForeignStepsKept near 2_000_250,
     a_set_sent_before_it_is_finished: SentBeforeReady near 2_000,
