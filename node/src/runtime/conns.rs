@@ -49,6 +49,14 @@ pub(super) struct Outgoing {
     _held: DropGuard,
 }
 
+impl Outgoing {
+    /// Hands a frame over; false if so many wait already that the peer seems to read none. A
+    /// connection that has ended takes everything, and says itself why it did.
+    pub(super) fn takes(&self, frame: Frame) -> bool {
+        !matches!(self.frames.try_send(frame), Err(mpsc::error::TrySendError::Full(_)))
+    }
+}
+
 /// What carries a session that was accepted.
 pub(super) enum Wire {
     /// Plain TCP.

@@ -478,10 +478,8 @@ impl Core {
                 self.conns.insert(conn, out);
             }
             Effect::Send { conn, frame } => {
-                // One that has ended says itself why.
-                let full = |e| matches!(e, mpsc::error::TrySendError::Full(_));
-                let sent = self.conns.get(&conn).map(|c| c.frames.try_send(frame));
-                if sent.is_some_and(|s| s.is_err_and(full)) {
+                let full = self.conns.get(&conn).is_some_and(|c| !c.takes(frame));
+                if full {
                     self.conns.remove(&conn);
                     let (now, wall) = (clock::mono(), clock::wall());
                     self.mover.lost(now, wall, conn, "the peer does not read what it is sent");
