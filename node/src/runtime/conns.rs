@@ -552,6 +552,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn only_a_peer_that_reads_nothing_is_taken_for_one() {
+        let (out, there, mut inputs) = connection();
+        while out.takes(frame()) {}
+        drop(there);
+        let why = loop {
+            if let Input::Lost { reason, .. } = inputs.recv().await.expect("a reason") {
+                break reason;
+            }
+        };
+        assert!(!why.contains("does not read"), "{why}");
+        out.frames.closed().await;
+        assert!(out.takes(frame()), "what has ended was taken for a peer that does not read");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn part_of_a_frame_is_a_sign_of_life() {
         let (_out, mut there, mut inputs) = connection();
         let bytes = bytes_of(&frame());

@@ -124,8 +124,9 @@ impl RecvWindow {
     }
 }
 
-/// Whether a new total is worth a frame: there is much of it, or the sender may have too little
-/// left for the longest chunk, of which it must know at once.
+/// Whether a new total of granted bytes is worth a frame, when `told` were granted before and
+/// `received` of them came: there are `much` more, or the sender may have less left than the longest
+/// chunk takes ([`MAX_CHUNK_LEN`]), and must know of any at once (`PROTOCOL.md`, Credits).
 #[must_use]
 pub fn is_worth_telling(total: u64, told: u64, received: u64, much: u64) -> bool {
     let left = told.saturating_sub(received);
