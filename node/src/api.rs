@@ -803,6 +803,10 @@ pub trait NodeApi: Send + Sync + 'static {
     fn status(&self) -> Answer<'_, NodeStatus>;
     /// Ready to serve: recovery is done, listeners are up. The text says what is missing.
     fn ready(&self) -> Result<(), String>;
+    /// Whether the volume takes writes here, now.
+    fn writes(&self, volume: &str) -> bool;
+    /// Whether a replica of the volume can be read here, now.
+    fn shows(&self, volume: &str) -> bool;
     /// Cuts a set now; with `keep` the state stays readable at the primary.
     fn cut<'a>(&'a self, volume: &'a str, keep: bool) -> Answer<'a, CutInfo>;
     /// Keeps a visible or future state readable as `LABEL@STATE`.

@@ -38,6 +38,12 @@ fn prometheus_takes_the_rules_and_each_alert_is_raised() {
 }
 
 #[test]
+fn haproxy_takes_its_configuration() {
+    let Some(mut haproxy) = tool("haproxy", "haproxy") else { return };
+    run(haproxy.arg("-c").arg("-f").arg(deploy("haproxy/nbd.cfg")));
+}
+
+#[test]
 fn each_alert_has_its_case() {
     let (rules, cases) = (read("prometheus/alerts.yml"), read("prometheus/alerts_test.yml"));
     let alerts: BTreeSet<_> =

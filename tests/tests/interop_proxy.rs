@@ -3,3 +3,5 @@
 
 #[path = "interop_proxy/through.rs"]
 mod through;
+#[path = "interop_proxy/writer.rs"]
+mod writer;

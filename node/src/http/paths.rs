@@ -8,6 +8,10 @@ pub const METRICS: &str = "/metrics";
 pub const HEALTHZ: &str = "/healthz";
 /// Recovery is done and listeners are up.
 pub const READYZ: &str = "/readyz";
+/// Writers find it here.
+pub const WRITES: &str = "/writer/{name}";
+/// Readers find it here.
+pub const SHOWS: &str = "/reader/{name}";
 /// The page for browsers.
 pub const DASHBOARD: &str = "/dashboard";
 /// The whole node as JSON.
@@ -71,6 +75,8 @@ pub(crate) const READS: &[Entry] = &[
     (METRICS, "GET", "Prometheus metrics"),
     (HEALTHZ, "GET", "200 while the process answers"),
     (READYZ, "GET", "200 when recovery is done and listeners are up"),
+    (WRITES, "GET", "200 where the volume takes writes, 503 elsewhere"),
+    (SHOWS, "GET", "200 where a replica of the volume can be read, 503 elsewhere"),
     (DASHBOARD, "GET", "the same as a page for browsers"),
     (STATUS, "GET", "the whole node as JSON"),
     (VOLUME, "GET", "bytes of a volume; Range, If-Match and ?state=SET are understood"),
@@ -108,7 +114,7 @@ pub(crate) const CONTROL: &[Entry] = &[
 pub(crate) fn need(path: &str) -> Need {
     match path {
         // A session proves by itself who it is with.
-        HEALTHZ | READYZ | RCP => Need::Health,
+        HEALTHZ | READYZ | WRITES | SHOWS | RCP => Need::Health,
         METRICS => Need::Metrics,
         // The page says nothing of the node; what it shows it asks for.
         DASHBOARD => Need::Nothing,

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{MatchedPath, Path, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -92,6 +92,8 @@ fn reads() -> Router<App> {
         .route(paths::METRICS, get(scrape))
         .route(paths::HEALTHZ, get(async || text(StatusCode::OK, "ok")))
         .route(paths::READYZ, get(ready))
+        .route(paths::WRITES, get(writes))
+        .route(paths::SHOWS, get(shows))
         .route(paths::DASHBOARD, get(dashboard::page))
         .route(paths::STATUS, get(status))
         .route(paths::VOLUME, get(volume::read))
@@ -162,6 +164,30 @@ async fn ready(State(app): State<App>) -> Response {
         Ok(()) => text(StatusCode::OK, "ready"),
         Err(missing) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {missing}")),
     }
+}
+
+/// For whatever sends clients to the writer. Strangers may ask: who asks for a volume that is not
+/// here learns no more than who asks for one that is written elsewhere.
+async fn writes(State(app): State<App>, Path(name): Path<String>) -> Response {
+    let name = echo(&name);
+    if app.api.writes(&name) {
+        return text(StatusCode::OK, format!("{name} takes writes here"));
+    }
+    let line = format!("{name} takes no writes here: another node writes it, or there is none");
+    text(StatusCode::SERVICE_UNAVAILABLE, line)
+}
+
+/// The same for readers of replicas.
+async fn shows(State(app): State<App>, Path(name): Path<String>) -> Response {
+    let name = echo(&name);
+    if app.api.shows(&name) {
+        return text(StatusCode::OK, format!("{name} can be read here"));
+    }
+    let line = format!(
+        "{name} cannot be read here: this node writes it, its replica has nothing to show now, or \
+         there is none"
+    );
+    text(StatusCode::SERVICE_UNAVAILABLE, line)
 }
 
 async fn scrape(State(app): State<App>) -> Response {

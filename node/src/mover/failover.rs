@@ -45,6 +45,9 @@ pub enum Gate {
     Hold(String),
     /// They are refused. Why, in words.
     Closed(String),
+    /// They are refused, and have lost nothing: another node goes on from the state that they left.
+    /// Why, in words.
+    Handed(String),
 }
 
 /// A change of role under way.

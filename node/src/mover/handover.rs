@@ -138,7 +138,7 @@ impl Mover {
         h.writer.fenced = Some(Fenced { at: line, by: to, handed: true });
         h.change = Change::HandingOver(ask);
         let (text, standing) = (history::closed(h).unwrap_or_default(), h.writer.standing());
-        self.effect(Effect::Gate { volume: id, gate: Gate::Closed(text) });
+        self.effect(Effect::Gate { volume: id, gate: Gate::Handed(text) });
         self.effect(Effect::StoreStanding { volume: id, standing });
         Ok(())
     }
@@ -167,7 +167,7 @@ impl Mover {
         (h.change, h.writer.fenced) = (Change::None, fenced);
         let text = format!("volume {name} moves to {to}");
         self.note(Level::Warn, format!("{text}, at set {set}"));
-        self.effect(Effect::Gate { volume: id, gate: Gate::Closed(text.clone()) });
+        self.effect(Effect::Gate { volume: id, gate: Gate::Handed(text.clone()) });
         self.tell_roles();
         self.growth_failed(id, &text);
         self.settings_failed(id, &text);

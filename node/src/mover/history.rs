@@ -212,11 +212,12 @@ impl Mover {
         };
         let Some(f) = standing.fenced.filter(holds) else { return };
         let text = fenced_text(&f, h.label.as_str(), own);
+        let shut = if f.handed { Gate::Handed } else { Gate::Closed };
         h.writer.fenced = Some(f);
         h.writer.decided = true;
         let label = h.label.clone();
         self.note(Level::Error, format!("volume {label}: {text}"));
-        self.effect(Effect::Gate { volume: id, gate: Gate::Closed(text) });
+        self.effect(Effect::Gate { volume: id, gate: shut(text) });
     }
 
     /// Lets writers in, if nothing is against it.
@@ -555,12 +556,16 @@ impl Mover {
         if h.writer.fenced.as_ref() == Some(&fenced) {
             return;
         }
+        // The node to which it was handed over has begun, with the very state that was handed over.
+        let goes_on = |f: Fenced| f.handed && f.by == fenced.by && f.at.set == fenced.at.set;
+        let shut =
+            if h.writer.fenced.take().is_some_and(goes_on) { Gate::Handed } else { Gate::Closed };
         h.writer.fenced = Some(fenced);
         h.writer.confirming = None;
         h.writer.unconfirmed = None;
         let text = closed(h).unwrap_or_default();
         let (label, standing) = (h.label.clone(), h.writer.standing());
-        self.effect(Effect::Gate { volume: id, gate: Gate::Closed(text.clone()) });
+        self.effect(Effect::Gate { volume: id, gate: shut(text.clone()) });
         self.effect(Effect::StoreStanding { volume: id, standing });
         self.note(Level::Error, format!("volume {label}: {text}"));
         self.end_hold(id, &format!("volume {label}: {text}"));

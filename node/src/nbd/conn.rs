@@ -84,6 +84,8 @@ pub(super) enum End {
     Protocol,
     /// A read failed after its reply had begun.
     TornReply,
+    /// What the client asks for is done elsewhere now ([`Export::is_handed_over`]).
+    HandedOver,
 }
 
 impl From<io::Error> for End {
@@ -126,6 +128,10 @@ pub(crate) fn serve(socket: Arc<Socket>, shared: &Shared, got_through: impl FnOn
                 }
                 End::Lost => {}
                 End::TornReply => conn.outbox.kill(),
+                End::HandedOver => {
+                    add(&shared.metrics.handed_over, 1);
+                    conn.outbox.kill();
+                }
             }
         }
         Ok(_) => {}
@@ -401,6 +407,9 @@ impl Conn<'_> {
     }
 
     pub(super) fn put_error(&mut self, cookie: u64, errno: Errno) -> Result<(), End> {
+        if self.export.is_handed_over() {
+            return Err(End::HandedOver);
+        }
         add(&self.shared.metrics.errors, 1);
         let mut out = Vec::new();
         proto::error(&mut out, cookie, errno, self.negotiated.structured);
@@ -569,7 +578,7 @@ impl Conn<'_> {
         self.flush_tx()?;
         let (metrics, export) = (&self.shared.metrics, &self.export);
         let parcel = super::task::carry_out(r, work, self.negotiated, &**export, metrics);
-        Ok(self.outbox.send(parcel.bytes())?)
+        Ok(self.outbox.send(parcel.ok_or(End::HandedOver)?.bytes())?)
     }
 
     fn count(&self, r: &Request) {

@@ -273,6 +273,13 @@ pub trait Export: Send + Sync {
         Ok(())
     }
 
+    /// The content is written elsewhere from now on, from the very state on that it had here: a
+    /// request that fails gets no answer, but its connection ends, so that a client that connects
+    /// again and repeats it finds the writer.
+    fn is_handed_over(&self) -> bool {
+        false
+    }
+
     /// Consecutive extents from `offset`: at least one, at most `max_extents`. They need not reach
     /// the end of the range and may pass it.
     fn block_status(&self, offset: u64, len: u64, max_extents: usize)

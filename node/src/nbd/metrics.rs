@@ -40,6 +40,8 @@ counters! {
     exports_refused,
     /// Transmissions ended because the client broke the protocol.
     protocol_errors,
+    /// Connections ended because their volume is written at another node now, after a planned swap.
+    handed_over,
     /// READ requests.
     reads,
     /// WRITE requests.

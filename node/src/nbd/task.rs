@@ -45,14 +45,15 @@ pub(crate) struct Task {
     pub(crate) posted: bool,
 }
 
-/// Does the work and makes the reply.
+/// Does the work and makes the reply. `None`: there is none, the connection has to end
+/// ([`Export::is_handed_over`]).
 pub(crate) fn carry_out(
     r: &Request,
     work: Work,
     negotiated: Negotiated,
     export: &dyn Export,
     metrics: &Metrics,
-) -> Parcel {
+) -> Option<Parcel> {
     let (offset, len) = (r.offset, u64::from(r.len));
     let durable = |result: Result<(), Errno>, fua: bool| match result {
         Ok(()) if fua => export.flush(),
@@ -76,7 +77,11 @@ pub(crate) fn carry_out(
         }
         Work::Cache => export.cache(offset, len).map(|()| success(r)),
     };
-    done.unwrap_or_else(|e| failure(r, e, negotiated, metrics))
+    match done {
+        Ok(parcel) => Some(parcel),
+        Err(_) if export.is_handed_over() => None,
+        Err(e) => Some(failure(r, e, negotiated, metrics)),
+    }
 }
 
 fn success(r: &Request) -> Parcel {
@@ -148,7 +153,14 @@ impl Job for Task {
         // the export is let go before the request counts as finished
         drop(export);
         self.posted = true;
-        self.outbox.post(parcel);
+        match parcel {
+            Some(parcel) => self.outbox.post(parcel),
+            None => {
+                add(&self.metrics.handed_over, 1);
+                self.outbox.kill();
+                self.outbox.leave();
+            }
+        }
     }
 }
 

@@ -190,6 +190,15 @@ impl NodeApi for NodeHandle {
         }
     }
 
+    fn writes(&self, volume: &str) -> bool {
+        let primary = self.names.get(volume).and_then(|e| e.primary);
+        primary.is_some_and(|p| p.gate().is_open())
+    }
+
+    fn shows(&self, volume: &str) -> bool {
+        self.names.open_state(volume, None).is_ok()
+    }
+
     fn cut<'a>(&'a self, volume: &'a str, keep: bool) -> Answer<'a, CutInfo> {
         Box::pin(async move {
             match self.ask(Ask::Cut { volume: volume.to_owned(), keep }).await? {

@@ -1,7 +1,10 @@
 //! Whether writers are let in: a volume is written by one node at a time (promise 7).
 //!
 //! Asked on the client's own thread before every change. A writer that must wait does so for a
-//! bounded time; who is refused gets EPERM, and status and log say why.
+//! bounded time; who is refused gets EPERM, and status and log say why. After a planned swap, by which
+//! nothing is lost, writers lose their connection instead: one that connects again, where the new
+//! writer answers, goes on. After a failover that lost something they must not go on as if nothing had
+//! been.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
@@ -22,6 +25,7 @@ const LOOK: Duration = Duration::from_millis(1);
 const OPEN: u8 = 0;
 const HOLD: u8 = 1;
 const CLOSED: u8 = 2;
+const HANDED: u8 = 3;
 
 static REFUSED: Seldom = Seldom::new();
 
@@ -67,6 +71,7 @@ impl WriteGate {
             Gate::Open => (OPEN, ""),
             Gate::Hold(why) => (HOLD, why.as_str()),
             Gate::Closed(why) => (CLOSED, why.as_str()),
+            Gate::Handed(why) => (HANDED, why.as_str()),
         };
         let mut why = self.why.lock();
         text.clone_into(&mut why);
@@ -81,10 +86,18 @@ impl WriteGate {
         }
     }
 
-    /// The volume was given to another role: clients that still hold it get errors.
+    /// The volume was given to another role: clients that still hold it get errors, or, if it was
+    /// handed over, lose their connection.
     pub fn retire(&self) {
         self.retired.store(true, Ordering::SeqCst);
-        self.set(&Gate::Closed("this node is no longer the writer".to_owned()));
+        let why = "this node is no longer the writer".to_owned();
+        self.set(&if self.is_handed_over() { Gate::Handed(why) } else { Gate::Closed(why) });
+    }
+
+    /// Whether another node writes from the very state on with which writers ended here.
+    #[must_use]
+    pub fn is_handed_over(&self) -> bool {
+        self.state.load(Ordering::SeqCst) == HANDED
     }
 
     /// Whether reads have come to an end.
@@ -106,10 +119,16 @@ impl WriteGate {
         if self.is_retired() { Err(gone) } else { Ok(found) }
     }
 
+    /// Whether writers are let in.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.state.load(Ordering::SeqCst) == OPEN
+    }
+
     /// Whether writers are refused.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.state.load(Ordering::SeqCst) == CLOSED
+        matches!(self.state.load(Ordering::SeqCst), CLOSED | HANDED)
     }
 
     /// Whether a change might have to wait.
@@ -147,7 +166,11 @@ impl WriteGate {
             }
             if self.state.load(Ordering::SeqCst) != OPEN {
                 if let Some(left_out) = REFUSED.turn() {
-                    tracing::warn!(why = *why, left_out, "a write was refused");
+                    if self.is_handed_over() {
+                        tracing::info!(why = *why, left_out, "a writer has to connect again");
+                    } else {
+                        tracing::warn!(why = *why, left_out, "a write was refused");
+                    }
                 }
                 return Err(Errno::Perm);
             }
@@ -224,6 +247,24 @@ mod tests {
         drop(pass);
         quiet.join().expect("joined");
         gate.retire();
-        assert!(gate.is_closed() && gate.is_retired());
+        assert!(gate.is_closed() && gate.is_retired() && !gate.is_handed_over());
+    }
+
+    #[test]
+    fn who_lost_nothing_by_a_swap_may_go_on_elsewhere() {
+        let gate = WriteGate::default();
+        gate.set(&Gate::Handed("leaf1 writes on".to_owned()));
+        assert!(gate.is_handed_over() && gate.is_closed());
+        assert_eq!(gate.enter(|| false).map(drop), Err(Errno::Perm));
+        // The swap is taken back.
+        gate.set(&Gate::Open);
+        assert!(!gate.is_handed_over() && gate.enter(|| false).is_ok());
+        // It is gone on with, and what is left here becomes a replica.
+        gate.set(&Gate::Handed("leaf1 writes on".to_owned()));
+        gate.retire();
+        assert!(gate.is_handed_over() && gate.is_retired());
+        // Another writer has opened a line that does not go on from there.
+        gate.set(&Gate::Closed("fenced".to_owned()));
+        assert!(!gate.is_handed_over() && gate.is_closed());
     }
 }

@@ -413,6 +413,10 @@ impl Export for PrimaryVolume {
         self.change(offset, data.len() as u64, &|f| Ok(f.write_all_at(data, offset)?))
     }
 
+    fn is_handed_over(&self) -> bool {
+        self.gate.is_handed_over()
+    }
+
     fn flush(&self) -> Result<(), Errno> {
         self.files.sync(FileId::Base)?;
         // Stopped: nothing is acknowledged any more.

@@ -94,6 +94,14 @@ impl NodeApi for FakeNode {
         self.not_ready.lock().clone().map_or(Ok(()), Err)
     }
 
+    fn writes(&self, volume: &str) -> bool {
+        volume == "db"
+    }
+
+    fn shows(&self, volume: &str) -> bool {
+        volume == "mail"
+    }
+
     fn cut<'a>(&'a self, volume: &'a str, keep: bool) -> Answer<'a, CutInfo> {
         self.note(format!("cut {volume} {keep}"));
         later(self.known(volume).map(|()| CutInfo {

@@ -178,6 +178,29 @@ async fn status_health_and_readiness() {
 }
 
 #[tokio::test]
+async fn who_sends_clients_on_is_told_where_a_volume_is_written_and_read() {
+    let (_, site) = site();
+    for router in [&site.public, &site.control] {
+        for (path, there) in [
+            ("/writer/db", true),
+            ("/writer/mail", false),
+            ("/writer/nothing", false),
+            ("/reader/mail", true),
+            ("/reader/db", false),
+        ] {
+            let status = if there { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            let r = get(router, path, &[]).await;
+            assert_eq!(r.status, status, "{path}: {}", r.text());
+            assert_eq!(ask(router, "HEAD", path, &[], "").await.status, status);
+        }
+    }
+    // Strangers are not told which volumes there are.
+    let said =
+        [get(&site.public, "/writer/mail", &[]).await, get(&site.public, "/writer/x", &[]).await];
+    assert_eq!(said[0].text().replace("mail", "x"), said[1].text());
+}
+
+#[tokio::test]
 async fn metrics_are_served_and_forget_what_is_gone() {
     let (node, site) = site();
     let r = get(&site.public, "/metrics", &[]).await;
