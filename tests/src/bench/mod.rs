@@ -9,6 +9,7 @@
 //! | `shaped` | one hop over 50 Mbit/s, 1 % loss, 40 ms, by each transport; two hops that mix them (needs root) | `iperf3`, bare rustls, bare quinn |
 //! | `hostile` | a stream to one child with 10,000 silent and some noisy strangers beside it | the same alone |
 //! | `verify` | 16 replicas of a sparse volume of 64 GiB compared by digest, as a whole command | the bound |
+//! | `swap` | the longest pause of a client over a planned swap, with 64 MiB that only the old writer has | the bound |
 //! | `memory` | peak memory of every node while 4 GiB flow and one child is stopped | the bound |
 //!
 //! A figure is the median of the runs with the smallest and the largest; the contestants take
@@ -31,6 +32,7 @@ mod process;
 mod report;
 mod shaped;
 mod sink;
+mod swap;
 mod transports;
 mod tree;
 mod verify;
@@ -72,6 +74,8 @@ pub enum What {
     Hostile,
     /// Comparing replicas by digest.
     Verify,
+    /// Planned swaps under a client.
+    Swap,
 }
 
 /// Measures, beside other programs, on this machine.
@@ -230,6 +234,7 @@ fn measure(what: What, o: &Options) -> anyhow::Result<()> {
     section(What::Memory, memory::measure)?;
     section(What::Hostile, hostile::measure)?;
     section(What::Verify, verify::measure)?;
+    section(What::Swap, swap::measure)?;
     report.print_missing();
     Ok(())
 }

@@ -23,7 +23,7 @@ use crate::rig::Authority;
 /// The only volume, and the only group.
 pub(super) const VOLUME: &str = "vol1";
 pub(super) const GROUP: &str = "bench";
-const PRIMARY: &str = "primary";
+pub(super) const PRIMARY: &str = "primary";
 /// The folder of the certificates.
 const PKI: &str = "pki";
 /// Longest wait for anything.
@@ -150,7 +150,7 @@ fn topology(plan: &Plan<'_>, addrs: &[String]) -> TopologySpec {
     }
 }
 
-fn leaf(i: usize) -> String {
+pub(super) fn leaf(i: usize) -> String {
     format!("leaf{i}")
 }
 
@@ -280,6 +280,11 @@ impl Tree {
     /// The socket that serves the volume.
     pub(super) fn nbd(&self) -> PathBuf {
         self.dir.join(PRIMARY).join("nbd.sock")
+    }
+
+    /// The socket of a leaf, counted from 1.
+    pub(super) fn leaf_nbd(&self, i: usize) -> PathBuf {
+        self.dir.join(leaf(i)).join("nbd.sock")
     }
 
     pub(super) fn primary_pid(&self) -> u32 {

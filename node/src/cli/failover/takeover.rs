@@ -5,10 +5,11 @@ use std::time::Duration;
 use super::args::FailoverArgs;
 use super::plan::Plan;
 use super::{Nodes, change, volume_at};
-use crate::api::{ApiErrorKind, Promoted, VolumeInfo, WriterAnswer, WriterChange};
+use crate::api::{ApiErrorKind, CutInfo, Promoted, VolumeInfo, WriterAnswer, WriterChange};
 use crate::cli::client::{Client, ClientError};
 use crate::cli::output::Failed;
 use crate::cli::status::tame;
+use crate::http::{paths, requests};
 
 /// How long writers wait at most while a volume is handed over.
 const HOLD: Duration = Duration::from_secs(30);
@@ -16,6 +17,14 @@ const HOLD: Duration = Duration::from_secs(30);
 const LAST_SET: Duration = Duration::from_secs(25);
 /// How long it has to come near before writers are held.
 const NEAR: Duration = Duration::from_secs(120);
+/// Sets that are made to bring it near, at most: a writer may be faster than the tree.
+const ROUNDS: usize = 4;
+/// Content that is near enough: what is left is sent while writers are held.
+const RESIDUE: u64 = 1 << 20;
+/// How long the content of such a set has to be written in full, where playback lets it be.
+const MERGED: Duration = Duration::from_secs(10);
+/// How long it may be until playback begins with it.
+const SHOWN: Duration = Duration::from_secs(1);
 /// How long its parent has to heal it.
 const WHOLE: Duration = Duration::from_secs(30);
 /// How often it is said what is waited for.
@@ -208,13 +217,7 @@ pub(super) async fn hand_over(
     if let Some(was) = began.as_ref().filter(|v| v.role != "primary") {
         return after_the_old_writer(was, volume_at(new, volume).await, name, to).map(|p| (p, 0));
     }
-    let current = began.map_or(0, |v| v.current_set);
-    reaches(new, volume, current, NEAR).await.map_err(|at| {
-        Failed::new(format!(
-            "{to} {at} and did not reach set {current} of {name} within {} s: nothing was changed",
-            NEAR.as_secs()
-        ))
-    })?;
+    comes_near(began, (name, old), (to, new), volume).await?;
     let clock = crate::clock::mono();
     let limit_ms = u64::try_from(HOLD.as_millis()).unwrap_or(u64::MAX);
     let hold = WriterChange::Hold { volume: volume.to_owned(), limit_ms };
@@ -238,6 +241,35 @@ pub(super) async fn hand_over(
         }
         Err(e) => Err(not_taken(&e, (name, old), (to, new), volume).await),
     }
+}
+
+/// Before writers are held: the new node has what was written so far, but for a little. What is
+/// dirty goes out in sets of its own while writers go on.
+async fn comes_near(
+    began: Option<VolumeInfo>,
+    (name, old): (&str, &Client),
+    (to, new): (&str, &Client),
+    volume: &str,
+) -> Result<(), Failed> {
+    let (mut set, mut dirty) = began.map_or((0, 0), |v| (v.current_set, v.dirty_bytes));
+    for round in 0..=ROUNDS {
+        reaches(new, volume, set, NEAR).await.map_err(|at| {
+            Failed::new(format!(
+                "{to} {at} and did not reach set {set} of {name} within {} s: nothing was changed",
+                NEAR.as_secs()
+            ))
+        })?;
+        merges(new, volume, set).await;
+        if dirty <= RESIDUE || round == ROUNDS {
+            return Ok(());
+        }
+        let cut = requests::Cut { volume: volume.to_owned(), keep: false };
+        // What is against a set is said by the hold, which needs one too.
+        let Ok(cut) = old.post::<_, CutInfo>(paths::CUT, &cut).await else { return Ok(()) };
+        let left = volume_at(old, volume).await;
+        (set, dirty) = (cut.set, left.map_or(0, |v| v.dirty_bytes));
+    }
+    Ok(())
 }
 
 /// The old writer is a replica already: the command was cut short before the routes were changed,
@@ -362,6 +394,22 @@ async fn reaches(client: &Client, volume: &str, set: u64, limit: Duration) -> Re
         }
         if crate::clock::mono() >= until {
             return Err(at);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Gives a node time to have the content of a set in full, so that its promotion need not write it.
+/// Where it is not shown soon (playback may be paused), or not done in time, the promotion does it.
+async fn merges(client: &Client, volume: &str, set: u64) {
+    let began = crate::clock::mono();
+    while let Some(v) = volume_at(client, volume).await
+        && v.merged_set < set
+        && v.stalled.is_none()
+    {
+        let limit = if v.current_set < set { SHOWN } else { MERGED };
+        if crate::clock::mono() >= began.after(limit) {
+            return;
         }
         tokio::time::sleep(LOOK).await;
     }
