@@ -564,6 +564,10 @@ pub enum WriterChange {
         to: String,
         /// The set that `Hold` led to.
         set: u64,
+        /// `to` has that set, and goes on from it: clients that connect again may repeat there what
+        /// was not answered here. Otherwise they are refused.
+        #[serde(default)]
+        whole: bool,
     },
     /// Undoes `Hold` and `HandOver`, if nobody took over.
     TakeBack {

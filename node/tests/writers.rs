@@ -422,9 +422,14 @@ impl Rig {
     #[track_caller]
     fn is_closed(&self, n: &str, word: &str) {
         match self.gate(n) {
-            Gate::Closed(why) if why.contains(word) => {}
+            Gate::Closed(why) | Gate::Handed(why) if why.contains(word) => {}
             other => panic!("{n}: {other:?}; {:?}", self.nodes[n].notes),
         }
+    }
+
+    /// Whether clients may repeat at the new writer what was not answered here.
+    fn may_go_on_elsewhere(&self, n: &str) -> bool {
+        matches!(self.gate(n), Gate::Handed(_))
     }
 
     #[track_caller]
@@ -469,7 +474,9 @@ fn a_new_writer_fences_the_old_one_over_their_session_also_while_it_holds_writes
     let promoted = r.promote("l1");
     assert!(r.told("l1", promoted).contains("fresh: true"), "{}", r.told("l1", promoted));
     r.is_closed("p", "l1 took over");
-    let over = WriterChange::HandOver { volume: volume(), to: "l2".to_owned(), set: 2 };
+    assert!(!r.may_go_on_elsewhere("p"), "what l1 lacks was acknowledged here");
+    let over =
+        WriterChange::HandOver { volume: volume(), to: "l2".to_owned(), set: 2, whole: true };
     let over = r.change("p", over);
     assert!(r.told("p", over).contains("Refused"), "{}", r.told("p", over));
     let back = r.change("p", WriterChange::TakeBack { volume: volume() });
@@ -481,6 +488,25 @@ fn a_new_writer_fences_the_old_one_over_their_session_also_while_it_holds_writes
     r.restart("p", "g1", &["l1"]);
     r.pass(2_000);
     r.is_closed("p", "l1 took over");
+}
+
+#[test]
+fn clients_may_go_on_elsewhere_if_the_next_writer_is_known_to_have_all() {
+    for whole in [true, false] {
+        let mut r = two();
+        let volume = || "vol".to_owned();
+        let hold = r.change("p", WriterChange::Hold { volume: volume(), limit_ms: 1_000 });
+        assert!(r.told("p", hold).contains("Cut"), "{}", r.told("p", hold));
+        let (to, set) = ("l1".to_owned(), r.visible("p"));
+        let over = r.change("p", WriterChange::HandOver { volume: volume(), to, set, whole });
+        assert!(r.told("p", over).contains("Done"), "{}", r.told("p", over));
+        r.is_closed("p", "l1");
+        assert_eq!(r.may_go_on_elsewhere("p"), whole);
+        let promoted = r.promote("l1");
+        assert!(r.told("l1", promoted).contains("fresh: true"), "{}", r.told("l1", promoted));
+        r.pass(3_000);
+        assert_eq!(r.may_go_on_elsewhere("p"), whole, "{:?}", r.gate("p"));
+    }
 }
 
 #[test]
@@ -498,7 +524,7 @@ fn a_hold_whose_asker_was_cut_short_is_gone_on_with_by_the_next() {
     let set: u64 = set(&told).unwrap_or_else(|| panic!("{told}"));
     assert_eq!(set, r.visible("p"));
     r.pass(800);
-    let over = WriterChange::HandOver { volume: volume(), to: "l1".to_owned(), set };
+    let over = WriterChange::HandOver { volume: volume(), to: "l1".to_owned(), set, whole: true };
     let over = r.change("p", over);
     assert!(r.told("p", over).contains("Done"), "{}", r.told("p", over));
     r.is_closed("p", "l1");

@@ -234,7 +234,9 @@ impl Mover {
             WriterChange::Hold { volume, limit_ms } => {
                 self.hold(ask, &volume, Duration::from_millis(limit_ms))
             }
-            WriterChange::HandOver { volume, to, set } => self.hand_over(ask, &volume, &to, set),
+            WriterChange::HandOver { volume, to, set, whole } => {
+                self.hand_over(ask, &volume, &to, (set, whole))
+            }
             WriterChange::TakeBack { volume } => self.take_back(ask, &volume),
             WriterChange::Resync { volume, discard } => self.resync(ask, &volume, discard),
             WriterChange::DropBranch { volume, branch } => self.drop_branch(ask, &volume, &branch),

@@ -120,7 +120,7 @@ impl Mover {
         ask: AskId,
         name: &str,
         to: &str,
-        set: u64,
+        (set, whole): (u64, bool),
     ) -> Result<(), ApiError> {
         let id = self.primary_of(name)?;
         let to = NodeName::new(to)
@@ -138,7 +138,8 @@ impl Mover {
         h.writer.fenced = Some(Fenced { at: line, by: to, handed: true });
         h.change = Change::HandingOver(ask);
         let (text, standing) = (history::closed(h).unwrap_or_default(), h.writer.standing());
-        self.effect(Effect::Gate { volume: id, gate: Gate::Handed(text) });
+        let gate = if whole { Gate::Handed(text) } else { Gate::Closed(text) };
+        self.effect(Effect::Gate { volume: id, gate });
         self.effect(Effect::StoreStanding { volume: id, standing });
         Ok(())
     }

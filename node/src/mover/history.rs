@@ -212,12 +212,11 @@ impl Mover {
         };
         let Some(f) = standing.fenced.filter(holds) else { return };
         let text = fenced_text(&f, h.label.as_str(), own);
-        let shut = if f.handed { Gate::Handed } else { Gate::Closed };
         h.writer.fenced = Some(f);
         h.writer.decided = true;
         let label = h.label.clone();
         self.note(Level::Error, format!("volume {label}: {text}"));
-        self.effect(Effect::Gate { volume: id, gate: shut(text) });
+        self.effect(Effect::Gate { volume: id, gate: Gate::Closed(text) });
     }
 
     /// Lets writers in, if nothing is against it.

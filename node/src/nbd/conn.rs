@@ -407,7 +407,8 @@ impl Conn<'_> {
     }
 
     pub(super) fn put_error(&mut self, cookie: u64, errno: Errno) -> Result<(), End> {
-        if self.export.is_handed_over() {
+        // Who was told that it is read-only did not come to write.
+        if !self.info.read_only && self.export.is_handed_over() {
             return Err(End::HandedOver);
         }
         add(&self.shared.metrics.errors, 1);

@@ -139,7 +139,12 @@ fn what_was_begun_is_told_of_also_if_it_comes_to_nothing() {
     // Somebody does.
     r.change("p", hold(1_000));
     assert_eq!(r.heard("p"), ["role-before: vol fenced"]);
-    let over = WriterChange::HandOver { volume: "vol".to_owned(), to: "l1".to_owned(), set: 2 };
+    let over = WriterChange::HandOver {
+        volume: "vol".to_owned(),
+        to: "l1".to_owned(),
+        set: 2,
+        whole: true,
+    };
     let over = r.change("p", over);
     assert!(r.told("p", over).contains("Done"), "{}", r.told("p", over));
     assert_eq!(r.heard("p"), ["role: vol fenced"]);

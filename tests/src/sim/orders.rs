@@ -350,7 +350,7 @@ impl World {
         } else if let Some((set, _)) = held {
             if new.saved_set >= set && new.state.starts_with("readable") {
                 let to = name(to).to_string();
-                self.say_to(old, WriterChange::HandOver { volume, to, set });
+                self.say_to(old, WriterChange::HandOver { volume, to, set, whole: true });
             }
         } else if was.fenced.is_none() && new.saved_set >= was.current_set {
             self.say_to(old, WriterChange::Hold { volume, limit_ms: 30_000 });

@@ -249,7 +249,11 @@ impl World {
             );
         } else if self.info(to).is_some_and(|v| v.saved_set >= set) {
             let to = name(to).to_string();
-            self.step(swap, from, WriterChange::HandOver { volume: volume(), to, set });
+            self.step(
+                swap,
+                from,
+                WriterChange::HandOver { volume: volume(), to, set, whole: true },
+            );
         } else if late {
             self.swaps.remove(&swap);
             self.take_back(from, to);

@@ -186,7 +186,7 @@ fn handed_over(tree: &Tree, from: &str, to: &str) -> u64 {
     let held = ask(&WriterChange::Hold { volume: volume(), limit_ms: 30_000 });
     let WriterAnswer::Held(CutInfo { set, .. }) = held else { panic!("{held:?}") };
     tree.reaches(to, "vol", set, LONG);
-    ask(&WriterChange::HandOver { volume: volume(), to: to.to_owned(), set });
+    ask(&WriterChange::HandOver { volume: volume(), to: to.to_owned(), set, whole: true });
     set
 }
 

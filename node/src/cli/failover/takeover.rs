@@ -64,7 +64,8 @@ pub(super) async fn promote(
         let stopped = async {
             let hold = WriterChange::Hold { volume: volume.clone(), limit_ms };
             let WriterAnswer::Held(cut) = change(c, &hold).await? else { return Ok(None) };
-            let over = WriterChange::HandOver { volume, to: to.to_owned(), set: cut.set };
+            let (to, set, whole) = (to.to_owned(), cut.set, false);
+            let over = WriterChange::HandOver { volume, to, set, whole };
             change(c, &over).await.map(|_| Some(cut.set))
         };
         match stopped.await {
@@ -228,8 +229,12 @@ pub(super) async fn hand_over(
         let why = format!("{to} {at} and did not get the last set {} in time", cut.set);
         return Err(undo(why, name, old, volume).await);
     }
-    let over =
-        WriterChange::HandOver { volume: volume.to_owned(), to: to.to_owned(), set: cut.set };
+    let over = WriterChange::HandOver {
+        volume: volume.to_owned(),
+        to: to.to_owned(),
+        set: cut.set,
+        whole: true,
+    };
     if let Err(e) = change(old, &over).await {
         let why = format!("{name} could not hand over ({e})");
         return Err(undo(why, name, old, volume).await);
