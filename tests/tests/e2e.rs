@@ -2,6 +2,8 @@
 
 #[path = "e2e/afar.rs"]
 mod afar;
+#[path = "e2e/aftermath.rs"]
+mod aftermath;
 #[path = "e2e/apply.rs"]
 mod apply;
 #[path = "e2e/away.rs"]
