@@ -68,6 +68,8 @@ mod pull;
 mod reader;
 #[path = "e2e/recorded.rs"]
 mod recorded;
+#[path = "e2e/refusals.rs"]
+mod refusals;
 #[path = "e2e/restart.rs"]
 mod restart;
 #[path = "e2e/rewind.rs"]
