@@ -2,6 +2,8 @@
 
 #[path = "e2e/afar.rs"]
 mod afar;
+#[path = "e2e/aftermath.rs"]
+mod aftermath;
 #[path = "e2e/apply.rs"]
 mod apply;
 #[path = "e2e/away.rs"]
@@ -66,6 +68,8 @@ mod pull;
 mod reader;
 #[path = "e2e/recorded.rs"]
 mod recorded;
+#[path = "e2e/refusals.rs"]
+mod refusals;
 #[path = "e2e/restart.rs"]
 mod restart;
 #[path = "e2e/rewind.rs"]

@@ -90,7 +90,11 @@ pub(super) async fn run(command: BranchCommand, around: &Surroundings) -> Result
                 return print_json(&all);
             }
             if all.is_empty() {
-                return print(&format!("{volume}: this node keeps no branch of it\n"));
+                let node = client.status().await?.node;
+                return print(&tame(&format!(
+                    "{volume}: {node} keeps no branch of it; each node has its own: ask another with \
+                     --node NODE or --dir DIR. `rcpctl status {volume}` names those of all nodes\n"
+                )));
             }
             print(&tame(&columns(
                 &["NAME", "LINE OF", ">SET", ">PARTED AT", ">SIZE", ">SAVED", "STATE"],
@@ -167,7 +171,11 @@ async fn branch(client: &Client, w: &Which) -> Result<BranchStatus, Failed> {
     let names: Vec<_> = all.iter().map(|b| b.name.clone()).collect();
     all.into_iter().find(|b| b.name == w.branch).ok_or_else(|| {
         let known = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-        Failed::new(format!("{} has no branch `{}` there; it has {known}", w.volume, w.branch))
+        Failed::new(format!(
+            "{} has no branch `{}` there; it has {known}. Each node has its own: --node NODE or --dir \
+             DIR names another",
+            w.volume, w.branch
+        ))
     })
 }
 

@@ -80,9 +80,11 @@ impl Client {
     /// As [`Client::get`], and if it holds none of that name.
     pub async fn volume(&self, volume: &str) -> Result<VolumeInfo, ClientError> {
         let status = self.status().await?;
+        let labels: Vec<_> = status.volumes.iter().map(|v| v.label.clone()).collect();
         let found = status.volumes.into_iter().find(|v| v.label == volume || v.id == volume);
         found.ok_or_else(|| {
-            let text = format!("{} holds no volume `{volume}`", status.node);
+            let there = if labels.is_empty() { "none".to_owned() } else { labels.join(", ") };
+            let text = format!("{} holds no volume `{volume}`; it has: {there}", status.node);
             ClientError::Refused(ApiError::new(ApiErrorKind::NotFound, text))
         })
     }

@@ -15,7 +15,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::client::Client;
-use super::output::{Failed, finish, print, print_json};
+use super::output::{Failed, asks_for_json, finish, not_understood, print, print_json};
 use super::target::{Purpose, Surroundings, Target};
 use crate::api::{CutInfo, MemberResult, VolumeInfo, VolumeSpec};
 use crate::http::{paths, requests};
@@ -217,7 +217,11 @@ fn write(socket: &Path, export: &str, file: &Path, len: u64) -> Result<String, F
 /// The whole program.
 #[must_use]
 pub fn main() -> ExitCode {
-    finish("rcpfiletest", run(Cli::parse()))
+    let json = asks_for_json(std::env::args_os());
+    match Cli::try_parse() {
+        Ok(cli) => finish("rcpfiletest", json, run(cli)),
+        Err(e) => not_understood(&e, json),
+    }
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ pub(super) struct FsckArgs {
 
 pub(super) fn run(args: &FsckArgs) -> Result<(), Failed> {
     let report = fsck::look(&args.dir, args.content, clock::wall())
-        .map_err(|e| Failed { code: NOT_EXAMINED, text: e.to_string() })?;
+        .map_err(|e| Failed { code: NOT_EXAMINED, ..Failed::new(e.to_string()) })?;
     if args.json {
         print_json(&report)?;
     } else {
@@ -37,7 +37,7 @@ pub(super) fn run(args: &FsckArgs) -> Result<(), Failed> {
     }
     match report.grade.code() {
         0 => Ok(()),
-        code => Err(Failed { code, text: String::new() }),
+        code => Err(Failed { code, ..Failed::new("") }),
     }
 }
 

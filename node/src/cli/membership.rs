@@ -150,9 +150,22 @@ impl Scene {
                 if known.is_empty() { "there are none".to_owned() } else {
                     format!("there are: {}", known.join(", "))
                 };
+            let silent: Vec<_> = self.asked.iter().filter(|a| a.answer.is_err()).collect();
+            let silent: Vec<_> = silent.iter().map(|a| a.called.as_str()).collect();
+            if self.answers().next().is_none() {
+                return Failed::new(format!(
+                    "no node answered ({}): whether there is a group `{name}` is not known; `rcpctl \
+                     status` says of each why. Nothing was changed",
+                    silent.join(", ")
+                ));
+            }
+            let silent = match silent.as_slice() {
+                [] => String::new(),
+                names => format!(" ({} did not answer)", names.join(", ")),
+            };
             Failed::new(format!(
-                "no node that answered is in a group `{name}`; {known}. `rcpctl group create {name} \
-                 --primary NODE` makes one"
+                "no node that answered is in a group `{name}`{silent}; {known}. `rcpctl group create \
+                 {name} --primary NODE` makes one"
             ))
         })
     }
@@ -403,6 +416,9 @@ async fn list(
     around: &Surroundings,
 ) -> Result<(), Failed> {
     let scene = Scene::look(target, around).await?;
+    if let Some(name) = &group {
+        scene.group(name)?;
+    }
     let mut all = scene.all;
     all.retain(|g| group.as_ref().is_none_or(|name| g.group == *name));
     if json {
@@ -411,11 +427,7 @@ async fn list(
         let text: Vec<_> = all.iter().map(draw_group).collect();
         print(&tame(&text.join("\n")))?;
     }
-    answered(&scene.asked)?;
-    match group {
-        Some(name) if all.is_empty() => Err(Failed::new(format!("no node is in a group `{name}`"))),
-        _ => Ok(()),
-    }
+    answered(&scene.asked)
 }
 
 async fn create(args: CreateArgs, around: &Surroundings) -> Result<(), Failed> {
@@ -603,7 +615,11 @@ fn removable<'g>(
     let Some(member) =
         g.members.iter().find(|m| m.node == node).filter(|_| from.is_some() || said.is_some())
     else {
-        return Err(format!("nobody that answered feeds {node} in {group}"));
+        let all: Vec<_> = g.members.iter().map(|m| m.node.as_str()).collect();
+        return Err(format!(
+            "nobody that answered feeds {node} in {group}, which has: {}. Nothing was changed",
+            all.join(", ")
+        ));
     };
     let below = said.and_then(|s| s.routes.get(node)).into_iter().flatten();
     let mut below: Vec<_> = below.chain(member.next_hops.iter().filter(|_| listed)).collect();

@@ -5,8 +5,9 @@
 //! volume (`fsck` reads those of a stopped node). What is printed is made by pure functions from what the nodes
 //! answered (`status`, `rcproute::shown`), so that tests can compare it letter by letter.
 //!
-//! Exit status: 0 done, 1 refused or failed (the reason is on standard error), 2 wrong usage; that of
-//! `fsck` says how bad it is.
+//! Exit status: 0 done, 1 refused or failed (the reason is on standard error), 2 wrong usage, 130
+//! interrupted; that of `fsck` says how bad it is. With `--json` there is one document on standard
+//! output in any case: the answer, or `error` with a word for programs, the reason and the status.
 
 mod block;
 mod branch;

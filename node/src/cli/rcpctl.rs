@@ -1,5 +1,6 @@
 //! `rcpctl`: the command line and what each command calls.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -12,7 +13,7 @@ use super::failover::{self, ConfirmArgs, FailoverArgs, HistoryArgs, ResyncArgs};
 use super::fsck::{self, FsckArgs};
 use super::groups::{self, VolmcastCommand};
 use super::membership::{self, GroupCommand};
-use super::output::{Failed, finish};
+use super::output::{AGAIN, Failed, asks_for_json, finish, not_understood, unless_interrupted};
 use super::pki::{self, PkiCommand};
 use super::spellings;
 use super::status::{self, StatusArgs};
@@ -36,7 +37,8 @@ struct Cli {
 const AFTER: &str = "\
 Which node: --dir DIR, --socket FILE, or --topology FILE with --node NAME;
   else the folder in RCP_DIR; else the current folder.
-Exit status: 0 done, 1 refused or failed, 2 wrong usage.
+Exit status: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted.
+With --json a refusal is a document as well: {\"error\": {\"kind\", \"text\", \"exit_status\"}}.
 fs_replicate, server_config and their like are understood: docs/spellings.md.";
 
 #[derive(Debug, Subcommand)]
@@ -112,11 +114,16 @@ async fn run(command: Command) -> Result<(), Failed> {
     match command {
         Command::Status(args) => status::run(args, &around).await,
         Command::Delta(command) => commands::delta(command, &around).await,
-        Command::Group(command) => membership::run(command, &around).await,
+        Command::Group(command) => {
+            unless_interrupted(AGAIN, membership::run(command, &around)).await
+        }
         Command::Volmcast(command) => groups::volmcast(command, &around).await,
         Command::Block(command) => block::run(command, &around).await,
         Command::Replicate(command) => commands::replicate(command, &around).await,
-        Command::Failover(args) => failover::failover(args, &around).await,
+        Command::Failover(args) => {
+            let then = failover::interrupted(&args);
+            unless_interrupted(&then, failover::failover(args, &around)).await
+        }
         Command::Resync(args) => failover::resync(args, &around).await,
         Command::Branch(command) => branch::run(command, &around).await,
         Command::Confirm(args) => failover::confirm(args, &around).await,
@@ -124,7 +131,9 @@ async fn run(command: Command) -> Result<(), Failed> {
         Command::Fsck(args) => fsck::run(&args),
         Command::History(args) => failover::history(args, &around).await,
         Command::Volume(command) => volumes::run(command, &around).await,
-        Command::Node(command) => decommission::run(command, &around).await,
+        Command::Node(command) => {
+            unless_interrupted(AGAIN, decommission::run(command, &around)).await
+        }
         Command::Topology(command) => topology::run(command, &around).await,
         Command::Pki(command) => pki::run(command),
         Command::Token(command) => token::run(command),
@@ -144,29 +153,57 @@ async fn run(command: Command) -> Result<(), Failed> {
 pub fn main() -> ExitCode {
     let words: Option<Vec<_>> = std::env::args_os().skip(1).map(|w| w.into_string().ok()).collect();
     match words.as_deref().and_then(spellings::meant) {
-        None => begin(Cli::parse()),
+        None => begin(std::env::args_os().collect()),
         Some(Ok(meant)) => {
             let words = meant.words.join(" ");
             let note = meant.note.map_or(String::new(), |n| format!("; {n}"));
             eprintln!("rcpctl {words}{note}");
             main_with(&meant.words)
         }
-        Some(Err(why)) => finish("rcpctl", async { Err(Failed::usage(why)) }),
+        Some(Err(why)) => {
+            let json = asks_for_json(std::env::args_os());
+            finish("rcpctl", json, async { Err(Failed::usage(why)) })
+        }
     }
 }
 
 /// The whole program, with these words behind its name.
 #[must_use]
 pub fn main_with(words: &[String]) -> ExitCode {
-    begin(Cli::parse_from(std::iter::once("rcpctl").chain(words.iter().map(String::as_str))))
+    begin(std::iter::once("rcpctl".into()).chain(words.iter().map(OsString::from)).collect())
 }
 
-/// Wrong usage has ended before, with 2; --help and --version with 0.
-fn begin(cli: Cli) -> ExitCode {
+/// What operators look for in a hurry, and what it is called.
+const TRIED: [(&str, &str); 6] = [
+    ("swap", "a planned swap of writer and replica is `rcpctl failover VOLUME --sync --to NODE`"),
+    ("failback", "back without loss is `rcpctl failover VOLUME --sync --to NODE`"),
+    ("promote", "`rcpctl failover VOLUME --plan` shows who could be the writer, and the command"),
+    ("fence", "whoever hears of a newer writer fences itself: `rcpctl failover VOLUME --plan`"),
+    ("move", "`rcpctl volume move VOLUME --to NODE`, or `rcpctl group move GROUP --to NODE`"),
+    ("decommission", "`rcpctl node decommission NODE --plan`, and the same without --plan"),
+];
+
+/// Wrong usage ends with 2; --help and --version with 0.
+fn begin(words: Vec<OsString>) -> ExitCode {
+    let json = asks_for_json(words.iter().cloned());
+    let cli = match Cli::try_parse_from(&words) {
+        Ok(cli) => cli,
+        Err(e) => {
+            let tried = words.get(1).and_then(|w| TRIED.iter().find(|(tried, _)| w == tried));
+            return match tried {
+                Some((tried, meant)) => {
+                    let why =
+                        format!("there is no command `{tried}`: {meant}. Nothing was changed");
+                    finish("rcpctl", json, async { Err(Failed::usage(why)) })
+                }
+                None => not_understood(&e, json),
+            };
+        }
+    };
     if let Command::Daemon(args) = &cli.command {
         std::process::exit(daemon::main(args));
     }
-    finish("rcpctl", run(cli.command))
+    finish("rcpctl", json, run(cli.command))
 }
 
 /// Whether these words are a command, without running it.
@@ -185,9 +222,33 @@ pub(super) async fn run_words(words: &[&str]) -> Result<(), Failed> {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
     #[test]
     fn the_command_line_is_consistent() {
-        use clap::CommandFactory;
-        super::Cli::command().debug_assert();
+        Cli::command().debug_assert();
+    }
+
+    /// Commands that do not answer, but run.
+    const NO_ANSWER: [&str; 3] = ["up", "demo", "daemon"];
+
+    fn without_json(c: &clap::Command, path: &str, out: &mut Vec<String>) {
+        for sub in c.get_subcommands().filter(|s| s.get_name() != "help") {
+            let path = format!("{path} {}", sub.get_name()).trim().to_owned();
+            let answers = sub.get_arguments().any(|a| a.get_long() == Some("json"));
+            if !answers && !sub.has_subcommands() && !NO_ANSWER.contains(&path.as_str()) {
+                out.push(path.clone());
+            }
+            without_json(sub, &path, out);
+        }
+    }
+
+    #[test]
+    fn every_command_that_answers_can_answer_a_program() {
+        let mut found = Vec::new();
+        without_json(&Cli::command(), "", &mut found);
+        assert!(found.is_empty(), "without --json: {found:?}");
     }
 }

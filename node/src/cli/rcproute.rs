@@ -6,7 +6,7 @@ use clap::Parser;
 use config::route_command::{RouteAction, RouteCommand, USAGE};
 
 use super::client::Client;
-use super::output::{Failed, finish, print, print_json};
+use super::output::{Failed, asks_for_json, finish, not_understood, print, print_json};
 use super::status::tame;
 use super::target::{Purpose, Surroundings, Target};
 use crate::api::{RouteTable, RouteWay};
@@ -108,9 +108,12 @@ fn shown(table: &RouteTable) -> String {
 /// The whole program.
 #[must_use]
 pub fn main() -> ExitCode {
+    let json = asks_for_json(std::env::args_os());
     // Wrong usage ends here, with 2; --help and --version with 0.
-    let cli = Cli::parse();
-    finish("rcproute", run(cli))
+    match Cli::try_parse() {
+        Ok(cli) => finish("rcproute", json, run(cli)),
+        Err(e) => not_understood(&e, json),
+    }
 }
 
 #[cfg(test)]

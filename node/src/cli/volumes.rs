@@ -11,7 +11,7 @@ use super::commands::size;
 use super::failover::{MoveArgs, move_volume};
 use super::image;
 use super::membership::primary_of;
-use super::output::{Failed, print, print_json, tell};
+use super::output::{AGAIN, Failed, print, print_json, tell, unless_interrupted};
 use super::status::{self, Asked};
 use super::target::{Endpoint, Purpose, Surroundings, Target};
 use crate::api::{NodeStatus, VolumeInfo, VolumeSpec};
@@ -161,7 +161,9 @@ pub(super) async fn run(command: VolumeCommand, around: &Surroundings) -> Result
             let body = requests::Rename { volume: volume.clone(), label };
             change(&target, &volume, around, paths::VOLUME_RENAME, &body, json, &sentence).await
         }
-        VolumeCommand::Move { volume, args } => move_volume(&volume, &args, around).await,
+        VolumeCommand::Move { volume, args } => {
+            unless_interrupted(AGAIN, move_volume(&volume, &args, around)).await
+        }
         VolumeCommand::Delete { volume, yes, json, target } => {
             if !yes {
                 return Err(Failed::new(format!(

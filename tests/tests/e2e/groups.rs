@@ -106,9 +106,9 @@ fn a_group_made_by_commands_survives_and_is_ended_by_commands() {
     tree.refuses(&["group", "delete", "g2"], "p has volumes of group g2");
     tree.ctl(&["volume", "delete", "v2", "--yes", "--node", "p"]).expect("deleted");
     tree.ctl(&["group", "delete", "g2"]).expect("ended");
-    tree.refuses(&["group", "list", "g2"], "no node is in a group `g2`");
+    tree.refuses(&["group", "list", "g2"], "no node that answered is in a group `g2`");
     restart(&tree, &["p", "l1", "l2"]);
-    tree.refuses(&["group", "list", "g2"], "no node is in a group `g2`");
+    tree.refuses(&["group", "list", "g2"], "no node that answered is in a group `g2`");
     tree.refuses(&["group", "delete", "g1"], "g1 is in the topology file");
 }
 

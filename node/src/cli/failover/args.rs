@@ -12,7 +12,7 @@ pub(in crate::cli) struct FailoverArgs {
     #[arg(long, conflicts_with_all = ["to", "take_back"])]
     pub(super) plan: bool,
     /// The node that is to take over as the writer
-    #[arg(long, value_name = "NODE", required_unless_present_any = ["plan", "take_back"])]
+    #[arg(long, value_name = "NODE")]
     pub(super) to: Option<String>,
     /// Do not play sets that have come and are not shown yet
     #[arg(long, requires = "to", conflicts_with = "sync")]
@@ -86,7 +86,7 @@ pub(in crate::cli) struct ConfirmArgs {
     /// The volume
     pub(super) volume: String,
     /// Let writers in although no child has confirmed that there is no newer writer
-    #[arg(long, required = true)]
+    #[arg(long)]
     pub(super) alone: bool,
     /// Print the answer as JSON
     #[arg(long)]

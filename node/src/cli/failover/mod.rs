@@ -48,6 +48,9 @@ pub(super) struct Outcome {
     /// The state it begins at is kept under its name.
     restart_point: bool,
     notes: Vec<String>,
+    /// The new writer is up, and this is to be done yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    left_to_do: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -115,7 +118,8 @@ impl Nodes {
         self.client(node).ok_or_else(|| {
             let names: Vec<_> = self.clients.iter().map(|(n, _)| n.as_str()).collect();
             Failed::new(format!(
-                "{node} {}; those that answered: {}. Nothing was changed",
+                "{node} {}; those that answered: {}. Nothing was changed. Start it, or see that it is \
+                 reached (`rcpctl status` says what is in the way), or take another",
                 self.round.silence(node),
                 if names.is_empty() { "none".to_owned() } else { names.join(", ") }
             ))
@@ -160,8 +164,10 @@ pub(super) async fn failover(args: FailoverArgs, around: &Surroundings) -> Resul
     if args.take_back {
         return take_back(&args, around).await;
     }
-    if let Some(to) = &args.to {
-        known(&args, to)?;
+    match &args.to {
+        Some(to) => known(&args, to)?,
+        None if args.plan => {}
+        None => return Err(nobody_is_named(&args.volume)),
     }
     let nodes = Nodes::ask(&args.target, around).await?;
     let plan = plan::plan(&args.volume, &nodes.all, &nodes.round).map_err(Failed::new)?;
@@ -171,13 +177,38 @@ pub(super) async fn failover(args: FailoverArgs, around: &Surroundings) -> Resul
     if !args.sync {
         everybody_was_asked(&args, &plan, &to)?;
     }
-    let (outcome, stays) = carry_out(&args, &plan, &nodes, to).await?;
+    let (mut outcome, stays) = carry_out(&args, &plan, &nodes, to).await?;
+    let end = ended(&outcome, stays);
+    outcome.left_to_do = end.as_ref().err().map(|e| e.text.clone());
     if args.json {
         print_json(&outcome)?;
     } else {
         print(&tame(&told(&args.volume, &outcome)))?;
     }
-    ended(&outcome, stays)
+    end
+}
+
+/// Who is to take over is the operator's to say.
+fn nobody_is_named(volume: &str) -> Failed {
+    Failed::usage(format!(
+        "who is to take over? `rcpctl failover {volume} --plan` shows who could, what would be lost, and \
+         the command; while the writer is up, `--sync --to NODE` loses nothing, and when it is gone, `--to \
+         NODE --adopt` goes on from what NODE has. Nothing was changed"
+    ))
+}
+
+/// Where an interrupted command leaves the operator.
+pub(super) fn interrupted(args: &FailoverArgs) -> String {
+    let volume = &args.volume;
+    if args.plan {
+        return "nothing was changed".to_owned();
+    }
+    format!(
+        "what was done stays done, and NODE may be the writer yet, if it was told already: promote no \
+         other. Writers that wait for a handing over that was not reached are let in again within 30 s. \
+         `rcpctl status {volume}` shows who writes; the same command goes on from there"
+    )
+    .replace("NODE", args.to.as_deref().unwrap_or("the old writer"))
 }
 
 /// A swap of one volume, as `failover --sync --to` makes it, and what is left to do.
@@ -239,6 +270,13 @@ async fn carry_out(
         let former = Former::of(&plan.id, &to, old, &nodes.all);
         adopt::adopt(args, plan, nodes, &to, &former, &mut notes).await?
     } else {
+        if promoted.fresh {
+            notes.push(format!(
+                "no route was changed: `rcpctl failover {} --to {to} --adopt` puts the other nodes \
+                 below {to}",
+                args.volume
+            ));
+        }
         Vec::new()
     };
     let gave_way =
@@ -260,6 +298,7 @@ async fn carry_out(
         gave_way,
         restart_point,
         notes,
+        left_to_do: None,
     };
     Ok((outcome, stays))
 }
@@ -381,10 +420,7 @@ async fn take_back(args: &FailoverArgs, around: &Surroundings) -> Result<(), Fai
         n.volumes.iter().any(of)
     };
     let Some(node) = nodes.all.iter().find(here) else {
-        return Err(Failed::new(format!(
-            "no node that answered has handed {} over: nothing was changed",
-            args.volume
-        )));
+        return Err(Failed::new(nothing_to_take_back(&args.volume, &nodes)));
     };
     let volumes = || node.volumes.iter().filter(|v| v.is_called(&args.volume));
     let to = volumes().find_map(|v| Some(v.handed_over.as_ref()?.to.clone())).unwrap_or_default();
@@ -408,6 +444,22 @@ async fn take_back(args: &FailoverArgs, around: &Surroundings) -> Result<(), Fai
     let back = WriterChange::TakeBack { volume: args.volume.clone() };
     let done = change(nodes.need(&node.node)?, &back).await?;
     tell(args.json, &done, &format!("{}: {} goes on as the writer", args.volume, node.node))
+}
+
+/// Nobody says that it has handed the volume over.
+fn nothing_to_take_back(volume: &str, nodes: &Nodes) -> String {
+    if plan::holders(volume, &nodes.all).is_empty() {
+        return plan::nobody_holds(volume, &nodes.all, &nodes.round) + ". Nothing was changed";
+    }
+    let silent: Vec<_> = nodes.silent().into_iter().collect();
+    let silent = match silent.as_slice() {
+        [] => String::new(),
+        names => format!(" ({} did not answer, and may have)", names.join(", ")),
+    };
+    format!(
+        "no node that answered has handed {volume} over{silent}: nothing was changed. `rcpctl status \
+         {volume}` shows who the writer is"
+    )
 }
 
 async fn one(
@@ -442,6 +494,15 @@ pub(super) async fn resync(args: ResyncArgs, around: &Surroundings) -> Result<()
 }
 
 pub(super) async fn confirm(args: ConfirmArgs, around: &Surroundings) -> Result<(), Failed> {
+    if !args.alone {
+        let volume = &args.volume;
+        return Err(Failed::usage(format!(
+            "a writer that waits lets clients in by itself as soon as one of its children has confirmed \
+             it; start one, or see that it is reached. Only if all of them are gone for good, and \
+             `rcpctl failover {volume} --plan` shows that nobody was promoted: `rcpctl confirm {volume} \
+             --alone`. Nothing was changed"
+        )));
+    }
     let wanted = WriterChange::Alone { volume: args.volume.clone() };
     let done = one(&args.volume, &args.target, around, &wanted).await?;
     let text = format!(
@@ -465,10 +526,7 @@ pub(super) async fn history(args: HistoryArgs, around: &Surroundings) -> Result<
     let nodes = Nodes::ask(&args.target, around).await?;
     let held = plan::holders(&args.volume, &nodes.all);
     if held.is_empty() {
-        return Err(Failed::new(format!(
-            "none of the nodes that answered holds a volume `{}`",
-            args.volume
-        )));
+        return Err(Failed::new(plan::nobody_holds(&args.volume, &nodes.all, &nodes.round)));
     }
     let known: Vec<Known> = held
         .iter()

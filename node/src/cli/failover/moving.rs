@@ -81,7 +81,7 @@ pub(in crate::cli) async fn volume(
     args: &MoveArgs,
     around: &Surroundings,
 ) -> Result<(), Failed> {
-    let nodes = ask(args, around).await?;
+    let nodes = ask(name, args, around).await?;
     let all = way::of_volume(name, &args.to, &nodes.all).map_err(Failed::new)?;
     run(all, nodes, args, around).await
 }
@@ -91,16 +91,20 @@ pub(in crate::cli) async fn group(
     args: &MoveArgs,
     around: &Surroundings,
 ) -> Result<(), Failed> {
-    let nodes = ask(args, around).await?;
+    let nodes = ask(name, args, around).await?;
     let all = way::of_group(name, &nodes.all).map_err(Failed::new)?;
     run(all, nodes, args, around).await
 }
 
-async fn ask(args: &MoveArgs, around: &Surroundings) -> Result<Nodes, Failed> {
+async fn ask(name: &str, args: &MoveArgs, around: &Surroundings) -> Result<Nodes, Failed> {
     if let Some(topology) = topology(&args.common.target)? {
         topology.require_node(&args.to).map_err(|e| Failed::new(e.to_string()))?;
     }
-    Nodes::ask(&args.common.target, around).await
+    let nodes = Nodes::ask(&args.common.target, around).await?;
+    if nodes.all.is_empty() {
+        return Err(Failed::new(plan::nobody_holds(name, &nodes.all, &nodes.round)));
+    }
+    Ok(nodes)
 }
 
 async fn run(
@@ -195,7 +199,7 @@ async fn reach(
     let to = args.to.as_str();
     let show = Step::Show { volume: k.id.clone(), mark };
     let Answered::Shown(shown) = step(nodes.need(from)?, &show).await? else {
-        return Err(Failed::new("an answer of the wrong kind"));
+        return Err(takeover::not_understood(from, &k.label));
     };
     let reach = Reach { shown, same_device: args.same_device };
     step(nodes.need(to)?, &Step::Reach(reach.clone())).await.map_err(|e| {
@@ -279,7 +283,7 @@ async fn give(k: &Known, from: &str, to: &str, nodes: &Nodes) -> Result<(), Fail
     let old = nodes.need(from)?;
     let hold = WriterChange::Hold { volume: k.id.clone(), limit_ms: HOLD_MS };
     let WriterAnswer::Held(cut) = change(old, &hold).await? else {
-        return Err(Failed::new("an answer of the wrong kind"));
+        return Err(takeover::not_understood(from, &k.label));
     };
     let give = Step::Give { volume: k.id.clone(), to: to.to_owned(), set: cut.set };
     match step(old, &give).await {

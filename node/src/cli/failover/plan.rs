@@ -192,16 +192,36 @@ fn writer_state(
     (up, text)
 }
 
+/// The name is mistyped, or whoever holds it is not reached.
+pub(super) fn nobody_holds(volume: &str, nodes: &[NodeStatus], round: &Round) -> String {
+    let silent: Vec<_> = round.silent.iter().map(String::as_str).collect();
+    let names: Vec<_> = nodes.iter().map(|n| n.node.as_str()).collect();
+    if names.is_empty() {
+        return format!(
+            "no node answered ({}): what there is of `{volume}`, and who writes it, is not known; \
+             `rcpctl status` says of each why. Start one that has it, and say this again",
+            if silent.is_empty() { "none was asked".to_owned() } else { silent.join(", ") }
+        );
+    }
+    let labels: BTreeSet<_> = nodes.iter().flat_map(|n| &n.volumes).map(|v| v.in_group()).collect();
+    let there = match labels.len() {
+        0 => "they hold none".to_owned(),
+        _ => format!("they hold: {}", labels.into_iter().collect::<Vec<_>>().join(", ")),
+    };
+    let silent = match silent.as_slice() {
+        [] => String::new(),
+        names => format!("; {} did not answer", names.join(", ")),
+    };
+    format!(
+        "none of the nodes that answered ({}) holds a volume `{volume}`; {there}{silent}",
+        names.join(", ")
+    )
+}
+
 /// Makes the plan; pure.
 pub(super) fn plan(volume: &str, nodes: &[NodeStatus], round: &Round) -> Result<Plan, String> {
     let held = holders(volume, nodes);
-    let Some((_, first)) = held.first() else {
-        let names: Vec<_> = nodes.iter().map(|n| n.node.as_str()).collect();
-        return Err(format!(
-            "none of the nodes that answered ({}) holds a volume `{volume}`",
-            if names.is_empty() { "none".to_owned() } else { names.join(", ") }
-        ));
-    };
+    let Some((_, first)) = held.first() else { return Err(nobody_holds(volume, nodes, round)) };
     let (label, group) = (first.in_group().to_owned(), first.group.clone());
     let mut warnings = Vec::new();
     let histories = held.iter().flat_map(|(_, v)| [&v.history, &v.rival]);

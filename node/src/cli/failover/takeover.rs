@@ -99,12 +99,31 @@ pub(super) async fn promote(
     };
     match (answer, up.and_then(|old| Some((old, nodes.client(old)?)))) {
         (Ok(WriterAnswer::Promoted(p)), _) => Ok((p, last_set)),
-        (Ok(_), _) => Err(Failed::new("an answer of the wrong kind")),
+        (Ok(_), _) => Err(not_understood(to, &plan.volume)),
         (Err(e), Some(old)) if last_set.is_some() => {
             Err(not_taken(&e, old, (to, client), &plan.volume).await)
         }
-        (Err(e), _) => Err(e.into()),
+        (Err(e @ ClientError::Refused(_)), _) => Err(e.into()),
+        (Err(e), _) => Err(perhaps(&e, to, &plan.volume)),
     }
+}
+
+/// The node did not live to say whether it is the writer now.
+fn perhaps(e: &ClientError, to: &str, volume: &str) -> Failed {
+    Failed::from(e.clone()).saying(format!(
+        "{e}; {to} was told to take over, and whether it has is not known: promote no other node before \
+         it says so. Start it if it does not run; `rcpctl status {volume}` shows what it is, and the same \
+         command goes on from there"
+    ))
+}
+
+/// A node of another version, most likely.
+pub(super) fn not_understood(node: &str, volume: &str) -> Failed {
+    Failed::new(format!(
+        "{node} answered something else than it was asked: are its rcpd and this command of one version? \
+         What it did is not known: `rcpctl status {volume}` shows who writes, before anything else is \
+         done"
+    ))
 }
 
 /// After handing over: the old writer goes on, if it is certain that the new one is none.
@@ -129,7 +148,12 @@ async fn undo(why: String, old: &str, client: &Client, volume: &str) -> Failed {
     let back = change(client, &WriterChange::TakeBack { volume: volume.to_owned() }).await;
     Failed::new(match back {
         Ok(_) => format!("{why}: {old} goes on as the writer, the volume is where it was"),
-        Err(e) => format!("{why}, and {old} could not be told to go on ({e})"),
+        Err(e) => format!(
+            "{why}, and {old} could not be told to go on ({e}): if it has not handed over, it lets writers \
+             in again within {} s; if it has, `rcpctl failover {volume} --take-back` has it go on. \
+             `rcpctl status {volume}` shows which",
+            HOLD.as_secs()
+        ),
     })
 }
 
@@ -223,7 +247,7 @@ pub(super) async fn hand_over(
     let limit_ms = u64::try_from(HOLD.as_millis()).unwrap_or(u64::MAX);
     let hold = WriterChange::Hold { volume: volume.to_owned(), limit_ms };
     let WriterAnswer::Held(cut) = change(old, &hold).await? else {
-        return Err(Failed::new("an answer of the wrong kind"));
+        return Err(not_understood(name, volume));
     };
     if let Err(at) = reaches(new, volume, cut.set, LAST_SET).await {
         let why = format!("{to} {at} and did not get the last set {} in time", cut.set);
@@ -311,7 +335,7 @@ pub(super) async fn took_the_files(
     let ask = WriterChange::Promote { volume: v.id, now, at, above, lose_damaged_blocks };
     match change(new, &ask).await? {
         WriterAnswer::Promoted(p) => Ok(Some(p)),
-        _ => Err(Failed::new("an answer of the wrong kind")),
+        _ => Err(not_understood(to, volume)),
     }
 }
 
@@ -319,8 +343,9 @@ pub(super) async fn took_the_files(
 fn needs_the_writer(plan: &Plan, nodes: &Nodes, to: &str) -> Failed {
     let volume = &plan.volume;
     Failed::new(format!(
-        "--sync needs the writer {}, and it {}: nothing was changed. Without --sync the volume can \
-         go on from what {to} has; `rcpctl failover {volume} --plan` shows what would be lost",
+        "a planned swap (--sync) needs the writer {}, and it {}: nothing was changed. If it is dead, the \
+         volume can go on from what {to} has: `rcpctl failover {volume} --plan` shows what would be lost, \
+         and `rcpctl failover {volume} --to {to} --adopt` does it",
         plan.writer.as_deref().unwrap_or("(unknown)"),
         plan.writer.as_deref().map_or("did not answer", |w| nodes.round.silence(w))
     ))

@@ -89,7 +89,7 @@ pub(super) fn of_volume(name: &str, to: &str, nodes: &[NodeStatus]) -> Result<Ve
     let (Some(one), None) = (found.next(), found.next()) else {
         let labels: Vec<_> = all.iter().map(|k| k.label.as_str()).collect();
         return Err(format!(
-            "no node that answered has one volume `{name}`; there are: {}",
+            "no node that answered has one volume `{name}`; there are: {}. Nothing was changed",
             if labels.is_empty() { "none".to_owned() } else { labels.join(", ") }
         ));
     };
@@ -110,7 +110,14 @@ pub(super) fn of_volume(name: &str, to: &str, nodes: &[NodeStatus]) -> Result<Ve
 pub(super) fn of_group(group: &str, nodes: &[NodeStatus]) -> Result<Vec<Known>, String> {
     let all: Vec<_> = volumes(nodes).into_iter().filter(|k| k.group == group).collect();
     if all.is_empty() {
-        return Err(format!("no node that answered has a volume of a group `{group}`"));
+        let known: BTreeSet<_> = volumes(nodes).into_iter().map(|k| k.group).collect();
+        let known = match known.len() {
+            0 => "they have none at all".to_owned(),
+            _ => format!("they have of: {}", known.into_iter().collect::<Vec<_>>().join(", ")),
+        };
+        return Err(format!(
+            "no node that answered has a volume of a group `{group}`; {known}. Nothing was changed"
+        ));
     }
     Ok(all)
 }

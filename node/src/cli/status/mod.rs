@@ -132,10 +132,12 @@ fn once(args: &StatusArgs, asked: &[Asked], view: &View<'_>) -> Result<(), Faile
     if let [Asked { answer: Err(error), .. }] = asked {
         return Err(Failed::from(error.clone()));
     }
+    // Also for a program, a volume that is nowhere is an error.
+    let text = render(asked, view)?;
     if args.json {
         print_json(&answers(asked))?;
     } else {
-        print(&render(asked, view)?)?;
+        print(&text)?;
     }
     unanswered(asked)
 }
