@@ -131,6 +131,9 @@ pub(super) fn detail(h: &Held<'_>) -> String {
     if let Some(reason) = &v.reason {
         line("because", reason.clone());
     }
+    if let Some(words) = &v.mirror {
+        line("mirror", words.clone());
+    }
     if let Some(d) = &v.delayed {
         line("behind", format!("for {}: {}", between(d.since_us, now), d.text));
     }
