@@ -14,9 +14,9 @@ const BLOCK: u64 = 4096;
 const WORDS_OF_BLOCKS: &str = "m mirrors vol without consistent views: there is no state";
 const WORDS: &str = "mirrors without consistent views";
 
-/// A primary, a forwarder with a replica of its own, and two leaves of which `m` mirrors.
-fn plan() -> Plan {
-    let mut plan = Plan::new(&[("p", &["f"]), ("f", &["l", "m"])]).volume("vol", 16);
+/// A tree of which `m` mirrors.
+fn plan(routes: &[(&str, &[&str])]) -> Plan {
+    let mut plan = Plan::new(routes).volume("vol", 16);
     let mirrors = PlaybackSpec { views: Some("on_demand".to_owned()), ..PlaybackSpec::default() };
     plan.group().overrides.insert("m".to_owned(), mirrors);
     plan
@@ -75,7 +75,8 @@ fn shows(tree: &Tree, node: &str) -> u64 {
 
 #[test]
 fn a_mirror_is_read_when_a_version_of_it_is_wanted() {
-    let tree = Tree::start(plan());
+    // Below a forwarder with a replica of its own.
+    let tree = Tree::start(plan(&[("p", &["f"]), ("f", &["l", "m"])]));
     let first = write(&tree, "p", 1);
     tree.reaches("l", "vol", first, LONG);
     let v = mirrors(&tree, first);
@@ -147,7 +148,7 @@ fn a_mirror_is_read_when_a_version_of_it_is_wanted() {
 
 #[test]
 fn a_mirror_takes_over_once_it_was_brought_to_a_version() {
-    let tree = Tree::start(plan());
+    let tree = Tree::start(plan(&[("p", &["l", "m"])]));
     tree.expect(" WARN ");
     tree.expect(" ERROR ");
     let first = write(&tree, "p", 1);
@@ -155,7 +156,6 @@ fn a_mirror_takes_over_once_it_was_brought_to_a_version() {
     mirrors(&tree, first);
     // Whoever could send a set is gone.
     tree.kill("p");
-    tree.kill("f");
     let plan = tree.told("failover vol --plan").unwrap_or_else(|e| e);
     let way = "`rcpctl replicate version vol --node m`";
     says(&plan, &["it mirrors, and no version of it was made", way]);
@@ -175,8 +175,7 @@ fn a_mirror_takes_over_once_it_was_brought_to_a_version() {
     let said = at(&tree, "m", "replicate version vol").unwrap();
     says(&said, &[&format!("m has version {first}, cut ")]);
     assert_eq!(shows(&tree, "m"), 1);
-    tree.up("f");
-    tree.told("failover vol --to m").unwrap();
+    tree.told("failover vol --to m --adopt").unwrap();
     assert_eq!(tree.volume("m", "vol").unwrap().role, "primary");
     assert_eq!(shows(&tree, "m"), 1);
     let set = write(&tree, "m", 2);
