@@ -181,7 +181,7 @@ fn a_mirror_takes_over_once_it_was_brought_to_a_version() {
     let set = write(&tree, "m", 2);
     tree.reaches("l", "vol", set, LONG);
     // As a replica it mirrors again.
-    tree.told("failover vol --sync --to l").unwrap();
+    tree.told("failover vol --sync --to l --adopt").unwrap();
     assert_eq!(tree.volume("l", "vol").unwrap().role, "primary");
     let set = write(&tree, "l", 3);
     mirrors(&tree, set);
