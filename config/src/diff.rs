@@ -431,5 +431,6 @@ fn playback_fields(p: &Playback) -> Fields {
         ("max_staleness", p.max_staleness.map_or("none".to_owned(), format_duration)),
         ("scrub", p.scrub.rate_words()),
         ("scrub_every", format_duration(p.scrub.every)),
+        ("views", p.views.as_str().to_owned()),
     ]
 }

@@ -29,7 +29,7 @@ pub use diagnostics::{Diagnostic, Diagnostics};
 pub use diff::{Change, NodeDiff, RouteDiff};
 pub use plan::{
     Confirm, Door, GroupPlan, Keep, NodePlan, OnFull, Override, Playback, Policy, Role, RouteTable,
-    Topology, UnknownName, VolumePlan,
+    Topology, UnknownName, Views, VolumePlan,
 };
 pub use route_command::{RouteAction, RouteCommand, RouteCommandError};
 pub use spec::TopologySpec;

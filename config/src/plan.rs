@@ -199,6 +199,29 @@ pub struct Playback {
     pub max_staleness: Option<Duration>,
     /// How replicas look through their content for damage.
     pub scrub: Scrub,
+    /// Whether a replica is read.
+    pub views: Views,
+}
+
+/// Whether a replica is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Views {
+    /// Every state that it reaches.
+    #[default]
+    Always,
+    /// It mirrors: nothing, before a version is wanted.
+    OnDemand,
+}
+
+impl Views {
+    /// As in a topology.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Always => "always",
+            Self::OnDemand => "on_demand",
+        }
+    }
 }
 
 /// How a replica looks through its content for damage, in the background.
@@ -241,6 +264,8 @@ pub struct Override {
     pub scrub: Option<u64>,
     /// From the end of one round of it to the beginning of the next.
     pub scrub_every: Option<Duration>,
+    /// Whether it is read as a replica.
+    pub views: Option<Views>,
     /// Capacity of each save volume of the group on this node, in bytes.
     pub save: Option<u64>,
     /// What it may hold back as a receiver, where that differs.
@@ -470,6 +495,7 @@ impl GroupPlan {
                 rate: own.scrub.unwrap_or(self.playback.scrub.rate),
                 every: own.scrub_every.unwrap_or(self.playback.scrub.every),
             },
+            views: own.views.unwrap_or(self.playback.views),
         }
     }
 

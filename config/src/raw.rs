@@ -122,6 +122,7 @@ pub(crate) struct RawPlayback {
     pub(crate) max_staleness: Option<Text>,
     pub(crate) scrub: Option<Text>,
     pub(crate) scrub_every: Option<Text>,
+    pub(crate) views: Option<Text>,
     pub(crate) save: Option<Text>,
     pub(crate) keep: RawKeep,
 }
@@ -351,13 +352,14 @@ fn read_playback(
             "max_staleness",
             "scrub",
             "scrub_every",
+            "views",
             "save",
             "keep_bytes",
             "keep_sets",
             "keep_time",
         ]
     } else {
-        &["timeout", "hwm", "max_staleness", "scrub", "scrub_every"]
+        &["timeout", "hwm", "max_staleness", "scrub", "scrub_every", "views"]
     };
     let mut f = Fields::of(entries, what, known, report);
     RawPlayback {
@@ -366,6 +368,7 @@ fn read_playback(
         max_staleness: f.text("max_staleness", report),
         scrub: f.text("scrub", report),
         scrub_every: f.text("scrub_every", report),
+        views: f.text("views", report),
         save: f.text("save", report),
         keep: read_keep(&mut f, report),
     }

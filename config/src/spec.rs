@@ -221,6 +221,8 @@ pub struct PlaybackSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scrub_every: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub views: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub save: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep_bytes: Option<String>,
@@ -370,6 +372,7 @@ fn group(g: &GroupPlan) -> GroupSpec {
             max_staleness: g.playback.max_staleness.map(format_duration),
             scrub: Some(g.playback.scrub.rate_words()),
             scrub_every: Some(format_duration(g.playback.scrub.every)),
+            views: Some(g.playback.views.as_str().to_owned()),
             ..PlaybackSpec::default()
         },
         overrides: g.overrides.iter().map(|(n, o)| (n.to_string(), own(o))).collect(),
@@ -399,6 +402,7 @@ fn own(o: &Override) -> PlaybackSpec {
         max_staleness: o.max_staleness.map(format_duration),
         scrub: o.scrub.map(|rate| Scrub { rate, ..Scrub::default() }.rate_words()),
         scrub_every: o.scrub_every.map(format_duration),
+        views: o.views.map(|v| v.as_str().to_owned()),
         save: o.save.map(format_size),
         keep_bytes: o.keep.bytes.map(format_size),
         keep_sets: o.keep.sets,

@@ -109,6 +109,10 @@ fn specs() -> impl Strategy<Value = TopologySpec> {
                     keep_sets: (timeout % 5 > 1).then_some(7),
                     ..PolicySpec::default()
                 },
+                playback: PlaybackSpec {
+                    views: persistent.then(|| "always".to_owned()),
+                    ..PlaybackSpec::default()
+                },
                 routes,
                 forward_only,
                 on_failover: BTreeMap::new(),

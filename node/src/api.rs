@@ -218,10 +218,13 @@ pub struct VolumeInfo {
     pub group: String,
     /// `primary`, `replica` or `relay`.
     pub role: String,
-    /// State in words: `writable`, `readable`, `seeding`, `catching up`, `forwarding`, `failed` …
+    /// State in words: `writable`, `readable`, `mirroring`, `seeding`, `catching up`, `forwarding`, `failed` …
     pub state: String,
     /// Why it cannot advance or be read, in words.
     pub reason: Option<String>,
+    /// A replica that is to mirror: whether it does now, and the way out of it, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<String>,
     /// Why it stands still by itself, whatever other nodes do: a full disk, most of all. In words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stalled: Option<String>,
@@ -364,6 +367,18 @@ pub struct StateDigest {
 }
 
 impl VolumeInfo {
+    /// It has a whole state, whether it is read or mirrors.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.state.starts_with("readable") || self.mirrors()
+    }
+
+    /// It mirrors, and no version of it was wanted.
+    #[must_use]
+    pub fn mirrors(&self) -> bool {
+        self.state.starts_with("mirroring")
+    }
+
     /// What its group calls it.
     #[must_use]
     pub fn in_group(&self) -> &str {
@@ -858,6 +873,8 @@ pub trait NodeApi: Send + Sync + 'static {
     fn detach<'a>(&'a self, volume: &'a str, child: &'a str) -> Answer<'a, ()>;
     /// Changes when sets are made or played.
     fn policy<'a>(&'a self, volume: &'a str, change: PolicyChange) -> Answer<'a, ()>;
+    /// Brings a mirror to a version (true), or has it mirror again.
+    fn views<'a>(&'a self, volume: &'a str, open: bool) -> Answer<'a, ()>;
     /// Changes who the writer of a volume is; answered when that is durable.
     fn writer(&self, change: WriterChange) -> Answer<'_, WriterAnswer>;
     /// Has every replica hash the first `len` bytes of a state (XXH3, 128 bits), and waits for all.

@@ -37,7 +37,7 @@ fn plan() -> OpenPlan {
         node: me(),
         persistent: true,
         cut: CutPolicy { hwm: 1 << 30, timeout: Duration::from_secs(3600) },
-        playback: PlaybackPolicy { hwm: 0, timeout: Duration::ZERO },
+        playback: PlaybackPolicy { hwm: 0, timeout: Duration::ZERO, on_demand: false },
         compression: Compression::Never,
         import: false,
         budget: volmcast::save::Budget::new(1 << 20),

@@ -27,8 +27,10 @@ const BLOCKS: u64 = 256;
 const NOW: Mono = Mono(1_000_000);
 const FIRST: Generation = Generation { counter: 1, id: [1; 16] };
 const SECOND: Generation = Generation { counter: 2, id: [2; 16] };
-const AT_ONCE: PlaybackPolicy = PlaybackPolicy { hwm: 0, timeout: Duration::ZERO };
-const LATER: PlaybackPolicy = PlaybackPolicy { hwm: u64::MAX, timeout: Duration::from_secs(3600) };
+const AT_ONCE: PlaybackPolicy =
+    PlaybackPolicy { hwm: 0, timeout: Duration::ZERO, on_demand: false };
+const LATER: PlaybackPolicy =
+    PlaybackPolicy { hwm: u64::MAX, timeout: Duration::from_secs(3600), on_demand: false };
 
 fn me() -> NodeName {
     NodeName::new("leaf").expect("valid")

@@ -52,6 +52,8 @@ mod lines;
 mod load;
 #[path = "e2e/matrix.rs"]
 mod matrix;
+#[path = "e2e/mirror.rs"]
+mod mirror;
 #[path = "e2e/moving.rs"]
 mod moving;
 #[path = "e2e/oracle.rs"]

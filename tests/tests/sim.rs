@@ -1,7 +1,7 @@
 //! The simulation: seeds that once failed, and a few hundred others.
 
 use tests::sim::coverage::never;
-use tests::sim::{BAD_DISKS, BYPASS, Counters, MOMENTS, OPERATORS, TURNS, run, run_plain};
+use tests::sim::{BAD_DISKS, BYPASS, Counters, MIRRORS, MOMENTS, OPERATORS, TURNS, run, run_plain};
 
 /// Seeds that found something, with a word on what.
 const REGRESSIONS: &[(u64, &str)] = &[
@@ -282,6 +282,30 @@ fn blows_at_moments_at_which_little_holds() {
     }
     for what in ["newest mailbox slot lost", "struck at a moment", "seed finished", "swap finished"]
     {
+        assert!(counters.get(what) > 0, "never happened: {what}\n{counters}");
+    }
+}
+
+#[test]
+fn mirrors_and_versions_of_them() {
+    let mut counters = Counters::default();
+    for seed in MIRRORS..MIRRORS + 100 {
+        match run(seed, false) {
+            Ok(c) => counters.merge(&c),
+            Err(f) => panic!("{f}"),
+        }
+    }
+    for what in [
+        "catch-up finished",
+        "mirror brought to a version in the end",
+        "mirror with a whole set not read",
+        "mirroring again wanted",
+        "promoted",
+        "replica read",
+        "seed finished",
+        "taken back",
+        "version wanted",
+    ] {
         assert!(counters.get(what) > 0, "never happened: {what}\n{counters}");
     }
 }

@@ -45,7 +45,7 @@ fn plan() -> OpenPlan {
         node: NodeName::new("n").unwrap(),
         persistent: true,
         cut: CutPolicy { hwm: u64::MAX, timeout: never },
-        playback: PlaybackPolicy { hwm: 0, timeout: Duration::ZERO },
+        playback: PlaybackPolicy { hwm: 0, timeout: Duration::ZERO, on_demand: false },
         compression: Compression::WherePays,
         import: false,
         budget: volmcast::save::Budget::new(1 << 20),

@@ -16,7 +16,9 @@ use crate::units::{BlockCount, BlockSize, LogPos};
 /// Bytes of one slot in the file; slot 0 at offset 0, slot 1 behind it.
 pub const SLOT_LEN: usize = 64 << 10;
 const MAGIC: [u8; 4] = *b"RCPM";
-const VERSION: u16 = 5;
+const VERSION: u16 = 6;
+/// Version 5 knew of no mirrors.
+const MIRRORS_SINCE: u16 = 6;
 /// Version 4 knew of no undoing and of no branches.
 const BRANCHES_SINCE: u16 = 5;
 /// Version 3 had no digest.
@@ -142,20 +144,30 @@ pub struct Settings {
     pub stopped: bool,
     /// After a restart it is stopped, whatever it was before (CAP-16).
     pub transient: bool,
+    /// A replica that mirrors was brought to a version, and is read (VMC-08).
+    pub opened: bool,
 }
 
 impl Settings {
     fn to_bits(self) -> u8 {
-        u8::from(self.stopped) | u8::from(self.transient) << 1
+        let opened = if self.opened { OPENED } else { 0 };
+        u8::from(self.stopped) | u8::from(self.transient) << 1 | opened
     }
 
     fn from_bits(bits: u8) -> Option<Self> {
-        (bits < 4).then_some(Self { stopped: bits & 1 != 0, transient: bits & 2 != 0 })
+        let is = |bit: u8| bits & bit != 0;
+        (bits & !(3 | OPENED) == 0).then_some(Self {
+            stopped: is(1),
+            transient: is(2),
+            opened: is(OPENED),
+        })
     }
 }
 
 /// In the byte of the settings: [`Mailbox::had_children`].
 const HAD_CHILDREN: u8 = 4;
+/// The same: [`Settings::opened`].
+const OPENED: u8 = 8;
 
 /// What a slot says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -380,7 +392,8 @@ impl Mailbox {
         let bits = b.try_get_u8().ok()?;
         let had_children = bits & HAD_CHILDREN != 0 && version >= VIEWS_SINCE;
         let known = if had_children { HAD_CHILDREN } else { 0 };
-        let Some(settings) = Settings::from_bits(bits & !known) else {
+        let settings = Settings::from_bits(bits & !known);
+        let Some(settings) = settings.filter(|s| !s.opened || version >= MIRRORS_SINCE) else {
             return Some(Err(MailboxError::Damaged("settings")));
         };
         let mut reserved = [0u8; 2];
@@ -710,10 +723,10 @@ mod tests {
         let (old, new) = (sample(), Mailbox { sequence: 6, ..sample() });
         let mut f = file([&old, &new]);
         let at = usize::try_from(Mailbox::slot_offset(6)).expect("small");
-        f[at + 4] = 6;
+        f[at + 4] = 7;
         let crc = crc32c::crc32c(&f[at..at + 28]);
         f[at + 28..at + 32].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(Mailbox::choose(&f, old.volume), Err(MailboxError::Version(6)));
+        assert_eq!(Mailbox::choose(&f, old.volume), Err(MailboxError::Version(7)));
     }
 
     /// The bytes of this form may never change.
@@ -725,13 +738,13 @@ mod tests {
             hex,
             concat!(
                 "5243504d",                         // magic RCPM
-                "0500",                             // version
+                "0600",                             // version
                 "0000",                             // reserved
                 "0500000000000000",                 // sequence
                 "6c010000",                         // bytes of body
                 "cbc524fa",                         // CRC32C of the body
                 "00000000",                         // reserved
-                "075074d9",                         // CRC32C of the 28 bytes before
+                "64614812",                         // CRC32C of the 28 bytes before
                 "09090909090909090909090909090909", // volume
                 "0c",                               // block size 2^12
                 "00",                               // settings: none
@@ -878,9 +891,42 @@ mod tests {
         assert_eq!(earlier(hex), without_branches(sample()));
     }
 
+    /// Version 5 knew of no mirrors.
+    #[test]
+    fn version_5_is_read() {
+        let hex = concat!(
+            "5243504d0500000005000000000000006c010000cbc524fa00000000075074d9",
+            "090909090909090909090909090909090c000000020000000000010000000000",
+            "4000000000000000000000000001000003000000000000000900000000000000",
+            "0800000000000000000000000000000008000000000000000400000000000000",
+            "4d00000000000000060000000000000002000000000000000500000000000000",
+            "00100000000000002c0100000000000003000000000000000100000000000000",
+            "0200000000000000770000000000000000000000000000000800000000000000",
+            "070000000000000005000000000000000600000000000000010001000000cdcd",
+            "cdcdcdcdcdcdcdcdcdcdcdcdcdcd00000000000000000963656c312d73657231",
+            "00401e18240a060001000963656c312d73657231800000000000000001000100",
+            "0000000000000800000000000000010002000000000000000c00000000000000",
+            "01000000cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd0200000000000000ffff0000",
+            "0000000001401e18240a0600",
+        );
+        assert_eq!(earlier(hex), sample());
+    }
+
     fn without_branches(m: Mailbox) -> Mailbox {
         let seed = m.seed.map(|s| SeedMark { undo: false, ..s });
         Mailbox { seed, aside: Vec::new(), ..m }
+    }
+
+    #[test]
+    fn a_mirror_that_was_brought_to_a_version_is_of_version_6() {
+        let settings = Settings { opened: true, transient: true, stopped: false };
+        let m = Mailbox { settings, had_children: true, ..sample() };
+        let mut slot = m.encode().expect("fits").to_vec();
+        assert_eq!((slot[49], Mailbox::decode(&slot)), (2 + 4 + 8, Ok(m)));
+        slot[4] = 5;
+        let crc = crc32c::crc32c(&slot[..28]);
+        slot[28..32].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(Mailbox::decode(&slot), Err(MailboxError::Damaged("settings")));
     }
 
     #[test]

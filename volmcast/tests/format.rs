@@ -120,7 +120,7 @@ fn mailbox_slot() {
             blocks: BlockCount(0xe),
             at: Wall(0xf),
         }],
-        settings: Settings { stopped: true, transient: true },
+        settings: Settings { stopped: true, transient: true, opened: true },
         had_children: true,
         ..Mailbox::empty(VOLUME, BlockSize::DEFAULT, BlockCount(0x1c))
     };
@@ -134,7 +134,7 @@ fn mailbox_slot() {
         ("checksum of bytes", &crc(&[&b[..28]])),
         ("volume UUID", &VOLUME.0),
         ("block size", &[12]),
-        ("settings", &[7]),
+        ("settings", &[15]),
         ("attempt", &0x12u32.to_le_bytes()),
         ("size of the volume", &le(0x1c)),
         ("log tail", &le(0x13)),

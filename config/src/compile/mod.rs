@@ -10,6 +10,7 @@ mod hops;
 mod nodes;
 mod routes;
 mod values;
+mod views;
 mod volumes;
 
 use crate::diagnostics::{Diagnostics, Problem, Report};
@@ -129,6 +130,7 @@ fn group<'f>(
     let playback = volumes::playback(&raw.playback, &title, report);
     let overrides = volumes::overrides(raw, &members, report);
     let forward_only = forward_only(raw, primary.as_ref(), &members, report);
+    views::check(raw, &playback, &overrides, &forward_only, &members, report);
     let on_failover = on_failover(raw, &members, report);
     let bypass = healing::bypass(raw, &title, report);
     let fallbacks = healing::fallbacks(raw, &members, report);

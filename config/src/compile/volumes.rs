@@ -1,7 +1,7 @@
 //! Volumes, policies and what single nodes do differently: sizes, durations, labels.
 
 use super::values::Field;
-use super::{Members, bad_name, full, values};
+use super::{Members, bad_name, full, values, views};
 use crate::diagnostics::{Problem, Report, Span};
 use crate::limits::{self, MAX_BLOCKS};
 use crate::plan::{Confirm, GroupPlan, Override, Playback, Policy, Scrub, VolumePlan};
@@ -361,6 +361,7 @@ pub(super) fn playback(raw: &RawPlayback, group: &str, report: &mut Report) -> P
             every: scrub_every(raw.scrub_every.as_ref(), field("scrub_every"), report)
                 .unwrap_or(limits::DEFAULT_SCRUB_EVERY),
         },
+        views: views::read(raw.views.as_ref(), field("views"), report).unwrap_or_default(),
     }
 }
 
@@ -385,6 +386,7 @@ pub(super) fn overrides(
             ),
             scrub: scrub(raw.scrub.as_ref(), field("scrub"), report),
             scrub_every: scrub_every(raw.scrub_every.as_ref(), field("scrub_every"), report),
+            views: views::read(raw.views.as_ref(), field("views"), report),
             save: values::size(raw.save.as_ref(), field("save"), SAVE, WHY_SAVE, report),
             keep: full::keep(&raw.keep, &owner, report),
         };

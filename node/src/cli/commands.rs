@@ -12,12 +12,16 @@ use super::client::{Client, ClientError};
 use super::output::{Failed, print, print_json, tell};
 use super::pull;
 use super::target::{Endpoint, Purpose, Surroundings, Target};
+use super::text::{moment, plural};
 use super::way::Way;
-use crate::api::{CutInfo, PolicyChange};
+use crate::api::{CutInfo, PolicyChange, VolumeInfo};
 use crate::http::{paths, requests};
 
 /// How long `down` waits for a node to end.
 const ENDING: Duration = Duration::from_secs(60);
+
+/// How long `version` waits for what has come whole to be shown.
+const SHOWN: Duration = Duration::from_secs(10);
 
 /// What most commands take after their own words.
 #[derive(Args, Clone, Debug)]
@@ -147,6 +151,21 @@ pub(super) enum Replicate {
         /// Longest time between sets, such as 600s or 10min
         #[arg(long, value_name = "TIME", value_parser = duration)]
         timeout: Option<Duration>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Bring a mirror (`views: on_demand`) to a version: the newest set that has come whole is read,
+    /// and can be promoted; from then on it is a replica as any other
+    Version {
+        /// The volume
+        volume: String,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Have a replica that was brought to a version mirror again; nothing is copied for that
+    Mirror {
+        /// The volume
+        volume: String,
         #[command(flatten)]
         common: Common,
     },
@@ -308,6 +327,14 @@ pub(super) async fn replicate(command: Replicate, around: &Surroundings) -> Resu
             let sentence = format!("{volume}: {} from now on", words.join(", "));
             change(&volume, &common, around, paths::POLICY, &body, sentence).await
         }
+        Replicate::Version { volume, common } => version(&volume, &common, around).await,
+        Replicate::Mirror { volume, common } => {
+            let body = requests::Views { volume: volume.clone(), open: false };
+            let sentence = format!(
+                "{volume}: it mirrors again, and is not read; whoever has a state open reads that one on"
+            );
+            change(&volume, &common, around, paths::VIEWS, &body, sentence).await
+        }
         Replicate::Persist { to, volume, common } => {
             let on = to == OnOff::On;
             let policy = PolicyChange { persistent: Some(on), ..PolicyChange::default() };
@@ -320,6 +347,46 @@ pub(super) async fn replicate(command: Replicate, around: &Surroundings) -> Resu
             change(&volume, &common, around, paths::POLICY, &body, sentence).await
         }
     }
+}
+
+async fn version(volume: &str, common: &Common, around: &Surroundings) -> Result<(), Failed> {
+    let client = common.target.one(Purpose::Volume(volume), around)?.client();
+    let body = requests::Views { volume: volume.to_owned(), open: true };
+    let done: requests::Done = client.post(paths::VIEWS, &body).await?;
+    let until = crate::clock::mono().after(SHOWN);
+    let sentence = loop {
+        let status = client.status().await?;
+        let Some(v) = status.volumes.iter().find(|v| v.is_called(volume)) else {
+            return Err(Failed::new(format!("volume {volume} is gone from {}", status.node)));
+        };
+        let comes = v.state.starts_with("readable") && v.replicating && v.current_set < v.saved_set;
+        if !comes || crate::clock::mono() >= until {
+            break version_sentence(volume, &status.node, v);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    tell(common.json, &done, &sentence)
+}
+
+fn version_sentence(volume: &str, node: &str, v: &VolumeInfo) -> String {
+    if !v.state.starts_with("readable") || v.current_set == 0 {
+        let why = v.reason.as_deref().map_or(String::new(), |r| format!(": {r}"));
+        return format!(
+            "{volume}: a version of it at {node} is wanted, and not there yet ({}{why}); it is read from \
+             then on",
+            v.state
+        );
+    }
+    let cut = v.current_cut_us.map_or(String::new(), |us| format!(", cut {} UTC", moment(us)));
+    let lacks = match v.newest_known_set.saturating_sub(v.current_set) {
+        0 => String::new(),
+        n => format!("; it lacks {} of which it knows", plural(n, "newer set")),
+    };
+    format!(
+        "{volume}: {node} has version {}{cut}{lacks}; it is read and goes on as a replica, until \
+         `rcpctl replicate mirror {volume} --node {node}`",
+        v.current_set
+    )
 }
 
 /// What became of one node.
@@ -406,6 +473,31 @@ mod tests {
         let text = kept_sentence("v", 99, Some(1));
         assert_eq!(text, "v: state 99 will be kept when it comes (newest known is 1)");
         assert_eq!(kept_sentence("v", 1, Some(1)), "v: state 1 is kept; read it as v@1");
+    }
+
+    #[test]
+    fn what_a_version_has_and_lacks_is_said() {
+        let at = |state: &str, current_set, newest_known_set| VolumeInfo {
+            state: state.to_owned(),
+            current_set,
+            newest_known_set,
+            reason: (state == "seeding").then(|| "no parent".to_owned()),
+            ..VolumeInfo::default()
+        };
+        let says = |v| version_sentence("v", "n", &v);
+        let text = says(at("readable", 7, 7));
+        let way = "`rcpctl replicate mirror v --node n`";
+        assert_eq!(
+            text,
+            format!("v: n has version 7; it is read and goes on as a replica, until {way}")
+        );
+        let text = says(at("readable, 1 sets to merge", 7, 9));
+        assert!(text.contains("version 7; it lacks 2 newer sets of which it knows"), "{text}");
+        for none in [at("seeding", 7, 7), at("readable", 0, 0)] {
+            let text = says(none);
+            assert!(text.contains("is wanted, and not there yet"), "{text}");
+        }
+        assert!(says(at("seeding", 7, 7)).contains("(seeding: no parent)"));
     }
 
     #[test]

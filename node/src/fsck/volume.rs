@@ -80,7 +80,7 @@ fn plan(node: &NodeName) -> OpenPlan {
         node: node.clone(),
         persistent: true,
         cut: CutPolicy { hwm: u64::MAX, timeout: std::time::Duration::MAX },
-        playback: PlaybackPolicy { hwm: 0, timeout: std::time::Duration::ZERO },
+        playback: PlaybackPolicy { hwm: 0, timeout: std::time::Duration::ZERO, on_demand: false },
         compression: rcp::proto::delta::Compression::Never,
         import: false,
         budget: Budget::new(1 << 20),

@@ -21,7 +21,7 @@ use super::guard::Asked;
 use super::limits::{BODY_READ, MAX_BODY_BYTES, MAX_TOPOLOGY_BYTES};
 use super::requests::{
     Block, Cut, Delete, Detach, Done, GroupDefinition, Hash, KeptState, Nothing, Policy, Rename,
-    Replicate, Resize, RouteAdd, RouteDelete, Seed, TopologyText,
+    Replicate, Resize, RouteAdd, RouteDelete, Seed, TopologyText, Views,
 };
 use super::router::App;
 use crate::api::{ApiError, ApiErrorKind, NodeApi, VolumeSpec, WriterChange};
@@ -118,6 +118,7 @@ change!(replicate, Replicate, done, |api, q| api.replicate(&q.volume, q.on));
 change!(detach, Detach, done, |api, q| api.detach(&q.volume, &q.child));
 change!(seed, Seed, done, |api, q| api.seed(&q.volume, &q.child));
 change!(policy, Policy, done, |api, q| api.policy(&q.volume, q.change));
+change!(views, Views, done, |api, q| api.views(&q.volume, q.open));
 change!(writer, WriterChange, answer, |api, q| api.writer(q));
 change!(hash, Hash, answer, |api, q| {
     api.hash(&q.volume, q.set, q.len, std::time::Duration::from_secs(q.wait_s))

@@ -48,6 +48,8 @@ pub const SEED: &str = "/api/v1/seed";
 pub const DETACH: &str = "/api/v1/detach";
 /// Change when sets are made or played.
 pub const POLICY: &str = "/api/v1/policy";
+/// Bring a mirror to a version, or have it mirror again.
+pub const VIEWS: &str = "/api/v1/views";
 /// Add a next hop.
 pub const ROUTE_ADD: &str = "/api/v1/routes/add";
 /// Make, change or forget a group beside the topology file.
@@ -96,6 +98,7 @@ pub(crate) const CONTROL: &[Entry] = &[
     (SEED, "POST", "seed a child again"),
     (DETACH, "POST", "let go of a child: what it lacks is kept for it no longer"),
     (POLICY, "POST", "change when sets are made or played"),
+    (VIEWS, "POST", "bring a mirror to a version, or have it mirror again"),
     (VOLUME_CREATE, "POST", "create or import a volume"),
     (VOLUME_RESIZE, "POST", "change a volume's size"),
     (VOLUME_RENAME, "POST", "change a volume's label"),
@@ -120,7 +123,7 @@ pub(crate) fn need(path: &str) -> Need {
         DASHBOARD => Need::Nothing,
         STATUS | VOLUME | ROUTES | CHANGES => Need::Scope(Scope::Read),
         ROUTE_ADD | ROUTE_DELETE | CUT | KEEP | RELEASE | REPLICATE | SEED | DETACH | POLICY
-        | HASH | BLOCK_SEND => Need::Scope(Scope::Operate),
+        | VIEWS | HASH | BLOCK_SEND => Need::Scope(Scope::Operate),
         // What somebody adds and forgets to enter here is for administrators.
         _ => Need::Scope(Scope::Admin),
     }

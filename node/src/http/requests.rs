@@ -139,6 +139,16 @@ pub struct Replicate {
     pub on: bool,
 }
 
+/// Bring a mirror to a version, or have it mirror again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Views {
+    /// Which volume.
+    pub volume: String,
+    /// Whether it is read from now on.
+    pub open: bool,
+}
+
 /// Seed a child again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

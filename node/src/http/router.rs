@@ -72,6 +72,7 @@ pub fn routers_with(
         .route(paths::SEED, post(control::seed))
         .route(paths::DETACH, post(control::detach))
         .route(paths::POLICY, post(control::policy))
+        .route(paths::VIEWS, post(control::views))
         .route(paths::VOLUME_CREATE, post(control::volume_create))
         .route(paths::VOLUME_RESIZE, post(control::volume_resize))
         .route(paths::VOLUME_RENAME, post(control::volume_rename))

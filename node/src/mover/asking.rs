@@ -65,6 +65,13 @@ pub enum Ask {
         /// How.
         change: PolicyChange,
     },
+    /// Bring a mirror to a version (true), or have it mirror again.
+    Views {
+        /// Label or UUID.
+        volume: String,
+        /// Whether it is read from now on.
+        open: bool,
+    },
     /// Change the size.
     Resize {
         /// Label or UUID.
@@ -191,6 +198,10 @@ impl Mover {
             Ask::Seed { volume, child } => self.seed_child(&volume, &child),
             Ask::Detach { volume, child } => self.detach_child(&volume, &child),
             Ask::Policy { volume, change } => match self.policy(ask, &volume, &change) {
+                Ok(()) => return,
+                Err(e) => Err(e),
+            },
+            Ask::Views { volume, open } => match self.views(ask, &volume, open) {
                 Ok(()) => return,
                 Err(e) => Err(e),
             },

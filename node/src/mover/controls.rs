@@ -52,6 +52,11 @@ pub struct Order {
     pub wait: Duration,
 }
 
+/// Whether what executes such a block may read the volume.
+fn reads(kind: &str) -> bool {
+    kind == HASH || !kind.starts_with(OWN_KINDS)
+}
+
 /// How a child is.
 fn below(group: Option<&Group>, child: &NodeName) -> Below {
     match group.and_then(|g| g.links.get(child)) {
@@ -179,7 +184,10 @@ impl Mover {
         let children = self.groups.get(&group).map(|g| g.links.keys().cloned().collect());
         let children: std::collections::BTreeSet<_> = children.unwrap_or_default();
         let must = matches!(origin, Origin::Above { .. }) || children.is_empty();
-        let part = self.own_part(&group, &block, must);
+        let part = match self.own_part(&group, &block, must) {
+            does @ (Part::Once | Part::Repeatable) => self.not_at_a_mirror(&block).unwrap_or(does),
+            part => part,
+        };
         let id = block.id;
         let order = control::Order { group, block, origin, children, part };
         self.controls.begin(order, self.now);
@@ -225,6 +233,17 @@ impl Mover {
         Part::Told(false, Bytes::from(text))
     }
 
+    /// What is to be done after a state is not waited for where nobody may come to see it.
+    fn not_at_a_mirror(&self, block: &ControlBlock) -> Option<Part> {
+        let after = block.after.filter(|_| reads(&block.kind))?;
+        let h = self.volumes.get(&after.volume).filter(|h| h.volume.is_mirroring())?;
+        let text = format!(
+            "{} mirrors {} without consistent views: there is no state {} here to do this after",
+            self.cfg.node, h.label, after.set
+        );
+        Some(Part::Told(false, Bytes::from(text)))
+    }
+
     /// A block came from the parent.
     pub(super) fn control_from_above(&mut self, conn: ConnId, block: ControlBlock) {
         let Some(group) = self.conns.get(&conn).map(|c| c.group.clone()) else { return };
@@ -256,18 +275,19 @@ impl Mover {
     /// Executes a block here if its state is visible; else says what it waits for.
     fn try_control(&mut self, id: [u8; 16]) {
         let Some((group, block)) = self.controls.get(&id) else { return };
-        match block.after.and_then(|after| self.not_yet(group, after)) {
+        match block.after.and_then(|after| self.not_yet(group, after, reads(&block.kind))) {
             Some(why) => self.controls.waits(id, why),
             None => self.controls.go(id, self.now, self.wall),
         }
     }
 
     /// Why a block cannot be executed yet.
-    fn not_yet(&self, group: &GroupName, after: StateId) -> Option<String> {
+    fn not_yet(&self, group: &GroupName, after: StateId, reads: bool) -> Option<String> {
         let Some(h) = self.volumes.get(&after.volume).filter(|h| h.group == *group) else {
             return Some(format!("waits for volume {}, which is not here yet", after.volume));
         };
-        if let Some(why) = h.volume.refusal() {
+        let why = if reads { h.volume.refusal() } else { h.volume.unwhole() };
+        if let Some(why) = why {
             return Some(format!("waits for state {} of {}: {why}", after.set, h.label));
         }
         let d = h.volume.durable();

@@ -303,10 +303,17 @@ impl Mover {
             Role::Replica { .. } => {}
         }
         damage::fits(h, &node, lose)?;
-        if let Some(why) = h.volume.refusal() {
+        if let Some(why) = h.volume.unwhole() {
             h.volume.take_as_it_is(false);
             return Err(conflict(format!(
                 "volume {name} at {node} holds no whole state ({why}): it cannot take over"
+            )));
+        }
+        if h.volume.is_mirroring() {
+            h.volume.take_as_it_is(false);
+            return Err(conflict(format!(
+                "volume {name} at {node} mirrors, and no version of it was made: `rcpctl replicate \
+                 version {name} --node {node}` first. Nothing was changed"
             )));
         }
         let ending = endings::chosen(h, (name, &node), now, at)?;
@@ -413,7 +420,7 @@ impl Mover {
                 let Change::Promoting(p) = &mut h.change else { return };
                 let rest = h.volume.rest();
                 let other = rest.filter(|r| p.at.is_some_and(|at| at != r.0));
-                if let Some(why) = h.volume.refusal() {
+                if let Some(why) = h.volume.unwhole() {
                     self.promotion_failed(id, &format!("it holds no whole state any more ({why})"));
                 } else if let Some(r) = other {
                     let at = p.at.unwrap_or(0);

@@ -375,7 +375,9 @@ impl Mover {
             self.notices.again.insert(volume);
             return;
         }
-        let Some(h) = self.volumes.get(&volume) else { return };
+        let Some(h) = self.volumes.get(&volume).filter(|h| !h.volume.is_mirroring()) else {
+            return;
+        };
         let primary = matches!(h.volume.config().role, Role::Primary { .. });
         let shown = h.volume.durable().visible;
         let set = if primary { h.newest.max(shown) } else { shown };

@@ -63,6 +63,42 @@ impl Mover {
         self.set(waiter, id);
     }
 
+    /// Brings a mirror to a version, or has it mirror again; answered when a restart would find it
+    /// so (VMC-08).
+    ///
+    /// # Errors
+    /// In words, with the remedy.
+    pub(super) fn views(&mut self, ask: AskId, name: &str, open: bool) -> Result<(), ApiError> {
+        let id = self.volume_named(name)?;
+        self.busy(id, name)?;
+        let Some(h) = self.volumes.get(&id) else { return Ok(()) };
+        if let Some(why) = h.volume.failure() {
+            return Err(ApiError::new(ApiErrorKind::Unavailable, why));
+        }
+        let node = &self.cfg.node;
+        let why = match h.volume.config().role {
+            Role::Replica { .. } if h.volume.is_mirror() => None,
+            Role::Replica { .. } => Some(format!(
+                "volume {name} at {node} is no mirror: it is read at every state that it reaches; \
+                 `views: on_demand` in the topology, for this node in `overrides`, makes it one"
+            )),
+            Role::Primary { .. } => {
+                Some(format!("{node} writes volume {name}, and mirrors nothing"))
+            }
+            Role::Relay => {
+                Some(format!("{node} only forwards volume {name}, and keeps none of it"))
+            }
+        };
+        if let Some(why) = why {
+            let text =
+                format!("{why}; `rcpctl status {name}` shows who mirrors: name it with --node");
+            return Err(ApiError::new(ApiErrorKind::Conflict, text));
+        }
+        self.with_volume(id, |v| v.set_opened(open));
+        self.set(Waiter::Ask(ask), id);
+        Ok(())
+    }
+
     /// A volume here whose replication can be stopped.
     pub(super) fn switchable(&self, name: &str) -> Result<VolumeId, ApiError> {
         let id = self.volume_named(name)?;
@@ -156,6 +192,7 @@ impl Mover {
                     v.set_playback_policy(PlaybackPolicy {
                         hwm: change.hwm.unwrap_or(old.hwm),
                         timeout: timeout.unwrap_or(old.timeout),
+                        ..old
                     });
                 }
                 Role::Relay => {}

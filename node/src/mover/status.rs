@@ -341,6 +341,7 @@ impl Mover {
             role: s.role.to_owned(),
             state: s.state,
             reason,
+            mirror: s.mirror,
             stalled: h.volume.stalled().map(str::to_owned),
             delayed: self.delayed(h),
             replicating: h.volume.is_replicating(),

@@ -294,6 +294,10 @@ impl NodeApi for NodeHandle {
         Box::pin(self.done(Ask::Policy { volume: volume.to_owned(), change }))
     }
 
+    fn views<'a>(&'a self, volume: &'a str, open: bool) -> Answer<'a, ()> {
+        Box::pin(self.done(Ask::Views { volume: volume.to_owned(), open }))
+    }
+
     fn writer(&self, change: WriterChange) -> Answer<'_, WriterAnswer> {
         Box::pin(async move {
             match self.ask(Ask::Writer(change)).await? {

@@ -159,7 +159,11 @@ pub(super) fn replica_plan(
             node: node.clone(),
             persistent: g.policy.persistent,
             cut: CutPolicy { hwm: g.policy.hwm, timeout: g.policy.timeout },
-            playback: PlaybackPolicy { hwm: playback.hwm, timeout: playback.timeout },
+            playback: PlaybackPolicy {
+                hwm: playback.hwm,
+                timeout: playback.timeout,
+                on_demand: playback.views == config::Views::OnDemand,
+            },
             compression: match g.policy.compress {
                 true => Compression::WherePays,
                 false => Compression::Never,

@@ -238,6 +238,7 @@ pub fn format(
         settings: Settings {
             stopped: false,
             transient: identity.role == "primary" && !plan.persistent,
+            opened: false,
         },
         ..Mailbox::empty(identity.volume, identity.block_size, identity.blocks)
     };

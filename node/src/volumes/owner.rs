@@ -295,7 +295,11 @@ mod tests {
             node: node("a"),
             persistent: true,
             cut: CutPolicy { hwm: 1, timeout: std::time::Duration::ZERO },
-            playback: PlaybackPolicy { hwm: 0, timeout: std::time::Duration::ZERO },
+            playback: PlaybackPolicy {
+                hwm: 0,
+                timeout: std::time::Duration::ZERO,
+                on_demand: false,
+            },
             compression: rcp::proto::delta::Compression::Never,
             import: false,
             budget: volmcast::save::Budget::new(1 << 20),

@@ -307,6 +307,9 @@ impl World {
 
     /// An operator stops replication somewhere, starts it, or says whether it persists.
     pub fn switch(&mut self) {
+        if self.opt.mirrors > 0 && self.rng.percent(70) {
+            return self.wish();
+        }
         let n = self.some_node();
         let volume = LABEL.to_owned();
         if self.rng.percent(30) {
@@ -322,6 +325,15 @@ impl World {
             }
             self.ask(n, Ask::Replicate { volume, on });
         }
+    }
+
+    /// An operator wants a version of a mirror, or has it mirror again.
+    fn wish(&mut self) {
+        let mirrors: Vec<_> = (0..self.nodes.len()).filter(|n| self.opt.mirrors(*n)).collect();
+        let Some(n) = self.rng.pick(&mirrors).copied() else { return };
+        let open = self.rng.percent(55);
+        self.counters.hit(if open { "version wanted" } else { "mirroring again wanted" });
+        self.ask(n, Ask::Views { volume: LABEL.to_owned(), open });
     }
 
     /// The primary's files get room, as `PrimaryVolume` does it.
@@ -487,6 +499,12 @@ impl World {
             if self.nodes[n].volume().is_some_and(|v| !v.is_replicating()) {
                 self.nodes[n].halted = None;
                 self.ask(n, Ask::Replicate { volume: LABEL.to_owned(), on: true });
+            }
+        }
+        for n in 0..self.nodes.len() {
+            if self.nodes[n].volume().is_some_and(|v| v.is_mirroring()) {
+                self.counters.hit("mirror brought to a version in the end");
+                self.ask(n, Ask::Views { volume: LABEL.to_owned(), open: true });
             }
         }
         for (n, node) in self.without_route() {

@@ -64,6 +64,10 @@ pub const OPERATORS: u64 = 4_000_000;
 /// writer is.
 pub const MOMENTS: u64 = 5_000_000;
 
+/// Seeds from here on have replicas that mirror, and operators who want versions of them; besides,
+/// each is of one of the kinds before.
+pub const MIRRORS: u64 = 6_000_000;
+
 /// Runs one seed.
 ///
 /// # Errors
@@ -83,11 +87,21 @@ pub fn run_plain(seed: u64, verbose: bool) -> Result<Counters, Box<Failure>> {
 
 fn world(seed: u64, verbose: bool, policies: bool) -> world::World {
     let mut rng = rng::Rng::new(seed);
-    let moments = seed >= MOMENTS;
-    let operators = seed >= OPERATORS && !moments;
-    let bypass = seed >= BYPASS && !operators && !moments;
-    let turns = seed >= TURNS && !bypass && (!moments || seed.is_multiple_of(2));
-    let bad_disks = seed >= BAD_DISKS && !turns && !bypass && !moments;
+    let mirrors = seed >= MIRRORS;
+    // What else a seed of those is.
+    let kind = match seed % 5 {
+        _ if !mirrors => seed,
+        0 => 0,
+        1 => BAD_DISKS,
+        2 => TURNS,
+        3 => BYPASS,
+        _ => OPERATORS,
+    };
+    let moments = kind >= MOMENTS;
+    let operators = kind >= OPERATORS && !moments;
+    let bypass = kind >= BYPASS && !operators && !moments;
+    let turns = kind >= TURNS && !bypass && (!moments || seed.is_multiple_of(2));
+    let bad_disks = kind >= BAD_DISKS && !turns && !bypass && !moments;
     let options = Options::random(&mut rng);
     let mut options = Options { bad_disks, turns, operators, moments, ..options };
     if bypass {
@@ -99,6 +113,9 @@ fn world(seed: u64, verbose: bool, policies: bool) -> world::World {
     }
     if policies {
         options.hold_back(seed);
+    }
+    if mirrors {
+        options.mirror(seed);
     }
     world::World::new(seed, options, rng, verbose)
 }

@@ -231,7 +231,11 @@ impl SimNode {
                 node: name(index),
                 persistent: true,
                 cut: CutPolicy { hwm: opt.cut.0, timeout: opt.cut.1 },
-                playback: PlaybackPolicy { hwm: opt.playback.0, timeout: opt.playback.1 },
+                playback: PlaybackPolicy {
+                    hwm: opt.playback.0,
+                    timeout: opt.playback.1,
+                    on_demand: opt.mirrors(index),
+                },
                 compression: Compression::WherePays,
                 import: false,
                 // Scarce, too, in some worlds.

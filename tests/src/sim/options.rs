@@ -89,6 +89,8 @@ pub struct Options {
     pub calm: bool,
     /// Nodes that speak the oldest version of the protocol, a bit for each.
     pub older: u64,
+    /// Nodes that mirror when they are replicas, a bit for each.
+    pub mirrors: u64,
     /// Connections that carry one session.
     pub connections: u8,
     /// What happens when receivers take nothing and room runs out.
@@ -158,6 +160,7 @@ impl Options {
             moments: false,
             calm: false,
             older: 0,
+            mirrors: 0,
             connections: 1,
             full: FullPolicy::default(),
         }
@@ -236,6 +239,22 @@ impl Options {
     #[must_use]
     pub fn older(&self, node: usize) -> bool {
         self.older >> node & 1 == 1
+    }
+
+    /// Some nodes mirror; operators want versions of them, or have them mirror again.
+    pub fn mirror(&mut self, seed: u64) {
+        let mut rng = Rng::new(seed.rotate_left(31));
+        self.mirrors = rng.range(1, 1 << self.places.len());
+        for _ in 0..rng.range(2, 12) {
+            let at = rng.below(u64::try_from(self.faults_for.as_millis()).unwrap_or(8_000));
+            self.switches.push(Duration::from_millis(at));
+        }
+    }
+
+    /// Whether a node mirrors when it is a replica.
+    #[must_use]
+    pub fn mirrors(&self, node: usize) -> bool {
+        self.mirrors >> node & 1 == 1
     }
 
     /// What was added later, from chance of its own: the runs of other seeds stay what they were.

@@ -55,6 +55,7 @@ impl World {
         }
         self.observe_digest(n, digest, differs);
         self.observe_halt(n);
+        self.observe_mirror(n);
         if n == self.head {
             if blocks > self.blocks {
                 self.counters.hit("the volume grew");
@@ -176,6 +177,18 @@ impl World {
         format!("{here}; hashes that are not those of the content: {other:?}")
     }
 
+    /// Nobody is let in to a mirror of which no version was made.
+    fn observe_mirror(&mut self, n: usize) {
+        let Some(v) = self.nodes[n].volume().filter(|v| v.is_mirroring()) else { return };
+        let whole = v.unwhole().is_none() && v.durable().visible > SetNumber::ZERO;
+        let Some(states) = &self.nodes[n].states else { return };
+        if states.board().pin_visible().is_ok() {
+            self.fail(format!("n{n} mirrors, and is read"));
+        } else if whole {
+            self.counters.hit("mirror with a whole set not read");
+        }
+    }
+
     /// While replication is stopped, a replica shows what it showed.
     fn observe_halt(&mut self, n: usize) {
         let Some(v) = self.nodes[n].volume() else { return };
@@ -187,6 +200,8 @@ impl World {
         } else if let Some(was) = self.nodes[n].halted.replace(visible)
             && was != visible
             && self.nodes[n].shown > SetNumber::ZERO
+            // Whoever is to take over shows what has come.
+            && !self.info(n).is_some_and(|v| v.promoting)
         {
             self.fail(format!("n{n} is stopped at state {was} and shows {visible}"));
         } else {

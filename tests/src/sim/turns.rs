@@ -531,6 +531,9 @@ impl World {
             if let Some((n, v)) = known().find(|(_, v)| busy(v)) {
                 return Some(format!("n{n} is busy: {:?}", v.reason));
             }
+            if let Some((n, _)) = known().find(|(_, v)| v.mirrors()) {
+                return Some(format!("a version of n{n} is to be made"));
+            }
             let can = |n: &usize| {
                 all[*n].as_ref().is_some_and(|v| {
                     v.role == "primary" || v.role == "replica" && v.state.starts_with("readable")

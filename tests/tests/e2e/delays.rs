@@ -164,3 +164,23 @@ fn a_replica_that_is_too_old_is_not_read() {
     tree.up("p");
     wait_for("l1 to be current again", LONG, || opens("vol"));
 }
+
+#[test]
+fn a_replica_that_is_too_old_to_be_read_can_take_over() {
+    let mut plan = Plan::new(&[("p", &["l1"])]).volume("vol", 8).cut_every(100);
+    plan.group().playback.max_staleness = Some("2s".to_owned());
+    let tree = Tree::start(plan);
+    tree.expect(" WARN ");
+    tree.open("p", "vol").unwrap().write(0, &[7; 4096], true).unwrap();
+    let set = tree.cut("vol", false).set;
+    tree.reaches("l1", "vol", set, LONG);
+    tree.kill("p");
+    wait_for("l1 to be too old", LONG, || match tree.open("l1", "vol") {
+        Ok(_) => Err("it is read"),
+        Err(_) => Ok(()),
+    });
+    tree.told("failover vol --to l1").unwrap();
+    let mut block = [0; 4096];
+    tree.open("l1", "vol").unwrap().read(0, &mut block).unwrap();
+    assert_eq!(block, [7; 4096]);
+}

@@ -27,6 +27,9 @@ const ROUTES: &str = "tests/tests/e2e/routes.rs::routes_change_while_data_flows"
 const RESTART: &str = "tests/tests/e2e/restart.rs::sigterm_finishes_and_a_restart_resumes";
 /// States at readers are exactly cuts, nothing acknowledged is lost, whatever crashes.
 const SIM: &str = "tests/tests/sim.rs::a_few_hundred_seeds";
+const MIRROR: &str = "tests/tests/e2e/mirror.rs::a_mirror_is_read_when_a_version_of_it_is_wanted";
+const MIRROR_PROMOTED: &str =
+    "tests/tests/e2e/mirror.rs::a_mirror_takes_over_once_it_was_brought_to_a_version";
 const STOPPED: &str =
     "tests/tests/e2e/stopped.rs::whether_replication_goes_on_after_a_restart_is_a_setting";
 const LINES: &str =
@@ -258,6 +261,11 @@ pub(crate) const CLAIMS: &[Claim] = &[
     ),
     ("VMC-06", "save volume, stream, save volume of each member", &[TREE]),
     ("VMC-07", "each member acknowledges each set, and the sender is told", &[TREE, LATE]),
+    (
+        "VMC-08",
+        "a replica mirrors, is not read, and is brought to a version when one is wanted",
+        &[MIRROR, MIRROR_PROMOTED],
+    ),
     ("CB-05", "a named file goes to every member of a group", &[FILETEST]),
     ("CB-06", "who has not executed a block is named, and why", &[BLOCKS, FILETEST]),
     ("DELTA-01", "a replica that has applied set k equals the source at cut k", &[TREE, KILLS]),
@@ -731,5 +739,4 @@ pub(crate) const MISSING: &[(&str, &str)] = &[
     ("SAVE-06", "a save volume shared by local replicas belongs to local fan-out, later"),
     ("PLAY-02", "simple playback is not built: read-through takes its place"),
     ("PLAY-05", "a pair of delta volumes is not built: read-through takes its place"),
-    ("VMC-08", "mirroring without consistent views is not built: every replica shows whole sets"),
 ];

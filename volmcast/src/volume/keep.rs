@@ -22,6 +22,9 @@ pub enum KeepError {
     /// Nothing to keep here.
     #[error("this node only forwards; it keeps no replica")]
     Relay,
+    /// Nor here.
+    #[error("no state can be kept: it {0}")]
+    Mirrors(String),
     /// The content does not have it in full, and will have parts of later ones when it comes.
     #[error(
         "state {asked} cannot be kept: the replica is hidden until it has reached state {until}; \
@@ -79,6 +82,9 @@ impl Volume {
             Role::Primary { .. } => return Err(KeepError::Primary),
             Role::Relay => return Err(KeepError::Relay),
             Role::Replica { .. } => {}
+        }
+        if let Some(words) = self.mirror_words().filter(|_| self.is_mirroring()) {
+            return Err(KeepError::Mirrors(words));
         }
         // One that was to come and came while this node was the writer has no pin yet.
         let came = self.keeps_waiting.contains(&set) && set <= self.want.merged;

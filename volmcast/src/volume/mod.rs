@@ -36,6 +36,7 @@ mod intake;
 mod keep;
 mod lines;
 mod merge;
+mod mirror;
 mod pass;
 mod playback;
 mod promote;
@@ -121,6 +122,8 @@ pub struct PlaybackPolicy {
     pub hwm: u64,
     /// Time for which steps are gathered into a group; zero plays each step as it comes.
     pub timeout: Duration,
+    /// Nobody reads the replica before a version of it is wanted: it mirrors (VMC-08).
+    pub on_demand: bool,
 }
 
 /// What this node does with the volume.

@@ -28,6 +28,8 @@ pub(super) struct Playback {
     /// The newest cut time that was shown.
     cut_time: Wall,
     policy_override: Option<PlaybackPolicy>,
+    /// A version is wanted: what had come whole then is shown at once.
+    version: SetNumber,
     /// The replica is to take over: everything that came is shown at once, or a part, or nothing
     /// more is.
     pub(super) ending: Option<Ending>,
@@ -66,11 +68,13 @@ impl Playback {
         self.layers.clear();
         self.gathering_since = None;
         self.due_at = None;
+        self.version = SetNumber::ZERO;
     }
 
     /// Whole steps after `state` are given up.
     pub(super) fn drop_after(&mut self, state: SetNumber) {
         self.layers.retain(|(l, _)| l.id.to <= state);
+        self.version = self.version.min(state);
         self.gathering_since = None;
         self.due_at = None;
     }
@@ -82,6 +86,10 @@ impl Playback {
     /// The group's policy counts again.
     pub(super) fn forget_policy(&mut self) {
         self.policy_override = None;
+    }
+
+    pub(super) fn bring_to(&mut self, version: SetNumber) {
+        self.version = version;
     }
 
     pub(super) fn set_policy(&mut self, p: PlaybackPolicy) {
@@ -159,7 +167,8 @@ impl Volume {
     /// When steps are played.
     #[must_use]
     pub fn playback_policy_now(&self) -> PlaybackPolicy {
-        let at_once = PlaybackPolicy { hwm: 0, timeout: std::time::Duration::ZERO };
+        let timeout = std::time::Duration::ZERO;
+        let at_once = PlaybackPolicy { hwm: 0, timeout, on_demand: false };
         self.playback_policy().unwrap_or(at_once)
     }
 
@@ -207,7 +216,8 @@ impl Volume {
         let due = since.after(policy.timeout);
         let tight = self.log.free() < self.log.ring().capacity() / 3;
         let hidden = self.want.hidden_until > shown;
-        if self.desk.now >= due || bytes >= policy.hwm || tight || hidden || ending.is_some() {
+        let wanted = ending.is_some() || shown < self.playback.version;
+        if self.desk.now >= due || bytes >= policy.hwm || tight || hidden || wanted {
             // The state may be larger than the one before it.
             let size = self.playback.size_of(newest).unwrap_or(self.want.blocks);
             if !self.base_covers(size) {
@@ -256,6 +266,12 @@ impl Volume {
     /// Why reads of the replica are refused, if they are.
     #[must_use]
     pub fn refusal(&self) -> Option<String> {
+        self.unwhole().or_else(|| self.closed_to_readers())
+    }
+
+    /// Why there is no whole state here that anything could go on from, if so.
+    #[must_use]
+    pub fn unwhole(&self) -> Option<String> {
         if let Some(f) = &self.failed {
             return Some(f.clone());
         }
@@ -290,7 +306,16 @@ impl Volume {
                 m.hidden_until, m.visible
             ));
         }
-        self.too_old.clone()
+        None
+    }
+
+    /// Why readers are not let in although there is a whole state, if so.
+    pub(super) fn closed_to_readers(&self) -> Option<String> {
+        if !matches!(self.cfg.role, Role::Replica { .. }) {
+            return None;
+        }
+        let mirrors = self.mirror_words().filter(|_| self.is_mirroring());
+        mirrors.or_else(|| self.too_old.clone())
     }
 
     fn catching_up(&self, need: Option<SetNumber>) -> String {

@@ -46,7 +46,7 @@ impl Volume {
             && self.durable.seed.is_none()
             && self.want.seed.is_none()
             // Damage that was found on the way.
-            && self.refusal().is_none();
+            && self.unwhole().is_none();
         let shown = match ending {
             Ending::PlayNoMore => true,
             Ending::PlayTo(last) => at == last,
@@ -73,6 +73,8 @@ impl Volume {
     pub fn take_over(&mut self, capture: Arc<Capture>, policy: CutPolicy) {
         let at = self.want.visible;
         self.drop_steps_after(at);
+        // What a version was wanted for has come; as a replica it mirrors again.
+        self.want.settings.opened = false;
         capture.tell_dirty_above(policy.hwm);
         let newest = self.cut_time(at).unwrap_or(Wall(0)).max(self.desk.wall);
         self.drain = Drain::new(policy, self.desk.now, newest);
@@ -113,6 +115,7 @@ impl Volume {
     pub fn step_down(&mut self, policy: PlaybackPolicy) {
         let at = self.want.visible;
         self.playback.forget_policy();
+        self.want.settings.opened = false;
         self.digest_of_reader();
         self.cfg.role = Role::Replica { policy };
         self.drain = Drain::default();

@@ -84,7 +84,7 @@ impl Volume {
         if fork == SetNumber::ZERO {
             return Err("no state is common to both lines".to_owned());
         }
-        if let Some(why) = self.refusal().filter(|_| !writer) {
+        if let Some(why) = self.unwhole().filter(|_| !writer) {
             return Err(format!("the content here is no whole state ({why})"));
         }
         let base = self.durable.changes.base.max(self.want.changes.base);

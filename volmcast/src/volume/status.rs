@@ -109,6 +109,8 @@ pub struct VolumeStatus {
     pub state: String,
     /// Why it cannot advance or be read, if so.
     pub reason: Option<String>,
+    /// A replica that is to mirror: whether it does now, and the way out of it, in words.
+    pub mirror: Option<String>,
     /// Newest finished set (primary) or visible state (replica).
     pub visible: SetNumber,
     /// Newest complete set in the save volume.
@@ -170,7 +172,9 @@ impl Volume {
             _ => self.durable.visible,
         };
         let saved = self.saved_position().0;
-        let refused = self.refusal().filter(|_| role != "relay");
+        // That a mirror is not read was wanted so.
+        let refused = self.unwhole().or_else(|| self.too_old.clone());
+        let refused = refused.filter(|_| role != "relay");
         let reason = match (refused, self.stalled.clone()) {
             (Some(a), Some(b)) if a != b => Some(format!("{a}; {b}")),
             (a, b) => a.or(b),
@@ -187,16 +191,20 @@ impl Volume {
             _ if self.durable.seed.is_some_and(|s| s.over.is_some()) => "catching up".to_owned(),
             _ if self.durable.seed.is_some() => "seeding".to_owned(),
             _ if self.durable.hidden_until > visible => "fetching again".to_owned(),
-            _ if !self.is_replicating() => "readable, replication stopped".to_owned(),
-            _ if self.playback.unmerged() > 0 => {
-                format!("readable, {} sets to merge", self.playback.unmerged())
+            _ => {
+                let is = if self.is_mirroring() { "mirroring" } else { "readable" };
+                match self.playback.unmerged() {
+                    _ if !self.is_replicating() => format!("{is}, replication stopped"),
+                    0 => is.to_owned(),
+                    n => format!("{is}, {n} sets to merge"),
+                }
             }
-            _ => "readable".to_owned(),
         };
         VolumeStatus {
             role,
             state,
             reason,
+            mirror: self.mirror_words(),
             visible,
             saved,
             merged: self.durable.merged,

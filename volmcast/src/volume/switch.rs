@@ -69,6 +69,9 @@ impl Volume {
     }
 
     pub(super) fn settings_committed(&mut self, before: &Mailbox) {
+        if self.durable.settings.opened != before.settings.opened {
+            self.publish_view();
+        }
         if self.durable.settings != before.settings {
             self.desk.event(Event::Settings);
         }

@@ -317,7 +317,7 @@ fn lacks(
         // One that only forwards shows nothing.
         let (has, whole) = match copy.role.as_str() {
             "relay" => (copy.saved_set, true),
-            _ => (copy.current_set, copy.state.starts_with("readable")),
+            _ => (copy.current_set, copy.is_whole()),
         };
         let goal = *goals.entry((child.to_owned(), v.id.clone())).or_insert(v.current_set);
         if has < goal || !whole {

@@ -261,7 +261,9 @@ pub(super) fn plan(volume: &str, nodes: &[NodeStatus], round: &Round) -> Result<
     let mut candidates: Vec<Candidate> = held
         .iter()
         .filter(|(_, v)| v.role != "relay")
-        .map(|h| candidate(*h, &held, &followed, newest_known, cannot(h.1, &newest, split)))
+        .map(|h| {
+            candidate(*h, &held, &followed, newest_known, cannot(&h.0.node, h.1, &newest, split))
+        })
         .collect();
     candidates.sort_by(better);
     // Nobody can be recommended in the place of who may be up, or have more.
@@ -367,12 +369,18 @@ fn about_writer(label: &str, name: &str, is_up: bool, silent: bool) -> Option<St
     })
 }
 
-fn cannot(v: &VolumeInfo, newest: &[HistoryLine], split: bool) -> Option<String> {
+fn cannot(node: &str, v: &VolumeInfo, newest: &[HistoryLine], split: bool) -> Option<String> {
     if v.role == "primary" {
         return match (&v.fenced, split) {
             (None, false) => Some("it is the writer".to_owned()),
             _ => None,
         };
+    }
+    if v.mirrors() {
+        return Some(format!(
+            "it mirrors, and no version of it was made: `rcpctl replicate version {} --node {node}`",
+            v.label
+        ));
     }
     if !v.state.starts_with("readable") {
         return Some(format!("it holds no whole state ({})", v.state));

@@ -449,6 +449,9 @@ async fn merges(client: &Client, volume: &str, set: u64) {
 fn could_go_on(v: &VolumeInfo, set: u64) -> Result<(), String> {
     match v.saved_set {
         at if at < set => Err(format!("is at set {at}")),
+        at if v.mirrors() => {
+            Err(format!("has set {at} and mirrors (`rcpctl replicate version` makes it a replica)"))
+        }
         at if !v.state.starts_with("readable") => {
             Err(format!("has set {at} and holds no whole state ({})", v.state))
         }
@@ -489,6 +492,8 @@ mod tests {
         };
         assert_eq!(could_go_on(&there("readable, 2 sets to merge", 7), 7), Ok(()));
         assert_eq!(could_go_on(&there("readable", 6), 7), Err("is at set 6".to_owned()));
+        let why = could_go_on(&there("mirroring, 1 sets to merge", 8), 7).expect_err("not read");
+        assert!(why.contains("rcpctl replicate version"), "{why}");
         let why = could_go_on(&there("catching up", 8), 7).expect_err("not whole");
         assert_eq!(why, "has set 8 and holds no whole state (catching up)");
     }

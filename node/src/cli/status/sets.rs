@@ -79,7 +79,7 @@ fn table(source: Option<&Held<'_>>, replica: Option<&Held<'_>>, lines: usize) ->
 fn differing(source: &VolumeInfo, replica: &VolumeInfo) -> String {
     let shown = replica.current_set;
     let not = |why: &str| format!("blocks that differ: not known: {why}\n");
-    if !replica.state.starts_with("readable") {
+    if !replica.is_whole() {
         return not(&format!("the replica is {}", replica.state));
     }
     if source

@@ -128,8 +128,9 @@ pub(super) fn detail(h: &Held<'_>) -> String {
     let primary = v.role == "primary";
     let mut lines = vec![format!("{} on {}: {}, {}", v.label, h.node.node, v.role, v.state)];
     let mut line = |name: &str, text: String| lines.push(format!("  {name:9}  {text}"));
-    if let Some(reason) = &v.reason {
-        line("because", reason.clone());
+    let said = [("because", &v.reason), ("mirror", &v.mirror)];
+    for (name, text) in said.into_iter().filter_map(|(n, t)| Some((n, t.as_ref()?))) {
+        line(name, text.clone());
     }
     if let Some(d) = &v.delayed {
         line("behind", format!("for {}: {}", between(d.since_us, now), d.text));

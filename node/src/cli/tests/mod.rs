@@ -60,6 +60,7 @@ async fn commands_ask_what_they_say() {
         ("replicate detach db --receiver cel2-ser2", "detach db cel2-ser2"),
         ("replicate policy db --hwm 64MiB", "policy db Some(67108864) None None"),
         ("replicate policy db --timeout 10min", "policy db None Some(600000) None"),
+        ("replicate mirror db", "views db false"),
         ("replicate persist on db", "policy db None None Some(true)"),
         ("replicate persist off db", "policy db None None Some(false)"),
         ("volume resize db 20GiB", "resize db 21474836480"),

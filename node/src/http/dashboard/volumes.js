@@ -3,7 +3,7 @@
 function stateKind(v) {
   const state = firstWord(v.state);
   if (state === "failed" || v.split || v.fenced || isSet(v.differs)) return "alarm";
-  if (v.reason || v.stalled || !["writable", "readable", "forwarding"].includes(state)) return "warning";
+  if (v.reason || v.stalled || !["writable", "readable", "mirroring", "forwarding"].includes(state)) return "warning";
   return "ok";
 }
 

@@ -225,6 +225,11 @@ impl NodeApi for FakeNode {
         later(self.known(volume))
     }
 
+    fn views<'a>(&'a self, volume: &'a str, open: bool) -> Answer<'a, ()> {
+        self.note(format!("views {volume} {open}"));
+        later(self.known(volume))
+    }
+
     fn seed<'a>(&'a self, volume: &'a str, child: &'a str) -> Answer<'a, ()> {
         self.note(format!("seed {volume} {child}"));
         later(self.known(volume))

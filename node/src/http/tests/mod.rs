@@ -428,6 +428,7 @@ async fn every_change_reaches_the_node() {
         (paths::SEED, r#"{"volume":"db","child":"c"}"#, "seed db c"),
         (paths::DETACH, r#"{"volume":"db","child":"c"}"#, "detach db c"),
         (paths::POLICY, r#"{"volume":"db","change":{"hwm":5}}"#, "policy db Some(5) None None"),
+        (paths::VIEWS, r#"{"volume":"db","open":true}"#, "views db true"),
         (paths::ROUTE_ADD, r#"{"group":"g1","next_hop":"n"}"#, "route add g1 n"),
         (paths::ROUTE_DELETE, "{}", "route delete None None"),
         (
