@@ -13,6 +13,7 @@ use rcp::proto::clock::Mono;
 use super::Volume;
 use super::branches::{branch_needs_room, branch_of};
 use super::desk::{Purpose, SeedStep};
+use super::stalls::Part;
 use crate::digest::{BlockHash, hashes_in, table_range, tells};
 use crate::io::{FileId, IoError, Op, Outcome};
 use crate::mailbox::{KeptBranch, TableMark};
@@ -41,8 +42,6 @@ pub(super) struct Images {
     retry_at: Option<Mono>,
     /// What is under way may not be all: how long to wait after it.
     wait: Option<Duration>,
-    /// It was said that there is no room.
-    told: bool,
 }
 
 impl Images {
@@ -91,6 +90,7 @@ impl Volume {
         let i = &mut self.images;
         if i.left.is_empty() {
             self.images = Images::default();
+            self.stalls.clear(Part::Images);
             self.seed_extent_go();
             return;
         }
@@ -187,8 +187,7 @@ impl Volume {
         }
         if let Some(name) = full {
             i.wait = Some(NO_ROOM);
-            i.told = true;
-            self.stalled = Some(branch_needs_room("taking the content back", &name));
+            self.stalls.set(Part::Images, branch_needs_room("taking the content back", &name));
         }
         if writes.is_empty() {
             self.images_saved();
@@ -209,11 +208,10 @@ impl Volume {
             }
             (SeedStep::ImagesWrite, Outcome::Failed(IoError::NoSpace)) => {
                 self.images.retry_at = Some(self.desk.now.after(NO_ROOM));
-                self.images.told = true;
-                self.stalled = Some(
+                self.stalls.set(
+                    Part::Images,
                     "taking the content back has stopped: no space left to keep what branches need; \
-                     free space on its file system, or drop a branch, and it goes on by itself"
-                        .to_owned(),
+                     free space on its file system, or drop a branch, and it goes on by itself",
                 );
             }
             (SeedStep::ImagesWrite, Outcome::Done) => {
@@ -242,7 +240,10 @@ impl Volume {
             self.images.wait = None;
         }
         match self.images.wait.take() {
-            None => self.images_read(),
+            None => {
+                self.stalls.clear(Part::Images);
+                self.images_read();
+            }
             Some(d) => self.images.retry_at = Some(self.desk.now.after(d)),
         }
     }
@@ -250,16 +251,17 @@ impl Volume {
     /// A seed would overwrite what branches rest on: an operator decides.
     pub(super) fn seed_waits_for_branches(&mut self) -> bool {
         if !self.has_branches() {
-            self.stalled = None;
+            self.stalls.clear(Part::Branches);
             return false;
         }
         let names: Vec<_> = self.want.aside.iter().map(KeptBranch::name).collect();
-        self.stalled = Some(format!(
+        let words = format!(
             "the volume can only be filled by a full seed, which would overwrite what branches rest \
              on ({}): read them if anybody may want them, then `rcpctl branch drop VOLUME NAME` gives \
              them up, and it goes on by itself",
             names.join(", ")
-        ));
+        );
+        self.stalls.set(Part::Branches, words);
         true
     }
 
@@ -269,9 +271,6 @@ impl Volume {
             return;
         }
         self.images.retry_at = None;
-        if std::mem::take(&mut self.images.told) {
-            self.stalled = None;
-        }
         match self.images.write.clone() {
             Some(op) => self.desk.io(Purpose::SeedIn(SeedStep::ImagesWrite), FileId::Snapshots, op),
             None => self.images_read(),
