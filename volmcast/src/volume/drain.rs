@@ -404,14 +404,12 @@ impl Volume {
         }
         self.demands.given_up(set.pin.is_some());
         self.drain.retry_at = Some(self.desk.now.after(RETRY));
-        self.stalls.set(
-            Part::Sets,
-            format!(
-                "set {} was given up: the volume's content could not be read while a client \
-                 overwrote it; its changes go into the next set; look at the disk below the volume",
-                set.id.to
-            ),
+        let words = format!(
+            "set {} was given up: the volume's content could not be read while a client \
+             overwrote it; its changes go into the next set; look at the disk below the volume",
+            set.id.to
         );
+        self.stalls.set(Part::Sets, words);
     }
 
     /// Only a state to keep closed the gate; nothing has changed since it.

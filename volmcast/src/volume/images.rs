@@ -14,11 +14,12 @@ use super::Volume;
 use super::branches::{branch_needs_room, branch_of};
 use super::desk::{Purpose, SeedStep};
 use super::stalls::Part;
+use crate::bitmap::BlockSet;
 use crate::digest::{BlockHash, hashes_in, table_range, tells};
 use crate::io::{FileId, IoError, Op, Outcome};
 use crate::mailbox::{KeptBranch, TableMark};
 use crate::snapshots::{PinId, Reservation, Reserve};
-use crate::units::{BlockIndex, BlockSize};
+use crate::units::{BlockCount, BlockIndex, BlockSize};
 
 /// Blocks saved at a time.
 const BATCH: usize = 64;
@@ -70,7 +71,7 @@ impl Volume {
             return false;
         }
         let store = &self.cfg.snapshots;
-        let needed = |(b, n)| store.needs_copy(BlockIndex(b), crate::units::BlockCount(n));
+        let needed = |(b, n)| store.needs_copy(BlockIndex(b), BlockCount(n));
         let left: Vec<_> = blocks.flat_map(needed).collect();
         if left.is_empty() {
             return false;
@@ -287,4 +288,25 @@ pub(super) fn blocks_of(
     let shift = bs.shift();
     let writes = writes.iter().map(|(at, b)| (*at, b.len() as u64));
     writes.chain(zeroes.iter().copied()).map(move |(at, len)| (at >> shift, len >> shift))
+}
+
+/// The parts of `count` blocks from `first` that are not in `touched`.
+pub(super) fn untouched(touched: &BlockSet, first: u64, count: u64) -> Vec<(u64, u64)> {
+    let mut out = Vec::new();
+    let (mut at, end) = (first, first + count);
+    while at < end {
+        match touched.next_run(BlockIndex(at), BlockCount(end - at)) {
+            Some((first, count)) if first.0 < end => {
+                if first.0 > at {
+                    out.push((at, first.0 - at));
+                }
+                at = first.0 + count.0;
+            }
+            _ => {
+                out.push((at, end - at));
+                break;
+            }
+        }
+    }
+    out
 }

@@ -17,7 +17,7 @@ use rcp::proto::ids::SetNumber;
 
 use super::desk::{OpenChunk, Purpose, SeedStep, Work};
 use super::digest::TableWrite;
-use super::images::blocks_of;
+use super::images::{blocks_of, untouched};
 use super::rewind::Undo;
 use super::seed_proof::Proof;
 use super::stalls::Part;
@@ -724,25 +724,4 @@ impl Volume {
             _ => {}
         }
     }
-}
-
-/// The parts of `count` blocks from `first` that are not in `touched`.
-fn untouched(touched: &BlockSet, first: u64, count: u64) -> Vec<(u64, u64)> {
-    let mut out = Vec::new();
-    let (mut at, end) = (first, first + count);
-    while at < end {
-        match touched.next_run(BlockIndex(at), BlockCount(end - at)) {
-            Some((first, count)) if first.0 < end => {
-                if first.0 > at {
-                    out.push((at, first.0 - at));
-                }
-                at = first.0 + count.0;
-            }
-            _ => {
-                out.push((at, end - at));
-                break;
-            }
-        }
-    }
-    out
 }
