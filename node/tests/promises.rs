@@ -1,5 +1,8 @@
 //! What a volume on real files never does, whatever happens to it in between.
 
+#[path = "promises/stalls.rs"]
+mod stalls;
+
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;

@@ -76,6 +76,7 @@ const WITH_POLICIES: &[(u64, &str)] = &[
     (4_001_409, "a reader that was there before went on with content that was known to differ"),
     (1_000_537, "the room that an older mailbox slot names was taken for damage of the disk"),
     (1_001_088, "a seed waited for a set that was given up, and whose number came again"),
+    (2_000_399, "playback that began anew elsewhere said for good that it had stopped"),
 ];
 
 /// Everything that must have happened at least once, or the simulation has gone blind.
@@ -186,6 +187,8 @@ fn disks_that_fail_and_rot() {
         "notice lost",
         "old content could not be read",
         "request refused by a volume that stopped",
+        "stood still: a seed",
+        "stood still: playback",
     ] {
         assert!(counters.get(what) > 0, "never happened: {what}\n{counters}");
     }

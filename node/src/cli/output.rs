@@ -170,15 +170,22 @@ fn refused(failed: &Failed) {
 }
 
 /// Runs a command that changes something in steps; interrupted, it says where that leaves the operator.
-pub(super) async fn unless_interrupted<F>(then: &str, command: F) -> Result<(), Failed>
+pub(super) fn unless_interrupted<'a, F>(
+    then: &'a str,
+    command: F,
+) -> impl Future<Output = Result<(), Failed>> + use<'a, F>
 where
     F: Future<Output = Result<(), Failed>>,
 {
-    tokio::select! {
-        done = command => done,
-        Ok(()) = tokio::signal::ctrl_c() => {
-            let text = format!("interrupted: {then}");
-            Err(Failed { code: INTERRUPTED, kind: Kind::Interrupted, text })
+    // These are long: not on the stack.
+    let command = Box::pin(command);
+    async move {
+        tokio::select! {
+            done = command => done,
+            Ok(()) = tokio::signal::ctrl_c() => {
+                let text = format!("interrupted: {then}");
+                Err(Failed { code: INTERRUPTED, kind: Kind::Interrupted, text })
+            }
         }
     }
 }

@@ -395,8 +395,8 @@ struct Held {
     fill: status::Fill,
     /// What holds it back.
     own: delay::Own,
-    /// It stands still, and the log says so.
-    stalls: bool,
+    /// What of it stands still, and the log says so.
+    stalls: BTreeSet<&'static str>,
     /// The room of its save volume is awaited, and the log says so.
     suspension_told: bool,
     /// What the children report of the nodes below.
@@ -562,7 +562,7 @@ impl Mover {
                 detached: BTreeMap::new(),
                 fill: status::Fill::default(),
                 own: delay::Own::default(),
-                stalls: false,
+                stalls: BTreeSet::new(),
                 suspension_told: false,
                 below: Aggregate::with_defaults(self.cfg.node.clone()),
                 writer: history::Writer::default(),

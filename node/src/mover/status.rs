@@ -1,5 +1,6 @@
 //! What operators are told, and what flows up the tree.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use forwarder::aggregate::Position;
@@ -98,20 +99,21 @@ impl Mover {
         self.heartbeats();
     }
 
-    /// A replica that stands still by itself is said once in the log, and that it goes on.
+    /// What stands still by itself at a replica is said once in the log, and that all goes on.
     fn tell_stall(&mut self, id: VolumeId) {
         let Some(h) = self.volumes.get_mut(&id) else { return };
         if matches!(h.volume.config().role, Role::Primary { .. }) {
             return;
         }
-        let (now, label) = (h.volume.stalled().map(str::to_owned), h.label.clone());
-        if now.is_some() == h.stalls {
-            return;
+        let label = h.label.clone();
+        let now: BTreeMap<&'static str, String> =
+            h.volume.stalls().map(|(part, why)| (part, why.to_owned())).collect();
+        let was = std::mem::replace(&mut h.stalls, now.keys().copied().collect());
+        for why in now.iter().filter(|(part, _)| !was.contains(*part)).map(|(_, why)| why) {
+            self.note(Level::Warn, format!("volume {label}: {why}"));
         }
-        h.stalls = now.is_some();
-        match now {
-            Some(why) => self.note(Level::Warn, format!("volume {label}: {why}")),
-            None => self.note(Level::Info, format!("volume {label} goes on")),
+        if now.is_empty() && !was.is_empty() {
+            self.note(Level::Info, format!("volume {label} goes on"));
         }
     }
 
@@ -342,7 +344,7 @@ impl Mover {
             state: s.state,
             reason,
             mirror: s.mirror,
-            stalled: h.volume.stalled().map(str::to_owned),
+            stalled: h.volume.stalled(),
             delayed: self.delayed(h),
             replicating: h.volume.is_replicating(),
             persistent: !m.settings.transient,

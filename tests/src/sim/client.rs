@@ -95,6 +95,21 @@ impl World {
         self.after(1, 200, Event::Request { node, id, life });
     }
 
+    /// One small write, if there is no other.
+    pub(super) fn write_a_little(&mut self) {
+        if !self.client.requests.is_empty() {
+            return;
+        }
+        let Some(node) = self.some_writer() else { return };
+        let data = Some(self.stamped(SECTOR as u64));
+        let (offset, len, fua, flush) = (0, SECTOR as u64, false, false);
+        self.next_id += 1;
+        let (id, life) = (self.next_id, self.nodes[node].life);
+        let request = Request { node, offset, len, data, fua, flush, ticket: None };
+        self.client.requests.insert(id, request);
+        self.after(1, 200, Event::Request { node, id, life });
+    }
+
     /// Content that names its write in every sector.
     fn stamped(&mut self, len: u64) -> Bytes {
         self.client.stamp += 1;

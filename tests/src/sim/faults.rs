@@ -384,6 +384,26 @@ impl World {
             self.spoil(n);
             return;
         }
+        if self.nodes[n].kind == Kind::Replica && self.rng.percent(30) {
+            self.nodes[n].rots_when_merging = true;
+            return;
+        }
+        self.rot_save(n);
+    }
+
+    /// A bit of a save area was to flip as soon as its node is merging.
+    pub(super) fn look_for_merging(&mut self, n: usize) {
+        if self.nodes[n].rots_when_merging
+            && self.calm.is_none()
+            && self.states_of(n).contains(&"merging")
+        {
+            self.nodes[n].rots_when_merging = false;
+            self.rot_save(n);
+        }
+    }
+
+    /// A bit of what a save area holds flips.
+    fn rot_save(&mut self, n: usize) {
         let Some(m) = self.nodes[n].volume().map(|v| v.durable().clone()) else { return };
         let used = m.log_head.since(m.log_tail);
         if used == 0 {

@@ -90,6 +90,8 @@ pub struct SimNode {
     pub rotted: Vec<(u64, Vec<u8>)>,
     /// A bit of its save area was flipped, in a record that is still in the log: where.
     pub rotten: Option<u64>,
+    /// The next step that it merges rots before.
+    pub rots_when_merging: bool,
     /// Its newest mailbox slot was lost in the last crash.
     pub slot_lost: bool,
     /// Its file system is full until then, but for what is allocated.
@@ -98,6 +100,8 @@ pub struct SimNode {
     pub was_full: bool,
     /// Bytes of the base that were prepared for growth in this life.
     pub prepared: u64,
+    /// Which parts of its volume could not go on when it was looked at last.
+    pub stalls: BTreeSet<&'static str>,
     /// It will be started again because its volume stopped.
     pub rebooting: bool,
     /// The set being made when it was looked at last.
@@ -197,10 +201,12 @@ impl SimNode {
             blind: false,
             rotted: Vec::new(),
             rotten: None,
+            rots_when_merging: false,
             slot_lost: false,
             full_until: 0,
             was_full: false,
             prepared: 0,
+            stalls: BTreeSet::new(),
             rebooting: false,
             draining: None,
             shown: SetNumber::ZERO,

@@ -1,5 +1,7 @@
 //! What must be true after every step, and at the end.
 
+use std::collections::BTreeSet;
+
 use rcp::proto::ids::{ChunkNumber, Generation, SetNumber};
 use volmcast::digest::{BlockHash, Sum, hashes_in};
 use volmcast::history::line_of;
@@ -12,6 +14,24 @@ use super::world::{Event, World};
 
 /// Seconds of lag at a node that has everything, and is told the time now and then.
 const MOST_LAG: f64 = 10.0;
+
+/// How it is said that a node goes on and denies it.
+pub(super) const GOES_ON: &str = " goes on and says of its ";
+
+/// The counter of a part of a volume that could not go on.
+fn stood_still(part: &str) -> &'static str {
+    match part {
+        "branches" => "stood still: a seed that waits for branches",
+        "images" => "stood still: what branches need",
+        "seed" => "stood still: a seed",
+        "playback" => "stood still: playback",
+        "size" => "stood still: growth",
+        "sets" => "stood still: a set",
+        "save" => "stood still: a writer's save volume",
+        "table" => "stood still: the table of hashes",
+        _ => "stood still: something else",
+    }
+}
 
 impl World {
     /// Looks at a node after any call of its mover.
@@ -186,6 +206,16 @@ impl World {
             self.fail(format!("n{n} mirrors, and is read"));
         } else if whole {
             self.counters.hit("mirror with a whole set not read");
+        }
+    }
+
+    /// What stood still at a node, and what of it went on.
+    pub(super) fn observe_stalls(&mut self, n: usize) {
+        let Some(v) = self.nodes[n].volume() else { return };
+        let now: BTreeSet<_> = v.stalls().map(|(part, _)| part).collect();
+        let was = std::mem::replace(&mut self.nodes[n].stalls, now.clone());
+        for part in now.difference(&was) {
+            self.counters.hit(stood_still(part));
         }
     }
 
@@ -392,6 +422,9 @@ impl World {
         if let Some(why) = self.in_anothers_place().or_else(|| self.wrong_lag()) {
             return Some(why);
         }
+        if let Some(why) = self.still_stalled() {
+            return Some(why);
+        }
         for n in 0..self.nodes.len() {
             if self.nodes[n].spoilt.is_some()
                 && let Some(b) = self.wrong_hash(n)
@@ -404,6 +437,14 @@ impl World {
         }
         self.same_content(newest);
         None
+    }
+
+    /// When everything goes on, nobody says that something does not.
+    fn still_stalled(&self) -> Option<String> {
+        self.nodes.iter().enumerate().find_map(|(n, node)| {
+            let (part, words) = node.volume()?.stalls().next()?;
+            Some(format!("n{n}{GOES_ON}{part}: {words}"))
+        })
     }
 
     /// Who shows the newest state says so, whatever its clock shows. Older versions do not hear what

@@ -17,6 +17,7 @@ use super::link::Link;
 use super::model::Model;
 use super::node::{SimNode, VOLUME};
 use super::options::{Kind, Options};
+use super::oracle::GOES_ON;
 use super::orders::Orders;
 use super::report::{Counters, Failure};
 use super::rng::Rng;
@@ -276,8 +277,10 @@ impl World {
                 if stores && self.strike(node, When::Before, what) {
                     return;
                 }
-                let sparse =
-                    matches!(sub.io.file, FileId::Base | FileId::Snapshots | FileId::Changes);
+                let sparse = matches!(
+                    sub.io.file,
+                    FileId::Base | FileId::Snapshots | FileId::Changes | FileId::Hashes
+                );
                 let outcome = if writes && sparse && self.now < self.nodes[node].full_until {
                     self.counters.hit("no space left");
                     self.meets(node, "no space left");
@@ -411,7 +414,9 @@ impl World {
     pub fn after_mover(&mut self, n: usize) {
         let life = self.nodes[n].life;
         self.observe(n);
+        self.observe_stalls(n);
         self.look_for_moment(n);
+        self.look_for_merging(n);
         self.effects(n);
         if self.nodes[n].life != life {
             return;
@@ -613,8 +618,12 @@ impl World {
                 self.status_words();
                 self.fail(format!("not converged after {} s: {why}", LIVENESS / 1_000_000));
             }
-            Some(_) => {
+            Some(why) => {
                 self.nudge();
+                if ["sets", "save"].iter().any(|p| why.contains(&format!("{GOES_ON}{p}: "))) {
+                    // What a writer says of these stands until its next set that is sent whole.
+                    self.write_a_little();
+                }
                 self.after(200_000, 400_000, Event::Settled);
             }
         }

@@ -24,7 +24,7 @@ use super::check::Check;
 use super::compare::Compare;
 use super::desk::{MergeStep, Purpose, SeedStep, TableStep};
 use super::fold::Fold;
-use super::pass::Pass;
+use super::pass::{NoRoom, Pass};
 use super::scrub::{Rotted, Scrub};
 use super::{Event, Role, Volume};
 use crate::bitmap::BlockSet;
@@ -52,6 +52,7 @@ pub(super) struct Digest {
     /// The newest states that were visible here, with their digests.
     seen: VecDeque<(SetNumber, Sum)>,
     pub(super) pass: Option<Pass>,
+    pub(super) no_room: NoRoom,
     last_run: u64,
     /// How many tables were given up in this life.
     pub(super) edition: u64,

@@ -24,6 +24,7 @@ use rcp::proto::ids::{Attempt, ChunkNumber, Generation, SetNumber};
 use super::demands::Demand;
 use super::desk::{Purpose, Work};
 use super::draft::draft;
+use super::stalls::Part;
 use super::switch::Switch;
 use super::{CutPolicy, Event, Role, Volume};
 use crate::bitmap::BlockSet;
@@ -403,11 +404,12 @@ impl Volume {
         }
         self.demands.given_up(set.pin.is_some());
         self.drain.retry_at = Some(self.desk.now.after(RETRY));
-        self.stalled = Some(format!(
+        let words = format!(
             "set {} was given up: the volume's content could not be read while a client \
              overwrote it; its changes go into the next set; look at the disk below the volume",
             set.id.to
-        ));
+        );
+        self.stalls.set(Part::Sets, words);
     }
 
     /// Only a state to keep closed the gate; nothing has changed since it.
@@ -647,7 +649,8 @@ impl Volume {
         self.digest.chain = digest.map(|d| (id.to, d));
         self.history_table.drained(id.to, header.block_count, took);
         if !without_data {
-            self.stalled = None;
+            self.stalls.clear(Part::Sets);
+            self.stalls.clear(Part::Save);
         }
         self.log.enter_end(pos, end, header);
         self.drain.phase = Phase::Idle;

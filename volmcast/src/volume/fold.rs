@@ -279,7 +279,10 @@ impl Volume {
                 self.commit.hashes_dirty = true;
                 self.digest.fold.busy = None;
             }
-            (FoldStep::Write, Outcome::Failed(IoError::NoSpace)) => self.digest_lost(),
+            (FoldStep::Write, Outcome::Failed(IoError::NoSpace)) => {
+                self.digest_lost();
+                self.table_has_no_room(0);
+            }
             (_, other) => self.fail_io("access to the table of hashes", &other),
         }
     }

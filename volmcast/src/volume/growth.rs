@@ -18,6 +18,7 @@ use rcp::proto::ids::SetNumber;
 
 use super::branches::branch_needs_room;
 use super::desk::Purpose;
+use super::stalls::Part;
 use super::{Event, Role, Volume};
 use crate::capture::Capture;
 use crate::digest::{ENTRY_LEN, table_range};
@@ -36,6 +37,8 @@ pub(super) struct Growth {
     /// The base is being made longer.
     extending: Option<BlockCount>,
     retry_at: Option<Mono>,
+    /// Somebody waits for a longer base.
+    wanted: bool,
     /// The size that the next set is to have (primary).
     asked: Option<BlockCount>,
     /// What the capture tables cover (primary).
@@ -44,7 +47,14 @@ pub(super) struct Growth {
 
 impl Growth {
     pub(super) fn new(blocks: BlockCount) -> Self {
-        Self { base: blocks, extending: None, retry_at: None, asked: None, tables: blocks }
+        Self {
+            base: blocks,
+            extending: None,
+            retry_at: None,
+            wanted: false,
+            asked: None,
+            tables: blocks,
+        }
     }
 
     pub(super) fn timeout(&self) -> Option<Mono> {
@@ -125,10 +135,11 @@ impl Volume {
         if blocks <= self.growth.base || !matches!(self.cfg.role, Role::Replica { .. }) {
             return true;
         }
+        self.growth.wanted = true;
         let own = self.growth.base;
         if let Some(k) = self.want.aside.iter().find(|k| k.blocks > own) {
             let what = "making the volume longer";
-            self.stalled = Some(branch_needs_room(what, &k.name()));
+            self.stalls.set(Part::Size, branch_needs_room(what, &k.name()));
             self.growth.retry_at = Some(self.desk.now.after(RETRY));
             return false;
         }
@@ -167,7 +178,7 @@ impl Volume {
                 self.want.blocks = self.want.blocks.max(blocks);
             }
             self.commit.base_dirty = true;
-            self.stalled = None;
+            self.stalls.clear(Part::Size);
             return;
         }
         if *outcome != Outcome::Failed(IoError::NoSpace) {
@@ -176,10 +187,21 @@ impl Volume {
         }
         let bytes = self.cfg.block_size.offset(BlockIndex(blocks.0));
         self.growth.retry_at = Some(self.desk.now.after(RETRY));
-        self.stalled = Some(format!(
+        let words = format!(
             "the volume has grown to {bytes} bytes and its content here cannot: make room on its \
              file system, or enlarge the device; it goes on by itself"
-        ));
+        );
+        self.stalls.set(Part::Size, words);
+    }
+
+    /// Everybody was asked to look again: if nobody wants a longer base any more, nothing waits for
+    /// it, as when other content is fetched.
+    pub(super) fn look_at_size(&mut self) {
+        let g = &mut self.growth;
+        let wanted = std::mem::take(&mut g.wanted);
+        if !wanted && g.extending.is_none() && g.retry_at.is_none() {
+            self.stalls.clear(Part::Size);
+        }
     }
 
     /// A commit was done: tell of a new size.

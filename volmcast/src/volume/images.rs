@@ -13,11 +13,13 @@ use rcp::proto::clock::Mono;
 use super::Volume;
 use super::branches::{branch_needs_room, branch_of};
 use super::desk::{Purpose, SeedStep};
+use super::stalls::Part;
+use crate::bitmap::BlockSet;
 use crate::digest::{BlockHash, hashes_in, table_range, tells};
 use crate::io::{FileId, IoError, Op, Outcome};
 use crate::mailbox::{KeptBranch, TableMark};
 use crate::snapshots::{PinId, Reservation, Reserve};
-use crate::units::{BlockIndex, BlockSize};
+use crate::units::{BlockCount, BlockIndex, BlockSize};
 
 /// Blocks saved at a time.
 const BATCH: usize = 64;
@@ -41,8 +43,6 @@ pub(super) struct Images {
     retry_at: Option<Mono>,
     /// What is under way may not be all: how long to wait after it.
     wait: Option<Duration>,
-    /// It was said that there is no room.
-    told: bool,
 }
 
 impl Images {
@@ -71,7 +71,7 @@ impl Volume {
             return false;
         }
         let store = &self.cfg.snapshots;
-        let needed = |(b, n)| store.needs_copy(BlockIndex(b), crate::units::BlockCount(n));
+        let needed = |(b, n)| store.needs_copy(BlockIndex(b), BlockCount(n));
         let left: Vec<_> = blocks.flat_map(needed).collect();
         if left.is_empty() {
             return false;
@@ -91,6 +91,7 @@ impl Volume {
         let i = &mut self.images;
         if i.left.is_empty() {
             self.images = Images::default();
+            self.stalls.clear(Part::Images);
             self.seed_extent_go();
             return;
         }
@@ -187,8 +188,7 @@ impl Volume {
         }
         if let Some(name) = full {
             i.wait = Some(NO_ROOM);
-            i.told = true;
-            self.stalled = Some(branch_needs_room("taking the content back", &name));
+            self.stalls.set(Part::Images, branch_needs_room("taking the content back", &name));
         }
         if writes.is_empty() {
             self.images_saved();
@@ -209,11 +209,10 @@ impl Volume {
             }
             (SeedStep::ImagesWrite, Outcome::Failed(IoError::NoSpace)) => {
                 self.images.retry_at = Some(self.desk.now.after(NO_ROOM));
-                self.images.told = true;
-                self.stalled = Some(
+                self.stalls.set(
+                    Part::Images,
                     "taking the content back has stopped: no space left to keep what branches need; \
-                     free space on its file system, or drop a branch, and it goes on by itself"
-                        .to_owned(),
+                     free space on its file system, or drop a branch, and it goes on by itself",
                 );
             }
             (SeedStep::ImagesWrite, Outcome::Done) => {
@@ -242,7 +241,10 @@ impl Volume {
             self.images.wait = None;
         }
         match self.images.wait.take() {
-            None => self.images_read(),
+            None => {
+                self.stalls.clear(Part::Images);
+                self.images_read();
+            }
             Some(d) => self.images.retry_at = Some(self.desk.now.after(d)),
         }
     }
@@ -250,16 +252,17 @@ impl Volume {
     /// A seed would overwrite what branches rest on: an operator decides.
     pub(super) fn seed_waits_for_branches(&mut self) -> bool {
         if !self.has_branches() {
-            self.stalled = None;
+            self.stalls.clear(Part::Branches);
             return false;
         }
         let names: Vec<_> = self.want.aside.iter().map(KeptBranch::name).collect();
-        self.stalled = Some(format!(
+        let words = format!(
             "the volume can only be filled by a full seed, which would overwrite what branches rest \
              on ({}): read them if anybody may want them, then `rcpctl branch drop VOLUME NAME` gives \
              them up, and it goes on by itself",
             names.join(", ")
-        ));
+        );
+        self.stalls.set(Part::Branches, words);
         true
     }
 
@@ -269,9 +272,6 @@ impl Volume {
             return;
         }
         self.images.retry_at = None;
-        if std::mem::take(&mut self.images.told) {
-            self.stalled = None;
-        }
         match self.images.write.clone() {
             Some(op) => self.desk.io(Purpose::SeedIn(SeedStep::ImagesWrite), FileId::Snapshots, op),
             None => self.images_read(),
@@ -288,4 +288,25 @@ pub(super) fn blocks_of(
     let shift = bs.shift();
     let writes = writes.iter().map(|(at, b)| (*at, b.len() as u64));
     writes.chain(zeroes.iter().copied()).map(move |(at, len)| (at >> shift, len >> shift))
+}
+
+/// The parts of `count` blocks from `first` that are not in `touched`.
+pub(super) fn untouched(touched: &BlockSet, first: u64, count: u64) -> Vec<(u64, u64)> {
+    let mut out = Vec::new();
+    let (mut at, end) = (first, first + count);
+    while at < end {
+        match touched.next_run(BlockIndex(at), BlockCount(end - at)) {
+            Some((first, count)) if first.0 < end => {
+                if first.0 > at {
+                    out.push((at, first.0 - at));
+                }
+                at = first.0 + count.0;
+            }
+            _ => {
+                out.push((at, end - at));
+                break;
+            }
+        }
+    }
+    out
 }

@@ -19,6 +19,7 @@ use super::branches::{branch_needs_room, branch_of};
 use super::desk::{MergeStep, OpenChunk, Purpose, Work};
 use super::digest::TableWrite;
 use super::fold::runs;
+use super::stalls::Part;
 use super::{Role, Volume};
 use crate::digest::{BlockHash, hashes_in, table_range, tells};
 use crate::io::{FileId, IoError, Op, Outcome};
@@ -120,16 +121,18 @@ pub(super) struct Merge {
     saving: BTreeMap<u64, Job>,
     last_job: u64,
     retry_at: Option<Mono>,
+    /// Where there was no room: until the base holds what is there, playback has stopped.
+    stuck: Option<LogPos>,
     /// Jobs were given up: nothing is written before the last of their writes has ended.
     restarted: bool,
 }
 
 impl Merge {
     pub(super) fn start(&mut self, next: LogPos, applied: SetNumber) {
-        let mut saving = std::mem::take(&mut self.saving);
-        saving.extend(std::mem::take(&mut self.jobs).into_iter().filter(|(_, j)| j.is_saving()));
-        let last_job = self.last_job;
-        *self = Self { next, applied, last_job, saving, restarted: true, ..Self::default() };
+        let jobs = std::mem::take(&mut self.jobs);
+        self.saving.extend(jobs.into_iter().filter(|(_, j)| j.is_saving()));
+        // What is waited for until then stays, and so do the words for it.
+        (self.next, self.applied, self.restarted) = (next, applied, true);
     }
 
     /// Everything before this position is written to the base.
@@ -143,6 +146,18 @@ impl Merge {
 
     pub(super) fn timeout(&self) -> Option<Mono> {
         self.retry_at
+    }
+
+    /// There is nothing to play from here on.
+    pub(super) fn waits_no_more(&mut self) {
+        (self.retry_at, self.stuck) = (None, None);
+    }
+
+    /// What there was no room for is done, or not to be done any more.
+    fn goes_on(&self) -> bool {
+        let idle = self.jobs.is_empty() && !self.restarted;
+        let past = self.stuck.is_none_or(|at| self.applied_pos() > at);
+        self.retry_at.is_none() && self.saving.is_empty() && (idle || past)
     }
 }
 
@@ -188,10 +203,17 @@ impl Volume {
         if !self.has_base() || self.merge.retry_at.is_some_and(|t| self.desk.now < t) {
             return;
         }
-        if self.merge.retry_at.take().is_some() {
-            self.stalled = None;
-        }
+        self.merge.retry_at = None;
         self.save_images_again();
+        self.merge_on();
+        if self.merge.goes_on() {
+            self.merge.stuck = None;
+            self.stalls.clear(Part::Playback);
+        }
+    }
+
+    /// Begins with what may go into the base now.
+    fn merge_on(&mut self) {
         if self.merge.restarted {
             if self.base_being_written() || !self.merge.saving.is_empty() {
                 return;
@@ -459,8 +481,10 @@ impl Volume {
         if let Some(name) = full {
             store.breach_declined();
             if nothing {
+                // Nothing is written over the branch's content before an operator has given it up.
                 job.full = true;
-                return self.wait_for_branch(&name);
+                let at = job.pos;
+                return self.merge_stops(at, branch_needs_room("playback", &name));
             }
         }
         self.desk.io(purpose, FileId::Snapshots, op);
@@ -574,11 +598,12 @@ impl Volume {
         }
     }
 
-    /// The snapshot area is full, and a branch would have to go: nothing is written over its content
-    /// before an operator has given it up.
-    fn wait_for_branch(&mut self, name: &str) {
+    /// There is no room for what is at this position: it is tried again, and why it stopped is said
+    /// until that is done.
+    fn merge_stops(&mut self, at: LogPos, why: impl Into<String>) {
         self.merge.retry_at = Some(self.desk.now.after(FULL_RETRY));
-        self.stalled = Some(branch_needs_room("playback", name));
+        self.merge.stuck = self.merge.stuck.max(Some(at));
+        self.stalls.set(Part::Playback, why);
     }
 
     /// The file system has no room for the content that states which are held or kept need: nothing
@@ -587,11 +612,11 @@ impl Volume {
         let Merge { jobs, saving, .. } = &mut self.merge;
         let Some(job) = jobs.get_mut(&id).or_else(|| saving.get_mut(&id)) else { return };
         job.full = true;
-        self.merge.retry_at = Some(self.desk.now.after(FULL_RETRY));
-        self.stalled = Some(
+        let at = job.pos;
+        self.merge_stops(
+            at,
             "playback stopped: no space left to keep what readers and kept states need; free space \
-             on its file system, or end those readers, and it goes on by itself"
-                .to_owned(),
+             on its file system, or end those readers, and it goes on by itself",
         );
     }
 
@@ -606,11 +631,10 @@ impl Volume {
         }
         let back = self.merge.applied_pos();
         self.merge.start(back, self.merge.applied);
-        self.merge.retry_at = Some(self.desk.now.after(FULL_RETRY));
-        self.stalled = Some(
+        self.merge_stops(
+            back,
             "playback stopped: no space left for the volume's content; free space on its file \
-             system and it goes on by itself"
-                .to_owned(),
+             system and it goes on by itself",
         );
     }
 }

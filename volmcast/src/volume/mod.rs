@@ -48,6 +48,7 @@ mod scrub;
 mod seed_in;
 mod seed_out;
 mod seed_proof;
+mod stalls;
 mod status;
 mod switch;
 mod waits;
@@ -104,6 +105,7 @@ use playback::Playback;
 use rewind::Undo;
 use seed_in::SeedIn;
 use seed_out::SeedOuts;
+use stalls::Stalls;
 use switch::Switch;
 
 /// When a new delta set is made (CAP-05).
@@ -371,7 +373,7 @@ pub struct Volume {
     releasing: Vec<PinId>,
     failed: Option<String>,
     /// The volume works, but not all of it: why, in words.
-    stalled: Option<String>,
+    stalls: Stalls,
     /// The replica is older than its readers may be given: why, in words.
     too_old: Option<String>,
 }
@@ -470,6 +472,7 @@ impl Volume {
             self.compare_timeout(),
             self.seed_in.as_ref().and_then(SeedIn::timeout),
             self.images.timeout(),
+            self.digest.no_room.timeout(),
         ]
         .into_iter()
         .flatten()
@@ -640,6 +643,7 @@ impl Volume {
         self.pump_changes();
         self.pump_patience();
         self.pump_commit();
+        self.look_at_size();
     }
 
     fn fail(&mut self, text: String) {

@@ -2,13 +2,16 @@
 //! it (`docs/digest.md`).
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
+use rcp::proto::clock::Mono;
 use rcp::proto::ids::SetNumber;
 
 use super::demands::Demand;
 use super::desk::{Purpose, TableStep, Work};
 use super::digest::AT_ONCE;
 use super::scrub::MAX_DOUBTS;
+use super::stalls::Part;
 use super::{Role, Volume};
 use crate::digest::{
     BlockHash, ENTRY_LEN, Sum, TABLE_AT, hashes_in, table_bytes, table_head, table_range,
@@ -16,6 +19,26 @@ use crate::digest::{
 use crate::io::{FileId, IoError, Op, Outcome};
 use crate::mailbox::TableMark;
 use crate::units::{BlockCount, BlockIndex};
+
+/// How long to wait before trying again after the disk was full: at first, and at most.
+const FULL_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// A table that the disk had no room for.
+#[derive(Debug, Default)]
+pub(super) struct NoRoom {
+    /// When it is made again.
+    until: Option<Mono>,
+    /// How long that is to wait.
+    wait: Duration,
+    /// How far it had come.
+    at: u64,
+}
+
+impl NoRoom {
+    pub(super) fn timeout(&self) -> Option<Mono> {
+        self.until
+    }
+}
 
 /// Going through all blocks once.
 #[derive(Debug)]
@@ -61,22 +84,33 @@ impl Pass {
 }
 
 impl Volume {
-    pub(super) fn pump_table(&mut self) {
+    /// The table is to be made or added up now.
+    fn pass_is_due(&self) -> bool {
         if matches!(self.cfg.role, Role::Relay) {
-            return;
+            return false;
         }
         let absent = self.want.digest.table == TableMark::Absent;
         if let TableMark::Known(_) = self.want.digest.table {
-            return;
+            return false;
         }
         if matches!(self.cfg.role, Role::Primary { .. }) && self.want.generation().is_none() {
             // Not opened for writing yet: the set that ends a pass could not be cut.
-            return;
+            return false;
         }
         let seeding = self.durable.seed.is_some() || self.want.seed.is_some();
-        if seeding && (absent && !self.seed_wants_proof() || !self.seed_in_open()) {
+        !seeding || (!absent || self.seed_wants_proof()) && self.seed_in_open()
+    }
+
+    pub(super) fn pump_table(&mut self) {
+        let due = self.pass_is_due();
+        let absent = self.want.digest.table == TableMark::Absent;
+        if !due || !absent {
+            self.table_has_room();
+        }
+        if !due || self.digest.no_room.until.is_some_and(|t| self.desk.now < t) {
             return;
         }
+        self.digest.no_room.until = None;
         if self.digest.pass.is_none() {
             self.digest.pass = Some(Pass::new(absent));
             if !absent {
@@ -123,6 +157,8 @@ impl Volume {
         let primary = matches!(self.cfg.role, Role::Primary { .. });
         let Some(p) = &mut self.digest.pass else { return };
         p.cursor = u64::MAX;
+        self.table_may_have_room();
+        let Some(p) = &mut self.digest.pass else { return };
         if primary && p.build {
             self.pass_demands_cut();
             self.pump();
@@ -220,15 +256,13 @@ impl Volume {
                 let work = Work::HashContent { runs, content, shift };
                 self.desk.work(Purpose::Table { run, step: TableStep::Hash }, work);
             }
-            (TableStep::Write, Outcome::Done) => self.commit.hashes_dirty = true,
+            (TableStep::Write, Outcome::Done) => {
+                self.commit.hashes_dirty = true;
+                self.table_may_have_room();
+            }
             (TableStep::Reset | TableStep::Write, Outcome::Failed(IoError::NoSpace)) => {
-                // Without a table everything else goes on.
-                self.digest.pass = Some(Pass::new(true));
-                self.stalled = Some(
-                    "no space left for the table of hashes: free space on its file system; the \
-                     volume's digest is not known before"
-                        .to_owned(),
-                );
+                let at = p.cursor;
+                self.table_has_no_room(at);
             }
             (_, other) => {
                 let what = match step {
@@ -238,6 +272,33 @@ impl Volume {
                 self.fail_io(what, &other);
             }
         }
+    }
+
+    /// The disk is full: without a table everything else goes on, and it is made again later.
+    pub(super) fn table_has_no_room(&mut self, at: u64) {
+        self.digest.pass = Some(Pass::new(true));
+        let n = &mut self.digest.no_room;
+        n.wait = (n.wait * 2).clamp(FULL_RETRY.0, FULL_RETRY.1);
+        (n.until, n.at) = (Some(self.desk.now.after(n.wait)), at);
+        let words = format!(
+            "no space left for the table of hashes: free space on its file system; the volume's digest \
+             is not known before (tried again every {} s)",
+            n.wait.as_secs()
+        );
+        self.stalls.set(Part::Table, words);
+    }
+
+    /// Part of a table was made.
+    fn table_may_have_room(&mut self) {
+        if self.digest.pass.as_ref().is_some_and(|p| p.cursor >= self.digest.no_room.at) {
+            self.table_has_room();
+        }
+    }
+
+    /// There was room for the table, or it is not being made.
+    fn table_has_room(&mut self) {
+        self.digest.no_room = NoRoom::default();
+        self.stalls.clear(Part::Table);
     }
 
     /// The content has something next from here to there: the first of it is read.

@@ -80,6 +80,8 @@ impl Volume {
         self.drain = Drain::new(policy, self.desk.now, newest);
         self.demands.forget();
         self.growth = Growth::new(self.want.blocks);
+        self.merge.waits_no_more();
+        self.stalls.role_changed();
         self.intake = Intake::default();
         self.playback.ending = None;
         self.playback.clear();
@@ -126,7 +128,7 @@ impl Volume {
         self.growth = Growth::new(self.want.blocks);
         self.merge.start(self.log.head(), at);
         self.commit.applied = self.merge.applied_pos();
-        self.stalled = None;
+        self.stalls.role_changed();
         self.keep_reached(at);
         self.board.advance(at);
         self.publish_view();

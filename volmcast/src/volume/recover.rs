@@ -30,6 +30,7 @@ use super::playback::Playback;
 use super::rewind::Undo;
 use super::seed_in::SeedIn;
 use super::seed_out::SeedOuts;
+use super::stalls::{Part, Stalls};
 use super::status::SetTable;
 use super::switch::Switch;
 use super::{Event, Role, Volume, VolumeConfig};
@@ -191,7 +192,7 @@ impl Volume {
             unlisted: BTreeSet::new(),
             releasing: Vec::new(),
             failed: None,
-            stalled: None,
+            stalls: Stalls::default(),
             too_old: None,
             want: m.clone(),
             durable: m,
@@ -478,7 +479,7 @@ impl Volume {
         self.publish_view();
         if matches!(self.cfg.role, Role::Primary { .. }) {
             // Until the next set is finished. Below, what is hidden says by itself how far it is.
-            self.stalled = Some(text.clone());
+            self.stalls.set(Part::Save, text.clone());
         }
         self.desk.event(Event::Damage { text });
         self.commit.log_was_reset();

@@ -17,9 +17,10 @@ use rcp::proto::ids::SetNumber;
 
 use super::desk::{OpenChunk, Purpose, SeedStep, Work};
 use super::digest::TableWrite;
-use super::images::blocks_of;
+use super::images::{blocks_of, untouched};
 use super::rewind::Undo;
 use super::seed_proof::Proof;
+use super::stalls::Part;
 use super::{Event, Role, Volume};
 use crate::bitmap::BlockSet;
 use crate::digest::BlockHash;
@@ -297,6 +298,7 @@ impl Volume {
         let of = |s: &SeedIn| (s.others.min(view), s.unproven.min(view));
         let (others, unproven) = self.seed_in.as_ref().map_or((view, view), of);
         let new = SeedIn::new(Phase::Marking, 0, None);
+        self.stalls.clear(Part::Seed);
         self.seed_in = Some(SeedIn { marked_by, others, unproven, ..new });
     }
 
@@ -317,6 +319,8 @@ impl Volume {
             let was = self.seed_in.take();
             let floor = was.as_ref().map_or(SetNumber::ZERO, |s| s.floor);
             let resumed = SeedIn::resumed(mark, floor, self.durable.sequence);
+            // It is tried at once; what fails then says so.
+            self.stalls.clear(Part::Seed);
             self.seed_in = Some(match was {
                 None => resumed,
                 Some(SeedIn { touched, came, planned, others, unproven, .. }) => {
@@ -389,6 +393,12 @@ impl Volume {
         }
     }
 
+    /// A full seed is about to clear what the content holds.
+    fn seed_clears(&self) -> bool {
+        let full = self.want.seed.or(self.durable.seed).is_some_and(|m| m.over.is_none());
+        full && self.seed_in.as_ref().is_some_and(|s| s.phase == Phase::Marking)
+    }
+
     /// The base is being written by the seed: live sets wait their turn.
     pub(super) fn seed_in_open(&self) -> bool {
         self.seed_in.as_ref().is_some_and(|s| s.phase == Phase::Open)
@@ -417,6 +427,9 @@ impl Volume {
         let blocked = self.seed_in_strays() || self.base_being_written() || self.table_is_taken();
         let marked = self.seed_marked() && self.durable.seed.is_some();
         let (had, now) = (self.base_blocks(), self.desk.now);
+        if !self.seed_clears() {
+            self.stalls.clear(Part::Branches);
+        }
         let Some(s) = &mut self.seed_in else { return };
         s.proof = s.proof.at(now);
         if blocked && s.busy.is_none() || s.retry_at.is_some_and(|t| now < t) {
@@ -432,6 +445,7 @@ impl Volume {
             }
             if self.durable.seed.is_some_and(|m| m.over.is_some()) {
                 s.phase = Phase::Open;
+                self.stalls.clear(Part::Seed);
                 self.desk.event(Event::SeedSaved { next_block: 0 });
                 return;
             }
@@ -633,6 +647,7 @@ impl Volume {
                 };
                 s.phase = Phase::Open;
                 s.wait = FULL_RETRY.0;
+                self.stalls.clear(Part::Seed);
                 self.digest_cleared();
                 self.desk.event(Event::SeedSaved { next_block: 0 });
             }
@@ -658,21 +673,20 @@ impl Volume {
         let seconds = s.wait.as_secs();
         s.wait = (s.wait * 2).min(FULL_RETRY.1);
         let what = if self.catch_up_progress().is_some() { "catch-up" } else { "seed" };
-        self.stalled = Some(format!(
+        let words = format!(
             "the {what} has stopped: no space left for the volume's content; free space on its file \
              system and it goes on by itself (tried again every {seconds} s)"
-        ));
+        );
+        self.stalls.set(Part::Seed, words);
     }
 
     fn seed_extent_written(&mut self) {
         let Some(s) = &mut self.seed_in else { return };
         self.commit.base_dirty = true;
-        if s.wait > FULL_RETRY.0 {
-            s.wait = FULL_RETRY.0;
-            self.stalled = None;
-        }
         // Otherwise a stray of an attachment that has ended.
         let Some(extent) = s.busy.take() else { return };
+        s.wait = FULL_RETRY.0;
+        self.stalls.clear(Part::Seed);
         s.next_block = extent.next_block;
         let progressed = s.since_commit >= COMMIT_EVERY * self.cfg.window;
         if let Some(mark) = &mut self.want.seed {
@@ -693,6 +707,7 @@ impl Volume {
         match (before.seed, self.durable.seed) {
             (Some(_), None) => {
                 self.seed_in = None;
+                self.stalls.clear(Part::Seed);
                 self.undo = Undo::Unknown;
                 self.doubts_fetched();
                 self.keep_reached(self.durable.merged);
@@ -709,25 +724,4 @@ impl Volume {
             _ => {}
         }
     }
-}
-
-/// The parts of `count` blocks from `first` that are not in `touched`.
-fn untouched(touched: &BlockSet, first: u64, count: u64) -> Vec<(u64, u64)> {
-    let mut out = Vec::new();
-    let (mut at, end) = (first, first + count);
-    while at < end {
-        match touched.next_run(BlockIndex(at), BlockCount(end - at)) {
-            Some((first, count)) if first.0 < end => {
-                if first.0 > at {
-                    out.push((at, first.0 - at));
-                }
-                at = first.0 + count.0;
-            }
-            _ => {
-                out.push((at, end - at));
-                break;
-            }
-        }
-    }
-    out
 }

@@ -147,12 +147,6 @@ impl Volume {
         self.log.steps().filter(|s| s.id.to > shown).map(|s| s.bytes).sum()
     }
 
-    /// Why it stands still although everybody does what he should: a full disk, most of all. In words.
-    #[must_use]
-    pub fn stalled(&self) -> Option<&str> {
-        self.stalled.as_deref()
-    }
-
     /// The set that is being made, at a primary.
     #[must_use]
     pub fn draining(&self) -> Option<SetNumber> {
@@ -175,7 +169,7 @@ impl Volume {
         // That a mirror is not read was wanted so.
         let refused = self.unwhole().or_else(|| self.too_old.clone());
         let refused = refused.filter(|_| role != "relay");
-        let reason = match (refused, self.stalled.clone()) {
+        let reason = match (refused, self.stalls.words()) {
             (Some(a), Some(b)) if a != b => Some(format!("{a}; {b}")),
             (a, b) => a.or(b),
         };

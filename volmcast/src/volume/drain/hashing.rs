@@ -7,6 +7,7 @@ use crate::digest::Sum;
 use crate::io::Outcome;
 use crate::save::RecordKind;
 use crate::volume::Volume;
+use crate::volume::stalls::Part;
 
 impl Volume {
     /// Appends encoded chunks in their order, as far as there is room.
@@ -94,9 +95,10 @@ impl Volume {
         let (to, capacity) = (set.id.to, self.log.ring().capacity());
         self.log.abandon_open_step();
         self.commit.request();
-        self.stalled = Some(format!(
+        let words = format!(
             "set {to} is larger than what a save volume of {capacity} bytes takes: replicas get over \
              it by a catch-up; enlarge `save` or lower `hwm`"
-        ));
+        );
+        self.stalls.set(Part::Sets, words);
     }
 }
