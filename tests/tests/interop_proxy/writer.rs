@@ -4,7 +4,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
 use tests::rig::{Clock, MIB, Plan, Process, Proxy, Tree, free_port, tool, wait_for};
@@ -66,7 +66,7 @@ impl QemuIo {
             .stderr(Stdio::inherit())
             .spawn()
             .unwrap();
-        let (tell, said) = channel();
+        let (tell, said) = sync_channel(16);
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
