@@ -155,11 +155,13 @@ fn read(o: &Opened) -> Result<[u8; 5], String> {
 #[track_caller]
 fn mirrors(o: &Opened, newest: &str) {
     let e = read(o).expect_err("nobody reads a mirror");
-    assert!(e.contains("mirrors without consistent views") && e.contains(newest), "{e}");
+    assert!(e.contains("mirrors without consistent views"), "{e}");
     assert!(o.volume.is_mirroring() && o.volume.unwhole().is_none());
     let s = o.volume.status();
     assert!(s.state.starts_with("mirroring"), "{}", s.state);
-    assert_eq!((s.reason, s.mirror), (None, Some(e)));
+    assert_eq!(s.reason, None);
+    let said = s.mirror.expect("words");
+    assert!(said.starts_with(&e) && said.ends_with(newest), "{said}");
 }
 
 #[test]
@@ -174,7 +176,7 @@ fn a_version_is_the_newest_whole_set_and_what_follows_is_shown() {
     // Of the next one there is a part, which never gets its end.
     o.volume.receive_chunk(&chunk(4)).expect("taken");
     drive(&mut o);
-    mirrors(&o, "no set is here whole yet");
+    mirrors(&o, "whole is 3");
     assert_eq!(o.volume.saved_position(), (SetNumber(3), ChunkNumber(1)), "acknowledged");
     let no = o.volume.keep_state(SetNumber(9)).expect_err("nothing is kept for readers");
     assert!(matches!(no, KeepError::Mirrors(_)), "{no}");
@@ -203,9 +205,9 @@ fn a_version_is_the_newest_whole_set_and_what_follows_is_shown() {
     let mut buf = [0; 4096];
     states.read(&pin, 0, &mut buf).expect("read");
     assert_eq!(buf[0], 4);
-    drop(pin);
+    drop((pin, states));
     let mut o = again(o, &folder, true);
-    mirrors(&o, "whole is 4");
+    mirrors(&o, "whole is 5");
     o.volume.set_opened(true);
     drive(&mut o);
     assert_eq!(read(&o).map(|b| b[0]), Ok(5));

@@ -47,16 +47,22 @@ impl Volume {
                  until `rcpctl replicate mirror VOLUME --node {node}`"
             ));
         }
-        let shown = self.durable.visible;
+        let whole = self.log.state();
         let newest = match self.unwhole() {
-            None if shown > SetNumber::ZERO => {
-                format!("the newest set that is here whole is {shown}")
+            None if whole > SetNumber::ZERO => {
+                format!("the newest set that is here whole is {whole}")
             }
             _ => "no set is here whole yet".to_owned(),
         };
-        Some(format!(
-            "mirrors without consistent views, and is not read: {newest}; `rcpctl replicate version \
-             VOLUME --node {node}` brings it to a version"
-        ))
+        Some(format!("{}; {newest}", self.not_read()))
+    }
+
+    /// What readers are told of a mirror. It does not change with every set.
+    pub(super) fn not_read(&self) -> String {
+        format!(
+            "mirrors without consistent views, and is not read: `rcpctl replicate version VOLUME --node \
+             {}` brings it to a version",
+            self.cfg.node
+        )
     }
 }

@@ -314,8 +314,7 @@ impl Volume {
         if !matches!(self.cfg.role, Role::Replica { .. }) {
             return None;
         }
-        let mirrors = self.mirror_words().filter(|_| self.is_mirroring());
-        mirrors.or_else(|| self.too_old.clone())
+        self.is_mirroring().then(|| self.not_read()).or_else(|| self.too_old.clone())
     }
 
     fn catching_up(&self, need: Option<SetNumber>) -> String {
