@@ -243,3 +243,73 @@ fn a_seed_that_holds_what_the_new_writer_lacks_begins_again_and_says_so() {
     eprintln!("{before} bytes of the seed were sent before, {now} after it\n{log}");
     assert!(now > (SEED - 1) * MIB, "it went on with what nobody has: {now} bytes\n{log}");
 }
+
+#[test]
+fn who_was_away_through_two_generations_comes_back_for_what_differs() {
+    const ALL: u64 = 8192;
+    // So small that nothing of then is in it any more when they come back.
+    let plan = Plan::new(&[("p", &["l1", "behind", "ahead"])]).volume("vol", 64).save(8);
+    let tree = Tree::start(plan);
+    tree.expect(" WARN ");
+    tree.expect(" ERROR ");
+    for part in 0..16 {
+        write(&tree, "p", part * ALL / 16, ALL / 16, 1);
+        let set = tree.cut_at("p");
+        for n in ["l1", "behind", "ahead"] {
+            tree.reaches(n, "vol", set, LONG);
+        }
+    }
+    tree.kill("behind");
+    tree.kill("l1");
+    write(&tree, "p", 0, 256, 2);
+    let past = tree.cut_at("p");
+    tree.reaches("ahead", "vol", past, LONG);
+    tree.kill("ahead");
+    tree.kill("p");
+
+    // The second generation: l1 writes, p follows it.
+    tree.up("l1");
+    eprintln!("{}", tree.ctl(&["failover", "vol", "--to", "l1", "--adopt"]).unwrap());
+    write(&tree, "l1", 1024, 256, 3);
+    tree.cut_at("l1");
+    tree.up("p");
+    fenced(&tree, "p", "l1");
+    eprintln!("{}", tree.ctl(&["failover", "vol", "--to", "l1", "--adopt"]).unwrap());
+    let set = tree.cut_at("l1");
+    same(&tree, "l1", &["p"], set);
+    by_what_differs(&tree, "l1", &["p"], 256 + EXTENT);
+
+    // The third: l1 dies in turn, and is not there when they come back.
+    write(&tree, "l1", 2048, 64, 4);
+    tree.kill("l1");
+    eprintln!("{}", tree.ctl(&["failover", "vol", "--to", "p", "--adopt"]).unwrap());
+    for part in 0..4 {
+        write(&tree, "p", 3072, 256, 5 + part);
+        tree.cut_at("p");
+        write(&tree, "p", 3328, 512, 5 + part);
+        tree.cut_at("p");
+    }
+    assert_eq!(tree.volume("p", "vol").unwrap().history.len(), 3);
+    let set = tree.cut_at("p");
+    let before = sent(&tree, "p");
+    assert_eq!(before, (0, 0));
+    tree.up("behind");
+    tree.up("ahead");
+    same(&tree, "p", &["behind", "ahead"], set);
+    // To both, what p wrote, what it was brought back by, and what one of them has to take back.
+    let each = EXTENT + 256 + 768;
+    by_what_differs(&tree, "p", &["behind", "ahead"], 2 * each);
+    kept_as_branch(&tree, "ahead", past, 0, 2);
+    for n in ["behind", "ahead"] {
+        assert_eq!(tree.volume(n, "vol").unwrap().history.len(), 3, "{n}");
+    }
+
+    // And the writer of the second, with what nobody else has.
+    tree.up("l1");
+    fenced(&tree, "l1", "p");
+    eprintln!("{}", tree.ctl(&["failover", "vol", "--to", "p", "--adopt"]).unwrap());
+    write(&tree, "p", 0, 64, 9);
+    let set = tree.cut_at("p");
+    same(&tree, "p", &["l1", "behind", "ahead"], set);
+    by_what_differs(&tree, "p", &["l1", "behind", "ahead"], 3 * (each + 64) + EXTENT);
+}

@@ -76,13 +76,16 @@ pub(super) async fn adopt(
         return Ok(Vec::new());
     }
     let mut known = routes::known(&plan.group, &nodes.all);
-    let by_topology = topology_routes(args, plan, to, &mut known)?;
-    let mut wanted = by_topology.unwrap_or_else(|| routes::by_default(to, former.node(), &known));
+    let file = topology_routes(args, plan, to, &mut known)?;
+    let mut wanted =
+        file.on_failover.unwrap_or_else(|| routes::by_default(to, former.node(), &known));
     for lone in routes::unfed(to, &plan.group, &nodes.all, &known) {
         if !wanted.values().any(|hops| hops.contains(&lone)) {
             wanted.entry(to.to_owned()).or_default().push(lone);
         }
     }
+    let silent = routes::silent(to, &file.routes, &nodes.all, &wanted, &known);
+    wanted.entry(to.to_owned()).or_default().extend(silent);
     if let Former::Gave(node) = former {
         wanted.values_mut().for_each(|hops| hops.retain(|h| h != node));
     }
@@ -112,24 +115,37 @@ pub(super) async fn adopt(
     Ok(done)
 }
 
-/// What the topology says of this node's taking over; routes it knows of complete those known.
+/// What the topology says of a group's routes.
+#[derive(Default)]
+struct Written {
+    /// As they begin.
+    routes: Routes,
+    /// When this node takes over, if that is written.
+    on_failover: Option<Routes>,
+}
+
+/// What the topology says; routes it knows of complete those known.
 fn topology_routes(
     args: &FailoverArgs,
     plan: &Plan,
     to: &str,
     known: &mut Routes,
-) -> Result<Option<Routes>, Failed> {
-    let Some(file) = &args.target.topology else { return Ok(None) };
+) -> Result<Written, Failed> {
+    let Some(file) = &args.target.topology else { return Ok(Written::default()) };
     let topology = load(file)?;
     let Some(group) = topology.groups().find(|g| g.name.as_str() == plan.group) else {
-        return Ok(None);
+        return Ok(Written::default());
     };
     let texts = |hops: &[rcp::proto::ids::NodeName]| hops.iter().map(ToString::to_string).collect();
-    for (node, hops) in &group.routes {
-        known.entry(node.to_string()).or_insert_with(|| texts(hops));
+    let routes: Routes =
+        group.routes.iter().map(|(n, hops)| (n.to_string(), texts(hops))).collect();
+    for (node, hops) in &routes {
+        known.entry(node.clone()).or_insert_with(|| hops.clone());
     }
     let table = group.on_failover.iter().find(|(n, _)| n.as_str() == to);
-    Ok(table.map(|(_, t)| t.iter().map(|(n, hops)| (n.to_string(), texts(hops))).collect()))
+    let on_failover =
+        table.map(|(_, t)| t.iter().map(|(n, hops)| (n.to_string(), texts(hops))).collect());
+    Ok(Written { routes, on_failover })
 }
 
 pub(in crate::cli) async fn route(

@@ -1,6 +1,6 @@
 //! How the tree is put under a new writer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -63,6 +63,22 @@ pub(in crate::cli) fn unfed(
     let fed = |n: &&NodeStatus| known.values().any(|hops| hops.contains(&n.node));
     let all = nodes.iter().filter(|n| n.node != new).filter(holds).filter(|n| !fed(n));
     all.map(|n| n.node.clone()).collect()
+}
+
+/// Nodes of the topology that do not answer, and that nobody would feed when they come back: whoever
+/// fed them last is gone as well, and its table with it. `wanted` is what will be.
+pub(in crate::cli) fn silent(
+    new: &str,
+    topology: &Routes,
+    answered: &[NodeStatus],
+    wanted: &Routes,
+    known: &Routes,
+) -> Vec<String> {
+    let hears = |n: &String| n == new || answered.iter().any(|a| a.node == *n);
+    let fed = |n: &String| wanted.values().chain(known.values()).any(|hops| hops.contains(n));
+    let members: BTreeSet<_> =
+        topology.iter().flat_map(|(node, hops)| std::iter::once(node).chain(hops)).collect();
+    members.into_iter().filter(|n| !hears(n) && !fed(n)).cloned().collect()
 }
 
 /// The changes that lead from the routes as they are to those wanted: whoever fed a next hop, or the
@@ -128,6 +144,20 @@ mod tests {
         let nodes = [node("p"), node("l1"), node("l2"), node("l3"), empty];
         let now = routes(&[("l1", &["l3"]), ("gone", &["p"])]);
         assert_eq!(unfed("l1", "g", &nodes, &now), ["l2"]);
+    }
+
+    #[test]
+    fn who_was_away_while_the_writer_changed_twice_is_not_forgotten() {
+        let file = routes(&[("p", &["l1", "f1", "l2"]), ("f1", &["l3"])]);
+        let node = |n: &str| NodeStatus { node: n.into(), ..NodeStatus::default() };
+        // l1 took over from p, with f1 and l2 away, and is gone; p, whose table is empty, is next.
+        let known = routes(&[("p", &[]), ("f1", &["l3"])]);
+        let wanted = by_default("p", Some("l1"), &known);
+        let found = silent("p", &file, &[node("p")], &wanted, &known);
+        assert_eq!(found, ["f1", "l2"], "l1 is wanted, and f1 feeds l3 when it is back");
+        // Who answers says by itself whether it needs a feeder.
+        let found = silent("p", &file, &[node("p"), node("l2")], &wanted, &known);
+        assert_eq!(found, ["f1"]);
     }
 
     #[test]
