@@ -1,5 +1,5 @@
-//! Sessions through HTTP reverse proxies that nobody here wrote: nginx and HAProxy, plain and with
-//! TLS ended at the proxy.
+//! Proxies that nobody here wrote: sessions through nginx and HAProxy as HTTP reverse proxies, plain
+//! and with TLS ended at the proxy; NBD clients that HAProxy leads to the writer.
 
 #[path = "interop_proxy/through.rs"]
 mod through;

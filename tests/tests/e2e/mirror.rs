@@ -5,7 +5,7 @@ use std::time::Duration;
 use config::spec::PlaybackSpec;
 use node::api::{MemberResult, VolumeInfo, WriterAnswer, WriterChange};
 use node::http::{paths, requests};
-use tests::rig::{Plan, Tree, wait_for};
+use tests::rig::{Clock, Plan, Tree, wait_for};
 
 use crate::load::content;
 
@@ -99,6 +99,14 @@ fn a_mirror_is_read_when_a_version_of_it_is_wanted() {
     says(&e, &["is no mirror", "views: on_demand", "--node"]);
     let e = at(&tree, "p", "replicate mirror vol").unwrap_err();
     says(&e, &["p writes volume vol", "shows who mirrors"]);
+    // At once, and not after it has waited for what does not come.
+    let clock = Clock::default();
+    let e = tree.told("failover vol --sync --to m").unwrap_err();
+    says(
+        &e,
+        &["m cannot take over", "`rcpctl replicate version vol --node m`", "Nothing was changed"],
+    );
+    assert!(clock.passed() < LONG, "{:?}", clock.passed());
 
     // Over a kill in the stream it stays what it is.
     write(&tree, "p", 2);

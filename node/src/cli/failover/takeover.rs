@@ -217,6 +217,13 @@ pub(super) async fn hand_over(
     if let Err(why) = is_whole(new, volume).await {
         return Err(damaged(plan, to, &why));
     }
+    // It would come near for ever.
+    if volume_at(new, volume).await.is_some_and(|v| v.mirrors()) {
+        return Err(Failed::new(format!(
+            "{to} cannot take over: it mirrors, and no version of it was made: `rcpctl replicate version \
+             {volume} --node {to}` first. Nothing was changed"
+        )));
+    }
     let Some(name) = old.filter(|o| nodes.client(o).is_some()) else {
         return Err(needs_the_writer(plan, nodes, to));
     };
