@@ -19,12 +19,13 @@ const BUCKETS: [f64; 12] =
     [0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 300.0];
 
 /// States of a volume that have a series of their own; any other is `other`.
-const VOLUME_STATES: [&str; 9] = [
+const VOLUME_STATES: [&str; 10] = [
     "writable",
     "readable",
     "mirroring",
     "seeding",
     "catching up",
+    "proving",
     "fetching again",
     "forwarding",
     "failed",

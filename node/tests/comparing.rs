@@ -1,6 +1,8 @@
 //! A replica finds the blocks in which it differs from its parent, and only those.
 
 mod disks;
+#[path = "comparing/unproven.rs"]
+mod unproven;
 
 use node::volumes::open::Machine;
 use rcp::proto::clock::Mono;

@@ -99,6 +99,8 @@ mod made {
         SeedOverwritesLive,
         /// A seed clears the content when one mailbox slot alone says that it is hidden.
         SeedMarkInOneSlot,
+        /// Content of which nobody knows what state it is counts as proven.
+        UnprovenShown,
         /// Which blocks a set changed is not remembered for catch-ups.
         ChangesForgotten,
         /// After a restart sets are merged again over newer ones.

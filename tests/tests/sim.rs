@@ -68,6 +68,7 @@ const REGRESSIONS: &[(u64, &str)] = &[
     (4_001_437, "a hash that had rotted at a node got into the digests that it told as the writer"),
     (4_001_351, "a writer took sound content for damaged because its hash had rotted"),
     (4_001_587, "a replica that was filled anew went on saying that it differed"),
+    (5_000_052, "what was kept from before could not be mended from a writer without a set"),
 ];
 
 /// As [`REGRESSIONS`], but what full save volumes do is drawn as well.
@@ -88,6 +89,7 @@ const MUST_HAPPEN: &[&str] = &[
     "child ahead of parent",
     "chunk cut through",
     "connection cut",
+    "content kept until it is proven",
     "connection left half open",
     "crash between two effects",
     "crash of a node that is being seeded",

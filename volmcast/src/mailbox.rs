@@ -59,6 +59,14 @@ pub struct SeedMark {
     pub undo: bool,
 }
 
+impl SeedMark {
+    /// The base holds nothing that counts: it is to be cleared before the first extent.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.over.is_none() && self.next_block == 0 && self.need.is_none()
+    }
+}
+
 /// Which part of the file of changed blocks is valid, and what it covers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ChangesMark {
@@ -129,12 +137,24 @@ pub struct DigestMark {
     /// the save volume change. Elsewhere it is `merged`, or 0 while nothing is known of it.
     pub hashed: SetNumber,
     /// The content was found to differ from the primary's in this state: reads are refused. 0: it
-    /// was not.
+    /// was not. [`UNPROVEN`](Self::UNPROVEN): nobody knows what it is.
     pub differs: SetNumber,
     /// Blocks before this one were looked at in the scrub under way.
     pub scrub_next: u64,
     /// When the last complete scrub ended; 0: there was none.
     pub scrubbed: Wall,
+}
+
+impl DigestMark {
+    /// Instead of a state that differs: the content is of more than one line, or of unknown states. It
+    /// is shown when it was compared with the parent's, block by block.
+    pub const UNPROVEN: SetNumber = SetNumber(u64::MAX);
+
+    /// The content is not of one state that is known.
+    #[must_use]
+    pub fn is_unproven(&self) -> bool {
+        self.differs == Self::UNPROVEN
+    }
 }
 
 /// What an operator has set; it survives restarts.

@@ -1,14 +1,11 @@
-//! Damage, and who the writer is: a node that knows of some is not made the writer unasked. And
-//! comparing a copy with the parent's, which finds damage that hashes alone do not.
+//! Damage, and who the writer is: a node that knows of some is not made the writer unasked.
 
-use rcp::proto::frame::{Frame, StreamId};
-use rcp::proto::ids::{NodeName, SetNumber, VolumeId};
+use rcp::proto::ids::{NodeName, VolumeId};
 use volmcast::storage::Standing;
-use volmcast::volume::{Question, Scrubbed};
+use volmcast::volume::Scrubbed;
 
 use super::failover::conflict;
-use super::links::Conn;
-use super::{ConnId, Effect, Held, Level, Mover};
+use super::{Effect, Held, Level, Mover};
 use crate::api::ApiError;
 
 /// Whether what a replica holds may become the volume; `lose` is an operator's word that it may,
@@ -102,15 +99,16 @@ impl Mover {
 }
 
 impl Mover {
-    /// Blocks are not what was stored: they are fetched again with the next attachment, if the parent
+    /// Blocks are not what was stored, or not what the parent has: they are fetched again with the next attachment, if the parent
     /// can be asked for them.
-    pub(super) fn doubts(&mut self, id: VolumeId, text: &str) {
+    pub(super) fn doubts(&mut self, id: VolumeId, level: Level, text: &str) {
         let Some(h) = self.volumes.get(&id) else { return };
         let (label, incurable) = (h.label.clone(), self.incurable(h));
         let but = incurable.as_ref().map(|why| format!("; {why}")).unwrap_or_default();
-        self.note(Level::Error, format!("volume {label}: {text}{but}"));
+        let level = if incurable.is_some() { Level::Error } else { level };
+        self.note(level, format!("volume {label}: {text}{but}"));
         if incurable.is_none() {
-            self.reattach(id, "damaged blocks are fetched again");
+            self.reattach(id, "blocks that are not right are fetched again");
         }
     }
 
@@ -127,41 +125,5 @@ impl Mover {
             "{why}, so that they stay refused: update the older of the two nodes, or give this one a \
              new seed at its parent: `rcpctl replicate seed {label} --to {node}`"
         ))
-    }
-
-    /// A replica looks for the blocks in which it differs from its parent.
-    pub(super) fn compare(&mut self, id: VolumeId, question: Question) {
-        let Some(h) = self.volumes.get_mut(&id) else { return };
-        let Some(inbound) = &h.inbound else { return };
-        let (conn, stream) = (inbound.conn, inbound.stream);
-        if !self.conns.get(&conn).is_some_and(Conn::compares) {
-            return h.volume.compare_hopeless();
-        }
-        let Question { first, each, sums } = question;
-        self.send(conn, Frame::Compare { stream, first, each, sums });
-    }
-
-    /// A child does.
-    pub(super) fn child_compares(&mut self, conn: ConnId, stream: StreamId, question: Question) {
-        let Some(c) = self.conns.get(&conn) else { return };
-        let Some(id) = c.streams_out.get(&stream).map(|o| o.volume) else { return };
-        let child = c.peer.clone();
-        if let (Some(child), Some(h)) = (child, self.volumes.get_mut(&id)) {
-            h.volume.sums_asked(&child, question);
-        }
-        self.settle(id);
-    }
-
-    pub(super) fn tell_sums(
-        &mut self,
-        id: VolumeId,
-        child: &NodeName,
-        state: SetNumber,
-        question: Question,
-        (sums, text): (Vec<u128>, String),
-    ) {
-        let Some((conn, stream, _)) = self.stream_to(id, child) else { return };
-        let Question { first, each, .. } = question;
-        self.send(conn, Frame::Sums { stream, state, first, each, sums, text });
     }
 }

@@ -340,8 +340,8 @@ impl Mover {
         h.change = Change::None;
         let e = conflict(format!(
             "volume {name}: this node holds what {by} does not have: {}; it cannot be taken back and \
-             kept as a branch: {cannot}. `--discard` gives it up, and the volume is filled anew from \
-             {by}. The role was not changed. To save it first, read the export: it is read-only now",
+             kept as a branch: {cannot}. `--discard` gives it up, and what differs comes from {by}. \
+             The role was not changed. To save it first, read the export: it is read-only now",
             what.join(", and "),
         ));
         self.effect(Effect::Reply { ask, reply: Reply::Refused(e) });

@@ -10,6 +10,7 @@
 //! | `further` | several connections for one session |
 //! | `sending` | streams to children: offers, attachments, chunks, seeds |
 //! | `receiving` | streams from the parent: attachments, intake, acknowledgements |
+//! | `comparing` | copies are compared with those of parents |
 //! | `relaying` | seeds that pass through a node without content |
 //! | `routing` | live changes of the routing table |
 //! | `controls` | commands down the tree and their results |
@@ -31,6 +32,7 @@
 mod asking;
 mod bypass;
 mod closing;
+mod comparing;
 mod controls;
 mod damage;
 mod delay;
@@ -388,6 +390,8 @@ struct Held {
     cut_asks: Vec<(Demand, AskId)>,
     /// Seeds that pass through.
     relaying: relaying::Relaying,
+    /// Questions of children, of the parent.
+    comparing: comparing::Passing,
     /// Where the content of children begins that were seeded from here.
     seeded: BTreeMap<NodeName, rcp::proto::ids::SetNumber>,
     /// Why children were detached, for status.
@@ -558,6 +562,7 @@ impl Mover {
                 playback_order: 0,
                 cut_asks: Vec::new(),
                 relaying: relaying::Relaying::default(),
+                comparing: comparing::Passing::default(),
                 seeded: BTreeMap::new(),
                 detached: BTreeMap::new(),
                 fill: status::Fill::default(),

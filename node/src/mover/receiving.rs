@@ -104,10 +104,7 @@ impl Mover {
             }
             Frame::Sums { stream, state, first, each, sums, text } => {
                 if let Some(id) = self.running(conn, stream) {
-                    if let Some(h) = self.volumes.get_mut(&id) {
-                        h.volume.sums_told(state, (first, each), &sums, &text);
-                    }
-                    self.settle(id);
+                    self.sums_told(id, state, (first, each), sums, text);
                 }
             }
             Frame::Place { number } => self.place(conn, number),
@@ -427,6 +424,19 @@ impl Mover {
                     format!("volume {label}: a catch-up begins at set {}: {}", s.from, s.reason);
                 self.note(Level::Info, text);
                 self.effect(Effect::Exports { volume: id });
+            }
+            StartMode::Seed
+                if self.conns.get(&conn).is_some_and(Conn::compares)
+                    && h.volume.seed_goes_on(s.from, h.offered) =>
+            {
+                let text = format!(
+                    "volume {label}: what is here is kept, and compared with its parent's content: \
+                     only what differs is sent, and the sets after {}",
+                    s.from
+                );
+                self.note(Level::Warn, text);
+                // With the position that it has now.
+                return self.attach(id);
             }
             StartMode::Seed => {
                 h.volume.seed_begin(s.from, h.offered);

@@ -106,7 +106,7 @@ impl Mover {
             h.volume.end_playback(None);
             self.give_up(id, fork, &history, &why);
             for ask in asks {
-                let e = conflict(format!("it cannot be taken back: {why}; a seed follows"));
+                let e = conflict(format!("it cannot be taken back: {why}; its content is compared with its parent's"));
                 self.effect(Effect::Reply { ask, reply: Reply::Refused(e) });
             }
             self.attach_pending(id);
@@ -149,7 +149,8 @@ impl Mover {
         let by = history.last().map(|b| b.opened_by.to_string()).unwrap_or_default();
         let why = format!(
             "{by} took over as the writer at set {fork}, and this node was at set {held}: sets {first} \
-             to {held} are given up, and a seed follows, because they cannot be taken back: {cannot}"
+             to {held} are given up, because they cannot be taken back: {cannot}; what is here is \
+             compared with its next parent's content, and what differs comes again"
         );
         h.volume.discard(&why, history.to_vec());
         let label = h.label.clone();

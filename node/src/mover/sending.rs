@@ -638,7 +638,7 @@ fn take_on(
         volume.consumer_seed(child, a.state, None, why)
     } else if a.wants_seed && seeding.is_none() {
         let (state, what) = match a.over {
-            Some(_) => (folded, "the catch-up of the child begins anew"),
+            Some(_) => (folded, "the child asked for a catch-up"),
             None => (a.state, "the child asked for a seed"),
         };
         volume.consumer_seed(child, state, a.over, what.to_owned())

@@ -6,6 +6,7 @@ use rcp::proto::ids::{ChunkNumber, Generation, SetNumber};
 use volmcast::digest::{BlockHash, Sum, hashes_in};
 use volmcast::history::line_of;
 use volmcast::io::{FileId, Io, Op};
+use volmcast::mailbox::DigestMark;
 
 use super::model::{Model, State};
 use super::node::VOLUME;
@@ -153,7 +154,9 @@ impl World {
 
     /// A digest is right, or there is none; content that is the primary's is not said to differ.
     fn observe_digest(&mut self, n: usize, digest: Option<(SetNumber, Sum)>, differs: SetNumber) {
-        if differs > SetNumber::ZERO && !self.nodes[n].damaged() {
+        if differs == DigestMark::UNPROVEN {
+            self.counters.hit("content kept until it is proven");
+        } else if differs > SetNumber::ZERO && !self.nodes[n].damaged() {
             let what = self.compare(n, differs);
             self.fail(format!("n{n} says that its content differs since set {differs}: {what}"));
             return;

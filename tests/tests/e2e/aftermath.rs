@@ -146,7 +146,8 @@ fn with_a_late_leaf(mut plan: Plan, random: &mut Random) -> (Tree, Narrow, Write
     let mut writer = Writer::new("vol", 0, SEED * MIB / BLOCK, random.fork());
     writer.fill(&tree).unwrap();
     let set = tree.cut_at("p");
-    for n in tree.names().iter().filter(|n| !["p", "late"].contains(&n.as_str())) {
+    let shows = |n: &String| !["p", "late", "r"].contains(&n.as_str());
+    for n in tree.names().iter().filter(|n| shows(n)) {
         tree.reaches(n, "vol", set, LONG);
     }
     (tree, way, writer)
@@ -225,9 +226,21 @@ fn a_seed_from_a_forwarder_goes_on_when_that_takes_over_under_load() {
     went_on(&tree, "f", before, before);
 }
 
-/// What it has of writes that died with the writer nobody can name: all of it is in doubt.
+/// What it has of writes that died with the writer nobody can name: all of it is in doubt, and is
+/// compared.
+#[track_caller]
+fn compared(tree: &Tree, feeder: &str, before: u64, earlier: u64, differ: u64) {
+    went_on(tree, feeder, before, earlier);
+    let (log, catch_up) = (tree.log("late"), sent(tree, feeder).1);
+    eprintln!("{catch_up} bytes came after the comparison\n{log}");
+    assert!(log.contains("compared with its parent's content: only what differs is sent"), "{log}");
+    assert!(log.contains("was compared with the parent's content, hash by hash: "), "{log}");
+    assert!(catch_up > 0 && catch_up <= differ * BLOCK * 11 / 10, "{catch_up} bytes\n{log}");
+    assert_eq!(seeds(tree, "late"), 1, "{log}");
+}
+
 #[test]
-fn a_seed_that_holds_what_the_new_writer_lacks_begins_again_and_says_so() {
+fn a_seed_that_holds_what_the_new_writer_lacks_goes_on_and_is_compared() {
     let mut random = Random::seeded("aftermath, anew");
     let plan = Plan::new(&[("p", &["l1", "late"])]).volume("vol", SEED).save(64);
     let (tree, _way, writer) = with_a_late_leaf(plan, &mut random);
@@ -239,9 +252,54 @@ fn a_seed_that_holds_what_the_new_writer_lacks_begins_again_and_says_so() {
     let set = tree.cut_at("l1");
     same(&tree, "l1", &["late"], set);
     writer.verify("late", &mut tree.open("late", "vol").unwrap());
-    let (now, log) = (sent(&tree, "l1").0, tree.log("late"));
-    eprintln!("{before} bytes of the seed were sent before, {now} after it\n{log}");
-    assert!(now > (SEED - 1) * MIB, "it went on with what nobody has: {now} bytes\n{log}");
+    compared(&tree, "l1", before, 0, 64);
+}
+
+/// The node between has no hashes either: it asks its new parent.
+#[test]
+fn a_seed_below_a_node_without_a_replica_is_compared_through_it() {
+    let mut random = Random::seeded("aftermath, relay");
+    let routes: &[(&str, &[&str])] = &[("p", &["l1", "r"]), ("r", &["late"])];
+    let mut plan = Plan::new(routes).volume("vol", SEED).save(64);
+    plan.group().forward_only = vec!["r".to_owned()];
+    let (tree, _way, writer) = with_a_late_leaf(plan, &mut random);
+    write(&tree, "p", 0, 64, 1 << 20);
+    let before = half_of_it(&tree, "p");
+    tree.kill("p");
+    eprintln!("{}", tree.ctl(&["failover", "vol", "--to", "l1", "--adopt"]).unwrap());
+    let set = tree.cut_at("l1");
+    same(&tree, "l1", &["late"], set);
+    writer.verify("late", &mut tree.open("late", "vol").unwrap());
+    compared(&tree, "l1", before, 0, 64);
+}
+
+/// With `--discard` nothing is kept of what the old writer alone has; what both have does not travel.
+#[test]
+fn what_both_have_is_not_sent_again_when_the_rest_is_discarded() {
+    let mut random = Random::seeded("aftermath, discard");
+    let plan = Plan::new(&[("p", &["l1"])]).volume("vol", SEED).save(64);
+    let tree = Tree::start(plan);
+    tree.expect(" WARN ");
+    tree.expect(" ERROR ");
+    let mut writer = Writer::new("vol", 0, SEED * MIB / BLOCK, random.fork());
+    writer.fill(&tree).unwrap();
+    let set = tree.cut_at("p");
+    tree.reaches("l1", "vol", set, LONG);
+    tree.kill("l1");
+    write(&tree, "p", 512, 64, 1 << 20);
+    tree.kill("p");
+    tree.up("l1");
+    eprintln!("{}", tree.ctl(&["failover", "vol", "--to", "l1"]).unwrap());
+    write(&tree, "l1", 4096, 64, 1 << 21);
+    tree.up("p");
+    tree.ctl_at("p", &["resync", "vol", "--discard"]).unwrap();
+    eprintln!("{}", tree.ctl(&["failover", "vol", "--to", "l1", "--adopt"]).unwrap());
+    let set = tree.cut_at("l1");
+    same(&tree, "l1", &["p"], set);
+    let (log, (seed, catch_up)) = (tree.log("p"), sent(&tree, "l1"));
+    eprintln!("{seed} bytes of seeds, {catch_up} of catch-ups\n{log}");
+    assert_eq!((seed, seeds(&tree, "p")), (0, 0), "{log}");
+    assert!(catch_up <= (64 + 64) * BLOCK * 11 / 10, "{catch_up} bytes\n{log}");
 }
 
 #[test]

@@ -11,7 +11,7 @@
 //! told of its digest is not. So that this holds, a replica answers only after it has added up its own
 //! table lately: one that is stale itself, and whose child was filled from it, finds that out first.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use rcp::proto::clock::Mono;
@@ -83,6 +83,8 @@ impl Question {
 #[derive(Debug)]
 struct Fine {
     first: u64,
+    /// Not before then.
+    at: Mono,
     looks: u32,
     /// Blocks that looked different each time.
     differ: Option<BTreeSet<u64>>,
@@ -93,7 +95,8 @@ struct Fine {
 struct Search {
     /// First block of the next coarse question.
     next: u64,
-    fine: Vec<Fine>,
+    /// Those to be looked at next first.
+    fine: VecDeque<Fine>,
     found: BlockSet,
     /// What is being asked, and what was merged when the own table was read for it.
     asked: Option<(Question, SetNumber)>,
@@ -115,6 +118,8 @@ pub(super) struct Compare {
     rest_until: Mono,
     /// The parent cannot be asked: what changed is fetched again.
     pub(super) hopeless: bool,
+    /// Not before then is a seed asked for instead.
+    pub(super) seed_at: Mono,
     /// What children want to know.
     questions: BTreeMap<NodeName, Question>,
 }
@@ -174,7 +179,7 @@ impl Volume {
         let c = &mut self.digest.compare;
         let s = c.search.get_or_insert_default();
         // What had been asked by then is asked again.
-        let (fine, next) = (s.fine.last().map(|f| f.first), s.next);
+        let (fine, next) = (s.fine.front().map(|f| f.first), s.next);
         let question = match fine {
             Some(first) => Question { first, each: 1, sums: MAX_SUMS as u16 },
             None if next < end => Question { first: next, each: EACH, sums: MAX_SUMS as u16 },
@@ -258,6 +263,9 @@ impl Volume {
         let n = s.found.count().0;
         self.digest.doubts = s.found.coarser(MAX_RUNS);
         let blocks = if n == 1 { "1 block is" } else { &format!("{n} blocks are") };
+        if self.want.digest.is_unproven() {
+            return self.unproven_differs(&blocks);
+        }
         let text = format!(
             "the content differs since set {differs}, and each block is what its hash says: {blocks} \
              not what the parent has, compared hash by hash, and fetched again; look at the disk"
@@ -410,11 +418,11 @@ impl Search {
     fn take(&mut self, asked: Question, differ: Vec<u64>, now: Mono) {
         if asked.each > 1 {
             self.next = asked.first + asked.blocks();
-            let fine = differ.into_iter().map(|first| Fine { first, looks: 0, differ: None });
-            self.fine = fine.collect();
+            let fine = |first| Fine { first, at: now, looks: 0, differ: None };
+            self.fine = differ.into_iter().map(fine).collect();
             return;
         }
-        let Some(f) = self.fine.last_mut() else { return };
+        let Some(mut f) = self.fine.pop_front() else { return };
         let mut blocks: BTreeSet<u64> = differ.into_iter().collect();
         if let Some(before) = f.differ.take() {
             blocks.retain(|b| before.contains(b));
@@ -422,12 +430,14 @@ impl Search {
         f.looks += 1;
         if f.looks < LOOKS && !blocks.is_empty() {
             f.differ = Some(blocks);
-            self.at = now.after(AGAIN);
-            return;
+            f.at = now.after(AGAIN);
+            // Meanwhile the others have their turn.
+            self.fine.push_back(f);
+        } else {
+            for b in blocks {
+                self.found.insert_range(BlockIndex(b), BlockCount(1));
+            }
         }
-        for b in blocks {
-            self.found.insert_range(BlockIndex(b), BlockCount(1));
-        }
-        self.fine.pop();
+        self.at = self.fine.front().map_or(now, |f| f.at.max(now));
     }
 }

@@ -30,7 +30,7 @@ use super::{Event, Role, Volume};
 use crate::bitmap::BlockSet;
 use crate::digest::{BlockHash, ENTRY_LEN, Sum, table_bytes, table_range};
 use crate::history::line_of;
-use crate::mailbox::{Mailbox, TableMark};
+use crate::mailbox::{DigestMark, Mailbox, TableMark};
 use crate::units::LogPos;
 
 /// Hashes that are read at a time.
@@ -156,10 +156,13 @@ impl Volume {
         self.digest.seen.iter().rev().copied()
     }
 
-    /// The content was found to differ from the primary's, in this state or before.
+    /// The content was found to differ from the primary's, in this state or before; or it is not
+    /// known to be the primary's, as of this state.
     #[must_use]
     pub fn differs(&self) -> Option<SetNumber> {
-        Some(self.want.digest.differs).filter(|s| *s > SetNumber::ZERO)
+        let digest = &self.want.digest;
+        let at = if digest.is_unproven() { self.unproven_at()? } else { digest.differs };
+        Some(at).filter(|s| *s > SetNumber::ZERO)
     }
 
     /// A commit was done: the visible state's digest is remembered.
@@ -219,6 +222,9 @@ impl Volume {
         let at = self.want.digest.differs.max(self.durable.digest.differs);
         if at == SetNumber::ZERO {
             return None;
+        }
+        if at == DigestMark::UNPROVEN {
+            return self.unproven_words();
         }
         let now = match self.want.digest.table {
             _ if self.digest.compare.is_on() => self.compare_words().unwrap_or_default(),
@@ -394,6 +400,8 @@ impl Volume {
         self.digest.pass = None;
         // They may be of another line.
         self.digest.seen.clear();
+        self.digest.refetch = false;
+        self.digest.compare.forget();
         self.digest_layers_gone();
     }
 

@@ -51,6 +51,7 @@ mod seed_proof;
 mod stalls;
 mod status;
 mod switch;
+mod unproven;
 mod waits;
 
 use std::collections::BTreeSet;
@@ -283,6 +284,12 @@ pub enum Event {
         /// In words.
         text: String,
     },
+    /// A comparison found what the content lacks that was kept from before: the stream must be
+    /// attached again, which names it.
+    Lacks {
+        /// In words.
+        text: String,
+    },
     /// The parent is to be asked for sums of its block hashes; [`Volume::sums_told`] takes the answer.
     Compare {
         /// What is asked.
@@ -470,6 +477,7 @@ impl Volume {
             self.growth.timeout(),
             self.scrub_timeout(),
             self.compare_timeout(),
+            self.unproven_timeout(),
             self.seed_in.as_ref().and_then(SeedIn::timeout),
             self.images.timeout(),
             self.digest.no_room.timeout(),
@@ -640,6 +648,7 @@ impl Volume {
         self.pump_scrub();
         self.pump_compare();
         self.pump_refetch();
+        self.pump_unproven();
         self.pump_changes();
         self.pump_patience();
         self.pump_commit();

@@ -167,8 +167,8 @@ impl Volume {
         true
     }
 
-    /// A replica gives up everything it holds: it is empty, refuses reads, and is filled by a seed.
-    /// What it knows of writers is `history` from then on: with it, content of any line goes, and
+    /// A replica gives up everything it holds: it refuses reads, and is filled by a seed, or by what
+    /// a comparison finds to differ from its parent's content. What it knows of writers is `history` from then on: with it, content of any line goes, and
     /// knowledge of none.
     pub fn discard(&mut self, why: &str, history: Vec<Branch>) {
         self.want.history = history;
@@ -179,6 +179,8 @@ impl Volume {
         self.playback.clear();
         self.playback.ending = None;
         if matches!(self.cfg.role, Role::Replica { .. }) {
+            // Nor may a catch-up build on it, before it was compared.
+            self.content_unproven(SetNumber::ZERO);
             self.board.forsake_kept();
             self.give_up_kept();
             self.keeps_waiting.clear();
@@ -186,10 +188,6 @@ impl Volume {
             self.want.merged = SetNumber::ZERO;
             self.want.visible = SetNumber::ZERO;
             self.want.hidden_until = SetNumber::ZERO;
-            // Nor may a catch-up build on it.
-            self.want.seed = None;
-            self.digest_seeded();
-            self.seed_anew(SetNumber::ZERO);
             self.changes_reset(SetNumber::ZERO);
             self.publish_view();
         }

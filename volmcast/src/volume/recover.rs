@@ -287,9 +287,9 @@ impl Volume {
     fn seed_of_unknown_content(&mut self) {
         if matches!(self.cfg.role, Role::Replica { .. }) {
             let keep = self.want.merged;
+            self.want.hidden_until = self.want.hidden_until.max(self.want.visible);
+            self.content_unproven(keep);
             self.hide(keep, false);
-            self.want.seed = None;
-            self.seed_anew(keep);
             self.changes_reset(keep);
             self.publish_view();
         }
@@ -382,7 +382,9 @@ impl Volume {
                     Some(mark) => {
                         let held = self.log.open_step().map_or(self.log.state(), |s| s.id.to);
                         let sequence = self.durable.sequence;
-                        self.seed_in = Some(SeedIn::resumed(mark, held.max(beyond), sequence));
+                        let unproven = self.durable.digest.is_unproven();
+                        let held = held.max(beyond);
+                        self.seed_in = Some(SeedIn::resumed(mark, held, sequence, unproven));
                     }
                 }
             }
@@ -457,15 +459,14 @@ impl Volume {
                 }
                 self.digest.chunks.clear();
                 self.digest_layers_gone();
-                if let Some(mark) = &mut self.want.seed {
-                    // Which sets were folded in, only the log could say: a catch-up that began anew
-                    // could end too early, with parts of later ones in the content.
-                    (mark.over, mark.undo) = (None, false);
+                if self.want.seed.is_some() {
+                    // Which sets were folded in, only the log could say: what goes on could end too
+                    // early, with parts of later ones in the content.
                     self.give_up_kept();
-                    self.seed_anew(keep);
+                    self.content_unproven(keep);
                     format!(
-                        "the save volume was damaged while the replica was being seeded ({what}, \
-                         tail {pos}): the seed begins again"
+                        "the save volume was damaged while the replica was being filled ({what}, tail \
+                         {pos}): what has come is compared with the parent's content at the end"
                     )
                 } else {
                     format!(

@@ -25,6 +25,7 @@ impl Volume {
         let known = matches!(now.table, TableMark::Known(_));
         let differs = now.differs > SetNumber::ZERO && known;
         if !differs
+            || now.is_unproven()
             || self.digest.refetch
             || !self.digest.compare.hopeless
             || !matches!(self.cfg.role, Role::Replica { .. })

@@ -202,11 +202,8 @@ impl Volume {
     /// What was changed after the fork is not known any more.
     fn undo_lost(&mut self, why: &str) {
         let reason = format!("the content cannot be taken back by what changed: {why}");
-        if let Some(mark) = &mut self.want.seed {
-            (mark.over, mark.undo) = (None, false);
-        }
         self.give_up_kept();
-        self.seed_anew(self.want.merged);
+        self.content_unproven(self.want.merged);
         self.commit.request();
         self.desk.event(Event::NeedsSeed { reason });
     }

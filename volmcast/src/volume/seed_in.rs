@@ -101,9 +101,16 @@ pub(super) struct SeedIn {
 }
 
 impl SeedIn {
-    /// Goes on where the mailbox says, in its commit `sequence`.
-    pub(super) fn resumed(mark: SeedMark, floor: SetNumber, sequence: u64) -> Self {
-        let fresh = mark.next_block == 0 && mark.need.is_none();
+    /// Content that was kept from before: a seed goes on at `next_block` once that is marked, in both
+    /// slots, by the commit `marked_by` and the one after it.
+    pub(super) fn marking(next_block: u64, marked_by: u64) -> Self {
+        Self { marked_by, ..Self::new(Phase::Marking, next_block, None) }
+    }
+
+    /// Goes on where the mailbox says, in its commit `sequence`; both slots say so, unless the content
+    /// is `unproven`.
+    pub(super) fn resumed(mark: SeedMark, floor: SetNumber, sequence: u64, unproven: bool) -> Self {
+        let fresh = mark.next_block == 0 && mark.need.is_none() || unproven;
         let phase = if fresh { Phase::Marking } else { Phase::Open };
         let need = mark.need.map(|n| n.max(floor));
         Self {
@@ -184,7 +191,7 @@ impl Volume {
     }
 
     /// The live stream joins at `from`: what the log held is given up, and children begin anew.
-    fn join_at(&mut self, from: SetNumber, why: &str) {
+    pub(super) fn join_at(&mut self, from: SetNumber, why: &str) {
         self.log.reset(from);
         self.commit.log_was_reset();
         self.detach_all(why);
@@ -317,8 +324,15 @@ impl Volume {
     pub fn seed_resume(&mut self) {
         if let Some(mark) = self.durable.seed.filter(|_| self.seed_marked()) {
             let was = self.seed_in.take();
+            if was.as_ref().is_some_and(|s| s.phase == Phase::Marking) {
+                // Nothing has come yet.
+                self.seed_in = was;
+                self.commit.request();
+                self.pump();
+                return;
+            }
             let floor = was.as_ref().map_or(SetNumber::ZERO, |s| s.floor);
-            let resumed = SeedIn::resumed(mark, floor, self.durable.sequence);
+            let resumed = SeedIn::resumed(mark, floor, self.durable.sequence, false);
             // It is tried at once; what fails then says so.
             self.stalls.clear(Part::Seed);
             self.seed_in = Some(match was {
@@ -340,7 +354,8 @@ impl Volume {
         let mark = self.durable.seed.filter(|_| self.seed_marked()).or(self.want.seed)?;
         let folded = self.log.open_step().map_or(self.log.state(), |s| s.id.to);
         // What is kept of the content may hold parts of what was shown or folded in before.
-        let kept = if mark.over.is_some() { self.want.hidden_until } else { SetNumber::ZERO };
+        let keeps = mark.over.is_some() || self.seed_is_unproven();
+        let kept = if keeps { self.want.hidden_until } else { SetNumber::ZERO };
         Some((mark.next_block, folded.max(kept)))
     }
 
@@ -384,7 +399,8 @@ impl Volume {
     pub fn receive_seed_end(&mut self, need: SetNumber, by_writer: bool) {
         // A catch-up builds on content that may hold parts of what was shown before.
         let catch_up = self.want.seed.is_some_and(|m| m.over.is_some());
-        let shown = if catch_up { self.want.hidden_until } else { SetNumber::ZERO };
+        let keeps = catch_up || self.seed_is_unproven();
+        let shown = if keeps { self.want.hidden_until } else { SetNumber::ZERO };
         if let Some(s) = &mut self.seed_in {
             // Another sender may have been further than this one.
             let others = if by_writer { SetNumber::ZERO } else { s.others };
@@ -395,8 +411,8 @@ impl Volume {
 
     /// A full seed is about to clear what the content holds.
     fn seed_clears(&self) -> bool {
-        let full = self.want.seed.or(self.durable.seed).is_some_and(|m| m.over.is_none());
-        full && self.seed_in.as_ref().is_some_and(|s| s.phase == Phase::Marking)
+        let mark = self.want.seed.or(self.durable.seed);
+        mark.is_some_and(SeedMark::is_empty) && self.seed_in.as_ref().is_some_and(|s| s.phase == Phase::Marking)
     }
 
     /// The base is being written by the seed: live sets wait their turn.
@@ -443,10 +459,10 @@ impl Volume {
                 self.commit.request();
                 return;
             }
-            if self.durable.seed.is_some_and(|m| m.over.is_some()) {
+            if let Some(mark) = self.durable.seed.filter(|m| !m.is_empty()) {
                 s.phase = Phase::Open;
                 self.stalls.clear(Part::Seed);
-                self.desk.event(Event::SeedSaved { next_block: 0 });
+                self.desk.event(Event::SeedSaved { next_block: mark.next_block });
                 return;
             }
             if self.seed_waits_for_branches() {

@@ -184,6 +184,7 @@ impl Volume {
             (None, "relay") => "forwarding".to_owned(),
             _ if self.durable.seed.is_some_and(|s| s.over.is_some()) => "catching up".to_owned(),
             _ if self.durable.seed.is_some() => "seeding".to_owned(),
+            _ if self.durable.digest.is_unproven() => "proving".to_owned(),
             _ if self.durable.hidden_until > visible => "fetching again".to_owned(),
             _ => {
                 let is = if self.is_mirroring() { "mirroring" } else { "readable" };

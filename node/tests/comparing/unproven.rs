@@ -1,0 +1,139 @@
+//! Content of which nobody knows what state it is, is shown once it was proven, and no sooner.
+
+use super::*;
+
+impl Pair {
+    /// The child gives up what it holds, as far as that is not its parent's.
+    fn discard(&mut self) {
+        let history = self.child.machine.volume.history().to_vec();
+        self.child.machine.volume.discard("a test", history);
+        self.child.drive(self.now);
+        self.refused("being filled");
+    }
+
+    /// The parent has the live stream from its newest set on, and nothing to send of a seed.
+    fn join(&mut self) {
+        let from = SetNumber(self.set);
+        assert!(self.child.machine.volume.seed_goes_on(from, BlockCount(BLOCKS)));
+        self.child.drive(self.now);
+        let at = self.child.machine.volume.seed_position();
+        assert_eq!(at, Some((BLOCKS, from)), "all of it is kept");
+        self.child.machine.volume.receive_seed_end(from, true);
+    }
+
+    /// The child dies, and is there again with what its disk holds.
+    fn restart(&mut self) {
+        let id = Identity { blocks: BlockCount(BLOCKS), ..identity("replica") };
+        self.child.machine = opened(&id, &self.child.disk).expect("opened");
+        follow(&mut self.child.machine);
+        self.child.drive(self.now);
+    }
+
+    #[track_caller]
+    fn refused(&self, why: &str) {
+        let words = self.child.machine.volume.refusal().expect("refused");
+        assert!(words.contains(why), "{words}");
+    }
+}
+
+#[test]
+fn content_is_shown_when_its_digest_is_the_one_that_was_told() {
+    let mut p = Pair::new();
+    p.discard();
+    assert!(p.go(60).is_empty(), "nothing happens without a parent");
+    p.refused("being filled");
+    p.join();
+    p.go(2);
+    assert_eq!(p.child.machine.volume.refusal(), None);
+    assert_eq!(p.child.machine.volume.digest().map(|d| d.1), Some(p.digest));
+    assert!(p.questions.is_empty(), "nobody had to be asked: {:?}", p.questions);
+    p.write(9);
+    p.go(1);
+    assert_eq!(p.child.machine.volume.durable().visible, SetNumber(p.set));
+}
+
+#[test]
+fn what_differs_is_found_whatever_the_table_says() {
+    let mut p = Pair::new();
+    p.stale(300);
+    // The hash is right, and the content is not.
+    p.child.disk.write(FileId::Base, 66_000 * 4096, &[7; 4096]).expect("written");
+    // It is in no set.
+    p.child.put(40_000, &[8; 4096], &table_bytes(&[BlockHash::ZERO]));
+    p.discard();
+    p.join();
+    let said = p.go(3);
+    let lacks =
+        |e: &Event| matches!(e, Event::Lacks { text } if text.contains("3 blocks are fetched"));
+    assert!(said.iter().any(lacks), "{said:?}");
+    assert_eq!(p.doubted(), [(300, 1), (40_000, 1), (66_000, 1)]);
+    p.refused("not proven yet; what it lacks is fetched");
+    // They do not come: it is asked for them again, and not shown.
+    p.restart();
+    p.go(100);
+    p.refused("not proven yet");
+}
+
+#[test]
+fn nothing_is_shown_after_a_restart_that_was_not_proven_before() {
+    for stage in 0..4 {
+        let mut p = Pair::new();
+        p.stale(300);
+        p.discard();
+        if stage > 0 {
+            p.join();
+        }
+        if stage > 1 {
+            // The table is made.
+            for _ in 0..20 * stage {
+                p.child.drive(p.now);
+            }
+        }
+        if stage > 2 {
+            p.go(3);
+        }
+        p.restart();
+        p.go(1);
+        assert!(p.child.machine.volume.refusal().is_some(), "stage {stage}");
+        if p.child.machine.volume.seed_position().is_some() {
+            p.join();
+        }
+        p.go(20);
+        assert_eq!(p.doubted(), [(300, 1)], "stage {stage}");
+    }
+}
+
+#[test]
+fn content_without_a_digest_is_shown_when_every_hash_is_the_parents() {
+    let mut p = Pair::new();
+    p.discard();
+    p.restart();
+    p.join();
+    let said = p.go(3);
+    let same = |e: &Event| matches!(e, Event::Healed { text } if text.contains("block by block"));
+    assert!(said.iter().any(same), "{said:?}");
+    assert!(!p.questions.is_empty());
+    assert_eq!(p.child.machine.volume.refusal(), None);
+}
+
+#[test]
+fn a_seed_is_asked_for_if_the_parent_cannot_compare_and_not_over_and_over() {
+    let mut p = Pair::new();
+    p.stale(300);
+    p.discard();
+    p.join();
+    p.child.drive(p.now);
+    p.child.machine.volume.compare_hopeless();
+    let seeds = |said: &[Event]| {
+        said.iter().filter(|e| matches!(e, Event::NeedsSeed { .. })).count()
+    };
+    let said = p.go(29);
+    assert_eq!(seeds(&said), 1, "{said:?}");
+    assert_eq!(seeds(&p.go(30)), 1);
+    p.refused("not proven yet");
+    // An ordinary one: nothing of what was here counts.
+    p.child.machine.volume.seed_begin(SetNumber(p.set), BlockCount(BLOCKS));
+    p.child.drive(p.now);
+    assert_eq!(p.child.machine.volume.seed_position(), Some((0, SetNumber(p.set))));
+    assert_eq!(p.child.machine.volume.differs(), None);
+}
