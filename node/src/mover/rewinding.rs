@@ -106,7 +106,9 @@ impl Mover {
             h.volume.end_playback(None);
             self.give_up(id, fork, &history, &why);
             for ask in asks {
-                let e = conflict(format!("it cannot be taken back: {why}; its content is compared with its parent's"));
+                let e = conflict(format!(
+                    "it cannot be taken back: {why}; its content is compared with its parent's"
+                ));
                 self.effect(Effect::Reply { ask, reply: Reply::Refused(e) });
             }
             self.attach_pending(id);

@@ -124,9 +124,8 @@ fn a_seed_is_asked_for_if_the_parent_cannot_compare_and_not_over_and_over() {
     p.join();
     p.child.drive(p.now);
     p.child.machine.volume.compare_hopeless();
-    let seeds = |said: &[Event]| {
-        said.iter().filter(|e| matches!(e, Event::NeedsSeed { .. })).count()
-    };
+    let seeds =
+        |said: &[Event]| said.iter().filter(|e| matches!(e, Event::NeedsSeed { .. })).count();
     let said = p.go(29);
     assert_eq!(seeds(&said), 1, "{said:?}");
     assert_eq!(seeds(&p.go(30)), 1);

@@ -156,13 +156,12 @@ impl Volume {
         self.digest.seen.iter().rev().copied()
     }
 
-    /// The content was found to differ from the primary's, in this state or before; or it is not
-    /// known to be the primary's, as of this state.
+    /// The content was found to differ from the primary's, in this state or before. (What was kept
+    /// from before and is not proven yet was not found to.)
     #[must_use]
     pub fn differs(&self) -> Option<SetNumber> {
         let digest = &self.want.digest;
-        let at = if digest.is_unproven() { self.unproven_at()? } else { digest.differs };
-        Some(at).filter(|s| *s > SetNumber::ZERO)
+        Some(digest.differs).filter(|s| *s > SetNumber::ZERO && !digest.is_unproven())
     }
 
     /// A commit was done: the visible state's digest is remembered.

@@ -412,7 +412,8 @@ impl Volume {
     /// A full seed is about to clear what the content holds.
     fn seed_clears(&self) -> bool {
         let mark = self.want.seed.or(self.durable.seed);
-        mark.is_some_and(SeedMark::is_empty) && self.seed_in.as_ref().is_some_and(|s| s.phase == Phase::Marking)
+        mark.is_some_and(SeedMark::is_empty)
+            && self.seed_in.as_ref().is_some_and(|s| s.phase == Phase::Marking)
     }
 
     /// The base is being written by the seed: live sets wait their turn.

@@ -92,11 +92,6 @@ impl Volume {
         self.want.digest.is_unproven() && self.want.seed.is_some()
     }
 
-    /// The state in which the content is to be proven, once all of it is there.
-    pub(super) fn unproven_at(&self) -> Option<SetNumber> {
-        self.want.seed.is_none().then_some(self.want.visible)
-    }
-
     /// Why reads are refused, once all of the content is there.
     pub(super) fn unproven_words(&self) -> Option<String> {
         let seed = self.want.seed.or(self.durable.seed);
@@ -146,9 +141,10 @@ impl Volume {
             return;
         }
         self.digest.compare.seed_at = self.desk.now.after(AGAIN);
-        let reason = "what is here cannot be compared with the parent's content: it is of a version \
+        let reason =
+            "what is here cannot be compared with the parent's content: it is of a version \
                       without that, or has no hashes to tell"
-            .to_owned();
+                .to_owned();
         self.desk.event(Event::NeedsSeed { reason });
     }
 }
