@@ -264,7 +264,7 @@ impl Volume {
         self.digest.doubts = s.found.coarser(MAX_RUNS);
         let blocks = if n == 1 { "1 block is" } else { &format!("{n} blocks are") };
         if self.want.digest.is_unproven() {
-            return self.unproven_differs(&blocks);
+            return self.unproven_differs(blocks);
         }
         let text = format!(
             "the content differs since set {differs}, and each block is what its hash says: {blocks} \
