@@ -62,6 +62,8 @@ struct Pair {
     parent: Node,
     now: Mono,
     set: u64,
+    /// The block that the newest set wrote.
+    last: u64,
     digest: Sum,
     /// What the primary's digests are wrong by.
     off: u128,
@@ -82,6 +84,7 @@ impl Pair {
             parent: Node::new(),
             now: Mono(SECOND),
             set: 0,
+            last: 0,
             digest: Sum::default(),
             off: 0,
             questions: Vec::new(),
@@ -98,6 +101,7 @@ impl Pair {
     /// A set that writes a block for the first time.
     fn write(&mut self, block: u64) {
         self.set += 1;
+        self.last = block;
         let set = self.set;
         self.digest = self.digest.plus(BlockHash::of(block, &content(block, set)));
         let told = Sum(self.digest.0.wrapping_add(self.off));

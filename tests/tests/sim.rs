@@ -68,6 +68,8 @@ const REGRESSIONS: &[(u64, &str)] = &[
     (4_001_437, "a hash that had rotted at a node got into the digests that it told as the writer"),
     (4_001_351, "a writer took sound content for damaged because its hash had rotted"),
     (4_001_587, "a replica that was filled anew went on saying that it differed"),
+    (4_010_013, "blocks that were those of a later state made content count as proven"),
+    (4_010_299, "a state was kept of content that was not proven"),
     (5_000_052, "what was kept from before could not be mended from a writer without a set"),
 ];
 

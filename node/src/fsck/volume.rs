@@ -286,7 +286,7 @@ fn digest(v: &Volume, found: &mut VolumeFound) {
     if was.differs > SetNumber::ZERO {
         let why = v.refusal().unwrap_or_default();
         found.findings.push(match was.table {
-            TableMark::Known(_) if !was.is_unproven() => Finding::needs("content", why),
+            TableMark::Known(_) => Finding::needs("content", why),
             _ => Finding::heals("content", why),
         });
     }

@@ -118,8 +118,6 @@ pub(super) struct Compare {
     rest_until: Mono,
     /// The parent cannot be asked: what changed is fetched again.
     pub(super) hopeless: bool,
-    /// Not before then is a seed asked for instead.
-    pub(super) seed_at: Mono,
     /// What children want to know.
     questions: BTreeMap<NodeName, Question>,
 }
@@ -138,8 +136,13 @@ impl Compare {
 }
 
 impl Volume {
-    /// The content was read in full and differs, and nothing else is being done about it.
+    /// It is for a comparison to say what is to be done.
     fn may_compare(&self) -> bool {
+        self.may_prove() || self.may_compare_what_differs()
+    }
+
+    /// The content was read in full and differs, and nothing else is being done about it.
+    fn may_compare_what_differs(&self) -> bool {
         let (now, durable) = (&self.want.digest, &self.durable.digest);
         matches!(self.cfg.role, Role::Replica { .. })
             && matches!(now.table, TableMark::Known(_))
@@ -258,7 +261,11 @@ impl Volume {
         c.searches += 1;
         let differs = self.want.digest.differs;
         if s.found.is_empty() {
-            return self.same_as_parent();
+            // Each block may be that of a later state: only a digest proves what was kept from before.
+            if !self.seed_is_unproven() {
+                self.same_as_parent();
+            }
+            return;
         }
         let n = s.found.count().0;
         self.digest.doubts = s.found.coarser(MAX_RUNS);

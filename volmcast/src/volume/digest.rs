@@ -167,7 +167,7 @@ impl Volume {
     /// A commit was done: the visible state's digest is remembered.
     pub(super) fn digest_committed(&mut self, before: &Mailbox) {
         let (was, now) = (before.digest.differs, self.durable.digest.differs);
-        if was > SetNumber::ZERO && now == SetNumber::ZERO {
+        if was > SetNumber::ZERO && now == SetNumber::ZERO && self.durable.seed.is_none() {
             let text = format!(
                 "the content is the primary's again, as of set {}: digests are equal, a comparison \
                  found no difference, or a seed replaced it; reads are answered",
@@ -223,7 +223,8 @@ impl Volume {
             return None;
         }
         if at == DigestMark::UNPROVEN {
-            return self.unproven_words();
+            // The words for the seed say it.
+            return None;
         }
         let now = match self.want.digest.table {
             _ if self.digest.compare.is_on() => self.compare_words().unwrap_or_default(),

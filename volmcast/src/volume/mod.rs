@@ -477,7 +477,6 @@ impl Volume {
             self.growth.timeout(),
             self.scrub_timeout(),
             self.compare_timeout(),
-            self.unproven_timeout(),
             self.seed_in.as_ref().and_then(SeedIn::timeout),
             self.images.timeout(),
             self.digest.no_room.timeout(),

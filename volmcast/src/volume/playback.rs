@@ -282,18 +282,15 @@ impl Volume {
         }
         // From the moment on that it is wanted: the layers are gone at once.
         if let Some(s) = self.durable.seed.or(self.want.seed) {
+            let total = self.durable.blocks.0.max(1);
+            let percent = s.next_block.saturating_mul(100) / total;
+            if self.seed_is_unproven() {
+                return Some(self.unproven_words(percent.min(100)));
+            }
             if s.over.is_some() {
                 return Some(self.catching_up(s.need));
             }
-            let total = self.durable.blocks.0.max(1);
-            let percent = s.next_block.saturating_mul(100) / total;
-            let unproven = self.seed_is_unproven();
             return Some(match s.need {
-                _ if unproven => format!(
-                    "being filled: what was kept from before is compared with the parent's content \
-                     when all blocks have come ({}%)",
-                    percent.min(100)
-                ),
                 None => format!("being seeded: {percent}% of the volume has come"),
                 Some(n) => format!(
                     "being seeded: all blocks have come, waiting for set {n} (holds set {})",

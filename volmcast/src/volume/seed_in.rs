@@ -98,13 +98,15 @@ pub(super) struct SeedIn {
     /// The commit that makes this seed's mark durable: before it, the durable mark, if there is
     /// one, is of a seed whose content this one gives up.
     marked_by: u64,
+    /// Of content that was kept: the live stream was joined one set before where it had to be.
+    pub(super) joined: bool,
 }
 
 impl SeedIn {
     /// Content that was kept from before: a seed goes on at `next_block` once that is marked, in both
     /// slots, by the commit `marked_by` and the one after it.
-    pub(super) fn marking(next_block: u64, marked_by: u64) -> Self {
-        Self { marked_by, ..Self::new(Phase::Marking, next_block, None) }
+    pub(super) fn marking(next_block: u64, marked_by: u64, joined: bool) -> Self {
+        Self { marked_by, joined, ..Self::new(Phase::Marking, next_block, None) }
     }
 
     /// Goes on where the mailbox says, in its commit `sequence`; both slots say so, unless the content
@@ -131,6 +133,7 @@ impl SeedIn {
             came: 0,
             planned: 0,
             marked_by: 0,
+            joined: false,
             phase,
             queue: VecDeque::new(),
             busy: None,
@@ -337,8 +340,8 @@ impl Volume {
             self.stalls.clear(Part::Seed);
             self.seed_in = Some(match was {
                 None => resumed,
-                Some(SeedIn { touched, came, planned, others, unproven, .. }) => {
-                    SeedIn { touched, came, planned, others, unproven, ..resumed }
+                Some(SeedIn { touched, came, planned, others, unproven, joined, .. }) => {
+                    SeedIn { touched, came, planned, others, unproven, joined, ..resumed }
                 }
             });
             self.commit.request();
@@ -509,8 +512,12 @@ impl Volume {
         if self.is_between_sets()
             && self.want.seed.is_some()
             && self.digest_ready()
-            && (self.want.merged >= need || self.seed_is_proven())
+            && (self.want.merged >= need && !self.seed_is_unproven() || self.seed_is_proven())
         {
+            if self.seed_is_unproven() {
+                self.want.digest.differs = SetNumber::ZERO;
+                self.digest.compare.forget();
+            }
             self.want.seed = None;
             self.want.visible = self.want.merged;
             self.want.hidden_until = SetNumber::ZERO;

@@ -62,7 +62,8 @@ impl Volume {
         let (at, now) = (self.want.merged, self.desk.now);
         let Some(s) = &mut self.seed_in else { return false };
         if s.proof == Proof::Needless {
-            s.proof = Proof::Waits(now.after(PATIENCE));
+            let waits = Proof::Waits(now.after(PATIENCE));
+            s.proof = if self.want.digest.is_unproven() { Proof::Wanted } else { waits };
         }
         // Before these, a crash may have left content without its hashes.
         let hashed = at >= s.floor.max(s.unproven);

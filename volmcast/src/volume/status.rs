@@ -182,9 +182,9 @@ impl Volume {
                 None => "writable".to_owned(),
             },
             (None, "relay") => "forwarding".to_owned(),
+            _ if self.is_to_be_proven() => "proving".to_owned(),
             _ if self.durable.seed.is_some_and(|s| s.over.is_some()) => "catching up".to_owned(),
             _ if self.durable.seed.is_some() => "seeding".to_owned(),
-            _ if self.durable.digest.is_unproven() => "proving".to_owned(),
             _ if self.durable.hidden_until > visible => "fetching again".to_owned(),
             _ => {
                 let is = if self.is_mirroring() { "mirroring" } else { "readable" };

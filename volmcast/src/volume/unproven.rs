@@ -4,28 +4,23 @@
 //!
 //! ```text
 //! kept, hidden, marked (both slots) ─► the rest of the seed comes, if one was under way; live sets go on
-//!   ─► the table of hashes is made anew from the content ─► the digest is the primary's: shown
-//!                                                        └► compared with the parent's hashes ([`super::compare`])
-//!   ─► what differs comes by a catch-up ─► shown
+//!   ─► the table of hashes is made anew from the content ─► its sum is the digest of a state: shown
+//!           └► compared with the parent's hashes ([`super::compare`]) ─► what differs comes by a catch-up
+//!                                                        └► its sum is the digest of a state: shown
 //! ```
 //!
-//! Whatever the content was, it is shown after its digest, or each of its blocks, was found equal to the
-//! parent's. So nothing has to be known of it, and what is right of it never travels. If the parent cannot
-//! compare, a seed follows. See `docs/seed.md`.
+//! To everybody it is a seed that is not at its end before that. Whatever the content was, it is shown in
+//! a state whose digest is the sum of hashes that were computed from the content itself. So nothing has to
+//! be known of it, and what is right of it never travels. See `docs/seed.md`.
 
-use std::time::Duration;
-
-use rcp::proto::clock::Mono;
 use rcp::proto::ids::SetNumber;
 
 use super::seed_in::SeedIn;
 use super::stalls::Part;
 use super::{Event, Role, Volume};
+use crate::bitmap::BlockSet;
 use crate::mailbox::{DigestMark, SeedMark, TableMark};
 use crate::units::BlockCount;
-
-/// Between two requests for a seed.
-const AGAIN: Duration = Duration::from_secs(30);
 
 impl Volume {
     /// Blocks of the content that may be worth comparing: all before the one where a seed under way
@@ -51,11 +46,11 @@ impl Volume {
         if next_block > 0 {
             // What a crash left of content and hashes need not belong together.
             self.digest_lost();
-            self.mark_unproven(from, next_block);
+            self.mark_unproven(from, next_block, false);
         }
     }
 
-    fn mark_unproven(&mut self, from: SetNumber, next_block: u64) {
+    fn mark_unproven(&mut self, from: SetNumber, next_block: u64, joined: bool) {
         let view = SetNumber::ZERO;
         self.want.seed =
             Some(SeedMark { over: None, from, next_block, need: None, view, undo: false });
@@ -64,23 +59,25 @@ impl Volume {
         }
         let marked_by = self.commit.next_sequence(self.durable.sequence);
         self.stalls.clear(Part::Seed);
-        self.seed_in = Some(SeedIn::marking(next_block, marked_by));
+        self.seed_in = Some(SeedIn::marking(next_block, marked_by, joined));
     }
 
-    /// The parent has not got the position of a seed under way: it is joined at `from`, with `blocks`
-    /// as the size of the volume as the parent told it last, and the seed goes on if its content will
-    /// be compared anyway. False: it does not.
+    /// The parent has not got the position of a seed under way, and begins one at `from`, with `blocks`
+    /// as the size of the volume as it told it last. If the content will be compared anyway, this seed
+    /// goes on; the position to attach at is then one set before `from`, if the parent has that in its
+    /// save volume, because the header of `from` has its digest. False: it does not go on.
     pub fn seed_goes_on(&mut self, from: SetNumber, blocks: BlockCount) -> bool {
         let unproven = self.want.digest.is_unproven();
-        let Some(mark) = self.want.seed.filter(|m| unproven && m.over.is_none()) else {
-            return false;
-        };
+        let Some(mark) = self.want.seed.filter(|_| unproven) else { return false };
+        let was = self.seed_in.as_ref().is_some_and(|s| s.joined);
+        let at = if was { from } else { SetNumber(from.0.saturating_sub(1)) };
+        let next_block = if mark.over.is_some() { blocks.0 } else { mark.next_block };
         self.want.blocks = blocks;
         self.base_shrunk();
-        self.join_at(from, "detached: its parent is itself being seeded");
-        self.hide(from, false);
-        self.mark_unproven(from, mark.next_block.min(blocks.0));
-        self.changes_reset(from);
+        self.join_at(at, "detached: its parent is itself being seeded");
+        self.hide(at, false);
+        self.mark_unproven(at, next_block.min(blocks.0), !was);
+        self.changes_reset(at);
         self.publish_view();
         self.commit.request();
         self.pump();
@@ -92,59 +89,94 @@ impl Volume {
         self.want.digest.is_unproven() && self.want.seed.is_some()
     }
 
-    /// Why reads are refused, once all of the content is there.
-    pub(super) fn unproven_words(&self) -> Option<String> {
-        let seed = self.want.seed.or(self.durable.seed);
+    /// All that can be had by asking for it has come: what is left to be done is to prove it.
+    pub(super) fn is_to_be_proven(&self) -> bool {
+        let need = self.want.seed.and_then(|m| m.need);
+        let filled = self.seed_in.as_ref().is_some_and(SeedIn::is_filled);
+        self.seed_is_unproven() && filled && need.is_some_and(|n| self.want.merged >= n)
+    }
+
+    /// The table has the hashes of the content, and those of its blocks that are of another state than
+    /// the parent's are not known.
+    pub(super) fn may_prove(&self) -> bool {
+        self.is_to_be_proven()
+            && self.want.digest.table == TableMark::Kept
+            && self.digest.is_summed()
+            && self.digest.doubts.is_empty()
+            && !self.digest.compare.hopeless
+    }
+
+    /// Why reads are refused.
+    pub(super) fn unproven_words(&self, percent: u64) -> String {
+        let over = self.want.seed.is_some_and(|m| m.over.is_some());
+        let told = self.told(self.want.merged).is_some();
         let now = match self.want.digest.table {
-            // The words for the seed say it.
-            _ if seed.is_some_and(|m| m.over.is_none()) => return None,
-            _ if self.digest.compare.is_on() => self.compare_words().unwrap_or_default(),
-            _ if seed.is_some() || !self.digest.doubts.is_empty() => {
-                "what it lacks is fetched from the parent".to_owned()
+            _ if !self.is_to_be_proven() && over => "what it lacks is fetched".to_owned(),
+            _ if !self.is_to_be_proven() => {
+                format!("it is compared with the parent's when all blocks have come ({percent}%)")
             }
-            TableMark::Known(_) => "its hashes are to be compared with the parent's".to_owned(),
-            _ => format!(
+            TableMark::Absent => format!(
                 "it is read to be compared with the parent's: {}%",
                 self.digest_progress().unwrap_or(0)
             ),
+            _ if self.digest.compare.is_on() => self.compare_words().unwrap_or_default(),
+            _ if !told => "the next set that has a digest proves it, or shows that it must be \
+                           compared once more"
+                .to_owned(),
+            _ => "its hashes are to be compared with the parent's".to_owned(),
         };
-        Some(format!("what is here was kept from before, and is not proven yet; {now}"))
+        format!("content that was kept from before is not proven yet; {now}")
     }
 
-    /// A comparison is over, and found blocks that the parent has otherwise.
-    pub(super) fn unproven_differs(&mut self, blocks: &str) {
-        if self.catch_up_base().is_none() {
+    /// A comparison is over, and found these blocks (`words`) to be others at the parent.
+    pub(super) fn unproven_differs(&mut self, words: &str) {
+        let at = self.want.merged;
+        if at == SetNumber::ZERO {
             // The parent has made no set yet: there is nothing that a catch-up could be over.
-            self.doubts_fetched();
-            let reason = format!("compared hash by hash, {blocks} fetched");
-            return self.desk.event(Event::NeedsSeed { reason });
+            return self.unproven_given_up(&format!("compared hash by hash, {words} fetched"));
         }
+        if let Some(mark) = &mut self.want.seed {
+            mark.over = Some(at);
+        }
+        self.seed_anew(at);
+        self.commit.request();
         let text = format!(
-            "what was kept from before was compared with the parent's content, hash by hash: {blocks} \
+            "what was kept from before was compared with the parent's content, hash by hash: {words} \
              fetched"
         );
         self.desk.event(Event::Lacks { text });
     }
 
-    pub(super) fn unproven_timeout(&self) -> Option<Mono> {
-        self.is_beyond_proof().then_some(self.digest.compare.seed_at)
+    /// An ordinary seed takes its place.
+    fn unproven_given_up(&mut self, why: &str) {
+        self.digest.doubts = BlockSet::new();
+        self.want.seed = None;
+        self.digest_seeded();
+        self.seed_anew(self.want.merged);
+        self.commit.request();
+        self.desk.event(Event::NeedsSeed { reason: why.to_owned() });
     }
 
-    fn is_beyond_proof(&self) -> bool {
-        let seeding = self.want.seed.is_some() || self.durable.seed.is_some();
-        self.want.digest.is_unproven() && self.digest.compare.hopeless && !seeding
-    }
-
-    /// The parent cannot compare.
     pub(super) fn pump_unproven(&mut self) {
-        if !self.is_beyond_proof() || self.desk.now < self.digest.compare.seed_at {
+        if !self.is_to_be_proven() {
             return;
         }
-        self.digest.compare.seed_at = self.desk.now.after(AGAIN);
-        let reason =
-            "what is here cannot be compared with the parent's content: it is of a version \
-                      without that, or has no hashes to tell"
-                .to_owned();
-        self.desk.event(Event::NeedsSeed { reason });
+        if self.digest.compare.hopeless {
+            return self.unproven_given_up(
+                "what is here cannot be compared with the parent's content: the parent is of a version \
+                 without that, or has no hashes to tell",
+            );
+        }
+        // What was in doubt has come.
+        self.digest.doubts = BlockSet::new();
+        let quiet = !self.table_being_written() && !self.pass_is_busy();
+        if self.want.digest.table == TableMark::Absent
+            && let Some(p) = self.digest.pass.as_mut().filter(|p| quiet && p.cursor == u64::MAX)
+        {
+            p.build = false;
+            self.want.digest.table = TableMark::Kept;
+            self.commit.hashes_dirty = true;
+            self.commit.request();
+        }
     }
 }
