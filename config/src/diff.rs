@@ -372,6 +372,7 @@ fn node_fields(n: &NodePlan) -> Fields {
         ("metrics", n.metrics.as_str().to_owned()),
         ("health", n.health.as_str().to_owned()),
         ("handlers", lists(&n.handlers)),
+        ("writer_lost", format_duration(n.writer_lost)),
     ]
 }
 

@@ -67,6 +67,12 @@ pub const MAX_SCRUB: u64 = TIB;
 pub const MIN_SCRUB_EVERY: Duration = Duration::from_secs(60);
 /// That time, unless told otherwise.
 pub const DEFAULT_SCRUB_EVERY: Duration = Duration::from_secs(86_400);
+/// Shortest silence of a writer that is told: each node on the way notices one after three seconds.
+pub const MIN_WRITER_LOST: Duration = Duration::from_secs(5);
+/// That time, unless told otherwise.
+pub const DEFAULT_WRITER_LOST: Duration = Duration::from_secs(30);
+/// Longest such time.
+pub const MAX_WRITER_LOST: Duration = Duration::from_secs(86_400);
 /// Shortest timeout that triggers a new delta set.
 pub const MIN_TIMEOUT: Duration = Duration::from_millis(100);
 /// Longest timeout of any policy.

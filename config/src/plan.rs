@@ -69,6 +69,8 @@ pub struct NodePlan {
     pub health: Door,
     /// Command (program, then arguments) by kind of control block.
     pub handlers: BTreeMap<String, Vec<String>>,
+    /// For how long nothing is heard of a writer before the handler `writer-lost` is told.
+    pub writer_lost: Duration,
 }
 
 /// Whether everybody who can connect may read something.

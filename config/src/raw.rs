@@ -38,6 +38,7 @@ pub(crate) struct RawNode {
     pub(crate) metrics: Option<Text>,
     pub(crate) health: Option<Text>,
     pub(crate) handlers: Vec<(Text, Vec<Text>)>,
+    pub(crate) writer_lost: Option<Text>,
 }
 
 /// Next hops by node.
@@ -181,6 +182,7 @@ fn node(name: Text, tree: Tree, report: &mut Report) -> RawNode {
         "metrics",
         "health",
         "handlers",
+        "writer_lost",
     ];
     let mut f = Fields::new(tree, &name.span, &what, known, &["listen", "data"], report);
     RawNode {
@@ -195,6 +197,7 @@ fn node(name: Text, tree: Tree, report: &mut Report) -> RawNode {
         metrics: f.text("metrics", report),
         health: f.text("health", report),
         handlers: f.lists("handlers", "the command for", report),
+        writer_lost: f.text("writer_lost", report),
     }
 }
 

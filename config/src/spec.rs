@@ -7,7 +7,7 @@
 
 use crate::allow::Allow;
 use crate::diagnostics::Diagnostics;
-use crate::limits::VERSION;
+use crate::limits::{DEFAULT_WRITER_LOST, VERSION};
 use crate::plan::{GroupPlan, NodePlan, OnFull, Override, Scrub, Topology, VolumePlan};
 use crate::units::{format_duration, format_size};
 use crate::yaml;
@@ -71,6 +71,8 @@ pub struct NodeSpec {
         serialize_with = "yaml::map_of_flow_lists"
     )]
     pub handlers: BTreeMap<String, Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub writer_lost: Option<String>,
 }
 
 /// One group of a file.
@@ -325,6 +327,7 @@ fn node(n: &NodePlan) -> NodeSpec {
         metrics: Some(n.metrics.as_str().to_owned()),
         health: Some(n.health.as_str().to_owned()),
         handlers: n.handlers.clone(),
+        writer_lost: (n.writer_lost != DEFAULT_WRITER_LOST).then(|| format_duration(n.writer_lost)),
     }
 }
 

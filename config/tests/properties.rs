@@ -45,6 +45,7 @@ fn specs() -> impl Strategy<Value = TopologySpec> {
                         })
                         .into_iter()
                         .collect(),
+                    writer_lost: memory.map(|m| format!("{}s", 5 + m % 80_000)),
                 };
                 spec.nodes.insert(name(i), node);
             }

@@ -76,6 +76,8 @@ pub const MAX_ROLE_HANDLERS: usize = 16;
 /// How long the handler of a control block may run; of one about who writes, how long it may wait and
 /// run.
 pub const HANDLER_TIME: Duration = Duration::from_secs(60);
+/// How long a handler may run that is told of a writer that is lost: a failover takes its time.
+pub const LOST_HANDLER_TIME: Duration = Duration::from_secs(600);
 /// Deadline for an orderly stop.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(10);
 

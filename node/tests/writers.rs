@@ -17,6 +17,7 @@ use rcp::proto::clock::{Mono, Wall};
 use rcp::proto::delta::Compression;
 use rcp::proto::frame::{Branch, DecodedFrame, Frame};
 use rcp::proto::ids::{Generation, GroupName, Label, NodeName, SetNumber, VolumeId};
+use rcp::proto::session::VERSIONS;
 use rcp::proto::transport::Hop;
 use volmcast::storage::{Identity, Standing, Storage};
 use volmcast::units::{BlockCount, BlockSize};
@@ -24,6 +25,8 @@ use volmcast::volume::{CutPolicy, PlaybackPolicy};
 
 #[path = "writers/damage.rs"]
 mod damage;
+#[path = "writers/lost.rs"]
+mod lost;
 #[path = "writers/roles.rs"]
 mod roles;
 #[path = "writers/waiting.rs"]
@@ -102,6 +105,8 @@ struct Rig {
     handlers: std::collections::BTreeSet<String>,
     /// Ends of seeds are not heard.
     endless: bool,
+    /// Nodes that speak the oldest version only.
+    older: Vec<&'static str>,
 }
 
 impl Rig {
@@ -138,7 +143,8 @@ impl Rig {
             table: Table::from_plan(name(n), &planned).expect("a tree"),
             proven: false,
             handlers: self.handlers.clone(),
-            versions: rcp::proto::session::VERSIONS,
+            writer_lost: Duration::from_secs(30),
+            versions: (VERSIONS.0, if self.older.contains(&n) { VERSIONS.0 } else { VERSIONS.1 }),
             journal: rcp::proto::control::Journal::default(),
             destinations: node::mover::Destinations::default(),
             listed: ["secret".to_owned()].into(),

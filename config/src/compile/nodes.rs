@@ -9,7 +9,9 @@ use super::values::Field;
 use super::{Names, bad_name, values};
 use crate::address::{Host, HostPort};
 use crate::diagnostics::{Problem, Report, Span};
-use crate::limits::{MAX_MEMORY, MIN_MEMORY};
+use crate::limits::{
+    DEFAULT_WRITER_LOST, MAX_MEMORY, MAX_WRITER_LOST, MIN_MEMORY, MIN_WRITER_LOST,
+};
 use crate::plan::NodePlan;
 use crate::raw::RawNode;
 use crate::value::shown;
@@ -100,11 +102,15 @@ fn check_one<'f>(
     taken.claim(&name, listen.as_ref(), dialled.as_ref(), nbd.as_ref(), &data, raw, report);
     let memory = memory_of(raw, field("memory"), memory, report)?;
     let handlers = handlers(&raw.handlers, &owner, report);
+    let bounds = (MIN_WRITER_LOST, MAX_WRITER_LOST);
+    let writer_lost =
+        values::duration(raw.writer_lost.as_ref(), field("writer_lost"), bounds, report);
     let nbd_allow = values::allow(raw.nbd_allow.as_ref(), field("nbd_allow"), proven, report);
     let metrics = values::door(raw.metrics.as_ref(), field("metrics"), proven, report);
     let health = values::door(raw.health.as_ref(), field("health"), proven, report);
     Some(NodePlan {
         handlers,
+        writer_lost: writer_lost.unwrap_or(DEFAULT_WRITER_LOST),
         name,
         listen: listen?.0,
         address: dialled?.0,

@@ -24,6 +24,7 @@ pub(super) fn example(field: &str) -> String {
         "metrics" => "metrics: closed",
         "health" => "health: closed",
         "handlers" => "handlers: {invalidate: [/usr/local/bin/drop-cache, --all]}",
+        "writer_lost" => "writer_lost: 30s",
         "data" => "data: ./cel1-ser1",
         "primary" => "primary: cel1-ser1",
         "routes" => "routes: {cel1-ser1: [cel2-ser1, cel9-ser1]}",

@@ -118,6 +118,9 @@ impl Mover {
     fn feeder_closed(&mut self, id: ConnId, group: &GroupName, reason: &CloseReason) {
         let (now, wall) = (self.now, self.wall);
         let number = self.conns.get(&id).map_or(0, |c| c.feeder);
+        if let CloseReason::Goodbye { code: GoodbyeCode::Reconfigured, .. } = reason {
+            self.lines_let_go(id);
+        }
         let Some(g) = self.groups.get_mut(group) else { return };
         let Some(f) = g.feeder.as_mut().filter(|f| f.conn == Some(id)) else { return };
         f.conn = None;

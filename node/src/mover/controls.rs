@@ -368,7 +368,10 @@ impl Mover {
     /// The work of a block was done here.
     pub fn control_done(&mut self, now: Mono, id: [u8; 16], ok: bool, body: Bytes) {
         self.now = self.now.max(now);
-        if self.notice_done(id, ok, &body) || self.role_handled(id, ok, &body) {
+        if self.notice_done(id, ok, &body)
+            || self.role_handled(id, ok, &body)
+            || self.lost_handled(id, ok, &body)
+        {
             return;
         }
         self.controls.done(id, ok, body, self.now, self.wall);

@@ -13,6 +13,7 @@ use rcp::proto::ids::{GroupName, Label, NodeName, VolumeId};
 use volmcast::volume::Role;
 
 use super::controls::OWN_KINDS;
+use super::lost::LOST_KINDS;
 use super::roles::ROLE_KINDS;
 use super::settings::Waiter;
 use super::{Effect, HASH, Level, Mover, Order};
@@ -71,7 +72,7 @@ impl Own {
 
 /// A kind of handler that a node runs by itself: nobody can send it.
 pub(super) fn is_nodes_own(kind: &str) -> bool {
-    kind == CUT || ROLE_KINDS.contains(&kind)
+    kind == CUT || ROLE_KINDS.contains(&kind) || LOST_KINDS.contains(&kind)
 }
 
 /// A range of a volume's bytes, as an operator names it.

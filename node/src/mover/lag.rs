@@ -114,6 +114,7 @@ impl Mover {
     /// The parent says what the newest set is, as of when.
     pub(super) fn hear_newest(&mut self, id: VolumeId, newest: SetNumber, as_of: Wall) {
         let now = self.now;
+        self.hear_of_parent(id);
         let Some(h) = self.volumes.get_mut(&id) else { return };
         h.newest = h.newest.max(newest);
         h.as_of = h.clock.later(h.as_of, as_of, now);
@@ -125,14 +126,18 @@ impl Mover {
         if let Some(h) = self.volumes.get_mut(&id) {
             h.clock.hear(said, now);
         }
+        self.hear_of_writer(id);
     }
 
-    /// Says to all children what the newest state is, as of when, and what time it is.
+    /// Says to all children what the newest state is, as of when, and what time it is at the writer, if
+    /// that is heard of. Below a parent that does not tell the time, this node's own is as good as any.
     pub(super) fn heartbeats(&mut self) {
         let ids: Vec<_> = self.volumes.keys().copied().collect();
         for id in ids {
+            let tells = self.parent_tells_time(id);
             let Some(h) = self.volumes.get_mut(&id) else { continue };
-            let mut time = h.clock.now(self.now);
+            let known = h.clock.now(self.now).or((!tells).then_some(self.wall));
+            let mut time = known.filter(|_| h.line.is_fresh(self.now));
             if let Role::Primary { capture, .. } = &h.volume.config().role {
                 let visible = h.volume.durable().visible;
                 let clean = capture.dirty_bytes() == 0 && capture.drained();
@@ -144,10 +149,10 @@ impl Mover {
             let (newest, as_of) = (h.newest, h.as_of);
             for conn in self.child_conns(id) {
                 let Some(c) = self.conns.get(&conn) else { continue };
-                let tells = c.has_clock();
+                let takes = c.has_clock();
                 let found = c.streams_out.iter().find(|(_, o)| o.volume == id);
                 let Some(stream) = found.map(|(s, _)| *s) else { continue };
-                if let Some(now) = time.filter(|_| tells) {
+                if let Some(now) = time.filter(|_| takes) {
                     self.send(conn, Frame::Clock { stream, now });
                 }
                 self.send(conn, Frame::Heartbeat { stream, state: newest, as_of, newest });

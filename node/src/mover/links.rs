@@ -390,6 +390,7 @@ impl Mover {
             c.session.note_received(now);
         }
         self.heard_feeder(conn);
+        self.signs_wait(self.first_of(conn));
     }
 
     /// The connection that carries the session of this one.

@@ -22,6 +22,7 @@
 //! | `history` | whose line is followed: fences, splits, confirmation |
 //! | `failover` | who the writer is: promotion, handing over, stepping down |
 //! | `roles` | programs of the node that decide about the writer, and hear of it |
+//! | `lost` | whether the writer is heard of, and who is told if not |
 //! | `settings` | replication on and off, triggers, persistency |
 //! | `status` | what they are told |
 //! | `closing` | the end of sessions |
@@ -48,6 +49,7 @@ mod kinds;
 mod lag;
 mod learning;
 mod links;
+mod lost;
 mod pacing;
 mod receiving;
 mod relaying;
@@ -86,6 +88,7 @@ pub use history::Confirm;
 pub use kinds::{COPY_EXTENT, Extent, SCRUB};
 pub use learning::Learned;
 pub use links::{Accepted, GroupPlan};
+pub use lost::LOST_KINDS;
 pub use roles::ROLE_KINDS;
 pub use trust::{Proof, TurnedAway};
 
@@ -124,6 +127,8 @@ pub struct MoverConfig {
     pub versions: (u16, u16),
     /// Kinds of control blocks that are handled here.
     pub handlers: BTreeSet<String>,
+    /// For how long nothing is heard of a writer before the handler `writer-lost` is told.
+    pub writer_lost: Duration,
     /// The record of control blocks.
     pub journal: Journal,
     /// What volumes are to be called here.
@@ -372,6 +377,8 @@ struct Held {
     as_of: Wall,
     /// What time it is there.
     clock: lag::WriterClock,
+    /// Whether it is heard of.
+    line: lost::Line,
     /// Size as the parent told it last.
     offered: BlockCount,
     /// Waiting for the volume to have a size.
@@ -432,6 +439,8 @@ pub struct Mover {
     storing: destinations::Storing,
     notices: kinds::Notices,
     roles: roles::Roles,
+    /// The handler that is being told of a writer that is lost, or back.
+    telling: Option<lost::Telling>,
     /// Control blocks under way.
     controls: controls::Blocks,
     next_conn: u64,
@@ -465,6 +474,7 @@ impl Mover {
             storing: destinations::Storing::new(),
             notices: kinds::Notices::default(),
             roles: roles::Roles::default(),
+            telling: None,
             controls: controls::Blocks::new(
                 cfg.node.clone(),
                 cfg.journal.clone(),
@@ -553,6 +563,7 @@ impl Mover {
                 newest_of: None,
                 as_of: Wall(0),
                 clock: lag::WriterClock::default(),
+                line: lost::Line::default(),
                 offered,
                 growing: Vec::new(),
                 keeping: Vec::new(),

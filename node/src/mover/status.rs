@@ -97,6 +97,7 @@ impl Mover {
             self.report_volume(*id);
         }
         self.heartbeats();
+        self.look_for_writers();
     }
 
     /// What stands still by itself at a replica is said once in the log, and that all goes on.
@@ -410,7 +411,7 @@ impl Mover {
                 })
             }
             Some(i) => match i.stage {
-                InStage::Running => None,
+                InStage::Running => self.silence(h, i.conn),
                 InStage::Attaching => Some("waiting for the parent's answer".to_owned()),
                 InStage::Waiting | InStage::Retry(_) | InStage::Stopped => i.reason.clone(),
             },

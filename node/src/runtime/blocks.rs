@@ -20,7 +20,7 @@ use super::core::Input;
 use super::start::{StartError, task};
 use crate::clock;
 use crate::limits;
-use crate::mover::ROLE_KINDS;
+use crate::mover::{LOST_KINDS, ROLE_KINDS};
 
 /// Reads the record of a data folder, without what is too old or torn.
 pub(super) fn open(folder: &Path) -> Result<(Journal, Records), StartError> {
@@ -80,8 +80,12 @@ impl Handlers {
         let handlers = self.clone();
         task(async move {
             let id = order.id;
-            let (ok, text) = if ROLE_KINDS.contains(&order.kind.as_str()) {
+            let kind = order.kind.as_str();
+            let (ok, text) = if ROLE_KINDS.contains(&kind) {
                 handlers.handle_role(order).await
+            } else if LOST_KINDS.contains(&kind) {
+                // One at a time on a node; it may be a whole failover.
+                handlers.handle(order, limits::LOST_HANDLER_TIME).await
             } else {
                 // The semaphore is never closed.
                 let _share = handlers.room.acquire().await;
@@ -109,6 +113,13 @@ impl Handlers {
             .stderr(Stdio::piped())
             .process_group(0)
             .kill_on_drop(true);
+        if LOST_KINDS.contains(&order.kind.as_str()) {
+            let told = String::from_utf8_lossy(&order.body).into_owned();
+            let mut told = told.split_whitespace();
+            c.env("RCP_VOLUME", told.next().unwrap_or_default());
+            c.env("RCP_SILENT_SINCE", told.next().unwrap_or_default());
+            c.env("RCP_FED_BY", told.next().unwrap_or_default());
+        }
         Some(c)
     }
 
@@ -154,13 +165,15 @@ impl Handlers {
                 tokio::join!(child.wait(), feed, heard(stdout), heard(stderr));
             (status, out, err)
         };
+        // What it has waited for belongs to its time.
+        let most = time.max(self.time);
         let ended = timeout(time, all).await;
         // With whatever it has started.
         if let (Some(group), true) = (group, ended.is_err()) {
             let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
         }
         match ended {
-            Err(_) => (false, format!("the handler was ended after {} s", self.time.as_secs())),
+            Err(_) => (false, format!("the handler was ended after {} s", most.as_secs())),
             Ok((Ok(status), out, _)) if status.success() => {
                 (true, if out.is_empty() { "done".to_owned() } else { out })
             }

@@ -311,6 +311,7 @@ fn new_mover(
         proven: topology.pki().is_some(),
         versions,
         handlers: node.handlers.keys().cloned().collect(),
+        writer_lost: node.writer_lost,
         journal,
         destinations,
         listed: door::listed(topology, node).into_keys().collect(),

@@ -298,6 +298,7 @@ impl SimNode {
             table,
             proven: false,
             versions: (VERSIONS.0, if opt.older(self.index) { VERSIONS.0 } else { VERSIONS.1 }),
+            writer_lost: std::time::Duration::from_secs(30),
             handlers: std::collections::BTreeSet::new(),
             journal: rcp::proto::control::Journal::default(),
             destinations: node::mover::Destinations::default(),

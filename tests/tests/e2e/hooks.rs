@@ -108,3 +108,92 @@ fn handlers_decide_about_the_writer_and_hear_of_it() {
     tree.up("l1");
     heard(&tree, "l1", &["vol is fenced"]);
 }
+
+/// Notes what it is told, and goes on with the handler that the project comes with.
+const LOST: &str = r#"
+read volume since parent
+echo "$volume lost at $RCP_NODE below $parent, $RCP_VOLUME $RCP_FED_BY $((since - RCP_SILENT_SINCE)) ${RCP_STATE:+known}" >> heard-lost
+echo "$volume $since $parent" | sh "$TAKE_OVER" topology.yaml test ! -e
+"#;
+const BACK: &str = r#"
+read volume since parent
+echo "$volume back at $RCP_NODE" >> heard-lost
+"#;
+/// Says when it begins and ends.
+const SLOW: &str = r#"
+read volume rest
+echo "begins" >> heard-slow
+sleep 2
+echo "ends" >> heard-slow
+"#;
+
+/// A handler of a node that hears of a silent writer soon.
+fn on_silence(plan: &mut Plan, node: &str, kind: &str, path: &std::path::Path) {
+    let take_over = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/handlers/take-over");
+    let rcpctl = program("rcpctl").display().to_string();
+    let [rcpctl, take_over] = [format!("RCPCTL={rcpctl}"), format!("TAKE_OVER={take_over}")];
+    let argv = ["env".into(), rcpctl, take_over, "sh".into(), path.display().to_string()];
+    let node = plan.spec.nodes.get_mut(node).unwrap();
+    node.writer_lost = Some("5s".to_owned());
+    node.handlers.insert(kind.to_owned(), argv.to_vec());
+}
+
+#[test]
+fn a_replica_that_hears_of_no_writer_tells_a_handler_which_may_take_over() {
+    let mut plan = Plan::new(&[("p", &["l1", "l2"])]).volume("vol", 16).cut_every(100);
+    let scripts = tempfile::tempdir().unwrap();
+    for (kind, text) in [("writer-lost", LOST), ("writer-back", BACK)] {
+        let path = scripts.path().join(kind);
+        std::fs::write(&path, text).unwrap();
+        on_silence(&mut plan, "l1", kind, &path);
+    }
+    let tree = Tree::start(plan);
+    tree.expect(" WARN ");
+    tree.expect(" ERROR ");
+    write(&tree, "p", 1);
+    let set = tree.cut_at("p");
+    for n in ["l1", "l2"] {
+        tree.reaches(n, "vol", set, LONG);
+    }
+    // Forbidden: it is told, and nothing follows; then it is told that the writer is back.
+    let forbid = tree.dir().join("vol");
+    std::fs::write(&forbid, "").unwrap();
+    tree.kill("p");
+    heard(&tree, "lost", &["vol lost at l1 below p, vol p 0 known"]);
+    tree.up("p");
+    heard(&tree, "lost", &["vol back at l1"]);
+    assert!(tree.log("l1").contains("not to be taken over"), "{}", tree.log("l1"));
+    assert_eq!(tree.volume("l1", "vol").unwrap().role, "replica");
+    write(&tree, "p", 2);
+    let set = tree.cut_at("p");
+    tree.reaches("l1", "vol", set, LONG);
+    // Allowed: it takes over, with those who are there.
+    std::fs::remove_file(&forbid).unwrap();
+    tree.kill("p");
+    wait_for("l1 to take over", LONG, || match tree.volume("l1", "vol")?.role.as_str() {
+        "primary" => Ok(()),
+        other => Err(format!("{other}: {}", tree.log("l1"))),
+    });
+    write(&tree, "l1", 3);
+    let set = tree.cut_at("l1");
+    tree.reaches("l2", "vol", set, LONG);
+    heard(&tree, "lost", &["vol lost at l1 below p, vol p 0 known"]);
+    assert_eq!(tree.volume("l1", "vol").unwrap().history.len(), 2);
+}
+
+#[test]
+fn silent_writers_of_two_volumes_are_told_one_after_the_other() {
+    let plan = Plan::new(&[("p", &["l1"])]).volume("vol", 16).volume("vol2", 16);
+    let mut plan = plan.cut_every(100);
+    let scripts = tempfile::tempdir().unwrap();
+    let path = scripts.path().join("slow");
+    std::fs::write(&path, SLOW).unwrap();
+    on_silence(&mut plan, "l1", "writer-lost", &path);
+    let tree = Tree::start(plan);
+    tree.expect(" WARN ");
+    for v in ["vol", "vol2"] {
+        wait_for(&format!("{v} at l1"), LONG, || tree.volume("l1", v).map(drop));
+    }
+    tree.kill("p");
+    heard(&tree, "slow", &["begins", "ends", "begins", "ends"]);
+}
