@@ -121,6 +121,11 @@ pub(crate) fn follow(m: &mut Machine) {
 
 /// Set `to` writes these blocks, in rising order; afterwards the volume has this digest.
 pub(crate) fn feed(m: &mut Machine, to: u64, blocks: &[(u64, Vec<u8>)], digest: Sum) {
+    feed_set(m, to, blocks, Some(digest));
+}
+
+/// As [`feed`], of a primary that may not tell its digest.
+pub(crate) fn feed_set(m: &mut Machine, to: u64, blocks: &[(u64, Vec<u8>)], digest: Option<Sum>) {
     let step = StepId {
         volume: ID,
         generation: line(),
@@ -147,8 +152,8 @@ pub(crate) fn feed(m: &mut Machine, to: u64, blocks: &[(u64, Vec<u8>)], digest: 
         volume_blocks: m.volume.blocks().0,
         block_shift: 12,
         cut_time: Wall(to),
-        flags: SetFlags::default(),
-        digest: digest.to_header(),
+        flags: if digest.is_none() { SetFlags::DIGEST_ABSENT } else { SetFlags::default() },
+        digest: digest.map_or_else(Default::default, Sum::to_header),
         chunk_list_crc: list.crc(),
     };
     m.volume.receive_set_end(&end).expect("taken");

@@ -118,6 +118,9 @@ pub(super) struct Compare {
     rest_until: Mono,
     /// The parent cannot be asked: what changed is fetched again.
     pub(super) hopeless: bool,
+    /// Content that was kept from before is the parent's, block by block, though perhaps of a later
+    /// state than is merged here: how many ends of seeds had come when that was found.
+    pub(super) equal: Option<u32>,
     /// What children want to know.
     questions: BTreeMap<NodeName, Question>,
 }
@@ -262,7 +265,9 @@ impl Volume {
         let differs = self.want.digest.differs;
         if s.found.is_empty() {
             // Each block may be that of a later state: only a digest proves what was kept from before.
-            if !self.seed_is_unproven() {
+            if self.seed_is_unproven() {
+                self.unproven_equal();
+            } else {
                 self.same_as_parent();
             }
             return;

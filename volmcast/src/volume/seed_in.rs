@@ -100,6 +100,8 @@ pub(super) struct SeedIn {
     marked_by: u64,
     /// Of content that was kept: the live stream was joined one set before where it had to be.
     pub(super) joined: bool,
+    /// How often the sender has said that it has no more, in this life.
+    pub(super) ends: u32,
 }
 
 impl SeedIn {
@@ -134,6 +136,7 @@ impl SeedIn {
             planned: 0,
             marked_by: 0,
             joined: false,
+            ends: 0,
             phase,
             queue: VecDeque::new(),
             busy: None,
@@ -340,8 +343,9 @@ impl Volume {
             self.stalls.clear(Part::Seed);
             self.seed_in = Some(match was {
                 None => resumed,
-                Some(SeedIn { touched, came, planned, others, unproven, joined, .. }) => {
-                    SeedIn { touched, came, planned, others, unproven, joined, ..resumed }
+                Some(was) => {
+                    let SeedIn { touched, came, planned, others, unproven, joined, ends, .. } = was;
+                    SeedIn { touched, came, planned, others, unproven, joined, ends, ..resumed }
                 }
             });
             self.commit.request();
@@ -395,6 +399,9 @@ impl Volume {
         if let Some(s) = &mut self.seed_in {
             s.others = view;
         }
+        if self.seed_is_unproven() {
+            self.digest.compare.forget();
+        }
     }
 
     /// All extents have been sent; the base is whole once `need` is folded in. The writer itself
@@ -408,6 +415,7 @@ impl Volume {
             // Another sender may have been further than this one.
             let others = if by_writer { SetNumber::ZERO } else { s.others };
             s.need = Some(need.max(s.floor).max(shown).max(others));
+            s.ends += 1;
             self.pump();
         }
     }
@@ -512,7 +520,7 @@ impl Volume {
         if self.is_between_sets()
             && self.want.seed.is_some()
             && self.digest_ready()
-            && (self.want.merged >= need && !self.seed_is_unproven() || self.seed_is_proven())
+            && (self.want.merged >= need && self.seed_needs_no_proof() || self.seed_is_proven())
         {
             if self.seed_is_unproven() {
                 self.want.digest.differs = SetNumber::ZERO;

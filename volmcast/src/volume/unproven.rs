@@ -104,12 +104,41 @@ impl Volume {
             && self.digest.is_summed()
             && self.digest.doubts.is_empty()
             && !self.digest.compare.hopeless
+            && self.digest.compare.equal.is_none()
+    }
+
+    /// Once the set that is needed is folded in, the content is that of a state; or all of it was
+    /// compared, no digest is known of this state, and the sender has said since which sets its own
+    /// content was of.
+    pub(super) fn seed_needs_no_proof(&mut self) -> bool {
+        if !self.seed_is_unproven() {
+            return true;
+        }
+        let ends = self.seed_in.as_ref().map_or(0, |s| s.ends);
+        if self.digest.compare.equal.is_none_or(|then| ends <= then) {
+            return false;
+        }
+        let told = self.told(self.want.merged).is_some();
+        if told {
+            // It says otherwise, or ends the seed by itself.
+            self.digest.compare.equal = None;
+        }
+        !told
+    }
+
+    /// All blocks are the parent's, of some state: it is asked of which at most.
+    pub(super) fn unproven_equal(&mut self) {
+        self.digest.compare.equal = Some(self.seed_in.as_ref().map_or(0, |s| s.ends));
+        let text =
+            "what was kept from before was compared with the parent's content, hash by hash: \
+                    nothing differs"
+                .to_owned();
+        self.desk.event(Event::Lacks { text });
     }
 
     /// Why reads are refused.
     pub(super) fn unproven_words(&self, percent: u64) -> String {
         let over = self.want.seed.is_some_and(|m| m.over.is_some());
-        let told = self.told(self.want.merged).is_some();
         let now = match self.want.digest.table {
             _ if !self.is_to_be_proven() && over => "what it lacks is fetched".to_owned(),
             _ if !self.is_to_be_proven() => {
@@ -120,9 +149,9 @@ impl Volume {
                 self.digest_progress().unwrap_or(0)
             ),
             _ if self.digest.compare.is_on() => self.compare_words().unwrap_or_default(),
-            _ if !told => "the next set that has a digest proves it, or shows that it must be \
-                           compared once more"
-                .to_owned(),
+            _ if self.digest.compare.equal.is_some() => {
+                "it is the parent's, in the set that was the newest there".to_owned()
+            }
             _ => "its hashes are to be compared with the parent's".to_owned(),
         };
         format!("content that was kept from before is not proven yet; {now}")
