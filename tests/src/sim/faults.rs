@@ -437,7 +437,13 @@ impl World {
         let Some(disk) = self.nodes[n].disk.clone() else { return };
         // One of the two stays intact on each node.
         let chosen = if self.rng.percent(70) { FileId::Base } else { FileId::Hashes };
-        let file = *self.nodes[n].spoilt.get_or_insert(chosen);
+        let file = self.nodes[n].spoilt.unwrap_or(chosen);
+        if file == FileId::Base && self.nodes[n].digest.is_none() {
+            // Its table is lost or being made: content that rots now is what the table will say.
+            self.counters.hit("rot spared a node without a table");
+            return;
+        }
+        self.nodes[n].spoilt = Some(file);
         let (from, len) = match file {
             FileId::Base => (0, self.blocks * self.opt.block_size.bytes()),
             _ => (volmcast::digest::TABLE_AT, self.blocks * volmcast::digest::ENTRY_LEN),
