@@ -12,7 +12,7 @@ use rcp::proto::ids::{NodeName, SetNumber, VolumeId};
 use volmcast::volume::{Question, Role};
 
 use super::links::Conn;
-use super::{ConnId, Mover};
+use super::{ConnId, Effect, Level, Mover};
 
 /// An answer that takes longer was lost with its session; whoever waits for it asks again.
 const LOST: Duration = Duration::from_secs(10);
@@ -52,6 +52,32 @@ impl Passing {
 }
 
 impl Mover {
+    /// A parent begins a seed at `from`: content that was kept from before stays, if the parent can be
+    /// asked for sums. False: everything comes.
+    pub(super) fn keeps_content(&mut self, conn: ConnId, id: VolumeId, from: SetNumber) -> bool {
+        let compares = self.conns.get(&conn).is_some_and(Conn::compares);
+        let label = self.label_of(id);
+        let Some(h) = self.volumes.get_mut(&id).filter(|_| compares) else { return false };
+        if !h.volume.seed_goes_on(from, h.offered) {
+            return false;
+        }
+        let text = format!(
+            "volume {label}: what is here is kept, and compared with its parent's content: only what \
+             differs is sent, and the sets after {from}"
+        );
+        self.note(Level::Warn, text);
+        true
+    }
+
+    /// Everything does.
+    pub(super) fn seed_begins(&mut self, id: VolumeId, from: SetNumber, reason: &str) {
+        let label = self.label_of(id);
+        let Some(h) = self.volumes.get_mut(&id) else { return };
+        h.volume.seed_begin(from, h.offered);
+        self.note(Level::Warn, format!("volume {label}: a seed begins at set {from}: {reason}"));
+        self.effect(Effect::Exports { volume: id });
+    }
+
     /// A replica looks for the blocks in which it differs from its parent.
     pub(super) fn compare(&mut self, id: VolumeId, question: Question) {
         let Some(h) = self.volumes.get_mut(&id) else { return };

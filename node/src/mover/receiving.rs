@@ -425,25 +425,9 @@ impl Mover {
                 self.note(Level::Info, text);
                 self.effect(Effect::Exports { volume: id });
             }
-            StartMode::Seed
-                if self.conns.get(&conn).is_some_and(Conn::compares)
-                    && h.volume.seed_goes_on(s.from, h.offered) =>
-            {
-                let text = format!(
-                    "volume {label}: what is here is kept, and compared with its parent's content: \
-                     only what differs is sent, and the sets after {}",
-                    s.from
-                );
-                self.note(Level::Warn, text);
-                // With the position that it has now.
-                return self.attach(id);
-            }
-            StartMode::Seed => {
-                h.volume.seed_begin(s.from, h.offered);
-                let text = format!("volume {label}: a seed begins at set {}: {}", s.from, s.reason);
-                self.note(Level::Warn, text);
-                self.effect(Effect::Exports { volume: id });
-            }
+            // With the position that it has now.
+            StartMode::Seed if self.keeps_content(conn, id, s.from) => return self.attach(id),
+            StartMode::Seed => self.seed_begins(id, s.from, &s.reason),
         }
         self.settle(id);
         self.room_event(id);

@@ -16,6 +16,7 @@
 
 mod adopt;
 mod branches;
+mod catch_up;
 mod changes;
 mod check;
 mod commit;

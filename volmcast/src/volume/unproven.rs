@@ -126,6 +126,14 @@ impl Volume {
         !told
     }
 
+    /// The seed is at its end.
+    pub(super) fn content_is_proven(&mut self) {
+        if self.seed_is_unproven() {
+            self.want.digest.differs = SetNumber::ZERO;
+            self.digest.compare.forget();
+        }
+    }
+
     /// All blocks are the parent's, of some state: it is asked of which at most.
     pub(super) fn unproven_equal(&mut self) {
         self.digest.compare.equal = Some(self.seed_in.as_ref().map_or(0, |s| s.ends));
