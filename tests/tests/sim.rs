@@ -91,7 +91,6 @@ const MUST_HAPPEN: &[&str] = &[
     "child ahead of parent",
     "chunk cut through",
     "connection cut",
-    "content kept until it is proven",
     "connection left half open",
     "crash between two effects",
     "crash of a node that is being seeded",
@@ -247,6 +246,7 @@ fn writers_that_change() {
     }
     all_met(&counters, EVERYWHERE, &["undoing", "swapping"]);
     for what in [
+        "content kept until it is proven",
         "content compared before writers were let in",
         "crash of a node that is being seeded",
         "crash right after a promotion was stored",
