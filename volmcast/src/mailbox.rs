@@ -147,7 +147,7 @@ pub struct DigestMark {
 
 impl DigestMark {
     /// Instead of a state that differs: the content is of more than one line, or of unknown states. It
-    /// is shown when it was compared with the parent's, block by block.
+    /// is shown when a digest proves it, or a comparison with the parent's.
     pub const UNPROVEN: SetNumber = SetNumber(u64::MAX);
 
     /// The content is not of one state that is known.

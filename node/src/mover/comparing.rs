@@ -1,4 +1,5 @@
-//! Comparing a copy with the parent's by sums of block hashes (`rcp/PROTOCOL.md`, section 7).
+//! Comparing a copy with the parent's by sums of block hashes (`rcp/PROTOCOL.md`, section 7), and
+//! whether content is kept for that when a parent begins a seed.
 //!
 //! A node without content has no sums: it asks its parent what a child asks it, one question at a time,
 //! and hands the answer on.
@@ -69,13 +70,21 @@ impl Mover {
         true
     }
 
-    /// Everything does.
+    /// A parent begins a seed, and everything comes.
     pub(super) fn seed_begins(&mut self, id: VolumeId, from: SetNumber, reason: &str) {
         let label = self.label_of(id);
         let Some(h) = self.volumes.get_mut(&id) else { return };
         h.volume.seed_begin(from, h.offered);
         self.note(Level::Warn, format!("volume {label}: a seed begins at set {from}: {reason}"));
         self.effect(Effect::Exports { volume: id });
+    }
+
+    /// A comparison of content that was kept is over: the parent is told what is wanted, or asked of
+    /// which sets its own content was.
+    pub(super) fn compared(&mut self, id: VolumeId, text: &str) {
+        let label = self.label_of(id);
+        self.note(Level::Info, format!("volume {label}: {text}"));
+        self.reattach(id, "what was kept here was compared with the parent's content");
     }
 
     /// A replica looks for the blocks in which it differs from its parent.

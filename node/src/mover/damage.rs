@@ -99,16 +99,15 @@ impl Mover {
 }
 
 impl Mover {
-    /// Blocks are not what was stored, or not what the parent has: they are fetched again with the next attachment, if the parent
+    /// Blocks are not what was stored: they are fetched again with the next attachment, if the parent
     /// can be asked for them.
-    pub(super) fn doubts(&mut self, id: VolumeId, level: Level, text: &str) {
+    pub(super) fn doubts(&mut self, id: VolumeId, text: &str) {
         let Some(h) = self.volumes.get(&id) else { return };
         let (label, incurable) = (h.label.clone(), self.incurable(h));
         let but = incurable.as_ref().map(|why| format!("; {why}")).unwrap_or_default();
-        let level = if incurable.is_some() { Level::Error } else { level };
-        self.note(level, format!("volume {label}: {text}{but}"));
+        self.note(Level::Error, format!("volume {label}: {text}{but}"));
         if incurable.is_none() {
-            self.reattach(id, "blocks that are not right are fetched again");
+            self.reattach(id, "damaged blocks are fetched again");
         }
     }
 

@@ -116,8 +116,8 @@ impl Mover {
                 self.note(Level::Error, format!("volume {label}: {text}"));
                 self.effect(Effect::Exports { volume: id });
             }
-            E::Doubts { text } => self.doubts(id, Level::Error, &text),
-            E::Lacks { text } => self.doubts(id, Level::Info, &text),
+            E::Doubts { text } => self.doubts(id, &text),
+            E::Lacks { text } => self.compared(id, &text),
             E::Healed { text } => {
                 let label = self.label_of(id);
                 self.note(Level::Info, format!("volume {label}: {text}"));

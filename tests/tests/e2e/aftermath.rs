@@ -229,8 +229,8 @@ fn a_seed_from_a_forwarder_goes_on_when_that_takes_over_under_load() {
 /// What it has of writes that died with the writer nobody can name: all of it is in doubt, and is
 /// compared.
 #[track_caller]
-fn compared(tree: &Tree, feeder: &str, before: u64, earlier: u64, differ: u64) {
-    went_on(tree, feeder, before, earlier);
+fn compared(tree: &Tree, feeder: &str, before: u64, differ: u64) {
+    went_on(tree, feeder, before, 0);
     let (log, catch_up) = (tree.log("late"), sent(tree, feeder).1);
     eprintln!("{catch_up} bytes came after the comparison\n{log}");
     assert!(log.contains("compared with its parent's content: only what differs is sent"), "{log}");
@@ -239,11 +239,9 @@ fn compared(tree: &Tree, feeder: &str, before: u64, earlier: u64, differ: u64) {
     assert_eq!(seeds(tree, "late"), 1, "{log}");
 }
 
-#[test]
-fn a_seed_that_holds_what_the_new_writer_lacks_goes_on_and_is_compared() {
-    let mut random = Random::seeded("aftermath, anew");
-    let plan = Plan::new(&[("p", &["l1", "late"])]).volume("vol", SEED).save(64);
-    let (tree, _way, writer) = with_a_late_leaf(plan, &mut random);
+/// The writer dies while `late` is being seeded, with writes that only `late` has.
+fn dies_with_what_the_seed_holds(plan: Plan, random: &mut Random) {
+    let (tree, _way, writer) = with_a_late_leaf(plan, random);
     // In no set, and in the first extents.
     write(&tree, "p", 0, 64, 1 << 20);
     let before = half_of_it(&tree, "p");
@@ -252,7 +250,14 @@ fn a_seed_that_holds_what_the_new_writer_lacks_goes_on_and_is_compared() {
     let set = tree.cut_at("l1");
     same(&tree, "l1", &["late"], set);
     writer.verify("late", &mut tree.open("late", "vol").unwrap());
-    compared(&tree, "l1", before, 0, 64);
+    compared(&tree, "l1", before, 64);
+}
+
+#[test]
+fn a_seed_that_holds_what_the_new_writer_lacks_goes_on_and_is_compared() {
+    let mut random = Random::seeded("aftermath, anew");
+    let plan = Plan::new(&[("p", &["l1", "late"])]).volume("vol", SEED).save(64);
+    dies_with_what_the_seed_holds(plan, &mut random);
 }
 
 /// The node between has no hashes either: it asks its new parent.
@@ -262,15 +267,7 @@ fn a_seed_below_a_node_without_a_replica_is_compared_through_it() {
     let routes: &[(&str, &[&str])] = &[("p", &["l1", "r"]), ("r", &["late"])];
     let mut plan = Plan::new(routes).volume("vol", SEED).save(64);
     plan.group().forward_only = vec!["r".to_owned()];
-    let (tree, _way, writer) = with_a_late_leaf(plan, &mut random);
-    write(&tree, "p", 0, 64, 1 << 20);
-    let before = half_of_it(&tree, "p");
-    tree.kill("p");
-    eprintln!("{}", tree.ctl(&["failover", "vol", "--to", "l1", "--adopt"]).unwrap());
-    let set = tree.cut_at("l1");
-    same(&tree, "l1", &["late"], set);
-    writer.verify("late", &mut tree.open("late", "vol").unwrap());
-    compared(&tree, "l1", before, 0, 64);
+    dies_with_what_the_seed_holds(plan, &mut random);
 }
 
 /// With `--discard` nothing is kept of what the old writer alone has; what both have does not travel.

@@ -264,7 +264,7 @@ impl Volume {
         c.searches += 1;
         let differs = self.want.digest.differs;
         if s.found.is_empty() {
-            // Each block may be that of a later state: only a digest proves what was kept from before.
+            // What was kept from before may have blocks of a later state: that alone is no proof.
             if self.seed_is_unproven() {
                 self.unproven_equal();
             } else {

@@ -285,8 +285,8 @@ pub enum Event {
         /// In words.
         text: String,
     },
-    /// A comparison found what the content lacks that was kept from before: the stream must be
-    /// attached again, which names it.
+    /// A comparison of content that was kept from before is over: the stream must be attached again,
+    /// which names what differs.
     Lacks {
         /// In words.
         text: String,

@@ -10,8 +10,9 @@
 //! ```
 //!
 //! To everybody it is a seed that is not at its end before that. Whatever the content was, it is shown in
-//! a state whose digest is the sum of hashes that were computed from the content itself. So nothing has to
-//! be known of it, and what is right of it never travels. See `docs/seed.md`.
+//! a state whose digest is the sum of hashes that were computed from the content itself; or, where no
+//! digest is told, when all of them were the parent's and every set that those can have been of is folded
+//! in. So nothing has to be known of it, and what is right of it never travels. See `docs/seed.md`.
 
 use rcp::proto::ids::SetNumber;
 
