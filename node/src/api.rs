@@ -218,7 +218,8 @@ pub struct VolumeInfo {
     pub group: String,
     /// `primary`, `replica` or `relay`.
     pub role: String,
-    /// State in words: `writable`, `readable`, `mirroring`, `seeding`, `catching up`, `proving`, `forwarding`, `failed` …
+    /// State in words: `writable`, `being promoted`, `fenced`, `readable`, `mirroring`, `seeding`,
+    /// `catching up`, `proving`, `forwarding`, `failed` …
     pub state: String,
     /// Why it cannot advance or be read, in words.
     pub reason: Option<String>,

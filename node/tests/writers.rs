@@ -90,6 +90,8 @@ struct Node {
     /// Roles cannot be stored.
     bad_disk: bool,
     made_read_only: u32,
+    /// Role and state that were told the moment the role was on the disk.
+    made_writer: Option<(String, String)>,
     /// Handlers that run: of which kind, and what they read.
     handled: Vec<([u8; 16], String, String)>,
 }
@@ -161,6 +163,7 @@ impl Rig {
             busy: false,
             bad_disk: false,
             made_read_only: 0,
+            made_writer: None,
             handled: Vec::new(),
         };
         self.nodes.insert(n, node);
@@ -380,6 +383,8 @@ impl Rig {
                     Ok((capture, plan(n).cut))
                 };
                 node.mover.made_writable(now, wall, VOLUME, made);
+                let told = node.mover.status().volumes.into_iter().next();
+                node.made_writer = told.map(|v| (v.role, v.state));
             }
             Effect::MakeReadOnly { discards, .. } => {
                 node.made_read_only += 1;
@@ -479,6 +484,10 @@ fn a_new_writer_fences_the_old_one_over_their_session_also_while_it_holds_writes
     assert!(r.told("p", hold).contains("Cut"), "{}", r.told("p", hold));
     let promoted = r.promote("l1");
     assert!(r.told("l1", promoted).contains("fresh: true"), "{}", r.told("l1", promoted));
+    // `writable` is told of what clients can write to, and not before.
+    let told = r.nodes["l1"].made_writer.clone().expect("it was promoted");
+    assert_eq!((told.0.as_str(), told.1.as_str()), ("primary", "being promoted"));
+    assert_eq!(r.info("l1").state, "writable");
     r.is_closed("p", "l1 took over");
     assert!(!r.may_go_on_elsewhere("p"), "what l1 lacks was acknowledged here");
     let over =

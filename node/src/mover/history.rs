@@ -666,6 +666,9 @@ pub(super) fn describe(h: &Held, v: &mut VolumeInfo) {
         .map(|f| HandedOver { to: f.by.to_string(), set: f.at.set.0 });
     if v.fenced.is_some() && v.state.starts_with("writable") {
         v.state = v.state.replacen("writable", "fenced", 1);
+    } else if v.promoting && v.state.starts_with("writable") {
+        // Its role is on the disk; its line is not, and clients still get the replica.
+        v.state = v.state.replacen("writable", "being promoted", 1);
     }
     let why = [w.split.clone(), v.fenced.clone(), w.unconfirmed.clone(), w.refuses.clone()];
     let why = why.into_iter().chain([h.change.told(), v.reason.take()]);

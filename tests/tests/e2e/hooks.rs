@@ -170,8 +170,8 @@ fn a_replica_that_hears_of_no_writer_tells_a_handler_which_may_take_over() {
     // Allowed: it takes over, with those who are there.
     std::fs::remove_file(&forbid).unwrap();
     tree.kill("p");
-    wait_for("l1 to take over", LONG, || match tree.volume("l1", "vol")?.role.as_str() {
-        "primary" => Ok(()),
+    wait_for("l1 to take over", LONG, || match tree.volume("l1", "vol")?.state.as_str() {
+        "writable" => Ok(()),
         other => Err(format!("{other}: {}", tree.log("l1"))),
     });
     write(&tree, "l1", 3);

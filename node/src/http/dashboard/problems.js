@@ -43,8 +43,8 @@ function ofVolume(status, v, add) {
       `\`rcpctl failover ${name} --plan\` shows who is the writer and changes nothing.`);
   }
   if (v.promoting) {
-    add("warning", key("promoting"), `${v.label}: it is not known yet whether this node is the writer`,
-      "Writers are held until a child has confirmed it, or an operator has.");
+    add("warning", key("promoting"), `${v.label} is being promoted${because(v.state, (v.reason || "").replace("is being promoted: ", ""))}`,
+      "Until its line is open this node is not the writer; if that fails, it stays a replica.");
   }
   if (v.handed_over) {
     add("warning", key("handed"), `${v.label} was handed over to ${v.handed_over.to} at set ${v.handed_over.set}, and nobody has taken over yet`,
@@ -53,7 +53,7 @@ function ofVolume(status, v, add) {
   if (state === "failed") {
     add("alarm", key("failed"), `${v.label} has failed${because(v.state, v.reason)}`,
       "It was closed rather than served wrong; other volumes go on. Look at the disk first.");
-  } else if (v.reason && !v.fenced && !v.split && (v.differs === null || v.differs === undefined)) {
+  } else if (v.reason && !v.fenced && !v.promoting && !v.split && (v.differs === null || v.differs === undefined)) {
     add(v.role === "primary" ? "alarm" : "warning", key("reason"), `${v.label} is ${v.state}${because(v.state, v.reason)}`, more);
   }
   if (isLate(v.delayed, status.at_us)) {

@@ -166,6 +166,15 @@ const tests = {
     assert.equal(new Set(problems.map((p) => p.key)).size, problems.length, "a key stands twice");
   },
 
+  async "a promotion says once how far it is"() {
+    const page = opened();
+    await later();
+    const status = copy(input.full);
+    Object.assign(status.volumes[0], { promoting: true, state: "being promoted", reason: "is being promoted: opens its line" });
+    const found = page.run("problemsOf")(status).filter((p) => p.text.includes("promoted"));
+    assert.deepEqual(found.map((p) => p.text), [`${status.volumes[0].label} is being promoted: opens its line`]);
+  },
+
   async "who is away, and what is cut off behind it"() {
     const page = opened();
     await later();
