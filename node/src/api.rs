@@ -416,8 +416,11 @@ pub struct ChildProgress {
 /// Why something is behind, as far as the node that says so can see.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Delayed {
-    /// `disk`, `link`, `limit`, `child`, `readers`, `playback` or `parent`.
+    /// `disk`, `link`, `limit`, `child`, `readers`, `playback`, `stopped` or `parent`.
     pub cause: String,
+    /// The node that it is about, where that is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
     /// The same for people.
     pub text: String,
     /// Since when something that exists is waited for.

@@ -19,3 +19,4 @@ pub mod runtime;
 mod seldom;
 pub mod shift;
 pub mod volumes;
+pub mod why;

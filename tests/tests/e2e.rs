@@ -12,6 +12,8 @@ mod away;
 mod blocks;
 #[path = "e2e/bypass.rs"]
 mod bypass;
+#[path = "e2e/causes.rs"]
+mod causes;
 #[path = "e2e/connections.rs"]
 mod connections;
 #[path = "e2e/crowd.rs"]

@@ -39,6 +39,7 @@ mod up;
 mod verify;
 mod volumes;
 pub mod way;
+mod why;
 
 pub use client::{Client, ClientError};
 pub use output::{Failed, print, print_json};

@@ -23,6 +23,7 @@ use super::topology::{self, TopologyCommand};
 use super::up::{self, UpArgs};
 use super::verify::{self, VerifyArgs};
 use super::volumes::{self, VolumeCommand};
+use super::why::{self, WhyArgs};
 use crate::daemon;
 use crate::demo::{self, DemoArgs};
 
@@ -71,6 +72,12 @@ enum Command {
     Confirm(ConfirmArgs),
     /// Draw the writers of a volume and where their lines fork
     History(HistoryArgs),
+    /// Name what holds back the copies of a volume, and what to mend first
+    ///
+    /// Every copy's way is walked from the writer down, over what each node on it says. What stops a
+    /// copy is named before what slows it, and what follows from something else with that. Only what
+    /// lasts two seconds is named.
+    Why(WhyArgs),
     /// Compare all replicas of a volume with its primary, by digest
     ///
     /// Nothing is read but the digests that every node keeps; the content itself is proved when it
@@ -127,6 +134,7 @@ async fn run(command: Command) -> Result<(), Failed> {
         Command::Resync(args) => failover::resync(args, &around).await,
         Command::Branch(command) => branch::run(command, &around).await,
         Command::Confirm(args) => failover::confirm(args, &around).await,
+        Command::Why(args) => why::run(args, &around).await,
         Command::Verify(args) => verify::run(args, &around).await,
         Command::Fsck(args) => fsck::run(&args),
         Command::History(args) => failover::history(args, &around).await,

@@ -224,14 +224,25 @@ impl Mover {
         if !matches!(role, Role::Primary { .. }) && !running {
             return None;
         }
-        let (cause, text) = match h.own.delay.cause() {
-            Some(w) => self.of_waits(w),
-            None => self.of_parent(h)?,
+        let (cause, text, by) = match h.own.delay.cause() {
+            Some(w @ Waits::Child { name, .. }) => {
+                let (cause, text) = self.of_waits(h, w);
+                (cause, text, Some(name.to_string()))
+            }
+            Some(w) => {
+                let (cause, text) = self.of_waits(h, w);
+                (cause, text, None)
+            }
+            None => {
+                let (cause, text) = self.of_parent(h)?;
+                let feeder = self.groups.get(&h.group).and_then(|g| g.feeder.as_ref());
+                (cause, text, feeder.map(|f| f.node.to_string()))
+            }
         };
-        Some(Delayed { cause: cause.to_owned(), text, since_us: since.0 })
+        Some(Delayed { cause: cause.to_owned(), text, by, since_us: since.0 })
     }
 
-    fn of_waits(&self, waits: &Waits) -> (&'static str, String) {
+    fn of_waits(&self, h: &Held, waits: &Waits) -> (&'static str, String) {
         match waits {
             Waits::Making { set, since } => {
                 let took = self.now.since(*since).as_secs();
@@ -250,6 +261,15 @@ impl Mover {
                     "the disk with the content is slow: {} of the save volume are not in it yet, and \
                      there is no room for more",
                     approx_size(*bytes)
+                ),
+            ),
+            Waits::Stopped { bytes } => (
+                "stopped",
+                format!(
+                    "replication is stopped here, and the save volume is full of {} that are not \
+                     shown: `rcpctl replicate start {}`",
+                    approx_size(*bytes),
+                    h.label
                 ),
             ),
             Waits::Child { name, bytes } => (
@@ -307,7 +327,8 @@ impl Mover {
             Brake::Child => ("child", format!("it takes no more for now: {child} says why")),
             Brake::Disk => ("disk", "the disk with the save volume here is slow".to_owned()),
         };
-        Some(Delayed { cause: cause.to_owned(), text, since_us: since.0 })
+        let by = matches!(cause, "child").then(|| child.to_string());
+        Some(Delayed { cause: cause.to_owned(), text, by, since_us: since.0 })
     }
 }
 

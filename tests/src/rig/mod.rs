@@ -16,6 +16,7 @@ mod process;
 mod proxy;
 mod random;
 mod sites;
+mod slow;
 mod tree;
 mod wait;
 
@@ -30,6 +31,7 @@ pub use process::{Ended, Process};
 pub use proxy::Proxy;
 pub use random::{Random, stamp, stamped};
 pub use sites::Sites;
+pub use slow::SlowDisk;
 pub use tree::Tree;
 pub use wait::{Clock, wait_for};
 

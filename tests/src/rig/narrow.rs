@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ pub struct Narrow {
     pub addr: SocketAddr,
     to: Arc<OnceLock<SocketAddr>>,
     open: Open,
+    rate: Arc<AtomicU64>,
 }
 
 /// Connections that pass, in the order in which they came.
@@ -39,6 +41,8 @@ impl Narrow {
         let target = Arc::clone(&to);
         let open = Open::default();
         let all = Arc::clone(&open);
+        let rate = Arc::new(AtomicU64::new(rate));
+        let narrow = Arc::clone(&rate);
         std::thread::spawn(move || {
             for from in listener.incoming().flatten() {
                 // Who comes before the place is known, or while nobody is there, is turned away.
@@ -47,13 +51,19 @@ impl Narrow {
                 };
                 let _ = set_socket_send_buffer_size(&onward, BUFFER);
                 all.lock().unwrap_or_else(PoisonError::into_inner).extend(from.try_clone());
-                for (a, b, rate) in [(&from, &onward, Some(rate)), (&onward, &from, None)] {
+                let rate = Some(Arc::clone(&narrow));
+                for (a, b, rate) in [(&from, &onward, rate), (&onward, &from, None)] {
                     let (Ok(a), Ok(b)) = (a.try_clone(), b.try_clone()) else { continue };
                     std::thread::spawn(move || pass(a, b, rate));
                 }
             }
         });
-        Self { addr, to, open }
+        Self { addr, to, open, rate }
+    }
+
+    /// Lets this many bytes a second through from now on.
+    pub fn limit(&self, rate: u64) {
+        self.rate.store(rate, Ordering::Relaxed);
     }
 
     /// Cuts the connection that came as this one, from 0, of those that pass.
@@ -74,15 +84,17 @@ impl Narrow {
     }
 }
 
-fn pass(mut from: TcpStream, mut to: TcpStream, rate: Option<u64>) {
-    let (clock, mut buf, mut passed) = (Clock::default(), [0; 4096], 0);
+fn pass(mut from: TcpStream, mut to: TcpStream, rate: Option<Arc<AtomicU64>>) {
+    let (clock, mut buf, mut until) = (Clock::default(), [0; 4096], Duration::ZERO);
     while let Ok(n @ 1..) = from.read(&mut buf) {
         if to.write_all(&buf[..n]).is_err() {
             break;
         }
-        passed += n as u64;
-        if let Some(rate) = rate {
-            clock.pace(Duration::from_micros(passed * 1_000_000 / rate));
+        if let Some(rate) = &rate {
+            let took = n as u64 * 1_000_000 / rate.load(Ordering::Relaxed);
+            // What was not used is not made up for.
+            until = until.max(clock.passed()) + Duration::from_micros(took);
+            clock.pace(until);
         }
     }
     let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));

@@ -1,7 +1,6 @@
 //! Why a copy is behind is said by the node that can see it, and nothing that follows from it is
 //! taken for the cause.
 
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -9,31 +8,13 @@ use config::spec::PlaybackSpec;
 use node::api::Delayed;
 use node::http::{paths, requests};
 use tests::rig::{
-    Clock, Device, MIB, Mounted, Narrow, Plan, Process, Random, Tree, may_mount, program, run,
-    said, tool, wait_for,
+    Clock, MIB, Narrow, Plan, Random, SlowDisk, Tree, may_mount, program, said, wait_for,
 };
 
 const LONG: Duration = Duration::from_secs(60);
 /// Bytes a second through the narrow places, and to the slow disk.
 const NARROW: u64 = 200_000;
 const SLOW: u64 = 700_000;
-
-/// A file system on a disk that takes [`SLOW`] bytes a second.
-fn slow_disk(dir: &Path, at: &Path) -> Option<(Mounted, Device, Process)> {
-    let (raw, sock) = (dir.join("slow.raw"), dir.join("slow.sock"));
-    std::fs::File::create(&raw).unwrap().set_len(256 * MIB).unwrap();
-    run(tool("mke2fs", "e2fsprogs")?.args(["-q", "-F", "-t", "ext4"]).arg(&raw));
-    tool("nbdkit", "nbdkit")?;
-    let mut nbdkit = Command::new("/usr/bin/nbdkit");
-    nbdkit.args(["-f", "--filter=rate", "-U"]).arg(&sock).arg("file").arg(&raw);
-    nbdkit.arg(format!("rate={}", SLOW * 8));
-    let server = Process::start(&mut nbdkit, &dir.join("slow.log"));
-    wait_for("nbdkit", LONG, || if sock.exists() { Ok(()) } else { Err(server.log()) });
-    let uri = format!("nbd+unix:///?socket={}", sock.display());
-    let device = Device::attach(&uri, &dir.join("slow"))?;
-    let mounted = Mounted::new(&[device.path.to_str().unwrap()], at).unwrap();
-    Some((mounted, device, server))
-}
 
 /// What is said of a node's copy: by itself, and by its parent of the way there.
 fn said_of(tree: &Tree, node: &str) -> Result<(Option<Delayed>, Option<Delayed>), String> {
@@ -71,7 +52,8 @@ fn the_first_thing_that_limits_a_copy_is_named() {
     for (node, way) in &narrow {
         way.lead_to(tree.addr(node));
     }
-    let Some(_disk) = slow_disk(tree.dir(), &tree.folder("disk")) else { return };
+    let disk = SlowDisk::mount(tree.dir(), &tree.folder("disk"), 256 * MIB, SLOW);
+    let Some(_disk) = disk else { return };
     for node in nodes.iter().chain(&["p"]) {
         tree.up(node);
     }
@@ -121,6 +103,12 @@ fn the_first_thing_that_limits_a_copy_is_named() {
     assert!(text.contains("the connection takes "), "{text}");
     let text = reads("play");
     assert!(text.contains("gathered by the playback policy"), "{text}");
+    // And with one command for all of them.
+    let text = tree.told("why vol").unwrap();
+    for line in ["p -> link: the connection takes ", "disk: the disk with ", "Nothing holds back: "]
+    {
+        assert!(text.contains(line), "{line}: {text}");
+    }
 }
 
 #[test]

@@ -25,6 +25,12 @@ pub enum Waits {
         /// Bytes of that.
         bytes: u64,
     },
+    /// An operator: the save volume is full of what is not shown because replication was stopped
+    /// here, or did not go on after a restart.
+    Stopped {
+        /// Bytes of that.
+        bytes: u64,
+    },
     /// A child: the save volume is full of what it has not taken.
     Child {
         /// Its name.
@@ -83,6 +89,9 @@ impl Volume {
         let bytes = head.since(own);
         if self.playback.held_by_readers() && self.playback.reader_hold() == Some(own) {
             return Waits::Readers { bytes };
+        }
+        if !self.is_replicating() {
+            return Waits::Stopped { bytes };
         }
         Waits::Merging { bytes }
     }

@@ -141,7 +141,7 @@ fn it_asks_only_for_what_there_is() {
 
 fn late(at: u64) -> Delayed {
     let since_us = at - 12_000_000;
-    Delayed { cause: "disk".into(), text: "the disk takes 2 MiB/s".into(), since_us }
+    Delayed { cause: "disk".into(), text: "the disk takes 2 MiB/s".into(), by: None, since_us }
 }
 
 /// A status in which everything that may be absent is there.

@@ -1,0 +1,166 @@
+//! `rcpctl why`: what holds the copies of a volume back, and what to mend first.
+
+use clap::Args;
+use serde::Serialize;
+
+use super::output::{Failed, print, print_json};
+use super::status::{self, Asked, tame};
+use super::target::{Surroundings, Target};
+use super::text::{between, plural, span};
+use crate::why::{Answer, Cause, Copy, Explained, explain};
+
+/// Which volume, of which nodes.
+#[derive(Args, Clone, Debug)]
+pub(super) struct WhyArgs {
+    /// The volume
+    volume: String,
+    /// Only this node's copy
+    #[arg(long, value_name = "NODE")]
+    copy: Option<String>,
+    /// Print the answer as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    target: Target,
+}
+
+/// The answer for programs.
+#[derive(Serialize)]
+struct Answered<'a> {
+    #[serde(flatten)]
+    found: &'a Explained,
+    not_asked: &'a [String],
+}
+
+pub(super) async fn run(args: WhyArgs, around: &Surroundings) -> Result<(), Failed> {
+    let (here, elsewhere) = status::present(&args.target, around)?;
+    let asked = status::ask(&here).await;
+    if let [Asked { answer: Err(error), .. }] = asked.as_slice() {
+        return Err(Failed::from(error.clone()));
+    }
+    let mut found = explained(&args.volume, &asked).ok_or_else(|| nowhere(&args.volume, &asked))?;
+    if let Some(node) = &args.copy {
+        let has: Vec<String> = found.copies.iter().map(|c| c.node.clone()).collect();
+        found.copies.retain(|c| c.node == *node);
+        if found.copies.is_empty() {
+            return Err(Failed::new(format!(
+                "{node} has no copy of {}: copies are at {}",
+                found.volume,
+                if has.is_empty() { "none of the nodes asked".to_owned() } else { has.join(", ") }
+            )));
+        }
+    }
+    if args.json {
+        return print_json(&Answered { found: &found, not_asked: &elsewhere });
+    }
+    print(&text(&found, now(&asked), &elsewhere))
+}
+
+/// What is to be said of a volume by what nodes answered.
+fn explained(volume: &str, asked: &[Asked]) -> Option<Explained> {
+    let errors: Vec<Option<String>> =
+        asked.iter().map(|a| a.answer.as_ref().err().map(ToString::to_string)).collect();
+    let answers: Vec<Answer<'_>> = asked
+        .iter()
+        .zip(&errors)
+        .map(|(a, error)| Answer {
+            node: &a.called,
+            status: a.answer.as_ref().map_err(|_| error.as_deref().unwrap_or_default()),
+        })
+        .collect();
+    explain(volume, &answers)
+}
+
+fn nowhere(volume: &str, asked: &[Asked]) -> Failed {
+    let silent = asked.iter().filter(|a| a.answer.is_err()).count() as u64;
+    let silent = match silent {
+        0 => String::new(),
+        n => format!(" ({} did not answer)", plural(n, "node")),
+    };
+    Failed::new(format!(
+        "no volume {volume} at {}{silent}: `rcpctl volume list` shows what there is",
+        plural(asked.len() as u64, "node")
+    ))
+}
+
+fn now(asked: &[Asked]) -> u64 {
+    asked.iter().filter_map(|a| a.answer.as_ref().ok()).map(|s| s.at_us).max().unwrap_or(0)
+}
+
+/// Copies that wait for the same thing stand together below it.
+fn text(found: &Explained, now_us: u64, elsewhere: &[String]) -> String {
+    let mut out = match (&found.writer, found.newest) {
+        (Some(w), Some(set)) => {
+            format!("{}: {w} writes it; its newest set is {set}\n", found.volume)
+        }
+        _ => format!("{}: none of the nodes that answered writes it\n", found.volume),
+    };
+    let mut held: Vec<(&Cause, Vec<&Copy>)> = Vec::new();
+    let (mut under_way, mut current) = (Vec::new(), Vec::new());
+    for copy in &found.copies {
+        match copy.causes.first() {
+            Some(first) => {
+                let same =
+                    |c: &Cause| (&c.at, c.kind, &c.text) == (&first.at, first.kind, &first.text);
+                match held.iter_mut().find(|(c, _)| same(c)) {
+                    Some((_, copies)) => copies.push(copy),
+                    None => held.push((first, vec![copy])),
+                }
+            }
+            None if copy.is_behind(found.newest) => under_way.push(copy.node.as_str()),
+            None => current.push(copy.node.as_str()),
+        }
+    }
+    held.sort_by_key(|(c, copies)| (!c.stops, std::cmp::Reverse(copies.len())));
+    for (cause, copies) in held {
+        out.push('\n');
+        out.push_str(&because(cause, now_us));
+        for c in copies {
+            out.push_str(&line(c, now_us));
+        }
+    }
+    if !found.copies.is_empty() && out.lines().count() > 1 {
+        out.push('\n');
+    }
+    if !under_way.is_empty() {
+        out.push_str(&format!("Sets are on their way to: {}\n", under_way.join(", ")));
+    }
+    if !current.is_empty() {
+        out.push_str(&format!("Nothing holds back: {}\n", current.join(", ")));
+    }
+    if found.copies.is_empty() {
+        out.push_str("No copies at the nodes asked\n");
+    }
+    if !elsewhere.is_empty() {
+        out.push_str(&format!("not on this machine, not asked: {}\n", elsewhere.join(", ")));
+    }
+    out
+}
+
+/// `f1 -> l1: the connection takes ... (for 12 s)`, and what it follows from.
+fn because(cause: &Cause, now_us: u64) -> String {
+    let mut out = String::new();
+    let mut at = Some(cause);
+    while let Some(c) = at {
+        let sign = if out.is_empty() { "" } else { "  which follows from " };
+        out.push_str(&format!("{sign}{}\n", words(c, now_us)));
+        at = c.because.as_deref();
+    }
+    out
+}
+
+fn words(c: &Cause, now_us: u64) -> String {
+    let since = c.since_us.map_or(String::new(), |us| format!(" (for {})", between(us, now_us)));
+    format!("{}: {}{since}", c.at, tame(&c.text).replace('\n', " "))
+}
+
+fn line(copy: &Copy, now_us: u64) -> String {
+    let set =
+        copy.set.map_or("what it shows is not known".to_owned(), |s| format!("shows set {s}"));
+    let lag = copy.lag_seconds.map_or(String::new(), |s| format!(", {} old", span(s)));
+    let mut out = format!("    {} {set}{lag}\n", copy.node);
+    for c in copy.causes.iter().skip(1) {
+        out.push_str(&format!("        and then {}\n", words(c.root(), now_us)));
+    }
+    out
+}
