@@ -112,14 +112,16 @@ fn text(found: &Explained, now_us: u64, elsewhere: &[String]) -> String {
         }
     }
     held.sort_by_key(|(c, copies)| (!c.stops, std::cmp::Reverse(copies.len())));
-    for (cause, copies) in held {
-        out.push('\n');
+    for (i, (cause, copies)) in held.into_iter().enumerate() {
+        if i == 0 {
+            out.push('\n');
+        }
         out.push_str(&because(cause, now_us));
         for c in copies {
             out.push_str(&line(c, now_us));
         }
     }
-    if !found.copies.is_empty() && out.lines().count() > 1 {
+    if out.lines().count() > 1 {
         out.push('\n');
     }
     if !under_way.is_empty() {
@@ -155,12 +157,62 @@ fn words(c: &Cause, now_us: u64) -> String {
 }
 
 fn line(copy: &Copy, now_us: u64) -> String {
-    let set =
-        copy.set.map_or("what it shows is not known".to_owned(), |s| format!("shows set {s}"));
+    let set = copy.set.map_or(String::new(), |s| format!(" at set {s}"));
     let lag = copy.lag_seconds.map_or(String::new(), |s| format!(", {} old", span(s)));
-    let mut out = format!("    {} {set}{lag}\n", copy.node);
+    let mut out = format!("    holds back {}{set}{lag}\n", copy.node);
     for c in copy.causes.iter().skip(1) {
         out.push_str(&format!("        and then {}\n", words(c.root(), now_us)));
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::why::tests::{Net, delayed};
+
+    const NOW: u64 = 100_000_000;
+
+    #[test]
+    fn copies_stand_below_what_they_wait_for() {
+        let mut net = Net::new();
+        net.dies("x");
+        net.waits_for("f", "x");
+        net.volume("f").reason = Some("stopped by an operator".to_owned());
+        net.volume("f").replicating = false;
+        net.stream("f", "l").delayed = Some(delayed("link"));
+        net.volume("l").lag_seconds = Some(12.25);
+        net.volume("y").current_set = 9;
+        let elsewhere = ["z".to_owned()];
+        let seen = text(&net.explain(), NOW, &elsewhere);
+        let expected = "\
+vol: p writes it; its newest set is 9
+
+f: stopped by an operator
+    holds back f at set 7
+        and then x: it does not answer: no rcpd is running; its parent says: connection refused
+f: the save volume is full of what x has not taken (for 12 s)
+  which follows from x: it does not answer: no rcpd is running; its parent says: connection refused
+    holds back l at set 7, 12 s old
+        and then f -> l: because of the link (for 10 s)
+x: it does not answer: no rcpd is running; its parent says: connection refused
+    holds back x
+
+Nothing holds back: y
+not on this machine, not asked: z
+";
+        assert!(seen == expected, "seen:\n{seen}\nexpected:\n{expected}");
+        // All is well.
+        let mut net = Net::new();
+        for n in ["l", "x", "y"] {
+            net.volume(n).current_set = 9;
+        }
+        let seen = text(&net.explain(), NOW, &[]);
+        let expected = "\
+vol: p writes it; its newest set is 9
+Sets are on their way to: f
+Nothing holds back: l, x, y
+";
+        assert!(seen == expected, "seen:\n{seen}\nexpected:\n{expected}");
+    }
 }

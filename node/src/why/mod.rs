@@ -8,7 +8,7 @@
 //! down.
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod way;
 
 use std::collections::BTreeSet;

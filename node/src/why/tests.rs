@@ -7,7 +7,8 @@ use crate::api::SuspendedInfo;
 
 const ROUTES: [(&str, &[&str]); 2] = [("p", &["f", "y"]), ("f", &["l", "x"])];
 
-struct Net {
+/// The nodes that answer, and why the others do not.
+pub(crate) struct Net {
     nodes: BTreeMap<String, NodeStatus>,
     dead: BTreeMap<String, String>,
 }
@@ -18,7 +19,7 @@ fn link_to(node: &str) -> LinkStatus {
 
 impl Net {
     /// All is well, and every copy lacks the writer's two newest sets.
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut nodes = BTreeMap::new();
         for node in ["p", "f", "l", "x", "y"] {
             let below = ROUTES.iter().find(|(n, _)| *n == node).map_or(&[][..], |(_, b)| b);
@@ -59,7 +60,7 @@ impl Net {
         Self { nodes, dead: BTreeMap::new() }
     }
 
-    fn volume(&mut self, node: &str) -> &mut VolumeInfo {
+    pub(crate) fn volume(&mut self, node: &str) -> &mut VolumeInfo {
         &mut self.nodes.get_mut(node).expect("a node").volumes[0]
     }
 
@@ -68,7 +69,7 @@ impl Net {
         group.children.iter_mut().find(|c| c.node == to).expect("a child")
     }
 
-    fn stream(&mut self, from: &str, to: &str) -> &mut ChildProgress {
+    pub(crate) fn stream(&mut self, from: &str, to: &str) -> &mut ChildProgress {
         self.volume(from).children.iter_mut().find(|c| c.node == to).expect("a child")
     }
 
@@ -85,7 +86,7 @@ impl Net {
         }
     }
 
-    fn dies(&mut self, node: &str) {
+    pub(crate) fn dies(&mut self, node: &str) {
         self.nodes.remove(node);
         self.dead.insert(node.to_owned(), "no rcpd is running".to_owned());
         for (from, to) in ROUTES.iter().flat_map(|(n, b)| b.iter().map(move |to| (*n, *to))) {
@@ -95,7 +96,7 @@ impl Net {
         }
     }
 
-    fn waits_for(&mut self, node: &str, by: &str) {
+    pub(crate) fn waits_for(&mut self, node: &str, by: &str) {
         let text = format!("the save volume is full of what {by} has not taken");
         self.volume(node).suspended =
             Some(SuspendedInfo { seconds: 12.0, by: vec![by.to_owned()], text });
@@ -111,7 +112,7 @@ impl Net {
         up.chain(dead).collect()
     }
 
-    fn explain(&self) -> Explained {
+    pub(crate) fn explain(&self) -> Explained {
         explain("vol", &self.asked()).expect("a volume")
     }
 
@@ -132,7 +133,7 @@ impl Net {
     }
 }
 
-fn delayed(cause: &str) -> Delayed {
+pub(crate) fn delayed(cause: &str) -> Delayed {
     let text = format!("because of the {cause}");
     Delayed { cause: cause.to_owned(), text, by: None, since_us: 90_000_000 }
 }

@@ -92,7 +92,7 @@ function because(state, reason) {
 }
 
 function ofLag(status, v, add, key, name) {
-  const says = "If the primary died now, that much would be lost there.";
+  const says = `If the primary died now, that much would be lost there. \`rcpctl why ${name}\` names what to mend first.`;
   const kind = (lag) => (lag >= TOO_FAR ? "alarm" : "warning");
   if (v.role === "replica" && v.lag_seconds === null && firstWord(v.state) !== "failed") {
     add("warning", key("unknown"), `${v.label}: this replica has not heard how far the primary is`,
