@@ -36,7 +36,7 @@ function ofVolume(status, v, add) {
   }
   if (v.differs !== null && v.differs !== undefined) {
     add("alarm", key("differs"), `${v.label} differs here from the primary since set ${v.differs}: it is not served`,
-      `The primary and the other replicas are not touched. \`rcpctl verify ${name}\` compares all; the parent can seed it again.`);
+      `The primary and the other replicas are not touched. It is compared with its parent, and what differs is fetched again; \`rcpctl verify ${name}\` compares all.`);
   }
   if (v.fenced) {
     add("alarm", key("fenced"), `${v.label} is held here and nobody may write${because("fenced", v.fenced)}`,
