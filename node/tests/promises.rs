@@ -2,6 +2,8 @@
 
 #[path = "promises/stalls.rs"]
 mod stalls;
+#[path = "promises/tables.rs"]
+mod tables;
 
 use std::os::unix::fs::FileExt;
 use std::path::Path;

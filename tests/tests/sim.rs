@@ -70,6 +70,10 @@ const REGRESSIONS: &[(u64, &str)] = &[
     (4_001_587, "a replica that was filled anew went on saying that it differed"),
     (4_010_013, "blocks that were those of a later state made content count as proven"),
     (4_010_299, "a state was kept of content that was not proven"),
+    (
+        4_020_227,
+        "a writer's table was half made when it was killed, and its mailbox still named it",
+    ),
     (5_000_052, "what was kept from before could not be mended from a writer without a set"),
 ];
 

@@ -56,6 +56,8 @@ pub(super) struct Digest {
     last_run: u64,
     /// How many tables were given up in this life.
     pub(super) edition: u64,
+    /// The commit from which on the mailbox says that there is no table, while there is none.
+    lost_by: u64,
     /// Hashes of the chunks of steps that are not merged, by position (replica).
     pub(super) chunks: BTreeMap<LogPos, Vec<BlockHash>>,
     pub(super) check: Option<Check>,
@@ -76,6 +78,11 @@ pub(super) struct Digest {
 }
 
 impl Digest {
+    /// Of a volume whose mailbox is at commit `sequence`: the other slot may still name a table.
+    pub(super) fn opened(sequence: u64) -> Self {
+        Self { lost_by: sequence, ..Self::default() }
+    }
+
     /// A request number that no earlier request has.
     pub(super) fn next_run(&mut self) -> u64 {
         self.last_run += 1;
@@ -370,11 +377,22 @@ impl Volume {
         self.want.digest.hashed = SetNumber::ZERO;
         self.prove_no_more();
         self.digest.edition += 1;
+        self.digest.lost_by = self.commit.next_sequence(self.durable.sequence);
         self.digest.pass = None;
         self.digest.fold = Fold::default();
         self.digest_layers_gone();
         self.publish_view();
         self.commit.request();
+    }
+
+    /// What is in the table may be overwritten: no slot names it any more. Else a crash would leave one
+    /// that is half made, and sets would be folded into it as if it were whole.
+    pub(super) fn table_is_nobodys(&mut self) -> bool {
+        let both = self.durable.sequence > self.digest.lost_by;
+        if !both {
+            self.commit.request();
+        }
+        both
     }
 
     /// Steps behind the visible state are gone, or their digests are to be found out again.

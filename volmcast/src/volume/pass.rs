@@ -124,6 +124,10 @@ impl Volume {
         if self.pass_is_busy() || self.table_being_written() || self.base_being_written() {
             return;
         }
+        let begins = self.digest.pass.as_ref().is_some_and(|p| p.build && !p.ready);
+        if begins && !self.table_is_nobodys() {
+            return;
+        }
         let end = self.table_end();
         let run = self.digest.next_run();
         let Some(p) = &mut self.digest.pass else { return };

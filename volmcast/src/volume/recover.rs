@@ -183,7 +183,7 @@ impl Volume {
             images: Images::default(),
             seed_outs: SeedOuts::default(),
             changes: Changes::new(cfg.changes),
-            digest: Digest::default(),
+            digest: Digest::opened(m.sequence),
             relay_refusal: None,
             relay_no_catch_up: false,
             board,
