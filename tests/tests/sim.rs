@@ -70,16 +70,17 @@ const REGRESSIONS: &[(u64, &str)] = &[
     (4_001_587, "a replica that was filled anew went on saying that it differed"),
     (4_010_013, "blocks that were those of a later state made content count as proven"),
     (4_010_299, "a state was kept of content that was not proven"),
-    (
-        4_020_227,
-        "a writer's table was half made when it was killed, and its mailbox still named it",
-    ),
     (5_000_052, "what was kept from before could not be mended from a writer without a set"),
 ];
 
 /// As [`REGRESSIONS`], but what full save volumes do is drawn as well.
 const WITH_POLICIES: &[(u64, &str)] = &[
     (4_000_257, "the newest set of a line that was given up kept a node's lag unknown"),
+    (
+        4_020_227,
+        "a writer's table was half made when it was killed, and its mailbox still named it",
+    ),
+    (5_001_654, "a lost slot brought a released state back, whose blocks had been overwritten"),
     (4_001_409, "a reader that was there before went on with content that was known to differ"),
     (1_000_537, "the room that an older mailbox slot names was taken for damage of the disk"),
     (1_001_088, "a seed waited for a set that was given up, and whose number came again"),

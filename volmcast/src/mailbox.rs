@@ -504,6 +504,25 @@ impl Mailbox {
         if best.volume == volume { Ok(best) } else { Err(MailboxError::Foreign(best.volume)) }
     }
 
+    /// The durable pins that it lists.
+    fn pins(&self) -> impl Iterator<Item = u64> {
+        let kept = self.kept.iter().map(|k| k.pin).filter(|p| *p > 0);
+        kept.chain(self.aside.iter().map(|k| k.pin))
+    }
+
+    /// The other commit lists a durable pin that this one does not.
+    #[must_use]
+    pub fn gives_up_pins_of(&self, other: &Self) -> bool {
+        other.pins().any(|pin| self.pins().all(|p| p != pin))
+    }
+
+    /// The slot of a mailbox file that does not rule, if it can be used.
+    #[must_use]
+    pub fn before(&self, file: &[u8]) -> Option<Self> {
+        let slots = file.chunks(SLOT_LEN).filter_map(|s| Self::decode(s).ok());
+        slots.filter(|m| m.volume == self.volume).find(|m| m.sequence < self.sequence)
+    }
+
     /// Whether exactly one slot can be used and the other is neither that nor untouched: it was
     /// torn by a crash, or it is damaged and was perhaps the newer one.
     #[must_use]

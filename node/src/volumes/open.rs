@@ -362,9 +362,15 @@ pub fn assemble(
     let slots = files
         .read(FileId::Mailbox, 0, MAILBOX_LEN)
         .map_err(|e| fail(format!("the mailbox cannot be read: {e}")))?;
-    let mailbox = Mailbox::choose(&slots, identity.volume)
+    let mut mailbox = Mailbox::choose(&slots, identity.volume)
         .map_err(|source| recover(RecoverError::Mailbox { volume: identity.volume, source }))?;
     seal_again(files, &mailbox).map_err(&fail)?;
+    if mailbox.before(&slots).is_some_and(|m| mailbox.gives_up_pins_of(&m)) {
+        // The node ended when only one slot said so. Should that be lost, the other one must not bring
+        // back states of which nothing is kept from here on.
+        mailbox.sequence += 1;
+        seal_again(files, &mailbox).map_err(&fail)?;
+    }
     let snapshots = Arc::new(open_snapshots(identity, &mailbox, files, &mut notes).map_err(&fail)?);
     let role = match identity.role.as_str() {
         "primary" => {

@@ -7,7 +7,7 @@ use volmcast::mailbox::TableMark;
 use super::*;
 
 /// Carries out so many requests of what the volume wants; true if there are no more.
-fn drive_for(o: &mut Opened, mut requests: usize) -> bool {
+pub(super) fn drive_for(o: &mut Opened, mut requests: usize) -> bool {
     let v = &mut o.volume;
     loop {
         let mut more = false;
@@ -54,7 +54,7 @@ fn slots(folder: &Path) -> Vec<Mailbox> {
     slots.chunks(SLOT_LEN).filter_map(|s| Mailbox::decode(s).ok()).collect()
 }
 
-fn lose_newest_slot(folder: &Path) {
+pub(super) fn lose_newest_slot(folder: &Path) {
     let newest = slots(folder).iter().map(|m| m.sequence).max().expect("a slot");
     let file = std::fs::File::options().write(true).open(folder.join("mailbox")).expect("there");
     file.write_all_at(&[0xee; 64], Mailbox::slot_offset(newest)).expect("spoiled");

@@ -10,7 +10,8 @@
 //!
 //! A commit that changes the history is written to the other slot as well before it counts: should
 //! one of them be damaged later, the other one must not name the line of an earlier writer, on which
-//! this node would go on counting.
+//! this node would go on counting. So is one that gives up a kept state, whose blocks are overwritten
+//! from then on without an image: the other slot must not bring it back.
 
 use rcp::proto::ids::{ChunkNumber, SetNumber};
 
@@ -138,7 +139,8 @@ impl Volume {
             self.commit.base_dirty = true;
         }
         self.want.clone_from(&m);
-        let twice = m.history != self.durable.history && !rcp::planted!(HistoryInOneSlot);
+        let history = m.history != self.durable.history && !rcp::planted!(HistoryInOneSlot);
+        let twice = history || m.gives_up_pins_of(&self.durable);
         let (applied, resets) = (self.merge.applied_pos(), self.commit.resets);
         let mut fl = InFlight { mailbox: m, twice, applied, resets, syncs: 0 };
         let save = fl.mailbox.log_head > self.durable.log_head && !rcp::planted!(SlotBeforeSync);
