@@ -81,6 +81,7 @@ const WITH_POLICIES: &[(u64, &str)] = &[
         "a writer's table was half made when it was killed, and its mailbox still named it",
     ),
     (5_001_654, "a lost slot brought a released state back, whose blocks had been overwritten"),
+    (5_002_476, "a lost slot let a state be kept that the content had passed"),
     (4_001_409, "a reader that was there before went on with content that was known to differ"),
     (1_000_537, "the room that an older mailbox slot names was taken for damage of the disk"),
     (1_001_088, "a seed waited for a set that was given up, and whose number came again"),

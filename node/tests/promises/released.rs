@@ -57,3 +57,36 @@ fn a_lost_slot_brings_no_released_state_back_with_other_content() {
         assert!((4..40).contains(&all), "{all} requests to release a state");
     }
 }
+
+/// State 1 of a replica is to be kept when it comes, and so is set 2. The node is killed after so many
+/// requests, and loses its newest slot. False if all had been done.
+fn is_kept_as_it_was_or_not_at_all(requests: usize) -> bool {
+    let dir = tempfile::tempdir().expect("temp");
+    let folder = dir.path().join("r");
+    let mut o = replica(&folder);
+    drive(&mut o);
+    o.volume.keep_state(SetNumber(1)).expect("to come");
+    feed(&mut o.volume, 1);
+    feed(&mut o.volume, 2);
+    let done = drive_for(&mut o, requests);
+    drop(o);
+    lose_newest_slot(&folder);
+    let mut o = open_at(&folder);
+    drive_but(&mut o, &|_| false);
+    let states = o.states.clone().expect("readable");
+    if let Some(pin) = states.board().pin_kept(SetNumber(1)) {
+        for b in 1..3u8 {
+            let mut block = [0; 4096];
+            states.read(&pin, u64::from(b) * 4096, &mut block).expect("read");
+            let was = if b == 1 { 1 } else { 0 };
+            assert_eq!(block, [was; 4096], "block {b}: killed after {requests} requests");
+        }
+    }
+    !done
+}
+
+#[test]
+fn a_lost_slot_lets_no_state_be_kept_that_the_content_has_passed() {
+    let all = (0..).take_while(|n| is_kept_as_it_was_or_not_at_all(*n)).count();
+    assert!((10..60).contains(&all), "{all} requests to keep a state");
+}

@@ -387,7 +387,7 @@ impl Volume {
 
     /// What is in the table may be overwritten: no slot names it any more. Else a crash would leave one
     /// that is half made, and sets would be folded into it as if it were whole.
-    pub(super) fn table_is_nobodys(&mut self) -> bool {
+    pub(super) fn no_slot_names_table(&mut self) -> bool {
         let both = self.durable.sequence > self.digest.lost_by;
         if !both {
             self.commit.request();

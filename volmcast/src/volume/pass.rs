@@ -125,7 +125,7 @@ impl Volume {
             return;
         }
         let begins = self.digest.pass.as_ref().is_some_and(|p| p.build && !p.ready);
-        if begins && !self.table_is_nobodys() {
+        if begins && !self.no_slot_names_table() {
             return;
         }
         let end = self.table_end();

@@ -265,21 +265,36 @@ impl Volume {
                 text.push_str(&format!(", with {sets} sets that the save volume holds beyond it"));
             }
         }
+        let whole = whole.max(self.log.state());
+        if let Some(words) = self.passed_perhaps(whole) {
+            text.push_str(&words);
+        }
         self.desk.event(Event::Damage { text });
         self.commit.request();
         self.give_up_unreadable(read);
         // The newer slot may have shown every set that was whole, so that their blocks may be in the
         // base of a replica: it is read again when it has them all.
-        let whole = whole.max(self.log.state());
         let replica = matches!(self.cfg.role, Role::Replica { .. });
         if replica && whole > self.want.visible.max(self.want.hidden_until) {
             self.want.hidden_until = whole;
             // And their hashes in the table: what the steps after the visible state replaced can be
             // found nowhere any more.
             self.digest_unknown();
-            // Those were perhaps kept already, and passed.
-            self.keeps_waiting.retain(|s| *s >= whole);
         }
+    }
+
+    /// States before what a replica had shown that are still to be kept, says an old slot: the newer one
+    /// perhaps listed their pins, and the base has passed them. They are given up.
+    fn passed_perhaps(&mut self, whole: SetNumber) -> Option<String> {
+        if !matches!(self.cfg.role, Role::Replica { .. }) {
+            return None;
+        }
+        let to_come = self.keeps_waiting.split_off(&whole.max(self.want.visible));
+        let passed = std::mem::replace(&mut self.keeps_waiting, to_come);
+        let list: Vec<_> = passed.iter().map(ToString::to_string).collect();
+        let words =
+            "; perhaps the content has passed states that were to be kept, and they are not: ";
+        (!passed.is_empty()).then(|| format!("{words}{}", list.join(", ")))
     }
 
     /// One mailbox slot is damaged, and the log does not fit the other one: which sets were merged,
