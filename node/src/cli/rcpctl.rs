@@ -75,8 +75,8 @@ enum Command {
     /// Name what holds back the copies of a volume, and what to mend first
     ///
     /// Every copy's way is walked from the writer down, over what each node on it says. What stops a
-    /// copy is named before what slows it, and what follows from something else with that. Only what
-    /// lasts two seconds is named.
+    /// copy is named before what slows it, and what follows from something else with that. A slowness is
+    /// named when it has lasted two seconds. The answer is 0, whatever is found.
     Why(WhyArgs),
     /// Compare all replicas of a volume with its primary, by digest
     ///

@@ -3,11 +3,12 @@
 use clap::Args;
 use serde::Serialize;
 
+use super::client::ClientError;
 use super::output::{Failed, print, print_json};
 use super::status::{self, Asked, tame};
 use super::target::{Surroundings, Target};
-use super::text::{between, plural, span};
-use crate::why::{Answer, Cause, Copy, Explained, explain};
+use super::text::{plural, span};
+use crate::why::{Answer, Cause, Copy, Explained, Said, Unknown, explain};
 
 /// Which volume, of which nodes.
 #[derive(Args, Clone, Debug)]
@@ -38,57 +39,73 @@ pub(super) async fn run(args: WhyArgs, around: &Surroundings) -> Result<(), Fail
     if let [Asked { answer: Err(error), .. }] = asked.as_slice() {
         return Err(Failed::from(error.clone()));
     }
-    let mut found = explained(&args.volume, &asked).ok_or_else(|| nowhere(&args.volume, &asked))?;
+    // A folder knows whose it is, also when its node is down.
+    let names = here.iter().zip(&asked).map(|(e, a)| e.node_name().unwrap_or(a.called.clone()));
+    let mut found = explained(&args.volume, &names.collect::<Vec<_>>(), &asked)?;
     if let Some(node) = &args.copy {
-        let has: Vec<String> = found.copies.iter().map(|c| c.node.clone()).collect();
-        found.copies.retain(|c| c.node == *node);
-        if found.copies.is_empty() {
-            return Err(Failed::new(format!(
-                "{node} has no copy of {}: copies are at {}",
-                found.volume,
-                if has.is_empty() { "none of the nodes asked".to_owned() } else { has.join(", ") }
-            )));
-        }
+        only(node, &mut found)?;
     }
     if args.json {
         return print_json(&Answered { found: &found, not_asked: &elsewhere });
     }
-    print(&text(&found, now(&asked), &elsewhere))
+    print(&tame(&text(&found, &elsewhere)))
+}
+
+fn only(node: &str, found: &mut Explained) -> Result<(), Failed> {
+    let all: Vec<String> = found.copies.iter().map(|c| c.node.clone()).collect();
+    found.copies.retain(|c| c.node == node);
+    if !found.copies.is_empty() {
+        return Ok(());
+    }
+    let all = if all.is_empty() { "none of the nodes asked".to_owned() } else { all.join(", ") };
+    Err(Failed::new(tame(&format!("{node} has no copy of {}: copies are at {all}", found.volume))))
 }
 
 /// What is to be said of a volume by what nodes answered.
-fn explained(volume: &str, asked: &[Asked]) -> Option<Explained> {
-    let errors: Vec<Option<String>> =
-        asked.iter().map(|a| a.answer.as_ref().err().map(ToString::to_string)).collect();
+fn explained(volume: &str, names: &[String], asked: &[Asked]) -> Result<Explained, Failed> {
+    let errors: Vec<String> = asked
+        .iter()
+        .map(|a| a.answer.as_ref().err().map(ToString::to_string).unwrap_or_default())
+        .collect();
     let answers: Vec<Answer<'_>> = asked
         .iter()
-        .zip(&errors)
-        .map(|(a, error)| Answer {
-            node: &a.called,
-            status: a.answer.as_ref().map_err(|_| error.as_deref().unwrap_or_default()),
+        .zip(names.iter().zip(&errors))
+        .map(|(a, (node, error))| {
+            let said = match &a.answer {
+                Ok(status) => Said::Status(status),
+                Err(ClientError::Refused(_)) => Said::Refused(error),
+                Err(_) => Said::Nothing(error),
+            };
+            Answer { node, said }
         })
         .collect();
-    explain(volume, &answers)
-}
-
-fn nowhere(volume: &str, asked: &[Asked]) -> Failed {
-    let silent = asked.iter().filter(|a| a.answer.is_err()).count() as u64;
-    let silent = match silent {
-        0 => String::new(),
-        n => format!(" ({} did not answer)", plural(n, "node")),
-    };
-    Failed::new(format!(
-        "no volume {volume} at {}{silent}: `rcpctl volume list` shows what there is",
-        plural(asked.len() as u64, "node")
-    ))
-}
-
-fn now(asked: &[Asked]) -> u64 {
-    asked.iter().filter_map(|a| a.answer.as_ref().ok()).map(|s| s.at_us).max().unwrap_or(0)
+    let nodes = plural(asked.len() as u64, "node");
+    explain(volume, &answers).map_err(|why| match why {
+        Unknown::Several(groups) => Failed::new(format!(
+            "{volume} is the name of a volume in each of the groups {}: name it by its UUID \
+             (`rcpctl volume list`)",
+            groups.join(", ")
+        )),
+        Unknown::Nowhere if asked.iter().any(|a| a.answer.is_ok()) => {
+            let silent = asked.iter().filter(|a| a.answer.is_err()).count() as u64;
+            let silent = match silent {
+                0 => String::new(),
+                n => format!(" ({} did not answer)", plural(n, "node")),
+            };
+            Failed::new(format!(
+                "no volume {volume} at {nodes}{silent}: `rcpctl volume list` shows what there is"
+            ))
+        }
+        Unknown::Nowhere => {
+            let all: Vec<_> =
+                names.iter().zip(&errors).map(|(n, e)| format!("\n  {n}: {e}")).collect();
+            Failed::new(format!("none of {nodes} answered:{}", all.concat()))
+        }
+    })
 }
 
 /// Copies that wait for the same thing stand together below it.
-fn text(found: &Explained, now_us: u64, elsewhere: &[String]) -> String {
+fn text(found: &Explained, elsewhere: &[String]) -> String {
     let mut out = match (&found.writer, found.newest) {
         (Some(w), Some(set)) => {
             format!("{}: {w} writes it; its newest set is {set}\n", found.volume)
@@ -107,6 +124,8 @@ fn text(found: &Explained, now_us: u64, elsewhere: &[String]) -> String {
                     None => held.push((first, vec![copy])),
                 }
             }
+            // Its node is among those that are not heard.
+            None if found.unheard.iter().any(|u| u.node == copy.node) => {}
             None if copy.is_behind(found.newest) => under_way.push(copy.node.as_str()),
             None => current.push(copy.node.as_str()),
         }
@@ -116,9 +135,9 @@ fn text(found: &Explained, now_us: u64, elsewhere: &[String]) -> String {
         if i == 0 {
             out.push('\n');
         }
-        out.push_str(&because(cause, now_us));
+        out.push_str(&because(cause));
         for c in copies {
-            out.push_str(&line(c, now_us));
+            out.push_str(&line(c));
         }
     }
     if out.lines().count() > 1 {
@@ -130,6 +149,10 @@ fn text(found: &Explained, now_us: u64, elsewhere: &[String]) -> String {
     if !current.is_empty() {
         out.push_str(&format!("Nothing holds back: {}\n", current.join(", ")));
     }
+    for u in &found.unheard {
+        let why = u.why.replace('\n', " ");
+        out.push_str(&format!("Not known, as {} is there and was not heard: {why}\n", u.node));
+    }
     if found.copies.is_empty() {
         out.push_str("No copies at the nodes asked\n");
     }
@@ -140,28 +163,28 @@ fn text(found: &Explained, now_us: u64, elsewhere: &[String]) -> String {
 }
 
 /// `f1 -> l1: the connection takes ... (for 12 s)`, and what it follows from.
-fn because(cause: &Cause, now_us: u64) -> String {
+fn because(cause: &Cause) -> String {
     let mut out = String::new();
     let mut at = Some(cause);
     while let Some(c) = at {
         let sign = if out.is_empty() { "" } else { "  which follows from " };
-        out.push_str(&format!("{sign}{}\n", words(c, now_us)));
+        out.push_str(&format!("{sign}{}\n", words(c)));
         at = c.because.as_deref();
     }
     out
 }
 
-fn words(c: &Cause, now_us: u64) -> String {
-    let since = c.since_us.map_or(String::new(), |us| format!(" (for {})", between(us, now_us)));
-    format!("{}: {}{since}", c.at, tame(&c.text).replace('\n', " "))
+fn words(c: &Cause) -> String {
+    let lasts = c.for_seconds.map_or(String::new(), |s| format!(" (for {})", span(s.round())));
+    format!("{}: {}{lasts}", c.at, c.text).replace('\n', " ")
 }
 
-fn line(copy: &Copy, now_us: u64) -> String {
+fn line(copy: &Copy) -> String {
     let set = copy.set.map_or(String::new(), |s| format!(" at set {s}"));
     let lag = copy.lag_seconds.map_or(String::new(), |s| format!(", {} old", span(s)));
     let mut out = format!("    holds back {}{set}{lag}\n", copy.node);
     for c in copy.causes.iter().skip(1) {
-        out.push_str(&format!("        and then {}\n", words(c.root(), now_us)));
+        out.push_str(&format!("        and then {}\n", words(c.root())));
     }
     out
 }
@@ -171,31 +194,29 @@ mod tests {
     use super::*;
     use crate::why::tests::{Net, delayed};
 
-    const NOW: u64 = 100_000_000;
-
     #[test]
     fn copies_stand_below_what_they_wait_for() {
         let mut net = Net::new();
         net.dies("x");
         net.waits_for("f", "x");
-        net.volume("f").reason = Some("stopped by an operator".to_owned());
+        net.volume("f").reason = Some("older than it may be".to_owned());
         net.volume("f").replicating = false;
         net.stream("f", "l").delayed = Some(delayed("link"));
         net.volume("l").lag_seconds = Some(12.25);
         net.volume("y").current_set = 9;
         let elsewhere = ["z".to_owned()];
-        let seen = text(&net.explain(), NOW, &elsewhere);
+        let seen = text(&net.explain(), &elsewhere);
         let expected = "\
 vol: p writes it; its newest set is 9
 
-f: stopped by an operator
+f: replication is stopped: `rcpctl replicate start vol --node f`; and older than it may be
     holds back f at set 7
-        and then x: it does not answer: no rcpd is running; its parent says: connection refused
-f: the save volume is full of what x has not taken (for 12 s)
-  which follows from x: it does not answer: no rcpd is running; its parent says: connection refused
+        and then x: it does not answer: no rcpd is running; f says: connection refused
+f: the save volume is full of what x has not taken
+  which follows from x: it does not answer: no rcpd is running; f says: connection refused
     holds back l at set 7, 12 s old
         and then f -> l: because of the link (for 10 s)
-x: it does not answer: no rcpd is running; its parent says: connection refused
+x: it does not answer: no rcpd is running; f says: connection refused
     holds back x
 
 Nothing holds back: y
@@ -207,7 +228,7 @@ not on this machine, not asked: z
         for n in ["l", "x", "y"] {
             net.volume(n).current_set = 9;
         }
-        let seen = text(&net.explain(), NOW, &[]);
+        let seen = text(&net.explain(), &[]);
         let expected = "\
 vol: p writes it; its newest set is 9
 Sets are on their way to: f

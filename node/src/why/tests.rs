@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::api::SuspendedInfo;
+use crate::api::{ChildProgress, Delayed, GroupStatus, LinkStatus, SuspendedInfo, VolumeInfo};
 
 const ROUTES: [(&str, &[&str]); 2] = [("p", &["f", "y"]), ("f", &["l", "x"])];
 
@@ -11,6 +11,8 @@ const ROUTES: [(&str, &[&str]); 2] = [("p", &["f", "y"]), ("f", &["l", "x"])];
 pub(crate) struct Net {
     nodes: BTreeMap<String, NodeStatus>,
     dead: BTreeMap<String, String>,
+    /// Whether who did not answer refused to.
+    refuses: bool,
 }
 
 fn link_to(node: &str) -> LinkStatus {
@@ -57,7 +59,7 @@ impl Net {
             };
             nodes.insert(node.to_owned(), status);
         }
-        Self { nodes, dead: BTreeMap::new() }
+        Self { nodes, dead: BTreeMap::new(), refuses: false }
     }
 
     pub(crate) fn volume(&mut self, node: &str) -> &mut VolumeInfo {
@@ -107,8 +109,9 @@ impl Net {
     }
 
     fn asked(&self) -> Vec<Answer<'_>> {
-        let up = self.nodes.iter().map(|(n, s)| Answer { node: n, status: Ok(s) });
-        let dead = self.dead.iter().map(|(n, why)| Answer { node: n, status: Err(why) });
+        let absent = |why| if self.refuses { Said::Refused(why) } else { Said::Nothing(why) };
+        let up = self.nodes.iter().map(|(node, s)| Answer { node, said: Said::Status(s) });
+        let dead = self.dead.iter().map(|(node, why)| Answer { node, said: absent(why) });
         up.chain(dead).collect()
     }
 
@@ -116,10 +119,14 @@ impl Net {
         explain("vol", &self.asked()).expect("a volume")
     }
 
+    fn copy(&self, node: &str) -> Copy {
+        let found = self.explain();
+        found.copies.into_iter().find(|c| c.node == node).expect("a copy")
+    }
+
     /// What is named for a copy: place and kind, then those of what each follows from.
     fn named(&self, node: &str) -> Vec<(String, Kind)> {
-        let found = self.explain();
-        let copy = found.copies.iter().find(|c| c.node == node).expect("a copy");
+        let copy = self.copy(node);
         let first = copy.causes.first();
         std::iter::successors(first, |c| c.because.as_deref())
             .map(|c| (c.at.clone(), c.kind))
@@ -147,7 +154,7 @@ fn what_comes_is_no_cause() {
     assert_eq!(nodes, ["f", "l", "x", "y"]);
     assert!(found.copies.iter().all(|c| c.causes.is_empty() && c.is_behind(found.newest)));
     assert_eq!(found.copies[1].way, ["p", "f", "l"]);
-    assert!(explain("other", &net.asked()).is_none());
+    assert_eq!(explain("other", &net.asked()), Err(Unknown::Nowhere));
 }
 
 #[test]
@@ -241,21 +248,41 @@ fn what_stops_goes_before_what_slows() {
     net.names("x", &[("p -> f", Kind::Link)]);
 }
 
+/// `node` runs, and the operator cannot ask it.
+fn out_of_reach(node: &str, refuses: bool) -> Net {
+    let mut net = Net::new();
+    net.nodes.remove(node);
+    net.dead.insert(node.to_owned(), "no route to host".to_owned());
+    net.refuses = refuses;
+    net
+}
+
 #[test]
 fn a_node_that_cannot_be_asked_is_not_taken_for_dead() {
-    let mut net = Net::new();
-    net.nodes.remove("f");
-    net.dead.insert("f".to_owned(), "no route to host".to_owned());
-    net.names("l", &[]);
-    assert!(net.explain().copies.iter().any(|c| c.way == ["p", "f", "l"]));
+    for refuses in [false, true] {
+        let net = out_of_reach("f", refuses);
+        net.names("l", &[]);
+        assert_eq!(net.copy("l").way, ["p", "f", "l"]);
+        assert_eq!(net.copy("f").causes, []);
+        let unheard = net.explain().unheard;
+        assert_eq!((unheard[0].node.as_str(), unheard.len()), ("f", 1));
+        // The writer least of all: those below are well, as far as they can tell.
+        let mut net = out_of_reach("p", refuses);
+        net.names("l", &[]);
+        assert_eq!(net.explain().unheard[0].node, "p");
+        net.volume("l").outstanding_sets = 2;
+        let l = net.copy("l");
+        assert!(l.causes[0].text.contains("no route to host"), "{l:?}");
+    }
     // Nor is one that nobody named.
+    let mut net = out_of_reach("p", false);
     net.dead.clear();
-    net.nodes.remove("p");
-    let found = net.explain();
-    let l = found.copies.iter().find(|c| c.node == "l").expect("a copy");
+    net.names("l", &[]);
+    net.volume("l").outstanding_sets = 2;
+    let l = net.copy("l");
     assert_eq!(
         (l.way.as_slice(), l.causes[0].kind),
-        (&["f".to_owned(), "l".to_owned()][..], Kind::Other)
+        (&["p", "f", "l"].map(str::to_owned)[..], Kind::Other)
     );
     assert!(l.causes[0].text.contains("--topology"), "{l:?}");
 }
@@ -267,7 +294,124 @@ fn a_copy_that_nobody_feeds_says_what_makes_a_route() {
     net.nodes.get_mut("f").expect("f").groups[0].children.retain(|c| c.node != "l");
     net.volume("f").children.retain(|c| c.node != "l");
     net.names("l", &[("l", Kind::Unfed)]);
-    let text =
-        net.explain().copies.iter().find(|c| c.node == "l").expect("l").causes[0].text.clone();
-    assert!(text.contains("add group=g nexthop=l"), "{text}");
+    let text = net.copy("l").causes[0].text.clone();
+    let says = "f has no route to it; the last it heard: the peer closed it: `rcproute PARENT: add \
+                group=g nexthop=l` makes one";
+    assert_eq!(text, says);
+    // The volume is gone where the way begins.
+    let mut net = Net::new();
+    net.nodes.get_mut("p").expect("p").volumes.clear();
+    net.names("l", &[("p", Kind::Unfed)]);
+    assert!(net.copy("l").causes[0].text.contains("has not got the volume"));
+}
+
+#[test]
+fn a_volume_that_cannot_be_shown_is_passed_on_while_there_is_room() {
+    let mut net = Net::new();
+    net.volume("f").stalled = Some("playback stopped: the disk is full".to_owned());
+    net.names("f", &[("f", Kind::Stalled)]);
+    net.names("l", &[]);
+    net.slow("f", "disk");
+    net.names("l", &[("f", Kind::Stalled)]);
+    assert!(net.copy("l").causes[0].stops && net.copy("l").causes.len() == 1);
+}
+
+#[test]
+fn a_seed_that_passes_holds_back_only_whom_it_is_for() {
+    let mut net = Net::new();
+    net.stream("p", "f").state = "seeding".to_owned();
+    net.volume("f").role = "relay".to_owned();
+    net.volume("x").state = "seeding".to_owned();
+    net.stream("f", "x").state = "seeding".to_owned();
+    net.names("l", &[]);
+    net.names("x", &[("f -> x", Kind::Filling)]);
+    // One that is not whole itself has nothing to pass on.
+    let mut net = Net::new();
+    net.stream("p", "f").state = "seeding".to_owned();
+    net.volume("f").state = "seeding".to_owned();
+    net.names("l", &[("p -> f", Kind::Filling)]);
+}
+
+#[test]
+fn a_stream_that_ended_because_of_the_copy_is_not_named_for_it() {
+    let mut net = Net::new();
+    net.stream("f", "l").state = "stopped".to_owned();
+    net.volume("l").state = "failed, writes wait".to_owned();
+    net.names("l", &[("l", Kind::Failed)]);
+    let mut net = Net::new();
+    net.stream("f", "l").state = "detached".to_owned();
+    net.volume("l").replicating = false;
+    net.names("l", &[("l", Kind::Stopped)]);
+    assert!(net.copy("l").causes[0].text.contains("rcpctl replicate start vol --node l"));
+}
+
+#[test]
+fn a_writer_that_was_replaced_holds_back_those_below_it() {
+    let mut net = Net::new();
+    for (node, generation) in [("p", "1-aa"), ("f", "2-bb")] {
+        let v = net.volume(node);
+        (v.role, v.generation) = ("primary".to_owned(), generation.to_owned());
+    }
+    assert_eq!(net.explain().writer.as_deref(), Some("f"));
+    net.names("y", &[("p", Kind::Held)]);
+    net.names("p", &[("p", Kind::Held)]);
+    net.names("l", &[]);
+    net.volume("p").fenced = Some("f took over".to_owned());
+    assert_eq!(net.copy("p").causes[0].text, "f took over");
+}
+
+#[test]
+fn whoever_is_fed_in_anothers_place_does_not_wait_for_that_one() {
+    let mut net = Net::new();
+    net.dies("f");
+    net.dies("l");
+    let mut hop = link_to("l");
+    (hop.state, hop.in_place_of) = ("waiting".to_owned(), Some("f".to_owned()));
+    net.nodes.get_mut("p").expect("p").groups[0].children.push(hop);
+    net.names("l", &[("l", Kind::Silent)]);
+    net.names("f", &[("f", Kind::Silent)]);
+}
+
+#[test]
+fn one_that_dials_says_itself_why_it_cannot() {
+    let mut net = Net::new();
+    net.lost("f", "l", "waiting", "it dials this node (`dial: child`)");
+    let up = net.nodes.get_mut("l").expect("l").groups[0].parent.as_mut().expect("a parent");
+    up.reason = Some("refused: the certificate of l expired 3 h ago".to_owned());
+    net.names("l", &[("f -> l", Kind::Refused)]);
+    assert!(
+        net.copy("l").causes[0]
+            .text
+            .ends_with("; l says: refused: the certificate of l expired 3 h ago")
+    );
+}
+
+#[test]
+fn everybody_who_holds_a_full_save_volume_is_named() {
+    let mut net = Net::new();
+    net.dies("l");
+    net.dies("x");
+    net.waits_for("f", "l");
+    net.volume("f").suspended.as_mut().expect("full").by.push("x".to_owned());
+    let roots: Vec<_> = net.copy("f").causes.iter().map(|c| c.root().at.clone()).collect();
+    assert_eq!(roots, ["l", "x"]);
+    // Who takes a little stops nobody; who cannot be asked, nobody knows.
+    let mut net = Net::new();
+    net.waits_for("f", "x");
+    assert!(!net.copy("l").causes[0].stops);
+}
+
+#[test]
+fn two_volumes_of_one_name_are_told_apart() {
+    let mut net = Net::new();
+    let mut other = net.volume("p").clone();
+    (other.id, other.group) = ("2".to_owned(), "h".to_owned());
+    net.nodes.get_mut("x").expect("x").volumes.push(other.clone());
+    let groups = vec!["g".to_owned(), "h".to_owned()];
+    assert_eq!(explain("vol", &net.asked()), Err(Unknown::Several(groups)));
+    assert!(explain("1", &net.asked()).is_ok());
+    // Only one of them is called so by its group.
+    other.source = "elsewhere".to_owned();
+    *net.nodes.get_mut("x").expect("x").volumes.last_mut().expect("two") = other;
+    assert_eq!(net.explain().writer.as_deref(), Some("p"));
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use node::http::{paths, requests};
-use node::why::{Answer, Kind, explain};
+use node::why::{Answer, Cause, Copy, Kind, Said, explain};
 use tests::rig::{
     Authority, Clock, MIB, Narrow, Plan, Random, SlowDisk, Tree, may_mount, wait_for,
 };
@@ -17,9 +17,12 @@ const LONG: Duration = Duration::from_secs(60);
 const WRITES: u64 = 1 << 20;
 const WIDE: u64 = 100 << 20;
 /// A disk has to write what comes twice, and more.
-const SLOW: u64 = 600_000;
+const SLOW_DISK: u64 = 600_000;
+const SLOW_LINK: u64 = 300_000;
 const SLOWER_LINK: u64 = 60_000;
-const SLOWER_DISK: u64 = 150_000;
+const SLOWER_DISK: u64 = 100_000;
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// What may be wrong. Of two, the one that stands first here is named first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,6 +68,15 @@ impl Fault {
     /// It shows when a save volume has run full: nothing else may be in the way of that.
     fn needs_a_flow(self) -> bool {
         matches!(self, Suspended | FullSave)
+    }
+
+    /// A node that does not answer says nothing of what else is wrong with it.
+    fn hides(self, other: Fault) -> bool {
+        match self {
+            DeadParent => matches!(other, FullSave | Expired),
+            DeadLeaf => matches!(other, Expired | Paused),
+            _ => false,
+        }
     }
 }
 
@@ -122,8 +134,8 @@ impl Scene {
                 self.tree.up("l");
             }
             Paused => self.replicates(false),
-            SlowLink => self.way.limit(if then { SLOWER_LINK } else { SLOW }),
-            SlowDisk => self.disk.limit(if then { SLOWER_DISK } else { SLOW }),
+            SlowLink => self.way.limit(if then { SLOWER_LINK } else { SLOW_LINK }),
+            SlowDisk => self.disk.limit(if then { SLOWER_DISK } else { SLOW_DISK }),
         }
     }
 
@@ -142,27 +154,26 @@ impl Scene {
             self.replicates(true);
         }
         wait_for("nothing to be in the way", LONG, || match self.found()? {
-            (found, true) if found.is_empty() => Ok(()),
-            (found, _) => Err(format!("{found:?}")),
+            (copy, true) if copy.causes.is_empty() => Ok(()),
+            (copy, _) => Err(format!("{copy:?}")),
         });
     }
 
-    /// What is named for the copy at `l`, and whether it is close to the writer.
-    fn found(&self) -> Result<(Vec<(String, Kind)>, bool), String> {
-        let asked: Vec<_> = ["p", "f", "x", "y", "l"]
-            .map(|n| (n, self.tree.status(n).map_err(|e| e.to_string())))
-            .into_iter()
-            .collect();
+    /// What is said of the copy at `l`, and whether it is close to the writer.
+    fn found(&self) -> Result<(Copy, bool), String> {
+        let asked =
+            ["p", "f", "x", "y", "l"].map(|n| (n, self.tree.status(n).map_err(|e| e.to_string())));
         let answers: Vec<_> = asked
             .iter()
-            .map(|(node, s)| Answer { node, status: s.as_ref().map_err(String::as_str) })
+            .map(|(node, s)| Answer {
+                node,
+                said: s.as_ref().map_or_else(|e| Said::Nothing(e), Said::Status),
+            })
             .collect();
-        let all = explain("vol", &answers).ok_or("nobody knows the volume")?;
-        let copy = all.copies.iter().find(|c| c.node == "l").ok_or("l has no copy")?;
-        let first = copy.causes.first();
-        let chain = std::iter::successors(first, |c| c.because.as_deref());
+        let all = explain("vol", &answers).map_err(|e| format!("{e:?}"))?;
+        let copy = all.copies.into_iter().find(|c| c.node == "l").ok_or("l has no copy")?;
         let near = copy.set.zip(all.newest).is_some_and(|(s, n)| s + 5 >= n);
-        Ok((chain.map(|c| (c.at.clone(), c.kind)).collect(), near))
+        Ok((copy, near))
     }
 
     /// What the nodes on the way say themselves.
@@ -171,31 +182,57 @@ impl Scene {
         ["p", "f", "l"].map(|n| format!("{n}: {:?}", of(n))).join("; ")
     }
 
-    fn names(&self, what: &str, fault: Fault) {
-        let want: Vec<_> = fault.named().iter().map(|(at, k)| ((*at).to_owned(), *k)).collect();
-        wait_for(&format!("{what}: {fault:?} to be named"), LONG, || match self.found()? {
-            (found, _) if found == want => Ok(()),
-            (found, _) => Err(format!("{found:?}; {}", self.said())),
+    /// Until it is named at three looks in a row: not for a moment only.
+    fn names(&self, what: &str, fault: Fault, also: Option<Fault>) {
+        let clock = Clock::default();
+        let mut looks = 0;
+        wait_for(&format!("{what}: {fault:?} to be named"), LONG, || {
+            clock.pace(clock.passed() + LOOK);
+            let (copy, _) = self.found()?;
+            let is_there = |f: &Fault| copy.causes.iter().any(|c| is(Some(c), *f));
+            let good = is(copy.causes.first(), fault) && also.iter().all(is_there);
+            looks = if good { looks + 1 } else { 0 };
+            if looks == 3 { Ok(()) } else { Err(format!("{:?}; {}", copy.causes, self.said())) }
         });
     }
 
     fn pair(&self, first: Fault, then: Fault) {
         let what = format!("{first:?}, then {then:?}");
         let clock = Clock::default();
-        self.begin(first, false);
-        self.names(&what, first);
-        self.begin(then, true);
-        // Neither may be named for a moment only.
-        let named = if then == SlowDisk && first == SlowLink { then } else { first.min(then) };
-        for _ in 0..3 {
-            self.names(&what, named);
-            clock.pace(clock.passed() + Duration::from_millis(500));
+        if first.needs_a_flow() && then.needs_a_flow() {
+            self.begin(then, true);
+            self.begin(first, false);
+        } else {
+            self.begin(first, false);
+            self.names(&what, first, None);
+            self.begin(then, true);
         }
+        let named = if then == SlowDisk && first == SlowLink { then } else { first.min(then) };
+        // What only slows does not show where nothing flows any more; else both are on the list.
+        let shows = |f: Fault| f != named && !matches!(f, SlowLink | SlowDisk);
+        let hidden = first.hides(then) || then.hides(first);
+        let also = [first, then].into_iter().find(|f| shows(*f) && !hidden);
+        self.names(&what, named, also);
         let named_after = clock.passed();
         self.end();
         let (named, all) = (named_after.as_secs_f64(), clock.passed().as_secs_f64());
         eprintln!("{what}: named after {named:.1} s, over after {all:.1} s");
     }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        // It stands on the disk that goes first.
+        if self.tree.pid("l").is_some() {
+            self.tree.kill("l");
+        }
+    }
+}
+
+/// Whether this is what is said of a fault, and of what it follows from.
+fn is(cause: Option<&Cause>, fault: Fault) -> bool {
+    let chain = std::iter::successors(cause, |c| c.because.as_deref());
+    chain.map(|c| (c.at.as_str(), c.kind)).eq(fault.named().iter().copied())
 }
 
 /// Clients write all the time.
