@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use node::http::{paths, requests};
-use node::why::{Answer, Cause, Copy, Kind, Said, explain};
+use node::why::{Answer, Cause, Copy, Explained, Kind, Said, explain};
 use tests::rig::{
     Authority, Clock, MIB, Narrow, Plan, Random, SlowDisk, Tree, may_mount, wait_for,
 };
 
-const LONG: Duration = Duration::from_secs(60);
+/// Save volumes have to fill and to be emptied, beside other tests.
+const LONG: Duration = Duration::from_secs(150);
 /// What clients write, bytes a second, and where it is held back.
 const WRITES: u64 = 1 << 20;
 const WIDE: u64 = 100 << 20;
@@ -153,14 +154,21 @@ impl Scene {
         if wait_for("l to answer", LONG, stopped) {
             self.replicates(true);
         }
-        wait_for("nothing to be in the way", LONG, || match self.found()? {
-            (copy, true) if copy.causes.is_empty() => Ok(()),
-            (copy, _) => Err(format!("{copy:?}")),
+        // Nothing is kept for who has not got anything yet: all of them, not `l` alone.
+        wait_for("nothing to be in the way", LONG, || {
+            let all = self.found()?;
+            let newest = all.newest.ok_or("nobody writes")?;
+            let near = |c: &Copy| c.set.is_some_and(|s| s > 0 && s + 5 >= newest);
+            let good = |c: &Copy| c.causes.is_empty() && near(c);
+            if all.copies.len() == 4 && all.copies.iter().all(good) {
+                Ok(())
+            } else {
+                Err(format!("{all:?}"))
+            }
         });
     }
 
-    /// What is said of the copy at `l`, and whether it is close to the writer.
-    fn found(&self) -> Result<(Copy, bool), String> {
+    fn found(&self) -> Result<Explained, String> {
         let asked =
             ["p", "f", "x", "y", "l"].map(|n| (n, self.tree.status(n).map_err(|e| e.to_string())));
         let answers: Vec<_> = asked
@@ -170,10 +178,7 @@ impl Scene {
                 said: s.as_ref().map_or_else(|e| Said::Nothing(e), Said::Status),
             })
             .collect();
-        let all = explain("vol", &answers).map_err(|e| format!("{e:?}"))?;
-        let copy = all.copies.into_iter().find(|c| c.node == "l").ok_or("l has no copy")?;
-        let near = copy.set.zip(all.newest).is_some_and(|(s, n)| s + 5 >= n);
-        Ok((copy, near))
+        explain("vol", &answers).map_err(|e| format!("{e:?}"))
     }
 
     /// What the nodes on the way say themselves.
@@ -188,7 +193,8 @@ impl Scene {
         let mut looks = 0;
         wait_for(&format!("{what}: {fault:?} to be named"), LONG, || {
             clock.pace(clock.passed() + LOOK);
-            let (copy, _) = self.found()?;
+            let copies = self.found()?.copies;
+            let copy = copies.into_iter().find(|c| c.node == "l").ok_or("l has no copy")?;
             let is_there = |f: &Fault| copy.causes.iter().any(|c| is(Some(c), *f));
             let good = is(copy.causes.first(), fault) && also.iter().all(is_there);
             looks = if good { looks + 1 } else { 0 };
