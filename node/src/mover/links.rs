@@ -225,6 +225,8 @@ impl Mover {
         for id in here {
             self.forget_removed(id);
             self.begin_confirming(id);
+            // How old its states may be is known only now.
+            self.judge_age(id);
         }
     }
 
