@@ -882,3 +882,23 @@ fn who_has_nothing_to_do_sleeps() {
     }
     assert!(wakes.values().all(|n| *n > 100), "{wakes:?} in an hour");
 }
+
+#[test]
+fn a_replica_is_judged_as_soon_as_it_is_known_how_old_it_may_be() {
+    let mut r = two();
+    // Nothing is heard for five seconds.
+    let later = 5_000_000;
+    let (now, wall) = (Mono(r.mono().0 + later), Wall(r.wall().0 + later));
+    r.node("l1").mover.tick(now, wall);
+    let too_old = |r: &Rig| r.info("l1").reason.is_some_and(|why| why.contains("max_staleness"));
+    assert!(!too_old(&r));
+    let plan = GroupPlan {
+        replica: true,
+        max_staleness: Some(Duration::from_secs(2)),
+        ..GroupPlan::default()
+    };
+    r.node("l1").mover.add_group(group("g1"), plan);
+    assert!(too_old(&r), "{:?}", r.info("l1"));
+    let states = r.nodes["l1"].vol.as_ref().and_then(|o| o.states.clone()).expect("a replica");
+    assert!(states.board().pin_visible().is_err());
+}

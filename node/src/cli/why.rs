@@ -151,7 +151,7 @@ fn text(found: &Explained, elsewhere: &[String]) -> String {
     }
     for u in &found.unheard {
         let why = u.why.replace('\n', " ");
-        out.push_str(&format!("Not known, as {} is there and was not heard: {why}\n", u.node));
+        out.push_str(&format!("There, and could not be asked: {}: {why}\n", u.node));
     }
     if found.copies.is_empty() {
         out.push_str("No copies at the nodes asked\n");

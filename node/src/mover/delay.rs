@@ -224,20 +224,14 @@ impl Mover {
         if !matches!(role, Role::Primary { .. }) && !running {
             return None;
         }
-        let (cause, text, by) = match h.own.delay.cause() {
-            Some(w @ Waits::Child { name, .. }) => {
-                let (cause, text) = self.of_waits(h, w);
-                (cause, text, Some(name.to_string()))
-            }
-            Some(w) => {
-                let (cause, text) = self.of_waits(h, w);
-                (cause, text, None)
-            }
-            None => {
-                let (cause, text) = self.of_parent(h)?;
-                let feeder = self.groups.get(&h.group).and_then(|g| g.feeder.as_ref());
-                (cause, text, feeder.map(|f| f.node.to_string()))
-            }
+        let (cause, text) = match h.own.delay.cause() {
+            Some(w) => self.of_waits(h, w),
+            None => self.of_parent(h)?,
+        };
+        let by = match h.own.delay.cause() {
+            Some(Waits::Child { name, .. }) => Some(name.to_string()),
+            Some(_) => None,
+            None => self.groups.get(&h.group)?.feeder.as_ref().map(|f| f.node.to_string()),
         };
         Some(Delayed { cause: cause.to_owned(), text, by, since_us: since.0 })
     }

@@ -3,7 +3,6 @@
 //! The tree is `p -> f -> l, x` and `p -> y`; it is asked about the copy at `l`. Everything happens
 //! for real: a narrow connection, a slow disk, dead processes, an expired certificate.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use node::http::{paths, requests};
@@ -11,6 +10,8 @@ use node::why::{Answer, Cause, Copy, Explained, Kind, Said, explain};
 use tests::rig::{
     Authority, Clock, MIB, Narrow, Plan, Random, SlowDisk, Tree, may_mount, wait_for,
 };
+
+use crate::load::{Ends, Load};
 
 /// Save volumes have to fill and to be emptied, beside other tests.
 const LONG: Duration = Duration::from_secs(150);
@@ -242,13 +243,13 @@ fn is(cause: Option<&Cause>, fault: Fault) -> bool {
 }
 
 /// Clients write all the time.
-fn writes(scene: &Scene, ends: &AtomicBool) {
+fn writes(scene: &Scene, load: &Load) {
     let mut client = None;
     let mut random = Random::seeded("causes");
     let mut piece = vec![0; 64 << 10];
     let clock = Clock::default();
     let mut at = Duration::ZERO;
-    while !ends.load(Ordering::Relaxed) {
+    while load.on() {
         for word in piece.chunks_exact_mut(8) {
             word.copy_from_slice(&random.below(u64::MAX).to_le_bytes());
         }
@@ -282,26 +283,15 @@ fn plays(half: usize) {
         return;
     }
     let Some(scene) = Scene::new() else { return };
-    let ends = AtomicBool::new(false);
+    let load = Load::default();
     std::thread::scope(|s| {
-        let writer = s.spawn(|| writes(&scene, &ends));
-        let _ends = Ends(&ends);
+        let _ends = Ends(&load);
+        s.spawn(|| writes(&scene, &load));
         scene.end();
         for (first, then) in pairs(half) {
             scene.pair(first, then);
         }
-        ends.store(true, Ordering::Relaxed);
-        writer.join().unwrap();
     });
-}
-
-/// Also when the test fails.
-struct Ends<'a>(&'a AtomicBool);
-
-impl Drop for Ends<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 #[test]

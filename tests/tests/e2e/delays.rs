@@ -109,6 +109,16 @@ fn the_first_thing_that_limits_a_copy_is_named() {
     {
         assert!(text.contains(line), "{line}: {text}");
     }
+    let told = tree.told("why vol --json --copy well").unwrap();
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    let well = &told["copies"][0];
+    assert_eq!((&told["writer"], &well["node"]), (&"p".into(), &"well".into()), "{told}");
+    assert_eq!(well["way"], serde_json::json!(["p", "well"]));
+    assert_eq!(well["causes"], serde_json::json!([]));
+    let no = tree.told("why vol --copy nobody").unwrap_err();
+    assert!(no.contains("nobody has no copy of vol: copies are at both, disk, link,"), "{no}");
+    let no = tree.told("why other").unwrap_err();
+    assert!(no.contains("no volume other at 6 nodes") && no.contains("volume list"), "{no}");
 }
 
 #[test]
