@@ -177,7 +177,17 @@ impl Costs<'_> {
             0 => Err("none yet".to_owned()),
             _ => Ok(()),
         });
-        self.first_chunk.push((clock.passed(), node.to_owned()));
+        let took = clock.passed();
+        if took > Duration::from_secs(1) {
+            eprintln!("{node}: the first chunk took {took:.1?}");
+            for n in self.tree.names() {
+                let log = self.tree.log(&n);
+                let lines: Vec<_> = log.lines().rev().take(6).collect();
+                eprintln!("  {n}:");
+                lines.iter().rev().for_each(|l| eprintln!("    {l}"));
+            }
+        }
+        self.first_chunk.push((took, node.to_owned()));
     }
 
     /// The waits for the first chunk, in words.
