@@ -253,17 +253,25 @@ fn a_forwarder_that_hangs_is_bypassed_and_its_old_sessions_count_for_nothing() {
 fn a_hundred_deaths_of_a_forwarder() {
     let deaths = std::env::var("DEATHS").map_or(100, |v| v.parse().expect("a number"));
     let mut random = Random::seeded("deaths");
-    let plan = Plan::new(&[("p", &["f0"]), ("f0", &["f1", "f2"]), ("f1", &["l1", "l2"])]);
-    let tree = Tree::start(plan.volume("vol", 64).save(256).cut_every(100));
-    tree.expect(" WARN ");
-    let mut writer = Writer::new("vol", 0, 14_000, random.fork());
-    writer.fill(&tree).unwrap();
-    let load = Load::default();
-    let all: Vec<Death> = std::thread::scope(|s| {
-        let _ends = Ends(&load);
-        s.spawn(|| writer.work(&tree, &load, 6 * MIB));
-        (0..deaths).map(|_| kill_and_return(&tree, "f0", false)).collect()
-    });
+    let mut all = Vec::new();
+    while all.len() < deaths {
+        // A forwarder that dies again and again is fed around for longer each time.
+        let plan = Plan::new(&[("p", &["f0"]), ("f0", &["f1", "f2"]), ("f1", &["l1", "l2"])]);
+        let tree = Tree::start(plan.volume("vol", 64).save(256).cut_every(100));
+        tree.expect(" WARN ");
+        let mut writer = Writer::new("vol", 0, 14_000, random.fork());
+        writer.fill(&tree).unwrap();
+        let load = Load::default();
+        std::thread::scope(|s| {
+            let _ends = Ends(&load);
+            s.spawn(|| writer.work(&tree, &load, 6 * MIB));
+            all.extend((0..3).map(|_| kill_and_return(&tree, "f0", false)));
+        });
+        let set = tree.cut("vol", true).set;
+        tree.all_same("vol", set, LONG);
+        tree.quiet();
+    }
+    let deaths = all.len();
     let mut stood: Vec<_> = all.iter().map(|d| d.stood).collect();
     stood.sort();
     let at = |percent: usize| stood[(deaths * percent / 100).min(deaths - 1)].as_millis();
@@ -276,7 +284,4 @@ fn a_hundred_deaths_of_a_forwarder() {
         at(100),
         100.0 * twice as f64 / needed as f64
     );
-    let set = tree.cut("vol", true).set;
-    tree.all_same("vol", set, LONG);
-    tree.quiet();
 }
