@@ -74,6 +74,8 @@ mod reader;
 mod recorded;
 #[path = "e2e/refusals.rs"]
 mod refusals;
+#[path = "e2e/replayed.rs"]
+mod replayed;
 #[path = "e2e/restart.rs"]
 mod restart;
 #[path = "e2e/rewind.rs"]

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use rcp::proto::clock::Mono;
-use rcp::proto::frame::{Frame, FrameType, GoodbyeCode, JoinKey, RefuseCode};
+use rcp::proto::frame::{Frame, FrameType, GoodbyeCode, JoinKey, RefuseCode, Role};
 use rcp::proto::limits::MAX_SESSION_QUEUE;
 use rcp::proto::session::{
     CloseReason, Event, Peer, Session, SessionConfig, SessionState, Side, VERSIONS,
@@ -103,9 +103,16 @@ pub fn run(data: &[u8]) {
     // both ends are ours, and frames come as they were sent
     let own = mode & 1 == 0;
     let mut now = Mono(1_000_000);
+    // what the near end is in the session that it joins
+    let mut joins = None;
     let near = match mode >> 1 & 3 {
         0 => Session::new_probe(feed.config(), vec![], now),
-        1 => Session::new_join(feed.config(), KEY, peer(&mut feed), now),
+        1 => {
+            let config = feed.config();
+            let far = peer(&mut feed);
+            joins = Some(far.role.other()).filter(|_| own);
+            Session::new_join(config, KEY, far, now)
+        }
         _ => Session::new(feed.config(), Side::Dialer(feed.role()), now),
     };
     let join = Some(KEY).filter(|_| mode >> 1 & 3 == 1);
@@ -118,7 +125,7 @@ pub fn run(data: &[u8]) {
         }
         let op = feed.byte();
         let at = usize::from(op >> 7);
-        step(&mut ends, at, op & 15, &mut feed, &mut now, own);
+        step(&mut ends, at, op & 15, &mut feed, &mut now, (own, joins));
         for i in 0..2 {
             let sent = ends[i].sent();
             ends[i].check(&sent, own);
@@ -131,7 +138,14 @@ pub fn run(data: &[u8]) {
     }
 }
 
-fn step(ends: &mut [End; 2], at: usize, op: u8, feed: &mut Feed, now: &mut Mono, own: bool) {
+fn step(
+    ends: &mut [End; 2],
+    at: usize,
+    op: u8,
+    feed: &mut Feed,
+    now: &mut Mono,
+    (own, joins): (bool, Option<Role>),
+) {
     let end = &mut ends[at];
     match op {
         0..=4 => {
@@ -155,6 +169,8 @@ fn step(ends: &mut [End; 2], at: usize, op: u8, feed: &mut Feed, now: &mut Mono,
         8 => {
             end.s.accept(*now, u32::from(feed.byte()));
             let peer = peer(feed);
+            // a node of ours knows what its peer is
+            let peer = Peer { role: joins.unwrap_or(peer.role), ..peer };
             end.s.take_in(*now, peer, KEY.session);
         }
         9 => end.s.refuse(RefuseCode::Busy, "too many"),

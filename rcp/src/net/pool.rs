@@ -63,7 +63,7 @@ impl Pool {
     fn take(&mut self, len: usize) -> BytesMut {
         let fits = |(room, b): &(usize, Bytes)| (len..=2 * len).contains(room) && b.is_unique();
         if len >= WORTH_KEEPING
-            && let Some(at) = self.kept.iter().position(fits)
+            && let Some(at) = self.kept.iter().rposition(fits)
             && let Some(Ok(mut buffer)) = self.kept.remove(at).map(|(_, b)| b.try_into_mut())
         {
             buffer.clear();

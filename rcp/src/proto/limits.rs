@@ -104,5 +104,7 @@ pub const MAX_PLACES_BYTES: usize = PLACES_WINDOW * 2;
 pub const MAX_PLACES_FRAMES: usize = PLACES_FRAMES * 4;
 /// First wait before a dialler tries again.
 pub const BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// Longest wait before a dialler tries again a peer that has not been away for long.
+pub const BACKOFF_SOON: Duration = Duration::from_millis(500);
 /// Longest wait before a dialler tries again.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(10);

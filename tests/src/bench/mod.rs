@@ -32,6 +32,7 @@ mod process;
 mod report;
 mod shaped;
 mod sink;
+mod source;
 mod swap;
 mod transports;
 mod tree;
@@ -141,6 +142,9 @@ enum Part {
     /// A receiver that drops what it gets.
     #[command(hide = true)]
     Sink(sink::Args),
+    /// A sender that has everything in memory.
+    #[command(hide = true)]
+    Source(source::Args),
     /// Holds packets back.
     #[command(hide = true)]
     Delay {
@@ -190,6 +194,7 @@ pub fn main() -> ExitCode {
             };
         }
         Some(Part::Sink(a)) => sink::main(&a),
+        Some(Part::Source(a)) => source::main(&a),
         Some(Part::Delay { queue, ms }) => network::delay(queue, Duration::from_millis(ms)),
         Some(Part::Rcpctl { words }) => return node::cli::rcpctl::main_with(&words),
         Some(Part::Bare(a)) => bare::main(&a),

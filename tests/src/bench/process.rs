@@ -90,6 +90,10 @@ pub(super) fn ourselves_on(core: Option<usize>) -> anyhow::Result<Command> {
     }
 }
 
+/// As `deploy/systemd` has it for nodes, and so for everybody: how fast glibc copies must not depend
+/// on where two buffers happen to lie.
+const TUNABLES: (&str, &str) = ("GLIBC_TUNABLES", "glibc.cpu.x86_rep_movsb_threshold=1000000000");
+
 /// A running process; killed when dropped.
 pub(super) struct Process {
     name: String,
@@ -109,7 +113,7 @@ impl Process {
             .to_string_lossy()
             .into_owned();
         let log_file = std::fs::File::options().create(true).append(true).open(log)?;
-        command.stderr(log_file.try_clone()?);
+        command.stderr(log_file.try_clone()?).env(TUNABLES.0, TUNABLES.1);
         if talk {
             command.stdin(Stdio::piped()).stdout(Stdio::piped());
         } else {
@@ -174,6 +178,7 @@ impl Drop for Process {
 pub(super) fn run(command: &mut Command, within: Duration) -> anyhow::Result<String> {
     let name = format!("{command:?}");
     let child = command
+        .env(TUNABLES.0, TUNABLES.1)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -1,7 +1,8 @@
 //! A child that speaks the protocol and drops what it gets: what the wire and the sender can do.
 //!
-//! It attaches behind the newest state without credit. `go` on its standard input grants credit;
-//! when a set is complete it says `end SET`, acknowledges it and attaches again without credit.
+//! It says `ready` when it can be dialled, and attaches behind the newest state without credit. `go`
+//! on its standard input grants credit; when a set is complete it says `end SET`, acknowledges it and
+//! attaches again without credit.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -60,6 +61,7 @@ pub(super) fn main(args: &Args) -> anyhow::Result<()> {
             return over_quic(args, &mut queue).await;
         }
         let listener = TcpListener::bind(args.listen).await?;
+        println!("ready");
         loop {
             let (io, _) = listener.accept().await?;
             if let Err(e) = over_tcp(args, io, &mut queue).await {
@@ -93,6 +95,7 @@ async fn over_tcp(args: &Args, io: TcpStream, orders: &mut Orders) -> anyhow::Re
 
 async fn over_quic(args: &Args, orders: &mut Orders) -> anyhow::Result<()> {
     let listener = Listener::bind(args.listen, pki(args)?)?;
+    println!("ready");
     while let Some(incoming) = listener.next().await {
         let (c, ..) = match incoming.accept().await {
             Ok(c) => c,

@@ -1,8 +1,10 @@
 //! (e) One hop over each transport, into a sink in memory, beside the bare libraries.
 //!
-//! The sender has one core, the receiver another. *Ours* is a whole node, which reads what it sends
-//! from its save volume; the clock runs from the grant of credit to the last chunk that was proved.
+//! The sender has one core, the receiver another. *A session* has what it sends in memory, as the
+//! bare libraries have; *a node* reads it from its save volume and proves it first. The clock runs
+//! from the grant of credit to the last chunk that was proved.
 
+use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Command;
@@ -21,7 +23,8 @@ use crate::rig::Authority;
 
 const RATE: &str = "one hop into memory, one core each side";
 const CPU: &str = "one hop into memory, processor time";
-const OURS: &str = "a node";
+const SESSION: &str = "a session";
+const NODE: &str = "a node";
 const BARE: &str = "bare library";
 const IPERF: &str = "iperf3";
 /// What the session may cost.
@@ -33,7 +36,7 @@ pub(super) fn measure(root: &Path, o: &Options, report: &mut Report) -> anyhow::
     let len = o.fanout_mib * MIB;
     let iperf = peers::find("iperf3", "iperf3", o, report);
     let pki = root.join("bare-pki");
-    Authority::new("bare").write(&pki, &[bare::NAME]);
+    Authority::new("bare").write(&pki, &[bare::NAME, super::source::NAME]);
     for &transport in Transport::ALL {
         let row = transport.as_str();
         if !row.contains(&o.only) {
@@ -52,8 +55,11 @@ pub(super) fn measure(root: &Path, o: &Options, report: &mut Report) -> anyhow::
             let cpu = process::cpu_seconds(&pids);
             let took = tree.pour(set)?;
             let cpu = process::cpu_seconds(&pids) - cpu;
-            report.add(RATE, "MB/s", row, OURS, len as f64 / took / 1e6);
-            report.add(CPU, "s/GiB", row, OURS, cpu / (len as f64 / GIB as f64));
+            report.add(RATE, "MB/s", row, NODE, len as f64 / took / 1e6);
+            report.add(CPU, "s/GiB", row, NODE, cpu / (len as f64 / GIB as f64));
+            let (rate, cpu) = session(&rig, o.fanout_mib)?;
+            report.add(RATE, "MB/s", row, SESSION, rate / 1e6);
+            report.add(CPU, "s/GiB", row, SESSION, cpu);
             if o.no_peers {
                 continue;
             }
@@ -66,9 +72,10 @@ pub(super) fn measure(root: &Path, o: &Options, report: &mut Report) -> anyhow::
                 report.add(CPU, "s/GiB", row, IPERF, cpu);
             }
         }
-        report.ratio(RATE, row, (OURS, BARE), GOAL, true);
-        report.ratio(RATE, row, (OURS, IPERF), GOAL, true);
-        report.ratio(CPU, row, (OURS, BARE), 1.0 / GOAL, false);
+        report.ratio(RATE, row, (SESSION, BARE), GOAL, true);
+        report.ratio(RATE, row, (SESSION, IPERF), GOAL, true);
+        report.ratio(CPU, row, (SESSION, BARE), 1.0 / GOAL, false);
+        report.ratio(RATE, row, (NODE, BARE), GOAL, true);
         tree.end()?;
     }
     Ok(())
@@ -100,6 +107,37 @@ impl Rig<'_> {
             Some(_) => SocketAddr::new(Network::address(1).parse()?, 7102),
         })
     }
+}
+
+/// Bytes per second, and CPU-seconds per GiB, of a session from memory into memory.
+fn session(rig: &Rig<'_>, mib: u64) -> anyhow::Result<(f64, f64)> {
+    let at = rig.address()?.to_string();
+    let log = rig.root.join("session.log");
+    let part = |side: usize, name: &str| -> anyhow::Result<Command> {
+        let mut c = rig.program(side, &std::env::current_exe()?);
+        c.args([name, "--node", bare::NAME, "--group", "bench"]);
+        c.args(["--transport", rig.transport.as_str(), "--pki"]).arg(rig.pki);
+        Ok(c)
+    };
+    let mut sink = Process::start(part(1, "sink")?.args(["--listen", &at]), &log, true)?;
+    let ready = |p: &Process| -> anyhow::Result<()> {
+        let said = p.line(DEADLINE).with_context(|| log.display().to_string())?;
+        anyhow::ensure!(said == "ready", "{}", log.display());
+        Ok(())
+    };
+    ready(&sink)?;
+    let mut c = part(0, "source")?;
+    c.args(["--to", &at, "--mib", &mib.to_string()]);
+    let source = Process::start(&mut c, &log, true)?;
+    ready(&source)?;
+    let pids = [sink.pid(), source.pid()];
+    let cpu = process::cpu_seconds(&pids);
+    let began = process::now();
+    sink.stdin.as_mut().context("a sink's input")?.write_all(b"go\n")?;
+    while !sink.line(DEADLINE)?.starts_with("end ") {}
+    let (took, cpu) = (process::now() - began, process::cpu_seconds(&pids) - cpu);
+    let bytes = (mib * MIB) as f64;
+    Ok((bytes / took, cpu / (bytes / GIB as f64)))
 }
 
 /// Bytes per second, and CPU-seconds per GiB, of a bare library.

@@ -54,8 +54,19 @@ fn goes_on(tree: &Tree, leaves: &[&str], since: &Clock) -> Duration {
     worst
 }
 
-/// Kills the forwarder under load, and has it come back (`empty`: without anything).
-fn kill_and_return(tree: &Tree, empty: bool) {
+/// What the death of a forwarder cost those below it.
+#[derive(Default)]
+struct Death {
+    /// How long the last of them stood still.
+    stood: Duration,
+    /// Bytes that came twice, of those that were needed until it fed them again.
+    twice: u64,
+    needed: u64,
+}
+
+/// Kills the forwarder `f1` below `above` under load, and has it come back (`empty`: without
+/// anything).
+fn kill_and_return(tree: &Tree, above: &str, empty: bool) -> Death {
     let leaves = ["l1", "l2"];
     let set = tree.cut("vol", false).set;
     for n in ["l1", "l2", "f2"] {
@@ -68,18 +79,19 @@ fn kill_and_return(tree: &Tree, empty: bool) {
     let through_f1: Vec<u64> = leaves.iter().map(|l| parent(tree, l).bytes).collect();
     assert!(leaves.iter().all(|l| parent(tree, l).node == "f1"), "taken over within no time");
     let stood = goes_on(tree, &leaves, &killed);
+    let mut death = Death { stood, ..Death::default() };
     eprintln!("f1 killed (empty: {empty}): the leaves went on after {stood:?}");
     for l in leaves {
-        fed_by(tree, l, "p");
-        let at = child(tree, "p", l).unwrap();
+        fed_by(tree, l, above);
+        let at = child(tree, above, l).unwrap();
         assert_eq!(at.in_place_of.as_deref(), Some("f1"));
     }
-    let words = child(tree, "p", "f1").unwrap().bypass.unwrap();
+    let words = child(tree, above, "f1").unwrap().bypass.unwrap();
     assert!(words.contains("f1 is away since "), "{words}");
     assert!(words.ends_with(": feeding l1 and l2 in its place"), "{words}");
     // Each tells of itself when it has something to tell.
     wait_for("f1, f2, l1 and l2 to be counted once each", LONG, || {
-        let below = tree.volume("p", "vol")?.subtree;
+        let below = tree.volume(above, "vol")?.subtree;
         if below.as_ref().is_some_and(|s| s.nodes == 4) {
             Ok(())
         } else {
@@ -93,34 +105,37 @@ fn kill_and_return(tree: &Tree, empty: bool) {
     }
     tree.up("f1");
     let since = Clock::default();
-    // What p sent to them, as long as it says so.
-    let mut by_p = [0u64; 2];
+    // What was sent to them in its place, as long as that is said.
+    let mut instead = [0u64; 2];
     wait_for("f1 to feed l1 and l2 again", LONG, || {
-        for (l, by_p) in leaves.iter().zip(&mut by_p) {
-            *by_p = child(tree, "p", l).map_or(*by_p, |l| l.bytes.max(*by_p));
+        for (l, sent) in leaves.iter().zip(&mut instead) {
+            *sent = child(tree, above, l).map_or(*sent, |l| l.bytes.max(*sent));
         }
         match leaves.iter().map(|l| parent(tree, l)).find(|p| p.node != "f1") {
             None => Ok(()),
-            Some(p) => Err(format!("{p:?}: {:?}", child(tree, "p", "f1"))),
+            Some(p) => Err(format!("{p:?}: {:?}", child(tree, above, "f1"))),
         }
     });
     let stood = goes_on(tree, &leaves, &Clock::default());
     eprintln!("f1 back: handed back within {:?}, and they went on after {stood:?}", since.passed());
-    assert!(child(tree, "p", "l1").is_none());
-    assert_eq!(child(tree, "p", "f1").unwrap().bypass, None);
+    assert!(child(tree, above, "l1").is_none());
+    assert_eq!(child(tree, above, "f1").unwrap().bypass, None);
     let set = tree.cut("vol", false).set;
     for n in ["l1", "l2", "f1", "f2"] {
         tree.reaches(n, "vol", set, LONG);
     }
     let needed = parent(tree, "f2").bytes - sibling;
     for (i, l) in leaves.iter().enumerate() {
-        let all = through_f1[i] - before[i] + by_p[i] + parent(tree, l).bytes;
+        let all = through_f1[i] - before[i] + instead[i] + parent(tree, l).bytes;
         let twice = all.saturating_sub(needed);
+        death.twice += twice;
+        death.needed += needed;
         let [all, needed, twice] = [all >> 10, needed >> 10, twice >> 10];
         eprintln!("{l}: {all} KiB came, {needed} KiB were needed, {twice} KiB came twice");
         // What the sibling gets is the measure; both may be in the middle of a set.
         assert!(twice * 100 <= needed.max(20 << 10), "{twice} KiB of {needed} came twice");
     }
+    death
 }
 
 /// Under load, a forwarder is killed and comes back; nobody below it is seeded.
@@ -141,7 +156,7 @@ fn die_and_return(name: &str, empty: bool) {
     std::thread::scope(|s| {
         let _ends = Ends(&load);
         s.spawn(|| writer.work(&tree, &load, 6 * MIB));
-        kill_and_return(&tree, empty);
+        kill_and_return(&tree, "p", empty);
     });
     let set = tree.cut("vol", true).set;
     tree.all_same("vol", set, LONG);
@@ -228,5 +243,40 @@ fn a_forwarder_that_hangs_is_bypassed_and_its_old_sessions_count_for_nothing() {
         fed_by(&tree, l, "f1");
     }
     tree.all_same("vol", written(&tree, 4), LONG);
+    tree.quiet();
+}
+
+/// With its figures: `cargo test -p tests --test e2e -- --ignored --nocapture a_hundred_deaths`.
+/// `DEATHS` changes how many.
+#[test]
+#[ignore = "a quarter of an hour; what it measures is in tests/docs/measurements.md"]
+fn a_hundred_deaths_of_a_forwarder() {
+    let deaths = std::env::var("DEATHS").map_or(100, |v| v.parse().expect("a number"));
+    let mut random = Random::seeded("deaths");
+    let plan = Plan::new(&[("p", &["f0"]), ("f0", &["f1", "f2"]), ("f1", &["l1", "l2"])]);
+    let tree = Tree::start(plan.volume("vol", 64).save(256).cut_every(100));
+    tree.expect(" WARN ");
+    let mut writer = Writer::new("vol", 0, 14_000, random.fork());
+    writer.fill(&tree).unwrap();
+    let load = Load::default();
+    let all: Vec<Death> = std::thread::scope(|s| {
+        let _ends = Ends(&load);
+        s.spawn(|| writer.work(&tree, &load, 6 * MIB));
+        (0..deaths).map(|_| kill_and_return(&tree, "f0", false)).collect()
+    });
+    let mut stood: Vec<_> = all.iter().map(|d| d.stood).collect();
+    stood.sort();
+    let at = |percent: usize| stood[(deaths * percent / 100).min(deaths - 1)].as_millis();
+    let (twice, needed) = all.iter().fold((0, 0), |(t, n), d| (t + d.twice, n + d.needed));
+    eprintln!(
+        "{deaths} deaths: the leaves went on after {} ms (median), {} ms (p99), {} ms (longest); {:.3} \
+         % came twice",
+        at(50),
+        at(99),
+        at(100),
+        100.0 * twice as f64 / needed as f64
+    );
+    let set = tree.cut("vol", true).set;
+    tree.all_same("vol", set, LONG);
     tree.quiet();
 }

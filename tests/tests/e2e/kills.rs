@@ -1,11 +1,11 @@
 //! SIGKILL of random nodes while data flows.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::Duration;
 
 use node::limits::WINDOW_BYTES;
-use tests::rig::{Clock, MIB, Plan, Random, Tree};
+use tests::rig::{Clock, MIB, Plan, Random, Tree, wait_for};
 
 use crate::load::{Ends, Load, Writer};
 
@@ -142,4 +142,131 @@ fn a_kill_costs_at_most_one_window_of_repeated_bytes() {
         assert!(!logs.contains("a seed begins"), "a seed was needed:\n{logs}");
     }
     tree.quiet();
+}
+
+/// What kills cost, one after the other, of nodes in every role but one leaf below the primary.
+struct Costs<'a> {
+    tree: &'a Tree,
+    /// Bytes that a node received before it was killed, over its lives.
+    before: BTreeMap<String, u64>,
+    /// From the start of a node to the first chunk that it receives, or sends if it is the primary.
+    first_chunk: Vec<(Duration, String)>,
+}
+
+impl Costs<'_> {
+    /// Bytes of chunks that a node has received since it was started; sent, if it is the primary.
+    fn moved(&self, node: &str) -> u64 {
+        let Ok(status) = self.tree.status(node) else { return 0 };
+        let Some(group) = status.groups.first() else { return 0 };
+        let children = group.children.iter().map(|c| c.bytes).sum();
+        group.parent.as_ref().map_or(children, |p| p.bytes)
+    }
+
+    /// Bytes that it has received in all its lives.
+    fn received(&self, node: &str) -> u64 {
+        self.before.get(node).unwrap_or(&0) + self.moved(node)
+    }
+
+    fn kill(&mut self, node: &str) {
+        let received = self.moved(node);
+        self.tree.kill(node);
+        *self.before.entry(node.to_owned()).or_default() += received;
+        let clock = Clock::default();
+        self.tree.launch(node);
+        wait_for(&format!("a chunk at {node}"), LONG, || match self.moved(node) {
+            0 => Err("none yet".to_owned()),
+            _ => Ok(()),
+        });
+        let took = clock.passed();
+        if took > Duration::from_secs(1) {
+            eprintln!("{node}: the first chunk took {took:.1?}");
+            for n in self.tree.names() {
+                let log = self.tree.log(&n);
+                let lines: Vec<_> = log.lines().rev().take(6).collect();
+                eprintln!("  {n}:");
+                lines.iter().rev().for_each(|l| eprintln!("    {l}"));
+            }
+        }
+        self.first_chunk.push((took, node.to_owned()));
+    }
+
+    /// The waits for the first chunk, in words.
+    fn waits(&self) -> String {
+        let mut sorted = self.first_chunk.clone();
+        sorted.sort();
+        let at = |percent: usize| {
+            let (took, node) = &sorted[(sorted.len() * percent / 100).min(sorted.len() - 1)];
+            format!("{} ms ({node})", took.as_millis())
+        };
+        format!("median {}, p99 {}, longest {}", at(50), at(99), at(100))
+    }
+}
+
+/// Kills nodes in turn while data flows: nothing is copied in full, nothing differs, and what is
+/// sent twice is at most a window for each kill.
+fn kill_in_turn(kills: u64, pause: Duration) {
+    const WITNESS: &str = "l4";
+    let mut random = Random::seeded("kills in turn");
+    let plan = Plan::new(&[("p", &["f1", "f2", WITNESS]), ("f1", &["l1", "l2"]), ("f2", &["l3"])]);
+    let tree = Tree::start(plan.volume("vol", 64).save(512).cut_every(100));
+    tree.expect(" WARN ");
+    let mut writer = Writer::new("vol", 0, 14_000, random.fork());
+    writer.fill(&tree).unwrap();
+    let set = tree.cut("vol", false).set;
+    for n in tree.leaves() {
+        tree.reaches(&n, "vol", set, LONG);
+    }
+    let load = Load::default();
+    let victims: Vec<_> = tree.names().into_iter().filter(|n| n != WITNESS).collect();
+    let mut costs = Costs { tree: &tree, before: BTreeMap::new(), first_chunk: Vec::new() };
+    std::thread::scope(|s| {
+        let _ends = Ends(&load);
+        s.spawn(|| writer.work(&tree, &load, 6 * MIB));
+        for _ in 0..kills {
+            Clock::default().pace(pause.mul_f64(0.5 + random.below(1000) as f64 / 1000.0));
+            let victim: &String = random.of(&victims);
+            costs.kill(victim);
+        }
+    });
+    let cut = tree.cut("vol", true);
+    tree.all_same("vol", cut.set, LONG);
+    let export = format!("vol@{}", cut.set);
+    for n in ["p", "l1", "l3"] {
+        writer.verify(n, &mut tree.open(n, &export).unwrap());
+    }
+    let needed = costs.received(WITNESS);
+    let below: Vec<_> = victims.iter().filter(|n| *n != "p").collect();
+    let twice: u64 = below.iter().map(|n| costs.received(n).saturating_sub(needed)).sum();
+    eprintln!(
+        "{kills} kills, {} MiB to each of {} nodes; first chunk after a start: {}; received twice: \
+         {:.1} KiB for each kill, {:.3} % of all",
+        needed / MIB,
+        below.len(),
+        costs.waits(),
+        twice as f64 / 1024.0 / kills as f64,
+        100.0 * twice as f64 / (needed * below.len() as u64) as f64
+    );
+    assert!(twice <= kills * WINDOW_BYTES, "{twice} bytes received twice in {kills} kills");
+    for n in tree.names() {
+        let log = tree.log(&n);
+        let seeds = log.matches("a seed begins").count();
+        assert_eq!(seeds, 0, "{n} had a seed:\n{log}");
+    }
+    tree.quiet();
+}
+
+#[test]
+fn kills_in_turn_cost_no_copy_and_at_most_a_window_each() {
+    kill_in_turn(24, Duration::from_millis(500));
+}
+
+/// With its figures: `cargo test -p tests --test e2e -- --ignored --nocapture a_thousand_kills`.
+/// `KILLS` and `PAUSE_MS` change how many and how far apart.
+#[test]
+#[ignore = "half an hour; what it measures is in tests/docs/measurements.md"]
+fn a_thousand_kills() {
+    let number = |name: &str, usual: u64| {
+        std::env::var(name).map_or(usual, |v| v.parse().expect("a number"))
+    };
+    kill_in_turn(number("KILLS", 1000), Duration::from_millis(number("PAUSE_MS", 500)));
 }
