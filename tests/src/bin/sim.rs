@@ -2,8 +2,9 @@
 //! With `--plant NAME` a bug is planted first, and seeds are run until one finds it.
 
 use clap::Parser;
+use tests::sim::ci::{Tally, on_all_cores};
 use tests::sim::coverage::Table;
-use tests::sim::{Counters, run, run_plain};
+use tests::sim::{Edition, Failure, run_as};
 
 #[derive(Parser)]
 struct Args {
@@ -19,9 +20,10 @@ struct Args {
     /// Say everything that happens.
     #[arg(long)]
     verbose: bool,
-    /// Without policies for full save volumes: as the list of seeds that once failed has it.
-    #[arg(long)]
-    plain: bool,
+    /// As the seed was when it found something: `plain`, before there were policies for full save
+    /// volumes, or `policies`, before short runs were made longer.
+    #[arg(long, value_name = "EDITION")]
+    as_of: Option<String>,
     /// Go on after a failure.
     #[arg(long)]
     all: bool,
@@ -42,32 +44,44 @@ fn main() {
     if let Some(name) = &args.plant {
         std::process::exit(plant(name, &args));
     }
-    let (from, to) = args.seed.map_or((args.from, args.from + args.seeds), |s| (s, s + 1));
-    let mut counters = Counters::default();
-    let mut failed = 0;
-    for seed in from..to {
-        let one = if args.plain { run_plain } else { run };
-        match one(seed, args.verbose) {
-            Ok(c) => counters.merge(&c),
-            Err(f) => {
-                failed += 1;
-                if args.short {
-                    println!("seed {seed}: {}", f.text);
-                } else {
-                    println!("{f}\n");
-                }
-                if !args.all {
-                    break;
-                }
-            }
+    let edition = match args.as_of.as_deref() {
+        None => Edition::Present,
+        Some("policies") => Edition::Policies,
+        Some("plain") => Edition::Plain,
+        Some(other) => {
+            eprintln!("there is no edition `{other}`; choose `plain` or `policies`");
+            std::process::exit(2);
         }
-    }
-    print!("{counters}");
+    };
+    let (from, to) = args.seed.map_or((args.from, args.from + args.seeds), |s| (s, s + 1));
+    let mut tally = Tally::default();
+    on_all_cores(
+        from..to,
+        |seed| run_as(edition, seed, args.verbose),
+        |seed, ran| {
+            if let Err(f) = &ran {
+                told(f, args.short);
+            }
+            let on = ran.is_ok() || args.all;
+            tally.add(seed, ran);
+            on
+        },
+    );
+    print!("{}", tally.counters);
     if args.coverage {
-        print!("{}", Table(&counters.1));
+        print!("{}", Table(&tally.counters.1));
     }
-    println!("{failed} of {} seeds failed", to - from);
+    println!("{}", tally.words());
+    let failed = tally.failures.len();
+    println!("{failed} of {} seeds failed", tally.steps.len() + failed);
     std::process::exit(i32::from(failed > 0));
+}
+
+fn told(f: &Failure, short: bool) {
+    match short {
+        true => println!("seed {}: {}", f.seed, f.text),
+        false => println!("{f}\n"),
+    }
 }
 
 /// The exit status.

@@ -140,6 +140,7 @@ impl World {
         if self.nodes[node].capture.is_some_and(Capture::is_stopped) {
             // As `PrimaryVolume` has it: an error, and the request is gone.
             self.counters.hit("request refused by a volume that stopped");
+            self.counters.2.operations += 1;
             return;
         }
         if r.flush {
@@ -234,20 +235,37 @@ impl World {
 
     /// A write or sync is done.
     pub fn client_written(&mut self, id: u64, sub: &Submitted) {
-        let Some(mut r) = self.client.requests.remove(&id) else { return };
-        let node = r.node;
-        let Some(disk) = self.nodes[node].disk.clone() else { return };
-        let failing = &mut self.nodes[node];
-        let outcome = if r.flush && failing.io_errors > 0 {
-            // The client alone hears of it.
-            failing.io_errors -= 1;
-            failing.failing = true;
+        let Some((node, flush)) = self.client.requests.get(&id).map(|r| (r.node, r.flush)) else {
+            return;
+        };
+        let full = self.opt.aim.is_some() && self.now < self.nodes[node].full_until;
+        // The client alone hears of these.
+        let failed = if flush && self.nodes[node].io_errors > 0 {
             self.counters.hit("flush failed");
-            disk.0.borrow_mut().fail(sub, &mut self.rng, IoError::Os(5))
+            self.meets(node, "failed request");
+            self.nodes[node].io_errors -= 1;
+            self.nodes[node].failing = true;
+            Some(IoError::Os(5))
+        } else if !flush && full {
+            self.counters.hit("write refused by a full file system");
+            self.meets(node, "no space left");
+            Some(IoError::NoSpace)
         } else {
-            disk.0.borrow_mut().complete(sub)
+            None
+        };
+        let Some(mut r) = self.client.requests.remove(&id) else { return };
+        let Some(disk) = self.nodes[node].disk.clone() else { return };
+        let outcome = match failed {
+            Some(why) => disk.0.borrow_mut().fail(sub, &mut self.rng, why),
+            None => disk.0.borrow_mut().complete(sub),
         };
         r.ticket = None;
+        if outcome == Outcome::Done && r.fua && !r.flush {
+            // Not answered yet.
+            self.counters.2.ios += 1;
+        } else {
+            self.counters.2.operations += 1;
+        }
         if outcome != Outcome::Done {
             return;
         }

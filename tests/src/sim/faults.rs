@@ -69,7 +69,9 @@ impl World {
         let states = std::mem::take(&mut self.nodes[n].fell_in);
         self.met("mailbox slot lost", &states);
         self.say(format!("n{n}: its newest mailbox slot rots"));
-        self.nodes[n].slot_lost = true;
+        let node = &mut self.nodes[n];
+        node.slot_lost = true;
+        node.rotten = node.rotten.max(node.rotten_before.take());
     }
 
     pub(super) fn writer_lost(&mut self, n: usize) {
@@ -179,31 +181,19 @@ impl World {
             18..34 => {
                 let ids: Vec<_> = self.links.keys().copied().collect();
                 if let Some(id) = self.rng.pick(&ids).copied() {
-                    self.counters.hit("connection cut");
-                    self.link_meets(id, "connection cut");
-                    self.cut_link(id);
+                    self.break_link(id);
                 }
             }
             34..42 => {
                 let ids: Vec<_> = self.links.keys().copied().collect();
                 if let Some(id) = self.rng.pick(&ids).copied() {
-                    self.counters.hit("one-way stall");
-                    self.link_meets(id, "one-way stall");
-                    let side = usize::from(self.rng.percent(50));
-                    let until = self.now + self.rng.range(50_000, 4_000_000);
-                    if let Some(l) = self.links.get_mut(&id) {
-                        l.ends[side].stalled_until = until;
-                    }
+                    self.stall_link(id);
                 }
             }
             42..48 => {
                 let m = self.some_node();
                 if m != n {
-                    self.counters.hit("partition");
-                    self.meets(n, "partition");
-                    self.meets(m, "partition");
-                    let until = self.now + self.rng.range(100_000, 6_000_000);
-                    self.apart.insert((n.min(m), n.max(m)), until);
+                    self.part(n, m);
                 }
             }
             48..60 => {
@@ -256,11 +246,7 @@ impl World {
                 if let Some(parent) = self.opt.places[n].parent
                     && self.nodes[parent].mover.is_some()
                 {
-                    self.counters.hit("route deleted");
-                    let next_hop = Some(name(n).to_string());
-                    self.routes_gone.insert((parent, n));
-                    self.ask(parent, Ask::RouteDelete { group: Some(GROUP.to_owned()), next_hop });
-                    self.after(10_000, 3_000_000, Event::AddRoute { parent, child: n });
+                    self.drop_route(parent, n);
                 }
             }
             84..90 => {
@@ -271,12 +257,7 @@ impl World {
                 let change = PolicyChange { hwm, timeout_ms, persistent: None };
                 self.ask(n, Ask::Policy { volume, change });
             }
-            90..95 => {
-                self.counters.hit("slow disk");
-                self.meets(n, "slow disk");
-                let until = self.now + self.rng.range(200_000, 4_000_000);
-                self.nodes[n].slow_until = until;
-            }
+            90..95 => self.slow_down(n),
             95..98 => {
                 self.counters.hit("burst of writes");
                 self.client.burst = self.rng.range(50, 400);
@@ -291,6 +272,54 @@ impl World {
                 }
             }
         }
+    }
+
+    pub(super) fn break_link(&mut self, id: u64) {
+        self.counters.hit("connection cut");
+        self.link_meets(id, "connection cut");
+        self.cut_link(id);
+    }
+
+    /// Nothing arrives at one end of a connection for a while.
+    pub(super) fn stall_link(&mut self, id: u64) {
+        self.counters.hit("one-way stall");
+        self.link_meets(id, "one-way stall");
+        let side = usize::from(self.rng.percent(50));
+        let until = self.now + self.rng.range(50_000, 4_000_000);
+        if let Some(l) = self.links.get_mut(&id) {
+            l.ends[side].stalled_until = until;
+        }
+    }
+
+    /// Two nodes cannot reach each other for a while.
+    pub(super) fn part(&mut self, n: usize, m: usize) {
+        self.counters.hit("partition");
+        self.meets(n, "partition");
+        self.meets(m, "partition");
+        let until = self.now + self.rng.range(100_000, 6_000_000);
+        self.apart.insert((n.min(m), n.max(m)), until);
+    }
+
+    pub(super) fn slow_down(&mut self, n: usize) {
+        self.counters.hit("slow disk");
+        self.meets(n, "slow disk");
+        let until = self.now + self.rng.range(200_000, 4_000_000);
+        self.nodes[n].slow_until = until;
+    }
+
+    pub(super) fn fill_up(&mut self, n: usize, until: u64) {
+        self.counters.hit("file system full");
+        self.nodes[n].full_until = until;
+        self.nodes[n].was_full = true;
+    }
+
+    /// An operator takes a route away for a while.
+    pub(super) fn drop_route(&mut self, parent: usize, n: usize) {
+        self.counters.hit("route deleted");
+        let next_hop = Some(name(n).to_string());
+        self.routes_gone.insert((parent, n));
+        self.ask(parent, Ask::RouteDelete { group: Some(GROUP.to_owned()), next_hop });
+        self.after(10_000, 3_000_000, Event::AddRoute { parent, child: n });
     }
 
     /// An operator makes the volume larger.
@@ -373,9 +402,8 @@ impl World {
                 return;
             }
             45..60 => {
-                self.counters.hit("file system full");
-                self.nodes[n].full_until = self.now + self.rng.range(200_000, 5_000_000);
-                self.nodes[n].was_full = true;
+                let until = self.now + self.rng.range(200_000, 5_000_000);
+                self.fill_up(n, until);
                 return;
             }
             _ => {}
@@ -399,11 +427,15 @@ impl World {
         {
             self.nodes[n].rots_when_merging = false;
             self.rot_save(n);
+            if std::mem::take(&mut self.nodes[n].falls_when_rotten) {
+                let life = self.nodes[n].life;
+                self.at(self.now + 1, Event::Reboot { node: n, life });
+            }
         }
     }
 
     /// A bit of what a save area holds flips.
-    fn rot_save(&mut self, n: usize) {
+    pub(super) fn rot_save(&mut self, n: usize) {
         let Some(m) = self.nodes[n].volume().map(|v| v.durable().clone()) else { return };
         let used = m.log_head.since(m.log_tail);
         if used == 0 {
@@ -432,11 +464,19 @@ impl World {
     }
 
     /// A bit of a replica's content flips, or of the hashes beside it.
-    fn spoil(&mut self, n: usize) {
+    pub(super) fn spoil(&mut self, n: usize) {
         use volmcast::io::FileId;
         let Some(disk) = self.nodes[n].disk.clone() else { return };
+        let stored = self.nodes[n].on_disk.as_ref().or(self.nodes[n].identity.as_ref());
+        if stored.is_some_and(|i| i.role == "primary") {
+            // It fell when it had become the writer, and does not know it yet.
+            self.counters.hit("rot spared a writer that is down");
+            return;
+        }
         // One of the two stays intact on each node.
-        let chosen = if self.rng.percent(70) { FileId::Base } else { FileId::Hashes };
+        let base = self.rng.percent(70);
+        let blind = self.nodes[n].digest.is_none() && self.opt.aim.is_some();
+        let chosen = if base && !blind { FileId::Base } else { FileId::Hashes };
         let file = self.nodes[n].spoilt.unwrap_or(chosen);
         if file == FileId::Base && self.nodes[n].digest.is_none() {
             // Its table is lost or being made: content that rots now is what the table will say.

@@ -15,13 +15,17 @@
 //! | `orders` | commands said in order, and a crash at each step that they have stored |
 //! | `turns` | changes of who the writer is |
 //! | `steps` | one blow at one step of the protocol |
+//! | `aims` | blows at a node that is in the middle of one thing |
 //! | `moments` | blows at moments at which little holds |
 //! | `model`, `oracle` | what must be true |
 //! | `weigh` | what catch-ups may cost |
 //! | `report` | counters and failures |
+//! | `ci` | the seeds that CI runs, on all cores |
 //! | `coverage` | which fault met a node in the middle of what |
 //! | `planted` | hunts for bugs that were planted on purpose |
 
+mod aims;
+pub mod ci;
 pub mod client;
 mod clocks;
 pub mod coverage;
@@ -46,7 +50,10 @@ pub mod wires;
 pub mod world;
 
 pub use options::Options;
-pub use report::{Counters, Failure};
+pub use report::{Counters, Failure, Steps};
+
+/// Steps that a run has at the least.
+pub const STEPS: u64 = 10_000;
 
 /// Seeds from here on have disks that fail requests and lose bits as well.
 pub const BAD_DISKS: u64 = 1_000_000;
@@ -68,28 +75,46 @@ pub const MOMENTS: u64 = 5_000_000;
 /// each is of one of the kinds before.
 pub const MIRRORS: u64 = 6_000_000;
 
+/// What a seed ran when it found something: what came later is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Edition {
+    /// Before there were policies for full save volumes.
+    Plain,
+    /// Before short runs were made longer.
+    Policies,
+    /// As it is.
+    Present,
+}
+
+/// Seeds from here on strike at a node in the middle of one thing, which they bring about.
+pub const AIMED: u64 = 7_000_000;
+
 /// Runs one seed.
 ///
 /// # Errors
 /// The first promise that was broken.
 pub fn run(seed: u64, verbose: bool) -> Result<Counters, Box<Failure>> {
-    world(seed, verbose, true).run()
+    run_as(Edition::Present, seed, verbose)
 }
 
-/// Runs one seed as it was before there were policies for full save volumes: what it once found, it
-/// found so.
+/// Runs one seed as it once was: what it found, it found so.
 ///
 /// # Errors
 /// The first promise that was broken.
-pub fn run_plain(seed: u64, verbose: bool) -> Result<Counters, Box<Failure>> {
-    world(seed, verbose, false).run()
+pub fn run_as(edition: Edition, seed: u64, verbose: bool) -> Result<Counters, Box<Failure>> {
+    world(seed, verbose, edition).run()
 }
 
-fn world(seed: u64, verbose: bool, policies: bool) -> world::World {
+fn world(seed: u64, verbose: bool, edition: Edition) -> world::World {
     let mut rng = rng::Rng::new(seed);
-    let mirrors = seed >= MIRRORS;
+    let aim = seed.checked_sub(AIMED);
+    let mirrors = seed >= MIRRORS && aim.is_none();
     // What else a seed of those is.
     let kind = match seed % 5 {
+        _ if aim.is_some_and(|n| aims::Aim::of(n).turns()) => TURNS,
+        0..2 if aim.is_some() => BAD_DISKS,
+        2..4 if aim.is_some() => BYPASS,
+        _ if aim.is_some() => TURNS,
         _ if !mirrors => seed,
         0 => 0,
         1 => BAD_DISKS,
@@ -111,11 +136,17 @@ fn world(seed: u64, verbose: bool, policies: bool) -> world::World {
     } else {
         options.extras(seed);
     }
-    if policies {
+    if edition >= Edition::Policies {
         options.hold_back(seed);
     }
     if mirrors {
         options.mirror(seed);
+    }
+    if let Some(n) = aim {
+        options.take_aim(n, seed);
+    }
+    if edition >= Edition::Present {
+        options.steps = STEPS;
     }
     world::World::new(seed, options, rng, verbose)
 }

@@ -84,14 +84,20 @@ pub struct SimNode {
     pub digest: Option<(SetNumber, volmcast::digest::Sum)>,
     /// Bits of its content, or of the table of hashes, were flipped.
     pub spoilt: Option<volmcast::io::FileId>,
+    /// Its content was kept and is not proven yet: blocks come that no set changed.
+    pub unproven: bool,
     /// It was without a sum of its hashes since.
     pub blind: bool,
     /// Blocks of the content in which a bit flipped, with what they held before.
     pub rotted: Vec<(u64, Vec<u8>)>,
     /// A bit of its save area was flipped, in a record that is still in the log: where.
     pub rotten: Option<u64>,
+    /// Where one was that is passed: an older mailbox slot may name it still.
+    pub rotten_before: Option<u64>,
     /// The next step that it merges rots before.
     pub rots_when_merging: bool,
+    /// It is started again then.
+    pub falls_when_rotten: bool,
     /// Its newest mailbox slot was lost in the last crash.
     pub slot_lost: bool,
     /// Its file system is full until then, but for what is allocated.
@@ -198,10 +204,13 @@ impl SimNode {
             failing: false,
             digest: None,
             spoilt: None,
+            unproven: false,
             blind: false,
             rotted: Vec::new(),
             rotten: None,
+            rotten_before: None,
             rots_when_merging: false,
+            falls_when_rotten: false,
             slot_lost: false,
             full_until: 0,
             was_full: false,

@@ -6,6 +6,7 @@ use volmcast::activity::ExtentSize;
 use volmcast::units::BlockSize;
 use volmcast::volume::{FullPolicy, Limits};
 
+use super::aims::Aim;
 use super::rng::Rng;
 
 /// What a node of the tree is.
@@ -87,6 +88,10 @@ pub struct Options {
     pub moments: bool,
     /// Nothing goes wrong: only for a first look.
     pub calm: bool,
+    /// What the run strikes at.
+    pub aim: Option<Aim>,
+    /// Faults and writes go on at least until so many steps were taken.
+    pub steps: u64,
     /// Nodes that speak the oldest version of the protocol, a bit for each.
     pub older: u64,
     /// Nodes that mirror when they are replicas, a bit for each.
@@ -159,6 +164,8 @@ impl Options {
             bypass: false,
             moments: false,
             calm: false,
+            aim: None,
+            steps: 0,
             older: 0,
             mirrors: 0,
             connections: 1,

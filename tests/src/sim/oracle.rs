@@ -94,7 +94,7 @@ impl World {
             self.nodes[n].kept.entry(*set).or_insert(life);
         }
         if self.nodes[n].rotten.is_some_and(|at| tail > at) {
-            self.nodes[n].rotten = None;
+            self.nodes[n].rotten_before = self.nodes[n].rotten.take();
             // If it was found, the log was given up, and so was what had been acknowledged.
             self.nodes[n].saved = self.nodes[n].saved.map(|s| s.min(saved));
         }
@@ -156,12 +156,14 @@ impl World {
     fn observe_digest(&mut self, n: usize, digest: Option<(SetNumber, Sum)>, differs: SetNumber) {
         if differs == DigestMark::UNPROVEN {
             self.counters.hit("content kept until it is proven");
+            self.nodes[n].unproven = true;
         } else if differs > SetNumber::ZERO && !self.nodes[n].damaged() {
             let what = self.compare(n, differs);
             self.fail(format!("n{n} says that its content differs since set {differs}: {what}"));
             return;
         }
         let node = &mut self.nodes[n];
+        node.unproven &= digest.is_none();
         node.blind = node.spoilt.is_some() && (node.blind || digest.is_none());
         if digest == self.nodes[n].digest {
             return;
@@ -334,6 +336,11 @@ impl World {
         let discards = self.nodes[n].identity.as_ref().is_some_and(|i| i.standing.discards);
         if discards {
             self.nodes[n].kept.clear();
+        }
+        if slot_lost && self.nodes[n].rotten.is_some() {
+            // Which sets were merged nobody knows: what was kept may be overwritten.
+            self.counters.hit("kept states given up with a lost slot and a damaged log");
+            self.nodes[n].kept.retain(|s, _| kept.contains(s));
         }
         let lost: Vec<_> = self.nodes[n].kept.keys().filter(|s| !kept.contains(s)).collect();
         if !lost.is_empty() && !seeding && !self.nodes[n].area_full {

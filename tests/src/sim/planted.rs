@@ -6,17 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use rcp::planted::Bug;
 
+use super::ci::RANGES;
 use super::run;
-
-/// The seeds that CI runs: from which one on, and how many.
-const RANGES: [(u64, u64); 6] = [
-    (2_000, 300),
-    (super::BAD_DISKS, 100),
-    (super::TURNS, 150),
-    (super::BYPASS, 100),
-    (super::OPERATORS, 100),
-    (super::MOMENTS, 100),
-];
 
 /// What came of a hunt.
 #[derive(Clone, Debug)]

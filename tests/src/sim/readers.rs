@@ -86,6 +86,7 @@ impl World {
             };
             let len = usize::try_from(k.blocks.0 * self.opt.block_size.bytes()).unwrap_or(0);
             let mut buf = vec![0; len];
+            self.counters.2.operations += 1;
             match states.read(&pin, 0, &mut buf) {
                 Ok(()) => {
                     self.counters.hit("branch read");
@@ -135,6 +136,7 @@ impl World {
             self.fail(format!("n{n}: {e}"));
         }
         let mut buf = vec![0; usize::try_from(len).unwrap_or(0)];
+        self.counters.2.operations += 1;
         match states.read(pin, 0, &mut buf) {
             Ok(()) => {
                 if let Err(e) = self.model.check(self.state_at(n, pin.state()), 0, &buf) {
@@ -217,6 +219,7 @@ impl World {
         let count = self.rng.range(1, self.opt.blocks / 4).min(blocks - first);
         let mut buf = vec![0; usize::try_from(count * bs).unwrap_or(0)];
         let state = r.pin.state();
+        self.counters.2.operations += 1;
         match states.read_through(&view, &r.pin, first * bs, &mut buf) {
             Ok(()) => {
                 self.counters.hit("reader step");

@@ -4,9 +4,29 @@ use std::collections::BTreeMap;
 
 use super::coverage::Met;
 
+/// What happened, step by step: the measure of how long a run is. Timers, computations and what the
+/// simulation tells itself are none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Steps {
+    /// Frames that a node took.
+    pub messages: u64,
+    /// Requests of a node's disk that were answered, with an error or without.
+    pub ios: u64,
+    /// Reads, writes and flushes of clients that were answered.
+    pub operations: u64,
+}
+
+impl Steps {
+    /// All of them.
+    #[must_use]
+    pub fn all(&self) -> u64 {
+        self.messages + self.ios + self.operations
+    }
+}
+
 /// Counters of one run or of many.
 #[derive(Clone, Debug, Default)]
-pub struct Counters(pub BTreeMap<&'static str, u64>, pub Met);
+pub struct Counters(pub BTreeMap<&'static str, u64>, pub Met, pub Steps);
 
 impl Counters {
     /// Counts one.
@@ -29,6 +49,9 @@ impl Counters {
         for (k, n) in &other.1 {
             *self.1.entry(*k).or_default() += n;
         }
+        self.2.messages += other.2.messages;
+        self.2.ios += other.2.ios;
+        self.2.operations += other.2.operations;
     }
 
     /// How often.

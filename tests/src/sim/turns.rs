@@ -121,14 +121,7 @@ impl World {
                 self.promote(n, now, above);
             }
             35..55 => {
-                let Some(from) = self.some_writer().filter(|f| *f != n) else { return };
-                self.counters.hit("swap begun");
-                self.next_id += 1;
-                let id = self.next_id;
-                let limit_ms = self.rng.range(50, 3_000);
-                let swap = Swap { from, to: n, asked: None, set: None, handed: false, looks: 0 };
-                self.swaps.insert(id, swap);
-                self.step(id, from, WriterChange::Hold { volume: volume(), limit_ms });
+                self.begin_swap(n);
             }
             55..75 => {
                 let fenced: Vec<_> = (0..self.nodes.len())
@@ -165,7 +158,19 @@ impl World {
         }
     }
 
-    fn resync(&mut self, n: usize, discard: bool) {
+    /// The writer is to be another, without loss.
+    pub(super) fn begin_swap(&mut self, n: usize) {
+        let Some(from) = self.some_writer().filter(|f| *f != n) else { return };
+        self.counters.hit("swap begun");
+        self.next_id += 1;
+        let id = self.next_id;
+        let limit_ms = self.rng.range(50, 3_000);
+        let swap = Swap { from, to: n, asked: None, set: None, handed: false, looks: 0 };
+        self.swaps.insert(id, swap);
+        self.step(id, from, WriterChange::Hold { volume: volume(), limit_ms });
+    }
+
+    pub(super) fn resync(&mut self, n: usize, discard: bool) {
         self.counters.hit("resync demanded");
         if discard {
             self.nodes[n].shown = rcp::proto::ids::SetNumber::ZERO;
@@ -175,7 +180,7 @@ impl World {
     }
 
     /// An operator gives up what a node keeps of a line that ended.
-    fn drop_branch(&mut self, n: usize) {
+    pub(super) fn drop_branch(&mut self, n: usize) {
         let all = self.info(n).map(|v| v.branches).unwrap_or_default();
         let Some(branch) = self.rng.pick(&all).map(|b| b.name.clone()) else { return };
         self.counters.hit("branch dropped");

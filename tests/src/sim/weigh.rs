@@ -64,7 +64,7 @@ impl World {
             let Some(b) = known.filter(|b| Some(b.len() as u64) == count) else { return };
             union.extend(b);
         }
-        if self.nodes[to].spoilt.is_some() {
+        if self.nodes[to].spoilt.is_some() || self.nodes[to].unproven {
             // It may ask for blocks that no set changed.
             self.counters.hit("catch-up of damaged blocks");
             return;

@@ -294,6 +294,7 @@ impl World {
                 if bytes > 0 && self.rng.permille(3) && one {
                     // A second copy, as after a change of connection.
                     self.counters.hit("duplicate chunk");
+                    self.counters.2.messages += 1;
                     if let Some(m) = &mut self.nodes[node].mover {
                         m.frame(mono, wall, conn, (*frame).clone());
                     }
@@ -303,6 +304,7 @@ impl World {
                     }
                 }
                 let kind = frame.frame.frame_type();
+                self.counters.2.messages += 1;
                 if let Some(m) = &mut self.nodes[node].mover {
                     m.frame(mono, wall, conn, *frame);
                 }

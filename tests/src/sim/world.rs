@@ -10,6 +10,7 @@ use volmcast::io::{FileId, IoError, Op, Tag};
 use volmcast::units::{BlockCount, BlockIndex};
 use volmcast::volume::Work;
 
+use super::aims::Aiming;
 use super::client::Client;
 use super::clocks::Clocks;
 use super::disk::Submitted;
@@ -85,6 +86,10 @@ pub enum Event {
     Prepared { node: usize, life: u64, blocks: BlockCount, from: u64 },
     /// A blow falls on a node.
     Struck { node: usize, life: u64 },
+    /// An aimed blow falls on a node.
+    Aimed { node: usize, life: u64 },
+    /// What is struck at is brought about.
+    Provoke,
     /// A node whose volume stopped is started again.
     Reboot { node: usize, life: u64 },
     /// A node is started.
@@ -132,6 +137,7 @@ pub struct World {
     /// Swaps under way.
     pub(super) swaps: BTreeMap<u64, Swap>,
     pub(super) clocks: Clocks,
+    pub(super) aiming: Aiming,
     trail: VecDeque<String>,
     failure: Option<String>,
     /// The run is over.
@@ -164,6 +170,7 @@ impl World {
             head: 0,
             swaps: BTreeMap::new(),
             clocks: Clocks::new(seed, opt.places.len()),
+            aiming: Aiming::default(),
             trap: None,
             orders: None,
             trail: VecDeque::new(),
@@ -242,6 +249,7 @@ impl World {
         self.after(100_000, 2_000_000, Event::Fault);
         self.after(1_000, 500_000, Event::Look);
         self.next_jump();
+        self.begin_aiming();
         while self.failure.is_none() && !self.done {
             let Some(((at, _), e)) = self.queue.pop_first() else { break };
             self.now = at;
@@ -294,6 +302,7 @@ impl World {
                 } else {
                     disk.0.borrow_mut().complete(&sub)
                 };
+                self.counters.2.ios += 1;
                 if stores && self.strike(node, When::After, what) {
                     return;
                 }
@@ -394,6 +403,11 @@ impl World {
                 self.strike_node(node);
                 return;
             }
+            Event::Aimed { node, life } if self.alive(node, life) => {
+                self.strike_aimed(node);
+                return;
+            }
+            Event::Provoke => return self.provoke(),
             Event::Reboot { node, life } if self.alive(node, life) => {
                 self.reboot(node);
                 return;
@@ -416,6 +430,7 @@ impl World {
         self.observe(n);
         self.observe_stalls(n);
         self.look_for_moment(n);
+        self.look_for_aim(n);
         self.look_for_merging(n);
         self.effects(n);
         if self.nodes[n].life != life {
@@ -584,6 +599,11 @@ impl World {
     }
 
     fn calm_down(&mut self) {
+        if self.counters.2.all() < self.opt.steps {
+            // Little has happened so far.
+            self.at(self.now + 200_000, Event::Calm);
+            return;
+        }
         self.say("faults end".to_owned());
         self.calm = Some(self.now);
         self.apart.clear();
