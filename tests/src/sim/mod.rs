@@ -68,6 +68,24 @@ pub const MOMENTS: u64 = 5_000_000;
 /// each is of one of the kinds before.
 pub const MIRRORS: u64 = 6_000_000;
 
+/// The seeds that CI runs: from which one on, and how many.
+const RANGES: [(u64, u64); 7] = [
+    (2_000, 300),
+    (BAD_DISKS, 100),
+    (TURNS, 150),
+    (BYPASS, 100),
+    (OPERATORS, 100),
+    (MOMENTS, 100),
+    (MIRRORS, 100),
+];
+
+/// All seeds that CI runs, one of each range in turn.
+pub fn seeds_of_ci() -> impl Iterator<Item = u64> {
+    let most = RANGES.iter().map(|(_, n)| *n).max().unwrap_or(0);
+    let each = |i| RANGES.iter().filter(move |(_, n)| i < *n).map(move |(from, _)| from + i);
+    (0..most).flat_map(each)
+}
+
 /// Runs one seed.
 ///
 /// # Errors

@@ -7,16 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 pub use rcp::planted::Bug;
 
 use super::run;
-
-/// The seeds that CI runs: from which one on, and how many.
-const RANGES: [(u64, u64); 6] = [
-    (2_000, 300),
-    (super::BAD_DISKS, 100),
-    (super::TURNS, 150),
-    (super::BYPASS, 100),
-    (super::OPERATORS, 100),
-    (super::MOMENTS, 100),
-];
+pub use super::seeds_of_ci;
 
 /// What came of a hunt.
 #[derive(Clone, Debug)]
@@ -33,13 +24,6 @@ pub struct Hunt {
 #[must_use]
 pub fn named(name: &str) -> Option<Bug> {
     Bug::ALL.iter().copied().find(|b| b.name() == name)
-}
-
-/// All seeds that CI runs, one of each range in turn.
-pub fn seeds_of_ci() -> impl Iterator<Item = u64> {
-    let most = RANGES.iter().map(|(_, n)| *n).max().unwrap_or(0);
-    let each = |i| RANGES.iter().filter(move |(_, n)| i < *n).map(move |(from, _)| from + i);
-    (0..most).flat_map(each)
 }
 
 /// Runs seeds until one of them finds the bug.
