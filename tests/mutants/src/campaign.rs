@@ -101,7 +101,13 @@ pub fn notes(copy: &Path) -> Res<BTreeMap<u32, Vec<String>>> {
     Ok(seeds)
 }
 
-/// Judges the mutants whose names contain `only`, and says how it stands.
+/// `only` chooses by a part of the name, or, as `1/3`, every third one.
+pub fn is_meant(id: u32, name: &str, only: &str) -> bool {
+    let part = only.split_once('/').and_then(|(k, n)| Some((k.parse().ok()?, n.parse().ok()?)));
+    part.map_or(name.contains(only), |(k, n): (u32, u32)| n > 0 && id % n == k % n)
+}
+
+/// Judges those mutants that `only` chooses, and says how it stands.
 pub fn judge(copy: &Path, only: &str) -> Res<()> {
     let seeds = notes(copy)?;
     let built = built(copy)?;
@@ -109,7 +115,7 @@ pub fn judge(copy: &Path, only: &str) -> Res<()> {
     for r in ROUNDS.windows(2) {
         let states = states(copy);
         let alive = |id: &u32| states.get(id).is_none_or(|s| s.found.is_none() && s.tried < r[1]);
-        let mine = built.iter().filter(|(id, name)| name.contains(only) && alive(id));
+        let mine = built.iter().filter(|(id, name)| is_meant(*id, name, only) && alive(id));
         let due: Vec<(u32, Vec<String>)> = mine
             .filter_map(|(id, _)| {
                 let all = seeds.get(id).unwrap_or(&none);
@@ -136,7 +142,7 @@ pub fn judge(copy: &Path, only: &str) -> Res<()> {
         };
         let due: Vec<u32> = built
             .iter()
-            .filter(|(id, name)| name.contains(only) && alive(id))
+            .filter(|(id, name)| is_meant(*id, name, only) && alive(id))
             .map(|(id, _)| *id)
             .collect();
         println!("{test}: {} mutants", due.len());

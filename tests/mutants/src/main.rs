@@ -1,7 +1,7 @@
 //! Puts every mutant of the chosen functions into one copy of the workspace, and has the simulation
 //! judge them one by one; `tests/docs/simulator.md` says how and what came of it.
 //!
-//! `plant COPY` makes the copy and builds it, `judge COPY` runs it, `table COPY` writes the table.
+//! `plant COPY` makes the copy and builds it, `judge COPY` runs it, `table COPY` prints what came of it.
 
 mod campaign;
 mod chosen;
@@ -38,8 +38,10 @@ fn main() {
         ["plant", copy] => plant::plant(Path::new(copy)),
         ["judge", copy] => campaign::judge(Path::new(copy), ""),
         ["judge", copy, only] => campaign::judge(Path::new(copy), only),
-        ["table", copy] => table::table(Path::new(copy)),
-        _ => Err("say `plant COPY`, `judge COPY [WORDS]` or `table COPY`".to_owned()),
+        ["table", copy] => table::table(Path::new(copy), ""),
+        ["table", copy, only] => table::table(Path::new(copy), only),
+        _ => Err("say `plant COPY`, `judge COPY [WORDS or K/N]` or `table COPY [WORDS or K/N]`"
+            .to_owned()),
     };
     if let Err(why) = done {
         eprintln!("{why}");

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::campaign::{State, notes, number, states};
+use crate::campaign::{State, is_meant, notes, number, states};
 use crate::{Res, read, root};
 
 /// Of one file.
@@ -23,8 +23,8 @@ fn classes() -> Res<BTreeMap<String, String>> {
     Ok(lines.filter_map(pair).collect())
 }
 
-/// Prints them.
-pub fn table(copy: &Path) -> Res<()> {
+/// Prints them, of the mutants that `only` chooses.
+pub fn table(copy: &Path, only: &str) -> Res<()> {
     let list = read(&copy.join("mutants.json"))?;
     let list: Vec<serde_json::Value> = serde_json::from_str(&list).map_err(|e| e.to_string())?;
     let (states, seeds, classes) = (states(copy), notes(copy)?, classes()?);
@@ -32,6 +32,9 @@ pub fn table(copy: &Path) -> Res<()> {
     let none = State::default();
     for m in &list {
         let (id, name) = (number(&m["id"]), m["name"].as_str().unwrap_or_default());
+        if !is_meant(id, name, only) {
+            continue;
+        }
         let mut count = |row: &str| {
             let row = rows.entry(row.to_owned()).or_default();
             let state = states.get(&id).unwrap_or(&none);
@@ -41,7 +44,8 @@ pub fn table(copy: &Path) -> Res<()> {
             } else if state.found.is_some() {
                 row.found += 1;
             } else {
-                let class = classes.get(name).map_or("?", |c| c);
+                let past = seeds.contains_key(&id);
+                let class = classes.get(name).map_or(if past { "open" } else { "unmet" }, |c| c);
                 *row.classes.entry(class.to_owned()).or_default() += 1;
             }
         };
