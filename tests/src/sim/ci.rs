@@ -20,6 +20,13 @@ pub const RANGES: [(u64, u64); 8] = [
     (AIMED, 500),
 ];
 
+/// All seeds that CI runs, one of each range in turn.
+pub fn seeds_of_ci() -> impl Iterator<Item = u64> {
+    let most = RANGES.iter().map(|(_, n)| *n).max().unwrap_or(0);
+    let each = |i| RANGES.iter().filter(move |(_, n)| i < *n).map(move |(from, _)| from + i);
+    (0..most).flat_map(each)
+}
+
 /// What came of some seeds.
 #[derive(Debug, Default)]
 pub struct Tally {

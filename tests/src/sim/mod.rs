@@ -49,6 +49,7 @@ pub mod weigh;
 pub mod wires;
 pub mod world;
 
+pub use ci::seeds_of_ci;
 pub use options::Options;
 pub use report::{Counters, Failure, Steps};
 

@@ -429,7 +429,8 @@ impl World {
                 return Some(format!("n{n} is still merging"));
             }
         }
-        if let Some(why) = self.in_anothers_place().or_else(|| self.wrong_lag()) {
+        let told = self.in_anothers_place().or_else(|| self.wrong_lag());
+        if let Some(why) = told.or_else(|| self.unheard(newest)) {
             return Some(why);
         }
         if let Some(why) = self.still_stalled() {
@@ -454,6 +455,18 @@ impl World {
         self.nodes.iter().enumerate().find_map(|(n, node)| {
             let (part, words) = node.volume()?.stalls().next()?;
             Some(format!("n{n}{GOES_ON}{part}: {words}"))
+        })
+    }
+
+    /// Everybody has everything, and whoever feeds somebody was told so: what is not acknowledged
+    /// is kept for ever.
+    fn unheard(&self, newest: SetNumber) -> Option<String> {
+        let movers = self.nodes.iter().filter_map(|n| n.mover.as_ref());
+        movers.map(node::mover::Mover::status).find_map(|status| {
+            let mut children = status.volumes.iter().flat_map(|v| &v.children);
+            let c = children.find(|c| c.saved_set != newest.0 || c.behind_bytes > 0)?;
+            let (behind, saved) = (c.behind_bytes, c.saved_set);
+            Some(format!("{} takes {} for at set {saved}, {behind} behind", status.node, c.node))
         })
     }
 

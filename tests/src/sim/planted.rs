@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use rcp::planted::Bug;
 
-use super::ci::RANGES;
+pub use super::ci::seeds_of_ci;
 use super::run;
 
 /// What came of a hunt.
@@ -24,13 +24,6 @@ pub struct Hunt {
 #[must_use]
 pub fn named(name: &str) -> Option<Bug> {
     Bug::ALL.iter().copied().find(|b| b.name() == name)
-}
-
-/// All seeds that CI runs, one of each range in turn.
-pub fn seeds_of_ci() -> impl Iterator<Item = u64> {
-    let most = RANGES.iter().map(|(_, n)| *n).max().unwrap_or(0);
-    let each = |i| RANGES.iter().filter(move |(_, n)| i < *n).map(move |(from, _)| from + i);
-    (0..most).flat_map(each)
 }
 
 /// Runs seeds until one of them finds the bug.
