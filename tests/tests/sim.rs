@@ -99,27 +99,28 @@ static CI: LazyLock<Vec<Tally>> = LazyLock::new(run_ci);
 /// Seeds of CI that fail, and why: what they found is not mended yet. Each goes to the lists above as
 /// soon as it is.
 const OPEN: &[(u64, &str)] = &[
-    (7_000_011, BRANCH),
+    (2_000_185, "two writes of a table of hashes are under way at one place at the same time"),
+    (2_000_217, "a block of a visible state does not fit its hash, and no bit of it was flipped"),
+    (3_000_151, "a replica is still without content 180 s after the last fault"),
+    (4_000_119, BRANCH),
+    (4_000_154, "a replica ends at another digest"),
+    (6_000_063, UNHEARD),
+    (7_000_117, SENT),
+    (7_000_128, UNHEARD),
+    (7_000_190, SENT),
     (
-        7_000_190,
-        "a promoted writer whose disk had failed a request lost its newest mailbox slot, and does not \
-         know of a set that it had sent",
+        7_000_225,
+        "after its log was emptied a node comes back with an older mailbox slot, and finds records of \
+         the next round where its own should be",
     ),
-    (7_000_239, BRANCH),
-    (
-        7_000_268,
-        "a replica ends at another digest after its writer's mailbox could not be synced, its log \
-         rotted and its newest slot was lost",
-    ),
-    (
-        7_000_400,
-        "a writer whose log had rotted lost its newest mailbox slot 0.1 s later, and does not know of \
-         a set that it had sent",
-    ),
+    (7_000_425, "a replica ends at another digest"),
 ];
 
 const BRANCH: &str = "a block of a branch cannot be read: the log rotted while the content was taken \
                       back, and another writer took over before what was compared had come";
+const SENT: &str = "a writer that failed, lost its newest mailbox slot and came back does not know of a \
+                    set that it had sent";
+const UNHEARD: &str = "a parent goes on taking a child for behind that has everything";
 
 /// What happened in the range of CI's seeds that begins here, unless one of them failed.
 fn range(from: u64) -> &'static Counters {
