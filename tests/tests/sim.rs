@@ -100,7 +100,7 @@ static CI: LazyLock<Vec<Tally>> = LazyLock::new(run_ci);
 /// soon as it is.
 const OPEN: &[(u64, &str)] = &[
     (2_000_185, "two writes of a table of hashes are under way at one place at the same time"),
-    (2_000_217, "a block of a visible state does not fit its hash, and no bit of it was flipped"),
+    (2_000_217, "a block of a visible state is refused that no fault explains"),
     (3_000_151, "a replica is still without content 180 s after the last fault"),
     (4_000_119, BRANCH),
     (4_000_154, "a replica ends at another digest"),
