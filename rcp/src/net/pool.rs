@@ -59,7 +59,8 @@ impl Pool {
     }
 
     /// An empty buffer with room for `len` bytes, and at most for twice as many: whoever keeps what
-    /// comes into it counts its bytes, not the memory behind them.
+    /// comes into it counts its bytes, not the memory behind them. Of those that are free the one that
+    /// was filled last: more of it is in the cache.
     fn take(&mut self, len: usize) -> BytesMut {
         let fits = |(room, b): &(usize, Bytes)| (len..=2 * len).contains(room) && b.is_unique();
         if len >= WORTH_KEEPING

@@ -23,7 +23,7 @@ use rcp::proto::ids::{
     Attempt, ChunkNumber, Generation, GroupName, Label, NodeName, SetNumber, VolumeId,
 };
 use rcp::proto::session::{Event, Peers, Session, SessionConfig, Side, VERSIONS};
-use rcp::proto::transport::{Congestion, Hop, Transport};
+use rcp::proto::transport::{Hop, Transport};
 use tokio::io::AsyncRead;
 
 use super::MIB;
@@ -54,8 +54,6 @@ pub(super) struct Args {
     group: String,
     #[arg(long)]
     transport: Transport,
-    #[arg(long)]
-    congestion: Option<Congestion>,
     /// The folder with certificates.
     #[arg(long)]
     pki: PathBuf,
@@ -73,7 +71,7 @@ pub(super) fn main(a: &Args) -> anyhow::Result<()> {
             Transport::Tcp => None,
             Transport::Tls | Transport::Quic => Some(Arc::new(Pki::load(&a.pki, &own)?)),
         };
-        let hop = Hop { transport: Some(a.transport), congestion: a.congestion, ..Hop::default() };
+        let hop = Hop { transport: Some(a.transport), ..Hop::default() };
         let (dialled, _) = dial_by(Dial {
             addr: &a.to.to_string(),
             node: &NodeName::new(&a.node)?,

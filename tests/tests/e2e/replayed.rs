@@ -103,7 +103,7 @@ fn crash(log: &Path, first: u64, disk: &Path, random: &mut Random) -> u64 {
 /// The disk of a node, whose writes are logged.
 struct Logged {
     mounted: Mounted,
-    _device: Device,
+    device: Device,
     server: Process,
     log: PathBuf,
 }
@@ -128,12 +128,12 @@ impl Logged {
         let uri = format!("nbd+unix:///?socket={}", sock.display());
         let device = Device::attach(&uri, &dir.join("disk"))?;
         let mounted = Mounted::new(&[device.path.to_str().unwrap()], at).unwrap();
-        Some(Self { mounted, _device: device, server, log })
+        Some(Self { mounted, device, server, log })
     }
 
     fn unplug(self) -> PathBuf {
         self.mounted.unmount();
-        drop(self._device);
+        drop(self.device);
         let mut server = self.server;
         server.kill();
         self.log
@@ -258,12 +258,14 @@ fn restarted(tree: &Tree, victim: &str, record: &Record, promised: Promise) {
             if shown >= least { Ok(shown) } else { Err(format!("{shown} of {least}")) }
         });
         if shown > 0 {
-            let read = whole(tree, victim);
-            // It may have gone on between the two.
-            let now = tree.volume(victim, "vol").unwrap().current_set;
-            if now == shown {
-                record.is(&read, shown);
-            }
+            let (set, read) = wait_for("a state that is read as a whole", LONG, || {
+                let state = || tree.volume(victim, "vol").map(|v| v.current_set);
+                let before = state()?;
+                let read = whole(tree, victim);
+                // It may have gone on meanwhile, as far as it had saved.
+                if state()? == before { Ok((before, read)) } else { Err("it goes on".to_owned()) }
+            });
+            record.is(&read, set);
         }
     }
     tree.kill(victim);
@@ -282,7 +284,6 @@ fn power_is_cut(victim: &str, states: u64) {
     plan.group().policy.confirm = Some("none".to_owned());
     let tree = Tree::prepare(&mut plan);
     tree.expect(" WARN ");
-    tree.expect(" ERROR ");
     let (raw, first) = (tree.dir().join("disk.raw"), tree.dir().join("first.raw"));
     File::create(&raw).unwrap().set_len(DISK).unwrap();
     let Some(mut mkfs) = tool("mke2fs", "e2fsprogs") else { return };
@@ -324,6 +325,7 @@ fn power_is_cut(victim: &str, states: u64) {
         mounted.unmount();
     }
     eprintln!("{victim}: {states} states of a log of {} requests", entries(&log));
+    tree.quiet();
 }
 
 #[test]
