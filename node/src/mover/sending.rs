@@ -515,6 +515,10 @@ impl Mover {
         }
         let id = out.volume;
         let Some(h) = self.volumes.get_mut(&id) else { return false };
+        if out.stage == Stage::Waiting && !h.volume.consumer_waits(&child) {
+            out.stage = Stage::Streaming;
+            out.reason = None;
+        }
         let Some(r) = h.volume.consumer_next(&child, out.window.available()) else {
             // It may have asked for a read.
             while let Some(io) = h.volume.poll_io() {

@@ -413,6 +413,8 @@ impl Mover {
             Some(i) => match i.stage {
                 InStage::Running => self.silence(h, i.conn),
                 InStage::Attaching => Some("waiting for the parent's answer".to_owned()),
+                // It is ahead of its parent, and lacks nothing that it knows of.
+                InStage::Waiting if h.volume.saved_position().0 >= h.newest => None,
                 InStage::Waiting | InStage::Retry(_) | InStage::Stopped => i.reason.clone(),
             },
         }

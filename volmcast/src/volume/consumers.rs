@@ -418,19 +418,8 @@ impl Volume {
     /// [`Event::Sendable`] says when to ask again.
     pub fn consumer_next(&mut self, child: &NodeName, budget: u64) -> Option<Outgoing> {
         let limit = self.sendable_end();
-        let state = self.log.state();
         let c = self.consumers.map.get_mut(child)?;
-        if let Some(s) = c.waiting_for {
-            if state < s {
-                return None;
-            }
-            c.waiting_for = None;
-            // We have passed what the child held: go on right behind it.
-            if let Located::At(pos) = self.log.locate(s, ChunkNumber(0)) {
-                c.cursor = pos;
-            }
-        }
-        if !c.live || c.cursor >= limit {
+        if !c.live || c.waiting_for.is_some() || c.cursor >= limit {
             return None;
         }
         let r = self.log.record_from(c.cursor)?;
@@ -462,6 +451,29 @@ impl Volume {
             }
         }
         Some(out)
+    }
+
+    /// Children that held more than this node go on right behind what they hold as soon as it is here.
+    pub(super) fn pump_waiting(&mut self) {
+        let state = self.log.state();
+        let mut met = false;
+        for c in self.consumers.map.values_mut() {
+            if let Some(s) = c.waiting_for.take_if(|s| *s <= state) {
+                if let Located::At(pos) = self.log.locate(s, ChunkNumber(0)) {
+                    (c.cursor, c.acked) = (pos, pos);
+                }
+                met = true;
+            }
+        }
+        if met {
+            self.desk.event(Event::Sendable);
+        }
+    }
+
+    /// A child holds more than this node does.
+    #[must_use]
+    pub fn consumer_waits(&self, child: &NodeName) -> bool {
+        self.consumers.map.get(child).is_some_and(|c| c.waiting_for.is_some())
     }
 
     /// Asks for the records from `pos` on, as far as they are neither in memory nor on their way;

@@ -631,6 +631,7 @@ impl Volume {
             return;
         }
         self.growth.look(self.desk.now);
+        self.pump_waiting();
         self.pump_fold();
         self.pump_drain();
         self.pump_images();
