@@ -2,6 +2,8 @@
 
 #[path = "promises/released.rs"]
 mod released;
+#[path = "promises/staged.rs"]
+mod staged;
 #[path = "promises/stalls.rs"]
 mod stalls;
 #[path = "promises/tables.rs"]

@@ -16,7 +16,9 @@ use crate::units::{BlockCount, BlockSize, LogPos};
 /// Bytes of one slot in the file; slot 0 at offset 0, slot 1 behind it.
 pub const SLOT_LEN: usize = 64 << 10;
 const MAGIC: [u8; 4] = *b"RCPM";
-const VERSION: u16 = 6;
+const VERSION: u16 = 7;
+/// Version 6 knew of no catch-ups that are staged.
+const STAGED_SINCE: u16 = 7;
 /// Version 5 knew of no mirrors.
 const MIRRORS_SINCE: u16 = 6;
 /// Version 4 knew of no undoing and of no branches.
@@ -27,6 +29,8 @@ const DIGESTS_SINCE: u16 = 4;
 const VIEWS_SINCE: u16 = 3;
 /// Version 1 had neither catch-ups nor the sets of changed blocks.
 const FIRST_VERSION: u16 = 1;
+/// What a slot says of a catch-up that is staged and has no end yet; one more if it has.
+const STAGED: u64 = 9;
 const HEAD: usize = 32;
 /// Most consumers, branches and kept states one slot can name; `limits` above it are lower.
 pub const MAX_ENTRIES: usize = 512;
@@ -57,6 +61,23 @@ pub struct SeedMark {
     /// The catch-up also undoes: what the list of changes names after `over` is to come again,
     /// because the content is that of a line that ended there.
     pub undo: bool,
+}
+
+/// A catch-up that is staged: what comes goes into the save volume, as one step, and the content stays
+/// what it is until that step is whole and can be shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StageMark {
+    /// The state over which the parent was asked for what changed.
+    pub over: SetNumber,
+    /// State the live stream was joined at: the staged step leads there.
+    pub from: SetNumber,
+    /// Blocks before this one are in the save volume, durably.
+    pub next_block: u64,
+    /// Readable from this set on, and no state between it and the one before the step; unknown until
+    /// all blocks have come.
+    pub need: Option<SetNumber>,
+    /// Newest state that anything of it may be of.
+    pub view: SetNumber,
 }
 
 impl SeedMark {
@@ -221,6 +242,8 @@ pub struct Mailbox {
     pub attempt: Attempt,
     /// A seed or catch-up under way.
     pub seed: Option<SeedMark>,
+    /// A staged catch-up, until all of it is in the base; never beside a seed.
+    pub staged: Option<StageMark>,
     /// The sets of changed blocks.
     pub changes: ChangesMark,
     /// The digest of the volume.
@@ -274,6 +297,7 @@ impl Mailbox {
             hidden_until: SetNumber::ZERO,
             attempt: Attempt(0),
             seed: None,
+            staged: None,
             changes: ChangesMark::default(),
             // A volume of zeroes.
             digest: DigestMark { table: TableMark::Known(Sum::default()), ..DigestMark::default() },
@@ -316,9 +340,17 @@ impl Mailbox {
         b.put_u64_le(self.visible.0);
         b.put_u64_le(self.merged.0);
         b.put_u64_le(self.hidden_until.0);
-        match &self.seed {
-            None => b.put_bytes(0, 48),
-            Some(s) => {
+        match (&self.seed, &self.staged) {
+            (None, None) => b.put_bytes(0, 48),
+            (None, Some(s)) => {
+                b.put_u64_le(STAGED + u64::from(s.need.is_some()));
+                b.put_u64_le(s.from.0);
+                b.put_u64_le(s.next_block);
+                b.put_u64_le(s.need.map_or(0, |n| n.0));
+                b.put_u64_le(s.over.0);
+                b.put_u64_le(s.view.0);
+            }
+            (Some(s), _) => {
                 let end = u64::from(s.need.is_some());
                 let over = 2 * u64::from(s.over.is_some());
                 b.put_u64_le(1 + end + over + 4 * u64::from(s.undo));
@@ -424,7 +456,7 @@ impl Mailbox {
             *x = b.try_get_u64_le().ok()?;
         }
         let [blocks, tail, head, base, visible, merged, hidden] = u64s;
-        let (seed, changes) = get_seed(version, SetNumber(merged), &mut b)?;
+        let (seed, staged, changes) = get_seed(version, SetNumber(merged), &mut b)?;
         let digest = get_digest(version, &mut b)?;
         let mut history = Vec::new();
         for _ in 0..b.try_get_u16_le().ok()? {
@@ -467,6 +499,7 @@ impl Mailbox {
             hidden_until: SetNumber(hidden),
             attempt,
             seed,
+            staged,
             changes,
             digest,
             history,
@@ -510,6 +543,14 @@ impl Mailbox {
         kept.chain(self.aside.iter().map(|k| k.pin))
     }
 
+    /// A catch-up begins or ends to be staged, or has come whole: what a restart makes of the records in
+    /// the save volume follows from that.
+    #[must_use]
+    pub fn stages_other_than(&self, other: &Self) -> bool {
+        let of = |m: &Self| m.staged.map(|s| (s.from, s.need));
+        self.staged.is_some() && of(self) != of(other)
+    }
+
     /// The other commit lists a durable pin that this one does not.
     #[must_use]
     pub fn gives_up_pins_of(&self, other: &Self) -> bool {
@@ -541,12 +582,12 @@ impl Mailbox {
     }
 }
 
-/// The seed or catch-up under way, and the list of changes.
+/// The seed or catch-up under way, one that is staged, and the list of changes.
 fn get_seed(
     version: u16,
     merged: SetNumber,
     b: &mut &[u8],
-) -> Option<(Option<SeedMark>, ChangesMark)> {
+) -> Option<(Option<SeedMark>, Option<StageMark>, ChangesMark)> {
     let (kind, from, next_block, need) = (
         b.try_get_u64_le().ok()?,
         b.try_get_u64_le().ok()?,
@@ -565,6 +606,16 @@ fn get_seed(
         let [offset, bytes, epoch, base] = u64s;
         ChangesMark { offset, bytes, epoch, base: SetNumber(base) }
     };
+    if kind >= STAGED {
+        let (over, from, view) = (SetNumber(over), SetNumber(from), SetNumber(view));
+        let need = match (kind - STAGED, need) {
+            (0, 0) => None,
+            (1, need) => Some(SetNumber(need)),
+            _ => return None,
+        };
+        let staged = StageMark { over, from, next_block, need, view };
+        return (version >= STAGED_SINCE).then_some((None, Some(staged), changes));
+    }
     let seed = (kind > 0).then(|| SeedMark {
         over: (kind > 2).then_some(SetNumber(over)),
         from: SetNumber(from),
@@ -590,7 +641,7 @@ fn get_seed(
         }
         s => s,
     };
-    idle.then_some((seed, changes))
+    idle.then_some((seed, None, changes))
 }
 
 fn put_aside(b: &mut BytesMut, aside: &[KeptBranch]) -> Result<(), MailboxError> {
@@ -951,6 +1002,27 @@ mod tests {
         assert_eq!(earlier(hex), sample());
     }
 
+    /// Version 6 knew of no catch-ups that are staged.
+    #[test]
+    fn version_6_is_read() {
+        let hex = concat!(
+            "5243504d0600000005000000000000006c010000cbc524fa0000000064614812",
+            "090909090909090909090909090909090c000000020000000000010000000000",
+            "4000000000000000000000000001000003000000000000000900000000000000",
+            "0800000000000000000000000000000008000000000000000400000000000000",
+            "4d00000000000000060000000000000002000000000000000500000000000000",
+            "00100000000000002c0100000000000003000000000000000100000000000000",
+            "0200000000000000770000000000000000000000000000000800000000000000",
+            "070000000000000005000000000000000600000000000000010001000000cdcd",
+            "cdcdcdcdcdcdcdcdcdcdcdcdcdcd00000000000000000963656c312d73657231",
+            "00401e18240a060001000963656c312d73657231800000000000000001000100",
+            "0000000000000800000000000000010002000000000000000c00000000000000",
+            "01000000cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd0200000000000000ffff0000",
+            "0000000001401e18240a0600",
+        );
+        assert_eq!(earlier(hex), sample());
+    }
+
     fn without_branches(m: Mailbox) -> Mailbox {
         let seed = m.seed.map(|s| SeedMark { undo: false, ..s });
         Mailbox { seed, aside: Vec::new(), ..m }
@@ -966,6 +1038,28 @@ mod tests {
         let crc = crc32c::crc32c(&slot[..28]);
         slot[28..32].copy_from_slice(&crc.to_le_bytes());
         assert_eq!(Mailbox::decode(&slot), Err(MailboxError::Damaged("settings")));
+    }
+
+    #[test]
+    fn a_catch_up_that_is_staged_is_of_version_7() {
+        let mark = StageMark {
+            over: SetNumber(2),
+            from: SetNumber(4),
+            next_block: 77,
+            need: None,
+            view: SetNumber(5),
+        };
+        for (need, kind) in [(None, 9), (Some(SetNumber(6)), 10)] {
+            let staged = Some(StageMark { need, ..mark });
+            let m = Mailbox { seed: None, staged, ..sample() };
+            let mut slot = m.encode().expect("fits").to_vec();
+            assert_eq!((slot[112], Mailbox::decode(&slot)), (kind, Ok(m.clone())));
+            assert!(m.stages_other_than(&sample()) && !m.stages_other_than(&m));
+            slot[4] = 6;
+            let crc = crc32c::crc32c(&slot[..28]);
+            slot[28..32].copy_from_slice(&crc.to_le_bytes());
+            assert_eq!(Mailbox::decode(&slot), Err(MailboxError::Damaged("body")));
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use config::units::format_size;
 use rcp::proto::clock::{Mono, Wall};
 use rcp::proto::ids::{NodeName, SetNumber};
 use volmcast::io::FileId;
-use volmcast::mailbox::{Mailbox, MailboxError, SLOT_LEN, SeedMark, TableMark};
+use volmcast::mailbox::{Mailbox, MailboxError, SLOT_LEN, SeedMark, StageMark, TableMark};
 use volmcast::save::Budget;
 use volmcast::snapshots::layout::parse_superblocks;
 use volmcast::snapshots::{PinId, PinInfo};
@@ -177,7 +177,7 @@ fn state(v: &Volume, found: &mut VolumeFound) {
     found.visible = m.visible.0;
     found.merged = m.merged.0;
     found.hidden_until = Some(m.hidden_until.0).filter(|s| *s > 0);
-    found.under_way = m.seed.as_ref().map(|s| under_way(s, v));
+    found.under_way = m.seed.as_ref().map(|s| under_way(s, v)).or(m.staged.as_ref().map(staged));
     found.consumers = m
         .consumers
         .iter()
@@ -202,6 +202,14 @@ fn under_way(s: &SeedMark, v: &Volume) -> String {
         None => format!("blocks before {} of {blocks} are here", s.next_block),
     };
     format!("{what}, joined at state {}; {end}; reads are refused", s.from)
+}
+
+fn staged(s: &StageMark) -> String {
+    let end = match s.need {
+        Some(need) => format!("all blocks have come; set {need} is the first that is shown"),
+        None => format!("blocks before {} are in the save volume", s.next_block),
+    };
+    format!("a staged catch-up over state {}, joined at state {}; {end}", s.over, s.from)
 }
 
 fn save(v: &Volume, files: &dyn Storage, found: &mut VolumeFound) {

@@ -323,7 +323,7 @@ impl Mover {
         };
         h.volume.intake_attached();
         h.clock.forget();
-        let (state, _) = h.volume.position();
+        let (state, held) = h.volume.stream_position();
         let seed = h.volume.seed_position();
         let credit = h.volume.intake_credit();
         inbound.told = credit;
@@ -356,7 +356,7 @@ impl Mover {
             stream: inbound.stream,
             state,
             generation: line_of(h.volume.history(), state).filter(|_| state > SetNumber::ZERO),
-            next: h.volume.open_step().map(|(s, next_chunk)| HeldStep {
+            next: held.map(|(s, next_chunk)| HeldStep {
                 attempt: s.attempt,
                 base: s.base,
                 to: s.to,
@@ -405,7 +405,9 @@ impl Mover {
             }
             // A stopped replica keeps what it shows.
             StartMode::Seed | StartMode::CatchUp { .. }
-                if !h.volume.is_replicating() && h.volume.seed_position().is_none() =>
+                if !h.volume.is_replicating()
+                    && (h.volume.seed_position().is_none()
+                        || h.volume.staged_progress().is_some()) =>
             {
                 inbound.stage = InStage::Stopped;
                 let what = if s.mode == StartMode::Seed { "seed" } else { "catch-up" };
@@ -419,9 +421,12 @@ impl Mover {
                 self.send(conn, Frame::StreamError { stream, code, text });
             }
             StartMode::CatchUp { blocks, .. } => {
-                h.volume.catch_up_begin(s.from, h.offered, blocks);
-                let text =
-                    format!("volume {label}: a catch-up begins at set {}: {}", s.from, s.reason);
+                let staged = h.volume.catch_up_stage(s.from, h.offered, blocks);
+                if !staged {
+                    h.volume.catch_up_begin(s.from, h.offered, blocks);
+                }
+                let what = if staged { "a staged catch-up" } else { "a catch-up" };
+                let text = format!("volume {label}: {what} begins at set {}: {}", s.from, s.reason);
                 self.note(Level::Info, text);
                 self.effect(Effect::Exports { volume: id });
             }

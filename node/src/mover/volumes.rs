@@ -117,6 +117,7 @@ impl Mover {
                 self.effect(Effect::Exports { volume: id });
             }
             E::Doubts { text } => self.doubts(id, &text),
+            E::Staged { text } => self.reattach(id, &text),
             E::Lacks { text } => self.compared(id, &text),
             E::Healed { text } => {
                 let label = self.label_of(id);

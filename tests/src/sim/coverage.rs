@@ -25,12 +25,13 @@ pub const FAULTS: [&str; 11] = [
 ];
 
 /// What a node may be in the middle of.
-pub const STATES: [&str; 9] = [
+pub const STATES: [&str; 10] = [
     "writing",
     "making a set",
     "merging",
     "seeding",
     "catching up",
+    "staging",
     "undoing",
     "swapping",
     "recovering",
@@ -86,6 +87,7 @@ impl World {
             (false, Some(_)) => "catching up",
             (false, None) => "seeding",
         });
+        let seed = seed.or(v.staged_progress().map(|_| "staging"));
         let replica = node.kind == Kind::Replica && seed.is_none();
         let changes = || self.is_swapping(n) || self.info(n).is_some_and(|v| v.promoting);
         let all = [

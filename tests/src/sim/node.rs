@@ -132,6 +132,8 @@ pub struct SimNode {
     pub seeding: bool,
     /// It was a catch-up.
     pub catching_up: bool,
+    /// A catch-up was staged and not shown yet.
+    pub staged: bool,
     /// The state over which it asked its parent for a catch-up last.
     pub over: Option<SetNumber>,
     /// Blocks that its parent, the primary, may still send of a catch-up that it announced, and the
@@ -228,6 +230,7 @@ impl SimNode {
             readers: Vec::new(),
             seeding: false,
             catching_up: false,
+            staged: false,
             over: None,
             announced: None,
             area_full: false,

@@ -41,6 +41,7 @@ impl World {
         let m = v.durable();
         let (seeding, head, tail) = (m.seed.is_some(), m.log_head.0, m.log_tail.0);
         let catching_up = m.seed.is_some_and(|s| s.over.is_some());
+        let m_staged = m.staged.map(|s| s.need.is_some_and(|n| m.visible >= n));
         let kept: Vec<_> = m.kept.iter().filter(|k| k.pin > 0).map(|k| k.set).collect();
         let full = v.config().snapshots.free_slots() == 0;
         let refused = v.refusal().is_some();
@@ -120,6 +121,11 @@ impl World {
                 if self.nodes[n].catching_up { "catch-up finished" } else { "seed finished" };
             self.counters.hit(what);
         }
+        let staged = m_staged.is_some_and(|shown| !shown);
+        if self.nodes[n].staged && m_staged == Some(true) {
+            self.counters.hit("staged catch-up finished");
+        }
+        self.nodes[n].staged = staged;
         self.nodes[n].seeding = seeding;
         self.nodes[n].catching_up = catching_up;
         if head / self.opt.save > self.nodes[n].log_head / self.opt.save {

@@ -564,6 +564,8 @@ impl World {
     fn count_note(&mut self, text: &str) {
         for (part, name) in [
             ("a seed begins", "seed begun"),
+            ("a staged catch-up begins", "catch-up staged"),
+            ("the catch-up begins anew", "staged catch-up given up"),
             ("a catch-up begins", "catch-up begun"),
             ("detached:", "detached"),
             ("detached: it takes nothing", "detached beyond a limit"),

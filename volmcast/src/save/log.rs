@@ -57,6 +57,18 @@ pub struct Step {
     pub end: Option<(SetHeader, LogPos)>,
 }
 
+/// Attempts from here on are of steps that were staged here, of the blocks of a catch-up: no primary
+/// counts that far. What such a step leads to is no state by itself, and it is never passed on.
+pub const STAGED: u32 = 1 << 31;
+
+impl Step {
+    /// It was made here, of the blocks of a catch-up.
+    #[must_use]
+    pub fn is_staged(&self) -> bool {
+        self.id.attempt.0 >= STAGED
+    }
+}
+
 /// Where a consumer continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Located {

@@ -15,6 +15,9 @@ impl Volume {
         if !matches!(self.cfg.role, Role::Replica { .. }) {
             return None;
         }
+        if let Some((_, over, _)) = self.stage_joins() {
+            return Some(over);
+        }
         // Also before it is durable: what was begun first is what the content may be.
         if let Some(mark) = self.want.seed.or(self.durable.seed) {
             return mark.over.filter(|_| self.durable.seed.is_none_or(|d| d.over.is_some()));

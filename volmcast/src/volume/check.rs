@@ -166,6 +166,9 @@ impl Volume {
             self.digest.chain = Some((to, check.sum));
             self.digest.found.insert(to, check.sum);
             let known = self.want.digest.differs > SetNumber::ZERO;
+            if self.stage_hides(to) {
+                continue;
+            }
             if !self.compare_digest(to, check.sum) && !known {
                 // Content or table: the table is made anew from the content, which will tell.
                 self.digest_lost();

@@ -103,6 +103,7 @@ impl Volume {
         m.log_tail = self.log.tail();
         m.log_head = self.log.written().max(m.log_tail);
         m.log_base = self.log.base();
+        self.stage_for(&mut m);
         if let Role::Primary { .. } = self.cfg.role {
             // A set is finished when its header is in the durable part; the header is appended only
             // after the base was synced since the cut.
@@ -140,7 +141,8 @@ impl Volume {
         }
         self.want.clone_from(&m);
         let history = m.history != self.durable.history && !rcp::planted!(HistoryInOneSlot);
-        let twice = history || m.gives_up_pins_of(&self.durable);
+        let staged = m.stages_other_than(&self.durable);
+        let twice = history || staged || m.gives_up_pins_of(&self.durable);
         let (applied, resets) = (self.merge.applied_pos(), self.commit.resets);
         let mut fl = InFlight { mailbox: m, twice, applied, resets, syncs: 0 };
         let save = fl.mailbox.log_head > self.durable.log_head && !rcp::planted!(SlotBeforeSync);
@@ -273,6 +275,7 @@ impl Volume {
             self.sets_became_ready(before.visible);
         } else {
             self.seed_in_committed(&before);
+            self.stage_committed();
             self.view_committed(&before);
         }
     }
@@ -305,11 +308,18 @@ impl Volume {
                 }
             }
         }
-        (state, next)
+        match self.stage_base(state) {
+            Some(base) => (base, ChunkNumber(0)),
+            None => (state, next),
+        }
     }
 
     fn tell_saved(&mut self) {
         let now = self.saved_position();
+        if self.stage_base(now.0).is_some() {
+            // What is there is no state yet.
+            return;
+        }
         if now != self.commit.told {
             self.commit.told = now;
             self.desk.event(Event::Saved { state: now.0, next: now.1 });

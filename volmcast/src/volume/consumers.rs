@@ -258,6 +258,10 @@ impl Volume {
         if let Some(why) = &self.failed {
             return Attached::NotNow { reason: why.clone() };
         }
+        if let Some(why) = self.stage_words() {
+            self.consumer_forget(child);
+            return Attached::NotNow { reason: format!("its stream must wait: {why}") };
+        }
         if let Some(why) = seeding.and_then(|_| self.cannot_seed()) {
             self.consumer_forget(child);
             return Attached::NotNow { reason: format!("its seed must wait: {why}") };
@@ -293,8 +297,9 @@ impl Volume {
         };
         // A step whose data never was in the log cannot be passed by sending it.
         if let Some(s) = self.bitmap_only_between(state, cursor) {
-            let reason =
-                format!("set {s} has no data in the save volume (larger than it, or imported)");
+            let reason = format!(
+                "set {s} has no data in the save volume (larger than it, imported, or jumped over by a catch-up)"
+            );
             return self.attach_for_seed(child, mine, reason);
         }
         let waiting_for = (answer == Attached::Wait).then_some(state);
@@ -317,9 +322,10 @@ impl Volume {
             .steps()
             .filter(|s| s.id.to > state && s.first >= from.min(s.first))
             .find(|s| {
-                s.end.as_ref().is_some_and(|(h, _)| {
-                    h.flags.contains(rcp::proto::delta::SetFlags::BITMAP_ONLY)
-                })
+                s.is_staged()
+                    || s.end.as_ref().is_some_and(|(h, _)| {
+                        h.flags.contains(rcp::proto::delta::SetFlags::BITMAP_ONLY)
+                    })
             })
             .map(|s| s.id.to)
     }

@@ -95,7 +95,7 @@ impl Volume {
 
     /// Less room than this is short: a receiver must be able to grant a fraction of its window, or
     /// the stream would stand still with room left.
-    fn short_room(&self) -> u64 {
+    pub(super) fn short_room(&self) -> u64 {
         let capacity = self.log.ring().capacity();
         let least = (3 * self.cfg.chunk_bytes).max(self.cfg.window / 2);
         // Credit leaves a sixteenth alone, and is told in eighths of the window.

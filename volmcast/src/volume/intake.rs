@@ -77,6 +77,7 @@ impl Volume {
     pub fn intake_attached(&mut self) {
         self.intake.received = 0;
         self.intake.granted = 0;
+        self.stage_attached();
         // It may be another parent.
         self.digest.compare.hopeless = false;
     }
@@ -84,6 +85,10 @@ impl Volume {
     /// Total bytes of chunk and set-header bodies that the parent may have sent since it was
     /// attached. Rises as what came becomes durable and room is free.
     pub fn intake_credit(&mut self) -> u64 {
+        if self.stage_is_open() {
+            // First the blocks that changed.
+            return self.intake.granted;
+        }
         let room = self.intake_room();
         let pending = self.log.head().since(self.durable.log_head);
         let grant = self.cfg.window.saturating_sub(pending).min(room);
@@ -123,6 +128,9 @@ impl Volume {
     pub fn receive_chunk(&mut self, chunk: &Chunk) -> Result<(), IntakeError> {
         if let Some(why) = &self.failed {
             return Err(IntakeError::Stopped(why.clone()));
+        }
+        if self.stage_is_open() {
+            return self.stage_early_chunk(chunk);
         }
         let (id, n) = (chunk.step(), chunk.number());
         let len = chunk.bytes().len() as u64;
@@ -178,6 +186,9 @@ impl Volume {
     pub fn receive_set_end(&mut self, header: &SetHeader) -> Result<(), IntakeError> {
         if let Some(why) = &self.failed {
             return Err(IntakeError::Stopped(why.clone()));
+        }
+        if self.stage_is_open() {
+            return self.stage_early_end(header);
         }
         let bytes = header.to_bytes();
         let (id, state) = (header.step, self.log.state());

@@ -50,6 +50,10 @@ impl Volume {
         if self.want.history != history {
             let line = |h: &[Branch]| h.last().map(|b| b.generation);
             if line(&self.want.history) != line(&history) {
+                // What is staged may hold more of the old line than any set that came.
+                if self.stage_lacks() {
+                    self.stage_drop();
+                }
                 // What came of the old writer's open set will never be whole.
                 let open = self.log.open_step().map(|s| s.id);
                 let of = open.and_then(|s| crate::history::line_of(&history, s.to));

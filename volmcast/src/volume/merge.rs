@@ -302,7 +302,9 @@ impl Volume {
         if self.durable.seed.is_some() {
             self.want.blocks = self.blocks_in(to).unwrap_or(self.want.blocks);
         } else {
-            self.keep_reached(to);
+            if !self.stage_hides(to) {
+                self.keep_reached(to);
+            }
             self.board.advance(to);
         }
     }

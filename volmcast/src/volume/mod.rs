@@ -49,6 +49,7 @@ mod scrub;
 mod seed_in;
 mod seed_out;
 mod seed_proof;
+mod staging;
 mod stalls;
 mod status;
 mod switch;
@@ -107,6 +108,7 @@ use playback::Playback;
 use rewind::Undo;
 use seed_in::SeedIn;
 use seed_out::SeedOuts;
+use staging::Staging;
 use stalls::Stalls;
 use switch::Switch;
 
@@ -285,6 +287,11 @@ pub enum Event {
         /// In words.
         text: String,
     },
+    /// What was staged of a catch-up was given up: the stream must be attached again.
+    Staged {
+        /// Why, in words.
+        text: String,
+    },
     /// A comparison of content that was kept from before is over: the stream must be attached again,
     /// which names what differs.
     Lacks {
@@ -360,6 +367,9 @@ pub struct Volume {
     growth: Growth,
     switch: Switch,
     seed_in: Option<SeedIn>,
+    staging: Option<Staging>,
+    /// The next catch-up is not staged: the last one could not be.
+    stage_refused: bool,
     /// The commit from which on a restart finds nothing of what was given up.
     discarded_by: u64,
     undo: Undo,
@@ -479,6 +489,7 @@ impl Volume {
             self.scrub_timeout(),
             self.compare_timeout(),
             self.seed_in.as_ref().and_then(SeedIn::timeout),
+            self.stage_timeout(),
             self.images.timeout(),
             self.digest.no_room.timeout(),
         ]
@@ -636,6 +647,7 @@ impl Volume {
         self.pump_drain();
         self.pump_images();
         self.pump_seed_in();
+        self.pump_staging();
         self.pump_check();
         self.pump_playback();
         self.pump_merge();

@@ -202,6 +202,7 @@ impl Volume {
             .iter()
             .filter(|(l, end)| l.id.to > shown && *end <= head && self.is_checked(l.id.to))
             .filter(|(l, _)| ending.is_none_or(|e| e.shows(l.id.to)))
+            .filter(|(l, _)| !self.stage_hides(l.id.to))
             .map(|(l, end)| (l.id.to, end.since(l.first)));
         let (mut newest, mut bytes) = (None, 0);
         for (to, len) in ready {
@@ -216,7 +217,7 @@ impl Volume {
         let due = since.after(policy.timeout);
         let tight = self.log.free() < self.log.ring().capacity() / 3;
         let hidden = self.want.hidden_until > shown;
-        let wanted = ending.is_some() || shown < self.playback.version;
+        let wanted = ending.is_some() || shown < self.playback.version || self.stage_is_unshown();
         if self.desk.now >= due || bytes >= policy.hwm || tight || hidden || wanted {
             // The state may be larger than the one before it.
             let size = self.playback.size_of(newest).unwrap_or(self.want.blocks);
@@ -327,7 +328,14 @@ impl Volume {
                 self.durable.merged
             );
         }
-        let (came, planned) = self.catch_up_progress().unwrap_or_default();
+        let what = match self.undoes_after() {
+            Some(over) => format!("taken back to set {over}, and catching up"),
+            None => "catching up".to_owned(),
+        };
+        self.catching_up_words(&what, self.catch_up_progress().unwrap_or_default())
+    }
+
+    pub(super) fn catching_up_words(&self, what: &str, (came, planned): (u64, u64)) -> String {
         let mib = |blocks: u64| {
             let tenths = ((blocks << self.cfg.block_size.shift()) * 10) >> 20;
             if tenths < 100 {
@@ -335,10 +343,6 @@ impl Volume {
             } else {
                 (tenths / 10).to_string()
             }
-        };
-        let what = match self.undoes_after() {
-            Some(over) => format!("taken back to set {over}, and catching up"),
-            None => "catching up".to_owned(),
         };
         if planned == 0 {
             format!("{what}: {} MiB of changed blocks have come so far", mib(came))

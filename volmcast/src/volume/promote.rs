@@ -29,6 +29,10 @@ impl Volume {
     /// at once, or never, or up to one of them.
     pub fn end_playback(&mut self, ending: Option<Ending>) {
         self.playback.ending = ending;
+        if ending.is_some() && self.stage_lacks() {
+            // The node that it comes from is about to be no writer any more.
+            self.stage_drop();
+        }
         self.pump();
     }
 
@@ -59,7 +63,8 @@ impl Volume {
     /// it that have come whole.
     pub fn endings(&self) -> impl Iterator<Item = SetNumber> + '_ {
         let shown = self.want.visible;
-        std::iter::once(shown).chain(self.playback.whole_after(shown))
+        let after = self.playback.whole_after(shown).filter(|set| !self.stage_hides(*set));
+        std::iter::once(shown).chain(after)
     }
 
     /// The state is kept, and a restart would find it so.
@@ -105,6 +110,7 @@ impl Volume {
     }
 
     pub(super) fn drop_steps_after(&mut self, at: SetNumber) {
+        let at = self.stage_drops(at);
         self.log.drop_after(at);
         self.playback.drop_after(at);
         self.intake.building = None;
@@ -172,6 +178,7 @@ impl Volume {
     /// knowledge of none.
     pub fn discard(&mut self, why: &str, history: Vec<Branch>) {
         self.want.history = history;
+        self.staging = None;
         self.log.reset(SetNumber::ZERO);
         self.commit.log_was_reset();
         self.detach_all(why);

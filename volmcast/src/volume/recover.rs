@@ -38,6 +38,7 @@ use crate::digest::{HEAD_LEN, table_head};
 use crate::history::line_of;
 use crate::io::{FileId, IoError};
 use crate::mailbox::{Branch, Mailbox, MailboxError, SLOT_LEN, TableMark};
+use crate::save::log::Step;
 use crate::save::record::HEADER_LEN;
 use crate::save::{Log, Readback, RecordHeader, RecordKind, RecordMeta, Ring};
 use crate::snapshots::PinId;
@@ -129,6 +130,7 @@ impl Volume {
             // the next commit names it again.
             v.durable.blocks = v.durable.blocks.max(v.want.blocks);
         }
+        v.stage_recover();
         v.list_kept();
         v.settle(beyond.any);
         v.settle_digest(&digest_head);
@@ -178,6 +180,8 @@ impl Volume {
             growth: Growth::new(m.blocks),
             switch: Switch::opened(m.settings),
             seed_in: None,
+            staging: None,
+            stage_refused: false,
             discarded_by: 0,
             undo: Undo::default(),
             images: Images::default(),
@@ -259,7 +263,10 @@ impl Volume {
     /// One mailbox slot is damaged: what this one says may be out of date.
     fn old_slot(&mut self, head: LogPos, whole: SetNumber, read: ReadFile<'_>) {
         let mut text = "one of the two mailbox slots is damaged; the other one is used".to_owned();
-        if !matches!(self.cfg.role, Role::Relay) {
+        // Both slots would say that what is staged has its end, before anything of it counts.
+        let open = self.durable.staged.is_some_and(|m| m.need.is_none());
+        let whole = if open { SetNumber::ZERO } else { whole };
+        if !matches!(self.cfg.role, Role::Relay) && !open {
             let sets = self.adopt_sets(head, read);
             if sets > 0 {
                 text.push_str(&format!(", with {sets} sets that the save volume holds beyond it"));
@@ -321,6 +328,11 @@ impl Volume {
         if self.log.open_step().is_some_and(|s| s.id != next) && !keep {
             self.log.abandon_open_step();
             self.intake.building = None;
+        }
+        // So it does what was staged of a catch-up that was given up.
+        let held = self.log.state();
+        if held > next.base && self.log.steps().any(Step::is_staged) {
+            self.drop_steps_after(next.base);
         }
         // So it does what was received of a writer whose sets were given up (FAIL-07).
         let last = self.log.steps().next_back().map(|s| s.id);
@@ -459,6 +471,7 @@ impl Volume {
             _ => {
                 let shown = self.want.visible.max(self.want.hidden_until);
                 let keep = self.want.merged;
+                self.staging = None;
                 self.log.reset(keep);
                 // Those that read through its steps.
                 self.board.forsake();

@@ -105,6 +105,7 @@ impl Volume {
         self.digest_rewound(whole);
         let name = if keep { self.set_aside(fork) } else { None };
         self.want.history = history;
+        self.staging = None;
         self.log.reset(fork);
         self.commit.log_was_reset();
         self.detach_all("its parent takes its content back");

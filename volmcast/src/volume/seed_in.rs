@@ -198,6 +198,7 @@ impl Volume {
 
     /// The live stream joins at `from`: what the log held is given up, and children begin anew.
     pub(super) fn join_at(&mut self, from: SetNumber, why: &str) {
+        self.staging = None;
         self.log.reset(from);
         self.commit.log_was_reset();
         self.detach_all(why);
@@ -223,6 +224,7 @@ impl Volume {
     /// Nothing of the hidden content counts any more, be it of extents or of sets that were folded
     /// in: which sets those were, only the log could say.
     pub(super) fn seed_anew(&mut self, from: SetNumber) {
+        self.staging = None;
         let over = self.want.seed.and_then(|s| s.over);
         let undo = over.is_some() && self.want.seed.is_some_and(|s| s.undo);
         // A seed's base is cleared; a catch-up keeps what came before.
@@ -249,6 +251,9 @@ impl Volume {
 
     /// Goes on with a seed after a restart or reconnect.
     pub fn seed_resume(&mut self) {
+        if self.stage_is_open() {
+            return self.stage_resume();
+        }
         if let Some(mark) = self.durable.seed.filter(|_| self.seed_marked()) {
             let was = self.seed_in.take();
             if was.as_ref().is_some_and(|s| s.phase == Phase::Marking) {
@@ -278,6 +283,9 @@ impl Volume {
     /// hold live sets. `None` when the volume is not being seeded.
     #[must_use]
     pub fn seed_position(&self) -> Option<(u64, SetNumber)> {
+        if let Some((from, _, next_block)) = self.stage_joins() {
+            return Some((next_block, from));
+        }
         // Also before it is durable: the log was emptied already.
         let mark = self.durable.seed.filter(|_| self.seed_marked()).or(self.want.seed)?;
         let folded = self.log.open_step().map_or(self.log.state(), |s| s.id.to);
@@ -295,13 +303,16 @@ impl Volume {
                 let waiting: u64 = s.queue.iter().map(|e| e.body.len() as u64).sum();
                 s.received + self.cfg.window.saturating_sub(waiting)
             }
-            _ => 0,
+            _ => self.stage_credit(),
         }
     }
 
     /// An extent came, nothing of which is of a state newer than `view`; behind it the sender goes
     /// on at `next_block`.
     pub fn receive_seed(&mut self, next_block: u64, view: SetNumber, chunk: &Chunk) {
+        if self.stage_is_open() {
+            return self.stage_extent(next_block, view, chunk);
+        }
         if let Some(s) = &mut self.seed_in {
             s.received += chunk.bytes().len() as u64;
             // Once the end is known the content is whole. A sender that was told an earlier block
@@ -316,6 +327,7 @@ impl Volume {
 
     /// What comes from here on comes from another sender.
     pub fn seed_sender_changed(&mut self) {
+        self.stage_sender_changed();
         let view = self.seed_view();
         if let Some(s) = &mut self.seed_in {
             s.others = view;
@@ -328,6 +340,9 @@ impl Volume {
     /// All extents have been sent; the base is whole once `need` is folded in. The writer itself
     /// knows of all that any extent can hold: after a crash its open set may have a lower number.
     pub fn receive_seed_end(&mut self, need: SetNumber, by_writer: bool) {
+        if self.stage_is_open() {
+            return self.stage_end(need, by_writer);
+        }
         // A catch-up builds on content that may hold parts of what was shown before.
         let catch_up = self.want.seed.is_some_and(|m| m.over.is_some());
         let keeps = catch_up || self.seed_is_unproven();
@@ -657,6 +672,7 @@ impl Volume {
         match (before.seed, self.durable.seed) {
             (Some(_), None) => {
                 self.seed_in = None;
+                self.stage_refused = false;
                 self.stalls.clear(Part::Seed);
                 self.undo = Undo::Unknown;
                 self.doubts_fetched();

@@ -120,7 +120,7 @@ impl Volume {
     pub(super) fn cannot_seed(&self) -> Option<String> {
         match self.cfg.role {
             Role::Relay => self.relay_refusal.clone(),
-            _ => self.unwhole(),
+            _ => self.unwhole().or_else(|| self.stage_words()),
         }
     }
 

@@ -189,6 +189,9 @@ impl Volume {
             _ => {
                 let is = if self.is_mirroring() { "mirroring" } else { "readable" };
                 match self.playback.unmerged() {
+                    _ if self.staging_words().is_some() => {
+                        format!("{is}, {}", self.staging_words().unwrap_or_default())
+                    }
                     _ if !self.is_replicating() => format!("{is}, replication stopped"),
                     0 => is.to_owned(),
                     n => format!("{is}, {n} sets to merge"),

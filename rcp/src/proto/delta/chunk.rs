@@ -1,6 +1,6 @@
 //! A chunk: its header, its extent table, its payload, and the proof that they are whole.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::super::ids::ChunkNumber;
 use super::super::limits::{CHUNK_HEADER_LEN, EXTENT_LEN, MAX_EXTENTS, MAX_PAYLOAD, max_blocks};
@@ -179,6 +179,18 @@ impl Chunk {
     #[must_use]
     pub fn step(&self) -> StepId {
         self.header.step
+    }
+
+    /// The same blocks as a part of another step: the header is a new one, the body is as it came.
+    #[must_use]
+    pub fn in_step(&self, step: StepId, number: ChunkNumber) -> Self {
+        let zstd = self.header.flags.contains(ChunkFlags::ZSTD);
+        let flags = if zstd { ChunkFlags::ZSTD } else { ChunkFlags::NONE };
+        let header = ChunkHeader { step, number, flags, ..self.header };
+        let mut bytes = BytesMut::with_capacity(self.bytes.len());
+        bytes.extend_from_slice(&header.encode());
+        bytes.extend_from_slice(&self.bytes[CHUNK_HEADER_LEN..]);
+        Self { header, bytes: bytes.freeze() }
     }
 
     /// Its place in the step.
