@@ -71,8 +71,6 @@ mod made {
         SlotInPlace,
         /// A change of the history is written to one mailbox slot only.
         HistoryInOneSlot,
-        /// What a staged catch-up leads to is shown as it comes.
-        StagedShownEarly,
         /// Recovery takes chunks of an attempt that was given up for those of its successor.
         OldAttemptKept,
         /// Recovery trusts the records behind the durable end of the save volume.

@@ -543,6 +543,12 @@ impl Mailbox {
         kept.chain(self.aside.iter().map(|k| k.pin))
     }
 
+    /// Neither slot may go on saying what the other commit said of kept states, or of what is staged.
+    #[must_use]
+    pub fn is_for_both_slots(&self, other: &Self) -> bool {
+        self.gives_up_pins_of(other) || self.stages_other_than(other)
+    }
+
     /// A catch-up begins or ends to be staged, or has come whole: what a restart makes of the records in
     /// the save volume follows from that.
     #[must_use]
@@ -813,10 +819,10 @@ mod tests {
         let (old, new) = (sample(), Mailbox { sequence: 6, ..sample() });
         let mut f = file([&old, &new]);
         let at = usize::try_from(Mailbox::slot_offset(6)).expect("small");
-        f[at + 4] = 7;
+        f[at + 4] = 8;
         let crc = crc32c::crc32c(&f[at..at + 28]);
         f[at + 28..at + 32].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(Mailbox::choose(&f, old.volume), Err(MailboxError::Version(7)));
+        assert_eq!(Mailbox::choose(&f, old.volume), Err(MailboxError::Version(8)));
     }
 
     /// The bytes of this form may never change.
@@ -828,13 +834,13 @@ mod tests {
             hex,
             concat!(
                 "5243504d",                         // magic RCPM
-                "0600",                             // version
+                "0700",                             // version
                 "0000",                             // reserved
                 "0500000000000000",                 // sequence
                 "6c010000",                         // bytes of body
                 "cbc524fa",                         // CRC32C of the body
                 "00000000",                         // reserved
-                "64614812",                         // CRC32C of the 28 bytes before
+                "eaa307a8",                         // CRC32C of the 28 bytes before
                 "09090909090909090909090909090909", // volume
                 "0c",                               // block size 2^12
                 "00",                               // settings: none

@@ -141,8 +141,7 @@ impl Volume {
         }
         self.want.clone_from(&m);
         let history = m.history != self.durable.history && !rcp::planted!(HistoryInOneSlot);
-        let staged = m.stages_other_than(&self.durable);
-        let twice = history || staged || m.gives_up_pins_of(&self.durable);
+        let twice = history || m.is_for_both_slots(&self.durable);
         let (applied, resets) = (self.merge.applied_pos(), self.commit.resets);
         let mut fl = InFlight { mailbox: m, twice, applied, resets, syncs: 0 };
         let save = fl.mailbox.log_head > self.durable.log_head && !rcp::planted!(SlotBeforeSync);
