@@ -17,7 +17,7 @@ use crate::units::{BlockCount, BlockSize, LogPos};
 pub const SLOT_LEN: usize = 64 << 10;
 const MAGIC: [u8; 4] = *b"RCPM";
 const VERSION: u16 = 7;
-/// Version 6 knew of no catch-ups that are staged.
+/// Version 6 knew neither of catch-ups that are staged nor of what extents have left.
 const STAGED_SINCE: u16 = 7;
 /// Version 5 knew of no mirrors.
 const MIRRORS_SINCE: u16 = 6;
@@ -31,6 +31,8 @@ const VIEWS_SINCE: u16 = 3;
 const FIRST_VERSION: u16 = 1;
 /// What a slot says of a catch-up that is staged and has no end yet; one more if it has.
 const STAGED: u64 = 9;
+/// What a slot of a primary says whose extents have left with content of a set that is not finished.
+const OUTGOING: u64 = 11;
 const HEAD: usize = 32;
 /// Most consumers, branches and kept states one slot can name; `limits` above it are lower.
 pub const MAX_ENTRIES: usize = 512;
@@ -244,6 +246,10 @@ pub struct Mailbox {
     pub seed: Option<SeedMark>,
     /// A staged catch-up, until all of it is in the base; never beside a seed.
     pub staged: Option<StageMark>,
+    /// At a primary: newest set of which an extent may have held something when it left, while that
+    /// is not finished; 0: none. Whoever has the extent waits for that set, so that it must come, be
+    /// it empty.
+    pub outgoing: SetNumber,
     /// The sets of changed blocks.
     pub changes: ChangesMark,
     /// The digest of the volume.
@@ -298,6 +304,7 @@ impl Mailbox {
             attempt: Attempt(0),
             seed: None,
             staged: None,
+            outgoing: SetNumber::ZERO,
             changes: ChangesMark::default(),
             // A volume of zeroes.
             digest: DigestMark { table: TableMark::Known(Sum::default()), ..DigestMark::default() },
@@ -341,6 +348,11 @@ impl Mailbox {
         b.put_u64_le(self.merged.0);
         b.put_u64_le(self.hidden_until.0);
         match (&self.seed, &self.staged) {
+            (None, None) if self.outgoing > SetNumber::ZERO => {
+                b.put_u64_le(OUTGOING);
+                b.put_bytes(0, 32);
+                b.put_u64_le(self.outgoing.0);
+            }
             (None, None) => b.put_bytes(0, 48),
             (None, Some(s)) => {
                 b.put_u64_le(STAGED + u64::from(s.need.is_some()));
@@ -456,7 +468,8 @@ impl Mailbox {
             *x = b.try_get_u64_le().ok()?;
         }
         let [blocks, tail, head, base, visible, merged, hidden] = u64s;
-        let (seed, staged, changes) = get_seed(version, SetNumber(merged), &mut b)?;
+        let (UnderWay { seed, staged, outgoing }, changes) =
+            get_seed(version, SetNumber(merged), &mut b)?;
         let digest = get_digest(version, &mut b)?;
         let mut history = Vec::new();
         for _ in 0..b.try_get_u16_le().ok()? {
@@ -500,6 +513,7 @@ impl Mailbox {
             attempt,
             seed,
             staged,
+            outgoing,
             changes,
             digest,
             history,
@@ -543,10 +557,13 @@ impl Mailbox {
         kept.chain(self.aside.iter().map(|k| k.pin))
     }
 
-    /// Neither slot may go on saying what the other commit said of kept states, or of what is staged.
+    /// Neither slot may go on saying what the other commit said of kept states, of what is staged, or
+    /// of what has left.
     #[must_use]
     pub fn is_for_both_slots(&self, other: &Self) -> bool {
-        self.gives_up_pins_of(other) || self.stages_other_than(other)
+        self.gives_up_pins_of(other)
+            || self.stages_other_than(other)
+            || self.outgoing > other.outgoing
     }
 
     /// A catch-up begins or ends to be staged, or has come whole: what a restart makes of the records in
@@ -588,12 +605,20 @@ impl Mailbox {
     }
 }
 
-/// The seed or catch-up under way, one that is staged, and the list of changes.
+/// At most one of these is said by a slot.
+#[derive(Default)]
+struct UnderWay {
+    seed: Option<SeedMark>,
+    staged: Option<StageMark>,
+    outgoing: SetNumber,
+}
+
+/// What comes or has left, and the list of changes.
 fn get_seed(
     version: u16,
     merged: SetNumber,
     b: &mut &[u8],
-) -> Option<(Option<SeedMark>, Option<StageMark>, ChangesMark)> {
+) -> Option<(UnderWay, ChangesMark)> {
     let (kind, from, next_block, need) = (
         b.try_get_u64_le().ok()?,
         b.try_get_u64_le().ok()?,
@@ -612,6 +637,11 @@ fn get_seed(
         let [offset, bytes, epoch, base] = u64s;
         ChangesMark { offset, bytes, epoch, base: SetNumber(base) }
     };
+    if kind == OUTGOING && version >= STAGED_SINCE {
+        let zero = (from, next_block, need, over) == (0, 0, 0, 0) && view > 0;
+        let under_way = UnderWay { outgoing: SetNumber(view), ..UnderWay::default() };
+        return zero.then_some((under_way, changes));
+    }
     if kind >= STAGED {
         let (over, from, view) = (SetNumber(over), SetNumber(from), SetNumber(view));
         let need = match (kind - STAGED, need) {
@@ -619,8 +649,9 @@ fn get_seed(
             (1, need) => Some(SetNumber(need)),
             _ => return None,
         };
-        let staged = StageMark { over, from, next_block, need, view };
-        return (version >= STAGED_SINCE).then_some((None, Some(staged), changes));
+        let staged = Some(StageMark { over, from, next_block, need, view });
+        let under_way = UnderWay { staged, ..UnderWay::default() };
+        return (version >= STAGED_SINCE).then_some((under_way, changes));
     }
     let seed = (kind > 0).then(|| SeedMark {
         over: (kind > 2).then_some(SetNumber(over)),
@@ -647,7 +678,7 @@ fn get_seed(
         }
         s => s,
     };
-    idle.then_some((seed, None, changes))
+    idle.then_some((UnderWay { seed, ..UnderWay::default() }, changes))
 }
 
 fn put_aside(b: &mut BytesMut, aside: &[KeptBranch]) -> Result<(), MailboxError> {
@@ -1066,6 +1097,19 @@ mod tests {
             slot[28..32].copy_from_slice(&crc.to_le_bytes());
             assert_eq!(Mailbox::decode(&slot), Err(MailboxError::Damaged("body")));
         }
+    }
+
+    #[test]
+    fn what_has_left_is_of_version_7() {
+        let m = Mailbox { seed: None, outgoing: SetNumber(9), ..sample() };
+        let mut slot = m.encode().expect("fits").to_vec();
+        assert_eq!((slot[112], Mailbox::decode(&slot)), (11, Ok(m.clone())));
+        let before = Mailbox { outgoing: SetNumber(8), ..m.clone() };
+        assert!(m.is_for_both_slots(&before) && !before.is_for_both_slots(&m));
+        slot[4] = 6;
+        let crc = crc32c::crc32c(&slot[..28]);
+        slot[28..32].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(Mailbox::decode(&slot), Err(MailboxError::Damaged("body")));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use rcp::proto::delta::{Chunk, ExtentKind};
 use rcp::proto::frame::{DecodedFrame, Frame, FrameHeader, GoodbyeCode, StartMode, Verified};
-use rcp::proto::ids::GroupName;
+use rcp::proto::ids::{ChunkNumber, GroupName};
 use rcp::proto::limits::FRAME_HEADER_LEN;
 
 use node::mover::{Accepted, ConnId, Proof};
@@ -283,11 +283,15 @@ impl World {
         let (mono, wall) = (self.mono(), self.wall(node));
         match item {
             Item::Frame(frame, bytes) => {
-                if let Frame::Start(s) = &frame.frame
-                    && s.mode == StartMode::Seed
-                {
-                    // What was acknowledged before is given up.
-                    self.nodes[node].saved = None;
+                if let Frame::Start(s) = &frame.frame {
+                    // What was acknowledged before is given up: of a catch-up that is staged only the
+                    // set that had come in part, which its blocks are of.
+                    let saved = self.nodes[node].saved;
+                    self.nodes[node].saved = match s.mode {
+                        StartMode::Seed => None,
+                        StartMode::CatchUp { .. } => saved.map(|(set, _)| (set, ChunkNumber(0))),
+                        _ => saved,
+                    };
                 }
                 // Over several connections a frame without a place of its own is an error.
                 let one = self.opt.connections < 2;

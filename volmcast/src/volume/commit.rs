@@ -49,6 +49,8 @@ pub(super) struct Committer {
     pub(super) applied: LogPos,
     /// Last position told to the parent.
     told: (SetNumber, ChunkNumber),
+    /// The parent may not know it: its stream has started since.
+    untold: bool,
     /// How often the log was emptied, and up to which time the mailbox knows.
     resets: u64,
     resets_durable: u64,
@@ -104,6 +106,7 @@ impl Volume {
         m.log_head = self.log.written().max(m.log_tail);
         m.log_base = self.log.base();
         self.stage_for(&mut m);
+        m.outgoing = SetNumber::ZERO;
         if let Role::Primary { .. } = self.cfg.role {
             // A set is finished when its header is in the durable part; the header is appended only
             // after the base was synced since the cut.
@@ -114,6 +117,7 @@ impl Volume {
                 .map(|s| s.id.to)
                 .fold(m.visible, SetNumber::max);
             m.merged = m.visible;
+            m.outgoing = Some(self.want.outgoing).filter(|o| *o > m.visible).unwrap_or_default();
             m.blocks = self.blocks_in(m.visible).unwrap_or(m.blocks);
             self.digest_commit(&mut m);
             self.want.digest = m.digest;
@@ -313,14 +317,22 @@ impl Volume {
         }
     }
 
+    /// The stream from a parent has started: what it heard before, or another did, does not count.
+    pub fn tell_saved_anew(&mut self) {
+        self.commit.untold = true;
+        self.tell_saved();
+    }
+
     fn tell_saved(&mut self) {
         let now = self.saved_position();
-        if self.stage_base(now.0).is_some() {
-            // What is there is no state yet.
+        // What is there may be no state yet.
+        let staged = self.stage_base(now.0).is_some();
+        if staged || self.commit.resets_durable != self.commit.resets {
             return;
         }
-        if now != self.commit.told {
+        if now != self.commit.told || std::mem::take(&mut self.commit.untold) {
             self.commit.told = now;
+            self.commit.untold = false;
             self.desk.event(Event::Saved { state: now.0, next: now.1 });
         }
     }

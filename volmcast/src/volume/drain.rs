@@ -262,6 +262,7 @@ impl Volume {
         if self.drain.forgetting || self.digest_waits_for_table() {
             return false;
         }
+        let owes = self.owes_a_set();
         let Some(t) = &mut self.drain.triggers else { return false };
         if let Some(at) = self.drain.retry_at.filter(|at| self.desk.now < *at) {
             self.drain.deadline = Some(at);
@@ -277,6 +278,9 @@ impl Volume {
             // Writers wait for this cut.
             (settled && committed && capture.is_brimful()).then_some(Cause::HighWater)
         });
+        // A child may wait for a set whose content came to be in an earlier one.
+        let owed = dirty == 0 && settled && committed && owes;
+        let due = due.or(owed.then_some(Cause::Timeout));
         match due {
             Some(Cause::HighWater | Cause::Timeout) if self.switch != Switch::On => false,
             None => {
@@ -284,7 +288,12 @@ impl Volume {
                 self.drain.deadline = Some(t.deadline()).filter(|_| runs);
                 false
             }
-            Some(_) if dirty == 0 && !self.demands.keep_next() && !self.growth.is_due() => {
+            Some(_)
+                if dirty == 0
+                    && !owed
+                    && !self.demands.keep_next()
+                    && !self.growth.is_due() =>
+            {
                 // No change, no set: the present state is current as of now.
                 t.rearm(self.desk.now);
                 self.drain.deadline = Some(t.deadline());
@@ -315,7 +324,8 @@ impl Volume {
             return false;
         }
         self.grow_tables(capture);
-        if capture.dirty_bytes() == 0 && capture.drained() && !self.growth.is_due() {
+        let empty = capture.dirty_bytes() == 0 && capture.drained();
+        if empty && !self.growth.is_due() && !self.owes_a_set() {
             self.nothing_to_cut(capture);
             return false;
         }
@@ -375,6 +385,12 @@ impl Volume {
             pin,
         }));
         true
+    }
+
+    /// Extents have left that may hold content of a set whose number never came: it was given up, or
+    /// its blocks were in the set before it after a crash.
+    fn owes_a_set(&self) -> bool {
+        self.want.outgoing > self.want.visible
     }
 
     fn no_cut(&mut self, capture: &Capture, why: CutError) {

@@ -258,13 +258,21 @@ impl Volume {
                 }
             }
             if s.state == State::Idle && s.sent < s.credit {
-                s.state = State::Busy;
                 start.push((child.clone(), s.session, s.next));
             }
+        }
+        if !start.is_empty() && !self.may_leave(self.content_is_of()) {
+            start.clear();
         }
         for reader in plan {
             let (child, session) = reader;
             self.changes_read(Reader::Child(child, session));
+        }
+        // One that ends has all of them looked at again.
+        for (child, ..) in &start {
+            if let Some(s) = self.seed_outs.map.get_mut(child) {
+                s.state = State::Busy;
+            }
         }
         for (child, session, next) in start {
             if self.seed_outs.map.get(&child).is_some_and(|s| s.catch_up.is_some()) {
@@ -334,9 +342,27 @@ impl Volume {
         }
     }
 
-    /// Newest state that anything of the content may be of: that of the set which is being filled, if
-    /// there is anything in it.
-    pub(super) fn content_is_of(&self) -> SetNumber {
+    /// At a primary: both slots say that an extent with content of `view` may have left, or that set
+    /// is finished. Who has the extent waits for the set, perhaps at another node, and a crash can
+    /// give its content to the set before it.
+    fn may_leave(&mut self, view: SetNumber) -> bool {
+        let primary = matches!(self.cfg.role, Role::Primary { .. });
+        if !primary || view <= self.durable.visible.max(self.durable.outgoing) {
+            return true;
+        }
+        if self.want.outgoing < view {
+            self.want.outgoing = view;
+            self.commit.request();
+        }
+        false
+    }
+
+    /// Newest state that anything of the content may be of: at a primary that of the set which is being
+    /// filled, if there is anything in it.
+    fn content_is_of(&self) -> SetNumber {
+        if !matches!(self.cfg.role, Role::Primary { .. }) {
+            return self.want.visible;
+        }
         let open = self.open_set();
         let clean = self.capture().is_some_and(|c| c.dirty_bytes() == 0);
         if clean { SetNumber(open.0 - 1) } else { open }
@@ -414,10 +440,13 @@ impl Volume {
 
     fn seed_out_content(&mut self, child: &NodeName, session: u64, runs: &[Run], data: &Bytes) {
         // What was read may hold writes up to this moment.
-        let view = match self.cfg.role {
-            Role::Primary { .. } => self.content_is_of(),
-            _ => self.want.visible,
-        };
+        let view = self.content_is_of();
+        if !self.may_leave(view) {
+            if let Some(s) = self.seed_outs.entry_busy(child, session) {
+                s.state = State::Idle;
+            }
+            return;
+        }
         let shift = self.cfg.block_size.shift();
         let (mut pieces, mut at, mut next_block, mut blocks) = (Vec::new(), 0, 0, 0);
         for (first, n) in runs {
