@@ -101,6 +101,8 @@ mod made {
         SeedMarkInOneSlot,
         /// Content of which nobody knows what state it is counts as proven.
         UnprovenShown,
+        /// What a staged catch-up leads to counts as a state before the sets that make it one.
+        StagedShown,
         /// Which blocks a set changed is not remembered for catch-ups.
         ChangesForgotten,
         /// After a restart sets are merged again over newer ones.

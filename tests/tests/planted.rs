@@ -68,6 +68,7 @@ found! {
     a_seed_over_newer_blocks: SeedOverwritesLive near 3_000_000,
     a_seed_marked_in_one_slot: SeedMarkInOneSlot near 5_000_190,
     content_shown_unproven: UnprovenShown near 2_000_000,
+    a_staged_step_shown: StagedShown near 3_000_000,
     changes_forgotten: ChangesForgotten near 1_000_000,
     sets_replayed_over_newer_ones: ReplayOverNewer near 2_000,
     content_read_unchecked: ContentUnchecked near 1_000_000,

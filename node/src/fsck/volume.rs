@@ -177,7 +177,9 @@ fn state(v: &Volume, found: &mut VolumeFound) {
     found.visible = m.visible.0;
     found.merged = m.merged.0;
     found.hidden_until = Some(m.hidden_until.0).filter(|s| *s > 0);
-    found.under_way = m.seed.as_ref().map(|s| under_way(s, v)).or(m.staged.as_ref().map(staged));
+    let left = Some(m.outgoing).filter(|o| *o > SetNumber::ZERO).map(outgoing);
+    let staged = m.staged.as_ref().map(staged);
+    found.under_way = m.seed.as_ref().map(|s| under_way(s, v)).or(staged).or(left);
     found.consumers = m
         .consumers
         .iter()
@@ -202,6 +204,10 @@ fn under_way(s: &SeedMark, v: &Volume) -> String {
         None => format!("blocks before {} of {blocks} are here", s.next_block),
     };
     format!("{what}, joined at state {}; {end}; reads are refused", s.from)
+}
+
+fn outgoing(set: SetNumber) -> String {
+    format!("a seed or catch-up of others, which have something of set {set}: it is made, be it empty")
 }
 
 fn staged(s: &StageMark) -> String {
