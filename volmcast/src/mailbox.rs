@@ -614,11 +614,7 @@ struct UnderWay {
 }
 
 /// What comes or has left, and the list of changes.
-fn get_seed(
-    version: u16,
-    merged: SetNumber,
-    b: &mut &[u8],
-) -> Option<(UnderWay, ChangesMark)> {
+fn get_seed(version: u16, merged: SetNumber, b: &mut &[u8]) -> Option<(UnderWay, ChangesMark)> {
     let (kind, from, next_block, need) = (
         b.try_get_u64_le().ok()?,
         b.try_get_u64_le().ok()?,

@@ -207,7 +207,9 @@ fn under_way(s: &SeedMark, v: &Volume) -> String {
 }
 
 fn outgoing(set: SetNumber) -> String {
-    format!("a seed or catch-up of others, which have something of set {set}: it is made, be it empty")
+    format!(
+        "a seed or catch-up of others, which have something of set {set}: it is made, be it empty"
+    )
 }
 
 fn staged(s: &StageMark) -> String {

@@ -187,7 +187,7 @@ fn comes_to_the_new_state(requests: usize, slot: bool) -> bool {
             && o.volume.stream_position().0 < SetNumber(21)
             && visible(&o) == SetNumber(5)
             && o.volume.refusal().is_none()
-            && !o.volume.durable().staged.is_some_and(|m| m.need.is_some())
+            && o.volume.durable().staged.is_none_or(|m| m.need.is_none())
         {
             assert!(o.volume.catch_up_stage(SetNumber(20), BlockCount(BLOCKS), 33), "{words}");
         }

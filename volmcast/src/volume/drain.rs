@@ -289,10 +289,7 @@ impl Volume {
                 false
             }
             Some(_)
-                if dirty == 0
-                    && !owed
-                    && !self.demands.keep_next()
-                    && !self.growth.is_due() =>
+                if dirty == 0 && !owed && !self.demands.keep_next() && !self.growth.is_due() =>
             {
                 // No change, no set: the present state is current as of now.
                 t.rearm(self.desk.now);
