@@ -44,7 +44,7 @@ const LOST: Duration = Duration::from_secs(10);
 const UNABLE: Duration = Duration::from_secs(2);
 /// After so many of those, what changed is fetched again instead.
 const MAX_UNABLE: u32 = 30;
-/// From the second search to the third: twice that each time after it.
+/// From the second search to the third: twice that each time after it, unless something came meanwhile.
 const REST: Duration = Duration::from_secs(30);
 /// For so long a replica answers for its table after it was added up.
 const VOUCHED: Duration = Duration::from_secs(600);
@@ -129,6 +129,11 @@ impl Compare {
     /// A search is under way.
     pub(super) fn is_on(&self) -> bool {
         self.search.is_some()
+    }
+
+    /// The next search is not one after searches that changed nothing.
+    pub(super) fn fetched(&mut self, now: Mono) {
+        self.rest_until = self.rest_until.min(now.after(REST));
     }
 
     /// The content is right, or comes anew.

@@ -205,8 +205,11 @@ impl Volume {
                  without that, or has no hashes to tell",
             );
         }
-        // What was in doubt has come.
-        self.digest.doubts = BlockSet::new();
+        let asked = !std::mem::take(&mut self.digest.doubts).is_empty();
+        if asked && self.want.seed.is_some_and(|m| m.over.is_some()) {
+            // What was found has come: there is something new to compare.
+            self.digest.compare.fetched(self.desk.now);
+        }
         let quiet = !self.table_being_written() && !self.pass_is_busy();
         if self.want.digest.table == TableMark::Absent
             && let Some(p) = self.digest.pass.as_mut().filter(|p| quiet && p.cursor == u64::MAX)
