@@ -398,6 +398,7 @@ pub fn assemble(
         snapshots,
         full: plan.full.clone(),
         role,
+        opens: identity.standing.opens.map(|o| o.generation),
     };
     let ring = Ring::new(cfg.save_capacity)
         .ok_or_else(|| recover(RecoverError::TooSmall(cfg.save_capacity)))?;

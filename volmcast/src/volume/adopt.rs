@@ -47,6 +47,22 @@ enum Content {
     End(Box<SetHeader>),
 }
 
+impl Content {
+    /// It begins the step that `open` was to be, anew: with a later attempt, or without its data.
+    fn supersedes(&self, open: StepId) -> bool {
+        match self {
+            Self::Pad => false,
+            Self::Chunk(c) => {
+                let (step, later) = (c.step(), c.step().attempt > open.attempt);
+                c.header().number.0 == 0
+                    && StepId { attempt: open.attempt, ..step } == open
+                    && later
+            }
+            Self::End(h) => h.chunk_count == 0 && h.flags.contains(SetFlags::BITMAP_ONLY),
+        }
+    }
+}
+
 impl Volume {
     /// What the records say that follow each other from `head` on, damaged or not in their bodies.
     pub(super) fn look_beyond(&self, head: LogPos, read: ReadFile<'_>) -> Beyond {
@@ -128,6 +144,12 @@ impl Volume {
                 break;
             }
             let state = self.log.state();
+            if open.as_ref().is_some_and(|(id, ..)| content.supersedes(*id)) {
+                // What came of an attempt that was given up; its successor follows it.
+                (open, records) = (None, Vec::new());
+                self.log.abandon_open_step();
+                self.intake.building = None;
+            }
             match &content {
                 Content::Pad => {}
                 Content::Chunk(c) => {
@@ -218,6 +240,10 @@ impl Volume {
                 continue;
             }
             let body = read(FileId::Save, at + HEADER_LEN as u64, h.body_len as usize).ok();
+            if h.chunk.0 == 0 {
+                // Perhaps of a later attempt.
+                (id, chunks) = (None, 0);
+            }
             // Of both kinds of records: the chunks before it.
             let follows = h.chunk.0 == chunks;
             let (kind, body_len, to, chunk) = (h.kind, h.body_len, h.to, h.chunk);

@@ -63,7 +63,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rcp::proto::clock::{Mono, Wall};
 use rcp::proto::delta::{Chunk, Compression, StepId};
-use rcp::proto::ids::{ChunkNumber, NodeName, SetNumber, StateId, VolumeId};
+use rcp::proto::ids::{ChunkNumber, Generation, NodeName, SetNumber, StateId, VolumeId};
 
 use crate::capture::Capture;
 use crate::io::{Io, Outcome, Tag};
@@ -186,6 +186,9 @@ pub struct VolumeConfig {
     pub full: FullPolicy,
     /// Role and its policy.
     pub role: Role,
+    /// The line that a writer was to open when its node ended: its identity says so, and the mailbox
+    /// perhaps not yet.
+    pub opens: Option<Generation>,
 }
 
 /// What happened that the node, a peer or an operator should know.

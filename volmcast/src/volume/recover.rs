@@ -109,7 +109,10 @@ impl Volume {
         let mut v = Self::assemble(cfg, m, now, wall)?;
         let old = Mailbox::one_damaged(&slots);
         // What the damaged slot may have said is in the records behind the head.
-        let beyond = if old { v.look_beyond(head, read) } else { Beyond::at(head) };
+        let mut beyond = if old { v.look_beyond(head, read) } else { Beyond::at(head) };
+        if v.has_yet_to_open() {
+            beyond = Beyond { end: beyond.end, ..Beyond::at(head) };
+        }
         match v.scan(tail, head, read) {
             Err(text) => {
                 // Positions go on behind everything that was ever written.
@@ -263,10 +266,12 @@ impl Volume {
     /// One mailbox slot is damaged: what this one says may be out of date.
     fn old_slot(&mut self, head: LogPos, whole: SetNumber, read: ReadFile<'_>) {
         let mut text = "one of the two mailbox slots is damaged; the other one is used".to_owned();
+        // Else the sets that follow would seem not to follow each other.
+        self.drop_foreign_steps();
         // Both slots would say that what is staged has its end, before anything of it counts.
         let open = self.durable.staged.is_some_and(|m| m.need.is_none());
         let whole = if open { SetNumber::ZERO } else { whole };
-        if !matches!(self.cfg.role, Role::Relay) && !open {
+        if !matches!(self.cfg.role, Role::Relay) && !open && !self.has_yet_to_open() {
             let sets = self.adopt_sets(head, read);
             if sets > 0 {
                 text.push_str(&format!(", with {sets} sets that the save volume holds beyond it"));
@@ -278,7 +283,9 @@ impl Volume {
         }
         self.desk.event(Event::Damage { text });
         self.commit.request();
-        self.give_up_unreadable(read);
+        if !self.has_yet_to_open() {
+            self.give_up_unreadable(read);
+        }
         // The newer slot may have shown every set that was whole, so that their blocks may be in the
         // base of a replica: it is read again when it has them all.
         let replica = matches!(self.cfg.role, Role::Replica { .. });
@@ -371,8 +378,15 @@ impl Volume {
         }
     }
 
-    /// Brings the value to where it can go on. The base may hold parts of sets up to `beyond`.
-    fn settle(&mut self, beyond: SetNumber) {
+    /// A writer that was a replica when its mailbox was written last: what the save volume holds behind
+    /// the head came from the writer before, and its content does not have it.
+    fn has_yet_to_open(&self) -> bool {
+        let opened = |g| self.want.history.iter().any(|b| b.generation == g);
+        matches!(self.cfg.role, Role::Primary { .. }) && self.cfg.opens.is_some_and(|g| !opened(g))
+    }
+
+    /// Gives up what was received of a line after it had ended for this node.
+    fn drop_foreign_steps(&mut self) {
         let history = &self.durable.history;
         let foreign = |s: &&crate::save::Step| {
             line_of(history, s.id.to).is_some_and(|g| g != s.id.generation)
@@ -381,6 +395,11 @@ impl Volume {
         if let Some(at) = foreign.filter(|_| !rcp::planted!(ForeignStepsKept)) {
             self.drop_steps_after(at);
         }
+    }
+
+    /// Brings the value to where it can go on. The base may hold parts of sets up to `beyond`.
+    fn settle(&mut self, beyond: SetNumber) {
+        self.drop_foreign_steps();
         match self.cfg.role {
             Role::Primary { .. } => {
                 // An unfinished set is abandoned: its blocks are still marked in the activity log.
