@@ -452,6 +452,18 @@ impl SimNode {
         self.rotten.is_some() || self.spoilt.is_some()
     }
 
+    /// It found a record of the ring's next round, or of a later one, where its own should be: they
+    /// may begin at the same place.
+    fn is_of_a_later_round(&self, text: &str) -> bool {
+        let number = |after: &str| {
+            let (_, rest) = text.split_once(after)?;
+            let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
+            digits.parse::<u64>().ok()
+        };
+        let found = number("a record of position ").zip(number("stands at position "));
+        found.is_some_and(|(found, at)| found > at && (found - at) % self.save == 0)
+    }
+
     /// What a node may say that has a bad disk, and only then.
     #[must_use]
     pub fn may_say(&self, text: &str) -> bool {
@@ -464,6 +476,7 @@ impl SimNode {
             || (self.slot_lost && text.contains("mailbox slots"))
             // The slot before names room that was used again since.
             || (self.slot_lost && text.contains("no record begins here"))
+            || (self.slot_lost && self.is_of_a_later_round(text))
             // A crash left a set that no slot ever named, torn.
             || (self.slot_lost && text.contains("cannot be read"))
             || (self.was_full && text.contains("no space left"))
