@@ -140,10 +140,12 @@ impl World {
             }
             "rot in the save area" => node.volume().is_some_and(|v| {
                 let m = v.durable();
-                m.log_head > m.log_tail
+                m.log_head > m.log_tail && !(self.is_stored_as_writer(n) && self.one_slot(n))
             }),
             "rot in the content" => node.kind == Kind::Replica,
-            "mailbox slot lost" => !node.slot_lost,
+            "mailbox slot lost" => {
+                !node.slot_lost && !(self.is_stored_as_writer(n) && node.rotten.is_some())
+            }
             _ => true,
         }
     }

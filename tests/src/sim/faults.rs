@@ -47,7 +47,7 @@ impl World {
     }
 
     /// A slot that was lost has not been written again.
-    fn one_slot(&self, n: usize) -> bool {
+    pub(super) fn one_slot(&self, n: usize) -> bool {
         let Some(disk) = &self.nodes[n].disk else { return false };
         let d = disk.0.borrow();
         let bytes = d.bytes(FileId::Mailbox);
@@ -56,6 +56,10 @@ impl World {
 
     /// The newest mailbox slot of a node that is down rots, if the older one is whole.
     pub(super) fn lose_slot(&mut self, n: usize) {
+        if self.is_stored_as_writer(n) && self.nodes[n].rotten.is_some() {
+            self.counters.hit("a writer's slot spared, as its log had rotted");
+            return;
+        }
         let Some(disk) = self.nodes[n].disk.clone() else { return };
         let mut d = disk.0.borrow_mut();
         let of = |d: &Disk, slot: usize| {
@@ -72,6 +76,14 @@ impl World {
         let node = &mut self.nodes[n];
         node.slot_lost = true;
         node.rotten = node.rotten.max(node.rotten_before.take());
+    }
+
+    /// Where a writer's newest set stands is said by its newest slot, and by the records of the set.
+    /// If neither can be read, nothing on the node says it: one of the two stays intact.
+    pub(super) fn is_stored_as_writer(&self, n: usize) -> bool {
+        let node = &self.nodes[n];
+        let stored = node.on_disk.as_ref().or(node.identity.as_ref());
+        node.kind == Kind::Primary || stored.is_some_and(|i| i.role == "primary")
     }
 
     pub(super) fn writer_lost(&mut self, n: usize) {
@@ -438,7 +450,7 @@ impl World {
     pub(super) fn rot_save(&mut self, n: usize) {
         let Some(m) = self.nodes[n].volume().map(|v| v.durable().clone()) else { return };
         let used = m.log_head.since(m.log_tail);
-        if used == 0 {
+        if used == 0 || self.is_stored_as_writer(n) && self.one_slot(n) {
             return;
         }
         let position = m.log_tail.0 + self.rng.below(used);
