@@ -125,6 +125,26 @@ fn nothing_is_shown_after_a_restart_that_was_not_proven_before() {
     }
 }
 
+/// The parent begins anew, and with the log goes what a crash left half done: of a set that was being
+/// merged the hash was written, and the content not.
+#[test]
+fn a_table_that_was_made_before_is_not_trusted_when_the_parent_begins_anew() {
+    let mut p = Pair::new();
+    p.stale(300);
+    p.discard();
+    p.join();
+    p.go(3);
+    assert_eq!(p.doubted(), [(300, 1)]);
+    p.write(40_000);
+    p.go(1);
+    p.child.disk.write(FileId::Base, 40_000 * 4096, &[0; 4096]).expect("written");
+    p.restart();
+    p.join();
+    p.go(20);
+    assert_eq!(p.doubted(), [(300, 1), (40_000, 1)]);
+    p.refused("not proven yet");
+}
+
 #[test]
 fn content_without_a_digest_is_shown_when_the_parent_can_have_told_of_no_later_state() {
     let mut p = Pair::new();

@@ -70,6 +70,11 @@ impl Volume {
     pub fn seed_goes_on(&mut self, from: SetNumber, blocks: BlockCount) -> bool {
         let unproven = self.want.digest.is_unproven();
         let Some(mark) = self.want.seed.filter(|_| unproven) else { return false };
+        if self.want.digest.table != TableMark::Absent {
+            // The log goes, and with it what a crash left half done and would be done again, or what is
+            // under way now: content and hashes of that need not belong together.
+            self.digest_lost();
+        }
         let was = self.seed_in.as_ref().is_some_and(|s| s.joined);
         let at = if was { from } else { SetNumber(from.0.saturating_sub(1)) };
         let next_block = if mark.over.is_some() { blocks.0 } else { mark.next_block };
