@@ -125,6 +125,27 @@ fn nothing_is_shown_after_a_restart_that_was_not_proven_before() {
     }
 }
 
+/// Of a line that ended as well: what is here differs from the parent's, and is what a branch has.
+#[test]
+fn blocks_that_a_comparison_found_are_not_refused_as_damaged_when_another_writer_took_over() {
+    for anew in [false, true] {
+        let mut p = Pair::new();
+        p.stale(300);
+        p.discard();
+        p.join();
+        p.go(3);
+        assert_eq!(p.doubted(), [(300, 1)]);
+        if anew {
+            p.join();
+        } else {
+            p.discard();
+        }
+        let view = p.child.machine.volume.board().view();
+        assert!(view.hashed.or(view.proven).is_none(), "no table proves what is read");
+        assert!(view.damaged.is_empty(), "{:?}", view.damaged);
+    }
+}
+
 /// The parent begins anew, and with the log goes what a crash left half done: of a set that was being
 /// merged the hash was written, and the content not.
 #[test]

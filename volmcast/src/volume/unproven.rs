@@ -40,6 +40,7 @@ impl Volume {
     /// Nothing is known any more of what the content holds. It is hidden until it is proven; the live
     /// stream is joined anew, at `from` if the parent still has that. A seed goes on where it was.
     pub(super) fn content_unproven(&mut self, from: SetNumber) {
+        self.forget_compared();
         let next_block = self.worth_comparing();
         self.want.seed = None;
         self.digest_seeded();
@@ -48,6 +49,15 @@ impl Volume {
             // What a crash left of content and hashes need not belong together.
             self.digest_lost();
             self.mark_unproven(from, next_block, false);
+        }
+    }
+
+    /// Blocks that a comparison found to be others at the parent are found once more by the next one.
+    /// They are no damage: what a branch has of them is handed out, also while no table proves it.
+    fn forget_compared(&mut self) {
+        let fetched = self.want.seed.is_some_and(|m| m.over.is_some());
+        if fetched && self.want.digest.is_unproven() {
+            self.digest.doubts = BlockSet::new();
         }
     }
 
@@ -70,6 +80,7 @@ impl Volume {
     pub fn seed_goes_on(&mut self, from: SetNumber, blocks: BlockCount) -> bool {
         let unproven = self.want.digest.is_unproven();
         let Some(mark) = self.want.seed.filter(|_| unproven) else { return false };
+        self.forget_compared();
         if self.want.digest.table != TableMark::Absent {
             // The log goes, and with it what a crash left half done and would be done again, or what is
             // under way now: content and hashes of that need not belong together.
