@@ -43,7 +43,8 @@ impl World {
         let catching_up = m.seed.is_some_and(|s| s.over.is_some());
         let m_staged = m.staged.map(|s| s.need.is_some_and(|n| m.visible >= n));
         let kept: Vec<_> = m.kept.iter().filter(|k| k.pin > 0).map(|k| k.set).collect();
-        let full = v.config().snapshots.free_slots() == 0;
+        let area = &v.config().snapshots;
+        let full = area.free_slots() == 0 || area.has_broken();
         let refused = v.refusal().is_some();
         let (draining, failure) = (v.draining(), v.failure().map(str::to_owned));
         let saved = v.saved_position();
