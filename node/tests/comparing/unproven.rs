@@ -156,8 +156,10 @@ fn a_table_that_was_made_before_is_not_trusted_when_the_parent_begins_anew() {
     p.join();
     p.go(3);
     assert_eq!(p.doubted(), [(300, 1)]);
-    p.write(40_000);
-    p.go(1);
+    for block in [40_000, 50_000] {
+        p.write(block);
+        p.go(1);
+    }
     p.child.disk.write(FileId::Base, 40_000 * 4096, &[0; 4096]).expect("written");
     p.restart();
     p.join();
