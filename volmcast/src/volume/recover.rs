@@ -241,20 +241,20 @@ impl Volume {
                     read(FileId::Save, body_at, h.body_len as usize).map_err(|e| e.to_string())?;
                 let header = SetHeader::parse(&b)
                     .map_err(|e| format!("at position {pos}: set header: {e}"))?;
-                self.drop_older_attempt(header.step);
+                self.drop_given_up(header.step, h.chunk);
                 self.log.enter_scanned(meta);
                 self.scanned_end(pos, end, header);
             } else if self.indexes(h.to) {
                 let b =
                     read(FileId::Save, body_at, h.body_len as usize).map_err(|e| e.to_string())?;
                 let chunk = Chunk::parse(b).map_err(|e| damaged_chunk(&h, &e))?;
-                self.drop_older_attempt(chunk.step());
+                self.drop_given_up(chunk.step(), h.chunk);
                 self.log.enter_scanned(meta);
                 self.scanned_chunk(pos, end, &chunk);
             } else {
                 let b = read(FileId::Save, body_at, CHUNK_HEADER_LEN).map_err(|e| e.to_string())?;
                 let header = ChunkHeader::parse(&b).map_err(|e| damaged_chunk(&h, &e))?;
-                self.drop_older_attempt(header.step);
+                self.drop_given_up(header.step, h.chunk);
                 self.log.enter_scanned(meta);
                 self.scanned_header(pos, end, &header);
             }
@@ -329,21 +329,19 @@ impl Volume {
         matches!(self.cfg.role, Role::Replica { .. }) && to > self.durable.merged
     }
 
-    /// The log still holds what came of an attempt that was given up; its successor follows it.
-    fn drop_older_attempt(&mut self, next: StepId) {
+    /// What is given up stays in the file, and what takes its place follows it: another attempt of a
+    /// set; the same one, which came once more to somebody who had dropped it; the set without its
+    /// data; or a writer's sets from an earlier state on (FAIL-07). The next record, chunk `number` or
+    /// a header that closes so many, tells.
+    fn drop_given_up(&mut self, next: StepId, number: ChunkNumber) {
         let keep = rcp::planted!(OldAttemptKept);
-        if self.log.open_step().is_some_and(|s| s.id != next) && !keep {
+        let open = self.log.open_step();
+        if open.is_some_and(|s| s.id != next || s.chunks != number.0) && !keep {
             self.log.abandon_open_step();
             self.intake.building = None;
         }
-        // So it does what was staged of a catch-up that was given up.
-        let held = self.log.state();
-        if held > next.base && self.log.steps().any(Step::is_staged) {
-            self.drop_steps_after(next.base);
-        }
-        // So it does what was received of a writer whose sets were given up (FAIL-07).
-        let last = self.log.steps().next_back().map(|s| s.id);
-        if last.is_some_and(|s| s.to > next.base && s.generation != next.generation) {
+        let last = self.log.steps().rev().find(|s| s.end.is_some()).map(|s| s.id);
+        if last.is_some_and(|s| s.to > next.base) {
             self.drop_steps_after(next.base);
         }
     }
