@@ -47,22 +47,6 @@ enum Content {
     End(Box<SetHeader>),
 }
 
-impl Content {
-    /// It begins the step that `open` was to be, anew: with a later attempt, or without its data.
-    fn supersedes(&self, open: StepId) -> bool {
-        match self {
-            Self::Pad => false,
-            Self::Chunk(c) => {
-                let (step, later) = (c.step(), c.step().attempt > open.attempt);
-                c.header().number.0 == 0
-                    && StepId { attempt: open.attempt, ..step } == open
-                    && later
-            }
-            Self::End(h) => h.chunk_count == 0 && h.flags.contains(SetFlags::BITMAP_ONLY),
-        }
-    }
-}
-
 impl Volume {
     /// What the records say that follow each other from `head` on, damaged or not in their bodies.
     pub(super) fn look_beyond(&self, head: LogPos, read: ReadFile<'_>) -> Beyond {
@@ -144,38 +128,46 @@ impl Volume {
                 break;
             }
             let state = self.log.state();
-            if open.as_ref().is_some_and(|(id, ..)| content.supersedes(*id)) {
-                // What came of an attempt that was given up; its successor follows it.
+            let line = match &content {
+                Content::Pad => None,
+                Content::Chunk(c) => Some(c.step().generation),
+                Content::End(header) => Some(header.step.generation),
+            };
+            if line.is_some() && line != self.want.generation() {
+                // Another writer's sets were never ours to finish.
                 (open, records) = (None, Vec::new());
-                self.log.abandon_open_step();
-                self.intake.building = None;
+                continue;
             }
             match &content {
                 Content::Pad => {}
                 Content::Chunk(c) => {
-                    let step = c.step();
+                    let (step, header) = (c.step(), c.header());
+                    let older = |o: &(StepId, ChunkListSum, u32)| {
+                        o.0.generation == step.generation && o.0.attempt > step.attempt
+                    };
+                    if header.number.0 == 0 && !open.as_ref().is_some_and(older) {
+                        // What came of it before was given up.
+                        (open, records) = (None, Vec::new());
+                    }
                     let (id, sum, n) = open.get_or_insert_with(|| (step, ChunkListSum::new(), 0));
-                    let header = c.header();
                     let next = header.number.0 == *n && *id == step && step.base == state;
-                    // Another writer's sets were never ours to finish.
-                    let next = next && Some(step.generation) == self.want.generation();
                     if !next || sum.add(header.number, header.body_crc).is_err() {
                         break;
                     }
                     *n += 1;
                 }
                 Content::End(header) => {
+                    if header.chunk_count == 0 {
+                        // Its data was given up.
+                        (open, records) = (None, Vec::new());
+                    }
                     let whole = match open.take() {
                         Some((id, sum, n)) => {
                             id == header.step
                                 && n == header.chunk_count
                                 && sum.total(n) == Some(header.chunk_list_crc)
                         }
-                        None => {
-                            header.chunk_count == 0
-                                && header.step.base == state
-                                && Some(header.step.generation) == self.want.generation()
-                        }
+                        None => header.chunk_count == 0 && header.step.base == state,
                     };
                     if !whole {
                         break;
@@ -240,34 +232,38 @@ impl Volume {
                 continue;
             }
             let body = read(FileId::Save, at + HEADER_LEN as u64, h.body_len as usize).ok();
+            // Of both kinds of records: the chunks before it.
             if h.chunk.0 == 0 {
-                // Perhaps of a later attempt.
+                // What came before of it was given up.
                 (id, chunks) = (None, 0);
             }
-            // Of both kinds of records: the chunks before it.
             let follows = h.chunk.0 == chunks;
             let (kind, body_len, to, chunk) = (h.kind, h.body_len, h.to, h.chunk);
             pos = RecordMeta { pos, kind, body_len, to, chunk, cached: None }.end();
+            let mut size = blocks;
             let step = if kind == RecordKind::SetEnd {
                 let header = body.and_then(|b| SetHeader::parse(&b).ok());
-                blocks = header.as_ref().map_or(blocks, |h| BlockCount(h.volume_blocks));
+                size = header.as_ref().map_or(size, |h| BlockCount(h.volume_blocks));
                 header.map(|h| h.step)
             } else {
                 chunks += 1;
                 body.and_then(|b| Chunk::parse(b).ok()).map(|c| c.step())
             };
             unreadable |= step.is_none();
-            let ours = step.is_none_or(|s| Some(s.generation) == self.want.generation());
             let same = step.is_none() || id.is_none() || id == step;
-            if !follows || !ours || !same {
+            if !follows || !same {
                 break;
             }
             id = id.or(step);
             if kind == RecordKind::SetEnd {
-                if !unreadable {
+                let ours = id.is_none_or(|s| Some(s.generation) == self.want.generation());
+                if ours && !unreadable {
                     break;
                 }
-                found = Some((to, blocks, pos));
+                if ours {
+                    blocks = size;
+                    found = Some((to, blocks, pos));
+                }
                 (id, chunks) = (None, 0);
             }
         }
@@ -283,6 +279,7 @@ impl Volume {
                 self.log.skip_to(after);
             }
             Content::Chunk(c) => {
+                self.drop_given_up(c.step(), c.number());
                 self.log.enter_scanned(meta);
                 self.scanned_chunk(pos, end, &c);
                 // A replica notes what it merges.
@@ -295,6 +292,7 @@ impl Volume {
                     // Its blocks were known to the slot that is damaged.
                     self.changes_reset(header.step.to);
                 }
+                self.drop_given_up(header.step, meta.chunk);
                 self.log.enter_scanned(meta);
                 self.scanned_end(pos, end, *header);
             }

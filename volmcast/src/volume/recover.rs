@@ -113,7 +113,10 @@ impl Volume {
         if v.has_yet_to_open() {
             beyond = Beyond { end: beyond.end, ..Beyond::at(head) };
         }
-        match v.scan(tail, head, read) {
+        let scanned = v.scan(tail, head, read);
+        // Before it is asked what follows them: else that would seem not to follow.
+        v.drop_foreign_steps();
+        match scanned {
             Err(text) => {
                 // Positions go on behind everything that was ever written.
                 v.log.skip_to(beyond.end);
@@ -266,8 +269,6 @@ impl Volume {
     /// One mailbox slot is damaged: what this one says may be out of date.
     fn old_slot(&mut self, head: LogPos, whole: SetNumber, read: ReadFile<'_>) {
         let mut text = "one of the two mailbox slots is damaged; the other one is used".to_owned();
-        // Else the sets that follow would seem not to follow each other.
-        self.drop_foreign_steps();
         // Both slots would say that what is staged has its end, before anything of it counts.
         let open = self.durable.staged.is_some_and(|m| m.need.is_none());
         let whole = if open { SetNumber::ZERO } else { whole };
@@ -333,7 +334,7 @@ impl Volume {
     /// set; the same one, which came once more to somebody who had dropped it; the set without its
     /// data; or a writer's sets from an earlier state on (FAIL-07). The next record, chunk `number` or
     /// a header that closes so many, tells.
-    fn drop_given_up(&mut self, next: StepId, number: ChunkNumber) {
+    pub(super) fn drop_given_up(&mut self, next: StepId, number: ChunkNumber) {
         let keep = rcp::planted!(OldAttemptKept);
         let open = self.log.open_step();
         if open.is_some_and(|s| s.id != next || s.chunks != number.0) && !keep {
@@ -343,6 +344,18 @@ impl Volume {
         let last = self.log.steps().rev().find(|s| s.end.is_some()).map(|s| s.id);
         if last.is_some_and(|s| s.to > next.base) {
             self.drop_steps_after(next.base);
+        }
+    }
+
+    /// Steps of a line that ended before them were given up; perhaps nothing has followed them yet.
+    fn drop_foreign_steps(&mut self) {
+        let history = &self.durable.history;
+        let foreign = |s: &&crate::save::Step| {
+            line_of(history, s.id.to).is_some_and(|g| g != s.id.generation)
+        };
+        let foreign = self.log.steps().find(foreign).map(|s| s.id.base);
+        if let Some(at) = foreign.filter(|_| !rcp::planted!(ForeignStepsKept)) {
+            self.drop_steps_after(at);
         }
     }
 
@@ -383,21 +396,8 @@ impl Volume {
         matches!(self.cfg.role, Role::Primary { .. }) && self.cfg.opens.is_some_and(|g| !opened(g))
     }
 
-    /// Gives up what was received of a line after it had ended for this node.
-    fn drop_foreign_steps(&mut self) {
-        let history = &self.durable.history;
-        let foreign = |s: &&crate::save::Step| {
-            line_of(history, s.id.to).is_some_and(|g| g != s.id.generation)
-        };
-        let foreign = self.log.steps().find(foreign).map(|s| s.id.base);
-        if let Some(at) = foreign.filter(|_| !rcp::planted!(ForeignStepsKept)) {
-            self.drop_steps_after(at);
-        }
-    }
-
     /// Brings the value to where it can go on. The base may hold parts of sets up to `beyond`.
     fn settle(&mut self, beyond: SetNumber) {
-        self.drop_foreign_steps();
         match self.cfg.role {
             Role::Primary { .. } => {
                 // An unfinished set is abandoned: its blocks are still marked in the activity log.
