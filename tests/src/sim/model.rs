@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use rcp::proto::clock::Wall;
 use rcp::proto::ids::{Generation, SetNumber};
 use volmcast::digest::{BlockHash, Sum};
 use xxhash_rust::xxh3::xxh3_64;
@@ -31,6 +32,8 @@ struct Cut {
     writes: u64,
     /// The volume's digest, added up from nothing.
     digest: Sum,
+    /// When its writer says that it was cut.
+    at: Option<Wall>,
 }
 
 impl Model {
@@ -51,7 +54,7 @@ impl Model {
     pub fn new(block: usize, blocks: u64) -> Self {
         let zero = xxh3_64(&vec![0; block]);
         let hashes = vec![zero; usize::try_from(blocks).unwrap_or(0)];
-        let nothing = Cut { hashes, blocks, writes: 0, digest: Sum::default() };
+        let nothing = Cut { hashes, blocks, writes: 0, digest: Sum::default(), at: None };
         let cuts = BTreeMap::from([(Self::NOTHING, nothing)]);
         Self { block, zero, cuts, earlier: BTreeMap::new(), newest_sent: BTreeMap::new() }
     }
@@ -60,12 +63,30 @@ impl Model {
         content.chunks(self.block).map(xxh3_64).collect()
     }
 
-    /// A writer made a cut; a set number may be cut again after a crash.
-    pub fn cut(&mut self, set: State, content: &[u8], writes: u64, blocks: u64) {
+    /// A writer made a cut, `at` its own time; a set number may be cut again after a crash.
+    pub fn cut(
+        &mut self,
+        set: State,
+        at: Option<Wall>,
+        content: &[u8],
+        (writes, blocks): (u64, u64),
+    ) {
         let hashes = self.hashes(content);
         let digest = Sum::of(&self.table(content));
-        if let Some(was) = self.cuts.insert(set, Cut { hashes, blocks, writes, digest }) {
+        if let Some(was) = self.cuts.insert(set, Cut { hashes, blocks, writes, digest, at }) {
             self.earlier.entry(set).or_default().push(was);
+        }
+    }
+
+    /// A writer found a set in its save volume that its mailbox did not know of. It may have cut it
+    /// again after a crash, crashed once more with the newest mailbox slot lost, and found it as it was
+    /// at first: unless that was sent, it is the state from then on.
+    pub fn found(&mut self, set: State, at: Option<Wall>) {
+        let unsent = self.newest_sent.get(&set.0).is_none_or(|sent| *sent < set.1);
+        let Some(cut) = self.cuts.get_mut(&set).filter(|c| c.at != at && unsent) else { return };
+        let earlier = self.earlier.get_mut(&set);
+        if let Some(first) = earlier.and_then(|all| all.iter_mut().find(|e| e.at == at)) {
+            std::mem::swap(cut, first);
         }
     }
 
@@ -79,20 +100,10 @@ impl Model {
     ///
     /// # Errors
     /// In words.
-    pub fn check_digest(&mut self, set: State, digest: Sum) -> Result<(), String> {
-        let Some(cut) = self.cuts.get_mut(&set).filter(|c| c.digest != digest) else {
-            return Ok(());
-        };
-        let unsent = self.newest_sent.get(&set.0).is_none_or(|sent| *sent < set.1);
-        let earlier = self.earlier.get_mut(&set).filter(|_| unsent);
-        match earlier.and_then(|all| all.iter_mut().find(|e| e.digest == digest)) {
-            // Its writer cut it again after a crash, crashed once more with the newest mailbox slot
-            // lost, and found it in the save volume as it was at first.
-            Some(first) => {
-                std::mem::swap(cut, first);
-                Ok(())
-            }
-            None => Err(format!("the digest of state {} is {}, not {digest}", set.1, cut.digest)),
+    pub fn check_digest(&self, set: State, digest: Sum) -> Result<(), String> {
+        match self.cuts.get(&set).filter(|c| c.digest != digest) {
+            Some(c) => Err(format!("the digest of state {} is {}, not {digest}", set.1, c.digest)),
+            None => Ok(()),
         }
     }
 

@@ -47,6 +47,7 @@ impl World {
         let full = area.free_slots() == 0 || area.has_broken();
         let refused = v.refusal().is_some();
         let (draining, failure) = (v.draining(), v.failure().map(str::to_owned));
+        let cut_at = draining.and_then(|set| v.cut_time(set));
         let saved = v.saved_position();
         let (blocks, cut_blocks) = (v.blocks().0, v.next_blocks().0);
         let (digest, differs) = (v.digest(), m.digest.differs);
@@ -71,7 +72,8 @@ impl World {
             if let (Some(set), Some(disk)) = (draining, self.nodes[n].disk.clone()) {
                 let d = disk.0.borrow();
                 let set = Model::state(line, set);
-                self.model.cut(set, d.bytes(FileId::Base), d.completed(FileId::Base), cut_blocks);
+                let sizes = (d.completed(FileId::Base), cut_blocks);
+                self.model.cut(set, cut_at, d.bytes(FileId::Base), sizes);
                 self.counters.hit("cut");
             }
             self.nodes[n].draining = draining;
@@ -308,6 +310,8 @@ impl World {
         let m = v.durable();
         let (visible, seeding) = (m.visible, m.seed.is_some());
         let kept: Vec<_> = v.kept().collect();
+        let beyond = (visible.0 + 1..=held.0).map(SetNumber).map(|s| (s, v.cut_time(s)));
+        let beyond: Vec<_> = beyond.collect();
         let pinned: Vec<_> = m.kept.iter().filter(|k| k.pin > 0).map(|k| k.set).collect();
         if self.nodes[n].halted.is_some() && v.is_replicating() && !self.nodes[n].slot_lost {
             self.fail(format!("n{n} was stopped and goes on after a restart"));
@@ -327,6 +331,9 @@ impl World {
             let sent = line.and_then(|l| self.model.newest_sent.get(&l)).copied();
             let sent = sent.unwrap_or(SetNumber::ZERO);
             // With an older slot the sets behind its head are taken over, and committed later.
+            for (set, at) in beyond.into_iter().filter(|_| slot_lost) {
+                self.model.found(Model::state(line, set), at);
+            }
             if visible < sent && !(slot_lost && held >= sent) {
                 self.fail(format!("the primary recovered set {visible}, but had sent {sent}"));
             }
