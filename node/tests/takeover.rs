@@ -1,5 +1,8 @@
 //! A replica takes over on real files, and the node ends between any two steps (FAIL-03 to FAIL-07).
 
+#[path = "takeover/again.rs"]
+mod again;
+
 use std::path::Path;
 use std::time::Duration;
 

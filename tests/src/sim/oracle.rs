@@ -352,9 +352,10 @@ impl World {
             self.nodes[n].kept.clear();
         }
         if slot_lost && self.nodes[n].rotten.is_some() {
-            // Which sets were merged nobody knows: what was kept may be overwritten.
+            // Which sets were shown and merged nobody knows: what was kept may be overwritten.
             self.counters.hit("kept states given up with a lost slot and a damaged log");
             self.nodes[n].kept.retain(|s, _| kept.contains(s));
+            self.nodes[n].shown = self.nodes[n].shown.min(visible);
         }
         let lost: Vec<_> = self.nodes[n].kept.keys().filter(|s| !kept.contains(s)).collect();
         if !lost.is_empty() && !seeding && !self.nodes[n].area_full {

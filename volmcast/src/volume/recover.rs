@@ -38,7 +38,6 @@ use crate::digest::{HEAD_LEN, table_head};
 use crate::history::line_of;
 use crate::io::{FileId, IoError};
 use crate::mailbox::{Branch, Mailbox, MailboxError, SLOT_LEN, TableMark};
-use crate::save::log::Step;
 use crate::save::record::HEADER_LEN;
 use crate::save::{Log, Readback, RecordHeader, RecordKind, RecordMeta, Ring};
 use crate::snapshots::PinId;
