@@ -236,7 +236,8 @@ const MET: u64 = 100;
 /// Where that is not reached yet: so often at the least.
 fn least(fault: &str, state: &str) -> u64 {
     match (fault, state) {
-        (_, "recovering") => 10,
+        ("no space left" | "rot in the save area" | "rot in the content", "staging") => 0,
+        (_, "staging" | "recovering") => 10,
         ("rot in the save area", "catching up") => 90,
         _ => MET,
     }

@@ -144,7 +144,7 @@ impl World {
             }),
             "rot in the content" => node.kind == Kind::Replica,
             "mailbox slot lost" => {
-                !node.slot_lost && !(self.is_stored_as_writer(n) && node.rotten.is_some())
+                !(node.slot_lost || self.is_stored_as_writer(n) && node.rotten.is_some())
             }
             _ => true,
         }
