@@ -157,6 +157,11 @@ pub enum Reply {
 }
 
 impl Held {
+    /// Its stream from the parent runs.
+    pub(super) fn is_fed(&self) -> bool {
+        self.inbound.as_ref().is_some_and(|i| i.stage == super::receiving::InStage::Running)
+    }
+
     /// Everything written before this is in the state that the answer names.
     pub(super) fn demand_cut(&mut self, ask: AskId, keep: bool) {
         let demand = self.volume.demand_cut(keep);

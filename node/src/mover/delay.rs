@@ -16,7 +16,6 @@ use rcp::proto::frame::StreamId;
 use rcp::proto::ids::{NodeName, VolumeId};
 use volmcast::volume::{Role, Waits};
 
-use super::receiving::InStage;
 use super::sending::Stage;
 use super::{ConnId, Held, Level, Mover};
 use crate::api::Delayed;
@@ -220,8 +219,7 @@ impl Mover {
     pub(super) fn delayed(&self, h: &Held) -> Option<Delayed> {
         let since = h.own.delay.since(self.now, TOLD)?;
         let role = &h.volume.config().role;
-        let running = h.inbound.as_ref().is_some_and(|i| i.stage == InStage::Running);
-        if !matches!(role, Role::Primary { .. }) && !running {
+        if !matches!(role, Role::Primary { .. }) && !h.is_fed() {
             return None;
         }
         let (cause, text) = match h.own.delay.cause() {

@@ -434,9 +434,7 @@ impl Mover {
             StartMode::Seed if self.keeps_content(conn, id, s.from) => return self.attach(id),
             StartMode::Seed => self.seed_begins(id, s.from, &s.reason),
         }
-        if let Some(h) = self.volumes.get_mut(&id)
-            && h.inbound.as_ref().is_some_and(|i| i.stage == InStage::Running)
-        {
+        if let Some(h) = self.volumes.get_mut(&id).filter(|h| h.is_fed()) {
             h.volume.tell_saved_anew();
         }
         self.settle(id);

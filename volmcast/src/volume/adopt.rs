@@ -47,6 +47,55 @@ enum Content {
     End(Box<SetHeader>),
 }
 
+/// A set that is being read: its step, the checksum of its chunks so far, and how many those are.
+type Open = (StepId, ChunkListSum, u32);
+
+impl Content {
+    fn step(&self) -> Option<StepId> {
+        match self {
+            Self::Pad => None,
+            Self::Chunk(c) => Some(c.step()),
+            Self::End(header) => Some(header.step),
+        }
+    }
+
+    /// It is the first record of a set: of another attempt, of the same once more, or without its data.
+    fn begins_anew(&self, open: Option<&Open>) -> bool {
+        match self {
+            Self::Pad => false,
+            Self::Chunk(c) => {
+                let step = c.step();
+                let older =
+                    |(id, ..): &Open| id.generation == step.generation && id.attempt > step.attempt;
+                c.number().0 == 0 && !open.is_some_and(older)
+            }
+            Self::End(header) => header.chunk_count == 0,
+        }
+    }
+
+    /// It is the next record of the set that is `open`, or the first of the one after `state`.
+    fn follows(&self, open: &mut Option<Open>, state: SetNumber) -> bool {
+        match self {
+            Self::Pad => true,
+            Self::Chunk(c) => {
+                let (step, header) = (c.step(), c.header());
+                let (id, sum, n) = open.get_or_insert_with(|| (step, ChunkListSum::new(), 0));
+                let next = header.number.0 == *n && *id == step && step.base == state;
+                *n += 1;
+                next && sum.add(header.number, header.body_crc).is_ok()
+            }
+            Self::End(header) => match open.take() {
+                Some((id, sum, n)) => {
+                    id == header.step
+                        && n == header.chunk_count
+                        && sum.total(n) == Some(header.chunk_list_crc)
+                }
+                None => header.chunk_count == 0 && header.step.base == state,
+            },
+        }
+    }
+}
+
 impl Volume {
     /// What the records say that follow each other from `head` on, damaged or not in their bodies.
     pub(super) fn look_beyond(&self, head: LogPos, read: ReadFile<'_>) -> Beyond {
@@ -116,8 +165,7 @@ impl Volume {
         // Of the set that is being read: its records, its step, its checksum.
         let mut records: Vec<(RecordMeta, Content)> = Vec::new();
         // The head may lie within a set: room was made while it was written.
-        let mut open: Option<(StepId, ChunkListSum, u32)> =
-            self.log.open_step().map(|s| (s.id, s.sum.clone(), s.chunks));
+        let mut open: Option<Open> = self.log.open_step().map(|s| (s.id, s.sum.clone(), s.chunks));
         while let Some((meta, content)) = self.readable_record(pos, read) {
             let ring = self.log.ring();
             pos = match &content {
@@ -128,50 +176,21 @@ impl Volume {
                 break;
             }
             let state = self.log.state();
-            let line = match &content {
-                Content::Pad => None,
-                Content::Chunk(c) => Some(c.step().generation),
-                Content::End(header) => Some(header.step.generation),
-            };
-            if line.is_some() && line != self.want.generation() {
+            if content.step().is_some_and(|s| Some(s.generation) != self.want.generation()) {
                 // Another writer's sets were never ours to finish.
                 (open, records) = (None, Vec::new());
                 continue;
             }
+            if content.begins_anew(open.as_ref()) {
+                // What came of it before was given up.
+                (open, records) = (None, Vec::new());
+            }
+            if !content.follows(&mut open, state) {
+                break;
+            }
             match &content {
-                Content::Pad => {}
-                Content::Chunk(c) => {
-                    let (step, header) = (c.step(), c.header());
-                    let older = |o: &(StepId, ChunkListSum, u32)| {
-                        o.0.generation == step.generation && o.0.attempt > step.attempt
-                    };
-                    if header.number.0 == 0 && !open.as_ref().is_some_and(older) {
-                        // What came of it before was given up.
-                        (open, records) = (None, Vec::new());
-                    }
-                    let (id, sum, n) = open.get_or_insert_with(|| (step, ChunkListSum::new(), 0));
-                    let next = header.number.0 == *n && *id == step && step.base == state;
-                    if !next || sum.add(header.number, header.body_crc).is_err() {
-                        break;
-                    }
-                    *n += 1;
-                }
+                Content::Pad | Content::Chunk(_) => {}
                 Content::End(header) => {
-                    if header.chunk_count == 0 {
-                        // Its data was given up.
-                        (open, records) = (None, Vec::new());
-                    }
-                    let whole = match open.take() {
-                        Some((id, sum, n)) => {
-                            id == header.step
-                                && n == header.chunk_count
-                                && sum.total(n) == Some(header.chunk_list_crc)
-                        }
-                        None => header.chunk_count == 0 && header.step.base == state,
-                    };
-                    if !whole {
-                        break;
-                    }
                     if primary {
                         self.want.visible = header.step.to;
                         self.want.merged = header.step.to;

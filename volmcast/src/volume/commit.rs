@@ -92,6 +92,26 @@ impl Committer {
 }
 
 impl Volume {
+    /// At a primary, what a commit says of the sets that are finished.
+    fn finished_for(&mut self, m: &mut Mailbox) {
+        // A set is finished when its header is in the durable part; the header is appended only
+        // after the base was synced since the cut.
+        m.visible = self
+            .log
+            .steps()
+            .filter(|s| s.end.as_ref().is_some_and(|(_, end)| *end <= m.log_head))
+            .map(|s| s.id.to)
+            .fold(m.visible, SetNumber::max);
+        m.merged = m.visible;
+        m.outgoing = Some(self.want.outgoing).filter(|o| *o > m.visible).unwrap_or_default();
+        m.blocks = self.blocks_in(m.visible).unwrap_or(m.blocks);
+        self.digest_commit(m);
+        self.want.digest = m.digest;
+        self.want.visible = m.visible;
+        self.want.merged = m.merged;
+        self.want.blocks = m.blocks;
+    }
+
     pub(super) fn pump_commit(&mut self) {
         if !self.commit.wanted || self.commit.in_flight.is_some() || self.failed.is_some() {
             return;
@@ -108,22 +128,7 @@ impl Volume {
         self.stage_for(&mut m);
         m.outgoing = SetNumber::ZERO;
         if let Role::Primary { .. } = self.cfg.role {
-            // A set is finished when its header is in the durable part; the header is appended only
-            // after the base was synced since the cut.
-            m.visible = self
-                .log
-                .steps()
-                .filter(|s| s.end.as_ref().is_some_and(|(_, end)| *end <= m.log_head))
-                .map(|s| s.id.to)
-                .fold(m.visible, SetNumber::max);
-            m.merged = m.visible;
-            m.outgoing = Some(self.want.outgoing).filter(|o| *o > m.visible).unwrap_or_default();
-            m.blocks = self.blocks_in(m.visible).unwrap_or(m.blocks);
-            self.digest_commit(&mut m);
-            self.want.digest = m.digest;
-            self.want.visible = m.visible;
-            self.want.merged = m.merged;
-            self.want.blocks = m.blocks;
+            self.finished_for(&mut m);
         } else if m.seed.is_none() && m.digest.table != TableMark::Absent {
             // Hashes are written with what is merged.
             m.digest.hashed = m.merged;

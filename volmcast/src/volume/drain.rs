@@ -280,17 +280,15 @@ impl Volume {
         });
         // A child may wait for a set whose content came to be in an earlier one.
         let owed = dirty == 0 && settled && committed && owes;
-        let due = due.or(owed.then_some(Cause::Timeout));
-        match due {
+        let empty = dirty == 0 && !owed && !self.demands.keep_next() && !self.growth.is_due();
+        match due.or(owed.then_some(Cause::Timeout)) {
             Some(Cause::HighWater | Cause::Timeout) if self.switch != Switch::On => false,
             None => {
                 let runs = settled && committed && self.switch == Switch::On;
                 self.drain.deadline = Some(t.deadline()).filter(|_| runs);
                 false
             }
-            Some(_)
-                if dirty == 0 && !owed && !self.demands.keep_next() && !self.growth.is_due() =>
-            {
+            Some(_) if empty => {
                 // No change, no set: the present state is current as of now.
                 t.rearm(self.desk.now);
                 self.drain.deadline = Some(t.deadline());
@@ -382,12 +380,6 @@ impl Volume {
             pin,
         }));
         true
-    }
-
-    /// Extents have left that may hold content of a set whose number never came: it was given up, or
-    /// its blocks were in the set before it after a crash.
-    fn owes_a_set(&self) -> bool {
-        self.want.outgoing > self.want.visible
     }
 
     fn no_cut(&mut self, capture: &Capture, why: CutError) {

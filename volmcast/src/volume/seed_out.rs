@@ -357,6 +357,12 @@ impl Volume {
         false
     }
 
+    /// Extents have left that may hold content of a set whose number never came: it was given up, or
+    /// its blocks were in the set before it after a crash.
+    pub(super) fn owes_a_set(&self) -> bool {
+        self.want.outgoing > self.want.visible
+    }
+
     /// Newest state that anything of the content may be of: at a primary that of the set which is being
     /// filled, if there is anything in it.
     fn content_is_of(&self) -> SetNumber {
