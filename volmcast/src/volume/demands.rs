@@ -6,6 +6,8 @@
 
 use rcp::proto::ids::SetNumber;
 
+use super::Volume;
+
 /// A demand for a cut of one volume; a later one is larger.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Demand(u64);
@@ -88,6 +90,16 @@ impl Demands {
     /// The role changed: nothing is cut any more, and nobody is answered.
     pub(super) fn forget(&mut self) {
         *self = Self { newest: self.newest, ..Self::default() };
+    }
+}
+
+impl Volume {
+    /// Asks for a cut now (CAP-13): an [`Event::CutDone`](super::Event::CutDone) with this demand or a later one answers.
+    /// With `keep` the state stays readable at the primary until it is released.
+    pub fn demand_cut(&mut self, keep: bool) -> Demand {
+        let demand = self.add_demand(keep);
+        self.pump();
+        demand
     }
 }
 

@@ -140,14 +140,6 @@ impl Drain {
 }
 
 impl Volume {
-    /// Asks for a cut now (CAP-13): an [`Event::CutDone`] with this demand or a later one answers.
-    /// With `keep` the state stays readable at the primary until it is released.
-    pub fn demand_cut(&mut self, keep: bool) -> Demand {
-        let demand = self.add_demand(keep);
-        self.pump();
-        demand
-    }
-
     /// As [`demand_cut`](Self::demand_cut), for whoever pumps afterwards.
     pub(super) fn add_demand(&mut self, keep: bool) -> Demand {
         let demand = self.demands.add(keep);
