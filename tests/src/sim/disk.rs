@@ -384,6 +384,17 @@ impl Disk {
     pub fn bytes(&self, id: FileId) -> &[u8] {
         self.files.get(&id).map_or(&[], |f| &f.now)
     }
+
+    /// A file's content as whoever opens it next finds it: without what a failed sync lost.
+    #[must_use]
+    pub fn settled(&self, id: FileId) -> Vec<u8> {
+        let Some(f) = self.files.get(&id) else { return Vec::new() };
+        let mut content = f.durable.clone();
+        for parts in f.pending.values() {
+            apply(&mut content, parts, &mut || true);
+        }
+        content
+    }
 }
 
 /// A disk that several hold: the volume's requests, its opening, readers and writers.

@@ -49,8 +49,7 @@ impl World {
     /// A slot that was lost has not been written again.
     pub(super) fn one_slot(&self, n: usize) -> bool {
         let Some(disk) = &self.nodes[n].disk else { return false };
-        let d = disk.0.borrow();
-        let bytes = d.bytes(FileId::Mailbox);
+        let bytes = disk.0.borrow().settled(FileId::Mailbox);
         [0, 1].iter().any(|s| bytes.get(s * SLOT_LEN..).is_none_or(|b| Mailbox::decode(b).is_err()))
     }
 

@@ -94,8 +94,8 @@ impl Demands {
 }
 
 impl Volume {
-    /// Asks for a cut now (CAP-13): an [`Event::CutDone`](super::Event::CutDone) with this demand or a later one answers.
-    /// With `keep` the state stays readable at the primary until it is released.
+    /// Asks for a cut now (CAP-13): an [`Event::CutDone`](super::Event::CutDone) with this demand or a
+    /// later one answers. With `keep` the state stays readable at the primary until it is released.
     pub fn demand_cut(&mut self, keep: bool) -> Demand {
         let demand = self.add_demand(keep);
         self.pump();
