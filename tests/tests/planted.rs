@@ -50,7 +50,7 @@ macro_rules! found {
 found! {
     an_ack_before_the_sync: AckBeforeSync near 2_000,
     a_slot_before_the_sync_of_what_it_names: SlotBeforeSync near 2_000,
-    room_used_again_too_early: RoomTooEarly near 2_300,
+    room_used_again_too_early: RoomTooEarly near 1_000_090,
     a_slot_overwritten_in_place: SlotInPlace near 2_000,
     a_history_in_one_slot: HistoryInOneSlot near 5_000_120,
     an_old_attempt_kept: OldAttemptKept near 4_000_000,

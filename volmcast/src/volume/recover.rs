@@ -341,7 +341,8 @@ impl Volume {
             self.intake.building = None;
         }
         let last = self.log.steps().rev().find(|s| s.end.is_some()).map(|s| s.id);
-        if last.is_some_and(|s| s.to > next.base) {
+        let kept = |s: StepId| rcp::planted!(ForeignStepsKept) && s.generation != next.generation;
+        if last.is_some_and(|s| s.to > next.base && !kept(s)) {
             self.drop_steps_after(next.base);
         }
     }
