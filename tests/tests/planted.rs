@@ -60,7 +60,6 @@ found! {
     an_image_not_synced: ImageNotSynced near 4_000_000,
     a_release_not_taken_back: ReleaseNotTakenBack near 4_000_000,
     an_undo_that_skips_blocks: UndoSkips near 4_000_000,
-    steps_of_a_line_that_ended: ForeignStepsKept near 2_000_300,
     a_set_sent_before_it_is_finished: SentBeforeReady near 2_000,
     a_set_finished_before_the_sync: CutWithoutSync near 3_000_000,
     an_extent_forgotten: ExtentForgotten near 2_000,

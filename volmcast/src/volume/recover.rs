@@ -341,8 +341,7 @@ impl Volume {
             self.intake.building = None;
         }
         let last = self.log.steps().rev().find(|s| s.end.is_some()).map(|s| s.id);
-        let kept = |s: StepId| rcp::planted!(ForeignStepsKept) && s.generation != next.generation;
-        if last.is_some_and(|s| s.to > next.base && !kept(s)) {
+        if last.is_some_and(|s| s.to > next.base) {
             self.drop_steps_after(next.base);
         }
     }
@@ -354,7 +353,7 @@ impl Volume {
             line_of(history, s.id.to).is_some_and(|g| g != s.id.generation)
         };
         let foreign = self.log.steps().find(foreign).map(|s| s.id.base);
-        if let Some(at) = foreign.filter(|_| !rcp::planted!(ForeignStepsKept)) {
+        if let Some(at) = foreign {
             self.drop_steps_after(at);
         }
     }
