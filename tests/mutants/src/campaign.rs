@@ -67,7 +67,8 @@ fn judge_program(copy: &Path) -> Command {
     // A mutant that asks for memory without end dies before anything else does.
     let mut c = Command::new("sh");
     c.args(["-c", "ulimit -v 6000000; exec timeout 900 \"$@\"", "sh"]);
-    c.arg(target.join("debug/judge")).current_dir(copy.join("tests"));
+    let judge = target.join("debug/judge");
+    c.arg(judge.canonicalize().unwrap_or(judge)).current_dir(copy.join("tests"));
     c
 }
 
@@ -98,7 +99,10 @@ pub fn notes(copy: &Path) -> Res<BTreeMap<u32, Vec<String>>> {
             seeds.entry(id).or_default().push(seed.to_owned());
         }
     }
-    Ok(seeds)
+    match seeds.is_empty() {
+        true => Err(format!("{}: no seed came past any mutant", file.display())),
+        false => Ok(seeds),
+    }
 }
 
 /// `only` chooses by a part of the name, or, as `1/3`, every third one.

@@ -3,6 +3,7 @@
 //! and strikes at with one fault after the other.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use node::api::WriterChange;
 use node::mover::Ask;
@@ -24,15 +25,16 @@ pub struct Aim {
 }
 
 /// How many seeds in turn are aimed at each of [`STATES`]: more, where it is rare.
-const SHARES: [(&str, u64); 9] = [
+const SHARES: [(&str, u64); 10] = [
     ("writing", 1),
     ("making a set", 1),
-    ("merging", 2),
+    ("merging", 1),
     ("seeding", 2),
     ("catching up", 5),
-    ("undoing", 6),
-    ("swapping", 2),
-    ("recovering", 5),
+    ("staging", 6),
+    ("undoing", 5),
+    ("swapping", 1),
+    ("recovering", 9),
     ("starting", 1),
 ];
 
@@ -51,6 +53,12 @@ impl Aim {
     #[must_use]
     pub fn turns(self) -> bool {
         matches!(self.state, "undoing" | "swapping")
+    }
+
+    /// Whether it is about steps that are in the save volume and not merged.
+    #[must_use]
+    pub fn of_steps(self) -> bool {
+        matches!(self.state, "staging" | "recovering")
     }
 
     /// The faults that may meet the state, those first that other seeds have last.
@@ -72,6 +80,8 @@ pub(super) struct Aiming {
     fallen: BTreeMap<&'static str, u64>,
     /// When a node was last seen in the middle of it.
     seen: u64,
+    /// So long a node is being left behind.
+    outrun: u64,
 }
 
 impl Options {
@@ -81,6 +91,23 @@ impl Options {
         self.aim = Some(Aim::of(n));
         self.fault_pause = *rng.pick(&[700_000, 2_000_000]).unwrap_or(&700_000);
         self.client_pause = self.client_pause.min(30_000);
+        if !self.aim.is_some_and(Aim::of_steps) {
+            return;
+        }
+        // Many small sets, of which some are not merged, and which take a while to come.
+        let bytes = self.blocks * self.block_size.bytes();
+        self.save = self.save.max(bytes * rng.range(4, 10)) / 64 * 64;
+        self.cut = (bytes * rng.range(2, 20) / 100, Duration::from_millis(rng.range(20, 300)));
+        self.playback = (self.save, Duration::from_millis(rng.range(200, 2_000)));
+        self.link_delay = self.link_delay.max(20_000);
+        self.window = (2 * self.chunk + 8192).min(self.window);
+        self.crash_ppm = 0;
+        self.fault_pause = 2_000_000;
+        for p in self.places.iter_mut().skip(1) {
+            // What has no content does not know how much a catch-up is, and recovers nothing.
+            p.kind = Kind::Replica;
+            p.joins = p.joins.min(Duration::from_millis(300));
+        }
     }
 }
 
@@ -212,6 +239,7 @@ impl World {
         match aim.state {
             "seeding" if rare => self.demand_seed(n),
             "catching up" if rare => self.leave_out(n),
+            "staging" if rare => self.outrun(),
             "undoing" => self.diverge(),
             "swapping" if rare => self.begin_swap(n),
             "recovering" => self.lose_steps(n),
@@ -228,6 +256,37 @@ impl World {
         let Some(parent) = self.opt.places[n].parent else { return };
         self.drop_route(parent, n);
         self.ask(0, Ask::Cut { volume: LABEL.to_owned(), keep: false });
+    }
+
+    /// A node hears nothing while its parent goes on, until an operator lets go of it there.
+    fn outrun(&mut self) {
+        let shows = |n: &usize| self.visible(*n) > Some(SetNumber::ZERO);
+        let below: Vec<_> = (0..self.nodes.len())
+            .filter(|_| self.now >= self.aiming.outrun)
+            .filter_map(|n| Some((n, self.opt.places[n].parent.filter(|_| shows(&n))?)))
+            .collect();
+        let Some((n, parent)) = self.rng.pick(&below).copied() else { return };
+        self.aiming.outrun = self.now + 3_000_000;
+        self.part(n, parent);
+        self.fill_up_at_times(n);
+        self.client.burst = self.rng.range(20, 200);
+        self.at(self.now, Event::Client);
+        self.after(100_000, 1_500_000, Event::LetGo { parent, child: n });
+    }
+
+    /// A parent lets go of a child that lacks something; it comes again and is caught up.
+    pub(super) fn let_go(&mut self, parent: usize, child: usize) {
+        let volume = self.nodes[parent].volume().filter(|_| self.calm.is_none());
+        match volume.and_then(|v| v.consumer_behind(&name(child))) {
+            None => {}
+            Some(0) if self.now > self.aiming.outrun => {}
+            Some(0) => self.after(50_000, 300_000, Event::LetGo { parent, child }),
+            Some(_) => {
+                self.aiming.outrun = 0;
+                let (volume, child) = (LABEL.to_owned(), name(child).to_string());
+                self.ask(parent, Ask::Detach { volume, child });
+            }
+        }
     }
 
     /// Another writer is made by force, and who was one before is to follow it.
@@ -282,11 +341,24 @@ impl World {
                 }
             }
             _ => {
-                // As soon as there are some, and it reads them again when it is back.
+                // As soon as there are some, and it reads them again when it is back; that takes
+                // longer while it cannot reach its parent.
+                if let Some(parent) = self.opt.places[n].parent.filter(|_| self.rng.percent(30)) {
+                    self.part(n, parent);
+                }
+                self.fill_up_at_times(n);
                 self.slow_down(n);
                 self.nodes[n].rots_when_merging = true;
                 self.nodes[n].falls_when_rotten = true;
             }
+        }
+    }
+
+    /// A file system is full for as long as what is brought about may take.
+    fn fill_up_at_times(&mut self, n: usize) {
+        if self.rng.percent(30) {
+            let until = self.now + self.rng.range(500_000, 4_000_000);
+            self.fill_up(n, until);
         }
     }
 

@@ -113,6 +113,7 @@ fn world(seed: u64, verbose: bool, edition: Edition) -> world::World {
     // What else a seed of those is.
     let kind = match seed % 5 {
         _ if aim.is_some_and(|n| aims::Aim::of(n).turns()) => TURNS,
+        _ if aim.is_some_and(|n| aims::Aim::of(n).of_steps()) => BAD_DISKS,
         0..2 if aim.is_some() => BAD_DISKS,
         2..4 if aim.is_some() => BYPASS,
         _ if aim.is_some() => TURNS,

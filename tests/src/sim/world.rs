@@ -90,6 +90,8 @@ pub enum Event {
     Aimed { node: usize, life: u64 },
     /// What is struck at is brought about.
     Provoke,
+    /// An operator lets go of a child.
+    LetGo { parent: usize, child: usize },
     /// A node whose volume stopped is started again.
     Reboot { node: usize, life: u64 },
     /// A node is started.
@@ -408,6 +410,7 @@ impl World {
                 return;
             }
             Event::Provoke => return self.provoke(),
+            Event::LetGo { parent, child } => return self.let_go(parent, child),
             Event::Reboot { node, life } if self.alive(node, life) => {
                 self.reboot(node);
                 return;

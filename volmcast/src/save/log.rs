@@ -398,7 +398,9 @@ impl Log {
         if step.id.base < state && next.0 > 0 {
             return Located::Gone;
         }
-        if next.0 > step.chunks {
+        // Of one whose first chunks were given back before a restart, only the header knows how many.
+        let chunks = step.end.as_ref().map_or(step.chunks, |(header, _)| header.chunk_count);
+        if next.0 > chunks {
             return Located::Ahead;
         }
         let found = self
@@ -485,5 +487,59 @@ impl Log {
     #[must_use]
     pub fn body_offset(&self, pos: LogPos) -> u64 {
         self.ring.offset(pos) + super::record::HEADER_LEN as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcp::proto::clock::Wall;
+    use rcp::proto::delta::SetFlags;
+    use rcp::proto::ids::{Attempt, Generation};
+
+    use super::*;
+
+    /// A log as a restart reads it, when the tail had come to the set header of the step 14 → 15: the
+    /// eight chunks before it were given back.
+    fn tail_at_a_header() -> Log {
+        let ring = Ring::new(1 << 20).expect("a ring");
+        let volume = VolumeId([7; 16]);
+        let mut log = Log::new(ring, volume, LogPos(4096), SetNumber(14), 0);
+        let step = StepId {
+            volume,
+            generation: Generation { counter: 1, id: [1; 16] },
+            base: SetNumber(14),
+            to: SetNumber(15),
+            attempt: Attempt(15),
+        };
+        let pos = LogPos(4096);
+        let chunk = ChunkNumber(8);
+        let (kind, body_len, to) = (RecordKind::SetEnd, 192, step.to);
+        let meta = RecordMeta { pos, kind, body_len, to, chunk, cached: None };
+        let end = meta.end();
+        log.enter_scanned(meta);
+        let header = SetHeader {
+            step,
+            chunk_count: 8,
+            block_count: 8,
+            volume_blocks: 64,
+            block_shift: 12,
+            cut_time: Wall(0),
+            flags: SetFlags::DIGEST_ABSENT,
+            digest: [0; 32],
+            chunk_list_crc: 0,
+        };
+        log.enter_end(pos, end, header);
+        log
+    }
+
+    #[test]
+    fn a_receiver_in_the_middle_of_what_was_given_back_is_not_ahead() {
+        let log = tail_at_a_header();
+        assert_eq!(log.locate(SetNumber(14), ChunkNumber(7)), Located::Gone);
+        assert_eq!(log.locate(SetNumber(14), ChunkNumber(0)), Located::Gone);
+        assert_eq!(log.locate(SetNumber(14), ChunkNumber(8)), Located::At(LogPos(4096)));
+        assert_eq!(log.locate(SetNumber(14), ChunkNumber(9)), Located::Ahead);
+        assert_eq!(log.locate(SetNumber(15), ChunkNumber(0)), Located::At(log.head()));
+        assert_eq!(log.locate(SetNumber(16), ChunkNumber(0)), Located::Ahead);
     }
 }

@@ -463,13 +463,20 @@ impl Volume {
     pub(super) fn pump_waiting(&mut self) {
         let state = self.log.state();
         let mut met = false;
-        for c in self.consumers.map.values_mut() {
+        let mut gone = Vec::new();
+        for (child, c) in &mut self.consumers.map {
             if let Some(s) = c.waiting_for.take_if(|s| *s <= state) {
-                if let Located::At(pos) = self.log.locate(s, ChunkNumber(0)) {
-                    (c.cursor, c.acked) = (pos, pos);
+                match self.log.locate(s, ChunkNumber(0)) {
+                    Located::At(pos) => (c.cursor, c.acked) = (pos, pos),
+                    _ => gone.push((child.clone(), s)),
                 }
                 met = true;
             }
+        }
+        for (child, s) in gone {
+            let reason =
+                format!("detached: {child} waited for set {s}, which is here as a part of more");
+            self.let_go(child, reason);
         }
         if met {
             self.desk.event(Event::Sendable);

@@ -171,7 +171,7 @@ impl Volume {
     }
 
     /// A child's place is given up.
-    fn let_go(&mut self, child: NodeName, reason: String) {
+    pub(super) fn let_go(&mut self, child: NodeName, reason: String) {
         self.consumers.remove(&child);
         self.seed_outs.remove(&child);
         self.forget_read();
