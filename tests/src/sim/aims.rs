@@ -356,8 +356,8 @@ impl World {
 
     /// A file system is full for as long as what is brought about may take.
     fn fill_up_at_times(&mut self, n: usize) {
-        if self.rng.percent(30) {
-            let until = self.now + self.rng.range(500_000, 4_000_000);
+        if self.rng.percent(50) {
+            let until = self.now + self.rng.range(500_000, 6_000_000);
             self.fill_up(n, until);
         }
     }

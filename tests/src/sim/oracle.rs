@@ -237,7 +237,9 @@ impl World {
     fn observe_halt(&mut self, n: usize) {
         let Some(v) = self.nodes[n].volume() else { return };
         let m = v.durable();
-        let halted = !v.is_replicating() && v.settings_durable() && m.seed.is_none();
+        // What it has lost it shows again when it is back.
+        let whole = m.seed.is_none() && m.hidden_until <= m.visible;
+        let halted = !v.is_replicating() && v.settings_durable() && whole;
         let visible = m.visible;
         if !halted || self.nodes[n].kind != Kind::Replica {
             self.nodes[n].halted = None;
