@@ -85,6 +85,8 @@ mod made {
         ReleaseNotTakenBack,
         /// The blocks to be taken back to a fork lack their first run.
         UndoSkips,
+        /// Recovery keeps sets of a line that ended.
+        ForeignStepsKept,
         /// The primary sends sets that are not finished.
         SentBeforeReady,
         /// A set is finished before the volume was synced since its cut.

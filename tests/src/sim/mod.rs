@@ -149,6 +149,9 @@ fn world(seed: u64, verbose: bool, edition: Edition) -> world::World {
     }
     if edition >= Edition::Present {
         options.steps = STEPS;
+        if moments && turns && seed.is_multiple_of(4) {
+            options.show_late(seed);
+        }
     }
     world::World::new(seed, options, rng, verbose)
 }

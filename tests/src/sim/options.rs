@@ -218,6 +218,13 @@ impl Options {
         }
     }
 
+    /// Replicas hold sets for a while before they show them: of a writer's last ones, some lines end
+    /// before they were shown.
+    pub fn show_late(&mut self, seed: u64) {
+        let mut rng = Rng::new(seed.rotate_left(41));
+        self.playback = (self.save, Duration::from_millis(rng.range(500, 4_000)));
+    }
+
     /// A tree with nodes below nodes that forward, which are away for long.
     pub fn heal(&mut self, seed: u64) {
         let mut rng = Rng::new(!seed);

@@ -353,7 +353,7 @@ impl Volume {
             line_of(history, s.id.to).is_some_and(|g| g != s.id.generation)
         };
         let foreign = self.log.steps().find(foreign).map(|s| s.id.base);
-        if let Some(at) = foreign {
+        if let Some(at) = foreign.filter(|_| !rcp::planted!(ForeignStepsKept)) {
             self.drop_steps_after(at);
         }
     }
