@@ -287,6 +287,12 @@ pub struct VolumeInfo {
     /// The same: of catch-ups, blocks that changed while a child was away.
     #[serde(default)]
     pub catch_up_sent: u64,
+    /// How often what waited for a child was sent as one step since the start.
+    #[serde(default)]
+    pub coalesced: u64,
+    /// Bytes that the sets had and those steps have not.
+    #[serde(default)]
+    pub coalesced_saved: u64,
     /// Longest pause of writers by a cut, in microseconds.
     pub longest_pause_us: u64,
     /// States that are kept and can be opened as `LABEL@STATE`.

@@ -112,6 +112,8 @@ defs! { COUNTERS, "counter":
     LINK_BYTES = "rcp_link_bytes_total", Bytes, "Bytes of chunks and set headers sent to a child or received from the parent.";
     SEED_BYTES = "rcp_seed_sent_bytes_total", Bytes, "Bytes of extents sent to children by seeds.";
     CATCH_UP_BYTES = "rcp_catch_up_sent_bytes_total", Bytes, "Bytes of extents sent to children by catch-ups: blocks that changed while they were away.";
+    COALESCED = "rcp_steps_coalesced_total", Count, "Queues of sets that were sent to a child as one step, each block once.";
+    COALESCED_SAVED = "rcp_coalesced_saved_bytes_total", Bytes, "Bytes that those sets had and the steps have not.";
     SUSPENDED_FOR = "rcp_source_suspended_seconds_total", Seconds, "For how long writes have waited for receivers that hold the room of the save volume.";
     RECEIVERS_DETACHED = "rcp_receivers_detached_total", Count, "Receivers that lost their place in the save volume, by why: it was full, they were beyond a limit, an operator let go of them.";
     LINK_SESSIONS = "rcp_link_sessions_total", Count, "Sessions set up with a neighbour.";
@@ -346,6 +348,8 @@ fn export_volume(v: &VolumeInfo) {
     export_full(v, &labels);
     metrics::counter!(SEED_BYTES.0, owned(&labels)).absolute(v.seed_sent);
     metrics::counter!(CATCH_UP_BYTES.0, owned(&labels)).absolute(v.catch_up_sent);
+    metrics::counter!(COALESCED.0, owned(&labels)).absolute(v.coalesced);
+    metrics::counter!(COALESCED_SAVED.0, owned(&labels)).absolute(v.coalesced_saved);
     set(&KEPT, count(v.kept.len() as u64));
     let known = v.digests.first().is_some_and(|d| d.set == v.current_set);
     if v.role != "relay" {

@@ -202,6 +202,7 @@ fn frame_values() -> Vec<Frame> {
             seed_from_block: 0,
             folded: set(0),
             over: None,
+            stages: None,
         }),
         Frame::Attach(Attach {
             stream: StreamId(2),
@@ -213,6 +214,7 @@ fn frame_values() -> Vec<Frame> {
             seed_from_block: 4096,
             folded: set(40),
             over: None,
+            stages: None,
         }),
         Frame::Start(Start {
             stream,

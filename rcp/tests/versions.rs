@@ -14,6 +14,7 @@ const ALL: &str = include_str!("vectors/frames.hex");
 const NEW_IN_1_1: &str = include_str!("vectors/frames_1_1.hex");
 const NEW_IN_1_2: &str = include_str!("vectors/frames_1_2.hex");
 const NEW_IN_1_3: &str = include_str!("vectors/frames_1_3.hex");
+const NEW_IN_1_4: &str = include_str!("vectors/frames_1_4.hex");
 const NOW: Mono = Mono(7);
 
 /// Two sessions that are up, with these newest versions: the sender's and the receiver's.
@@ -35,7 +36,7 @@ fn pair(newest: [u16; 2]) -> [Session; 2] {
 }
 
 fn golden() -> Vec<(String, Frame)> {
-    let all = [ALL, NEW_IN_1_1, NEW_IN_1_2, NEW_IN_1_3].into_iter().flat_map(sections);
+    let all = [ALL, NEW_IN_1_1, NEW_IN_1_2, NEW_IN_1_3, NEW_IN_1_4].into_iter().flat_map(sections);
     all.map(|(name, b)| (name, parse_frame(&b).expect("a golden frame"))).collect()
 }
 
@@ -55,6 +56,7 @@ fn since(f: &Frame) -> u16 {
             return 4;
         }
         Frame::Welcome(w) => return w.version,
+        Frame::Attach(a) if a.stages.is_some() => return 5,
         Frame::Attach(a) => a.over.is_some(),
         Frame::Start(s) => matches!(s.mode, StartMode::CatchUp { .. }),
         f => matches!(f, Frame::Fence { .. }),
@@ -91,7 +93,7 @@ fn the_list_of_versions() {
 
 #[test]
 fn vectors_of_later_versions_are_what_the_code_writes() {
-    for (version, text) in [(2, NEW_IN_1_1), (3, NEW_IN_1_2), (4, NEW_IN_1_3)] {
+    for (version, text) in [(2, NEW_IN_1_1), (3, NEW_IN_1_2), (4, NEW_IN_1_3), (5, NEW_IN_1_4)] {
         for (name, bytes) in sections(text) {
             let f = parse_frame(&bytes).expect("a golden frame");
             assert_eq!(since(&f), version, "{name}");
@@ -149,7 +151,8 @@ fn what_is_said_in_the_words_of_1_0() {
                 Frame::Attach(a) => {
                     ends[1].send(f).expect("without what it does not know");
                     let Some(Frame::Attach(b)) = ends[1].poll_transmit() else { panic!("attach") };
-                    assert_eq!((b.over, b.state, b.folded), (None, a.state, a.folded));
+                    assert_eq!((b.over, b.stages), (None, None));
+                    assert_eq!((b.state, b.folded), (a.state, a.folded));
                 }
                 _ => {}
             }

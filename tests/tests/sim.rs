@@ -162,6 +162,8 @@ const MUST_HAPPEN: &[&str] = &[
     "power cut of a relay",
     "power cut of a replica",
     "power cut of the primary",
+    "queue coalesced at attach",
+    "queue coalesced in a running stream",
     "read refused",
     "reader done",
     "reader lost its state",

@@ -33,6 +33,7 @@
 mod asking;
 mod bypass;
 mod closing;
+mod coalescing;
 mod comparing;
 mod controls;
 mod damage;

@@ -14,6 +14,7 @@ use volmcast::history::{line_of, plausible};
 use volmcast::units::{BlockCount, BlockSize};
 use volmcast::volume::{Question, Role};
 
+use super::coalescing::Told;
 use super::failover::Change;
 use super::links::Conn;
 use super::{ConnId, Effect, Level, Mover, NewReplica};
@@ -45,6 +46,8 @@ pub(super) struct Inbound {
     unanswered: u32,
     /// When it was detached last.
     detached: Option<Mono>,
+    /// What the parent was told that could be staged.
+    pub(super) staging: Told,
 }
 
 /// Where a stream from the parent stands.
@@ -285,6 +288,7 @@ impl Mover {
             seed_seq: 0,
             unanswered: 0,
             detached: None,
+            staging: Told::default(),
         });
         if renamed {
             self.effect(Effect::Exports { volume: id });
@@ -352,6 +356,8 @@ impl Mover {
             }
             _ => Vec::new(),
         };
+        let wants = inbound.wants_seed || seed_at.is_some() || heal || !doubts.is_empty();
+        let stages = inbound.staging.tell(&mut h.volume, !wants && mine.is_some());
         let attach = Attach {
             stream: inbound.stream,
             state,
@@ -367,6 +373,7 @@ impl Mover {
             seed_from_block: seed_at.map_or(0, |(b, _)| b),
             folded: seed_at.map_or(SetNumber::ZERO, |(_, f)| f),
             over: mine.or(below),
+            stages,
         };
         let (conn, stream) = (inbound.conn, inbound.stream);
         for runs in doubts.chunks(MAX_DOUBTS) {
@@ -420,8 +427,13 @@ impl Mover {
                 let (stream, code) = (s.stream, stream_error::STOPPED);
                 self.send(conn, Frame::StreamError { stream, code, text });
             }
-            StartMode::CatchUp { blocks, .. } => {
+            StartMode::CatchUp { blocks, bytes } => {
+                let was = h.volume.staged_progress().is_some();
                 let staged = h.volume.catch_up_stage(s.from, h.offered, blocks);
+                if !staged && inbound.staging.falls_back(bytes, was) {
+                    // The sets may still be had, and nothing is hidden for blocks that stand for them.
+                    return self.attach(id);
+                }
                 if !staged {
                     h.volume.catch_up_begin(s.from, h.offered, blocks);
                 }
@@ -570,7 +582,7 @@ impl Mover {
                 let soon = last.is_some_and(|t| now.since(t) < DETACHED_AGAIN);
                 InStage::Retry(if soon { now.after(DETACHED_AGAIN) } else { now })
             }
-            stream_error::NO_CATCH_UP => InStage::Retry(now),
+            stream_error::NO_CATCH_UP | stream_error::AGAIN => InStage::Retry(now),
             _ => InStage::Retry(now.after(RETRY)),
         };
         let label = h.label.clone();
@@ -581,10 +593,10 @@ impl Mover {
             self.relay_no_catch_up(id, &text);
         }
         if !again {
-            self.note(
-                Level::Warn,
-                format!("volume {label}: the parent stopped the stream: {text}"),
-            );
+            let called = code == stream_error::AGAIN;
+            let level = if called { Level::Info } else { Level::Warn };
+            let text = format!("volume {label}: the parent stopped the stream: {text}");
+            self.note(level, text);
         }
         self.retry_attach(id);
     }

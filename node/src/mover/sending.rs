@@ -244,6 +244,7 @@ impl Mover {
             return;
         }
         let forced = take_doubts(h, out, &child, deaf);
+        h.volume.consumer_stages(&child, a.stages);
         let (answer, seeding) = take_on(&mut h.volume, &child, a, forced);
         let relayed = to_be_relayed(&answer, a, seeding);
         let (mode, from, reason) = match answer {
@@ -386,6 +387,10 @@ impl Mover {
             Attached::Seed { from, reason } => {
                 out.stage = Stage::Seeding;
                 (StartMode::Seed, from, reason)
+            }
+            Attached::Resume => {
+                out.stage = Stage::Streaming;
+                (StartMode::Resume, out.saved, String::new())
             }
             _ => return,
         };

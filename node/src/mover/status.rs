@@ -371,6 +371,8 @@ impl Mover {
             transfer_rate: h.fill.blocks_per_second(m.block_size.bytes()),
             seed_sent: h.volume.extents_sent().0,
             catch_up_sent: h.volume.extents_sent().1,
+            coalesced: h.volume.coalesced().steps,
+            coalesced_saved: h.volume.coalesced().saved,
             longest_pause_us: u64::try_from(s.longest_pause.as_micros()).unwrap_or(u64::MAX),
             kept: m.kept.iter().map(|k| k.set.0).collect(),
             children,

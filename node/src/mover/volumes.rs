@@ -98,6 +98,7 @@ impl Mover {
             E::SeedSaved { next_block } => self.seed_saved(id, next_block),
             E::Room => self.room_event(id),
             E::Detached { child, reason } => self.detached(id, &child, reason),
+            E::Again { child, reason } => self.call_again(id, &child, reason),
             E::NeedsSeed { reason } => self.needs_seed(id, &reason),
             E::UndoKnown => self.attach(id),
             E::Damage { text } => {

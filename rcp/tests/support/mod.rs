@@ -262,9 +262,11 @@ fn any_attach() -> impl Strategy<Value = Attach> {
         any::<[u64; 4]>(),
         any::<bool>(),
         proptest::option::of(any_set()),
+        proptest::option::of(any::<u64>()),
     )
-        .prop_map(|(stream, generation, next, n, wants_seed, over)| Attach {
+        .prop_map(|(stream, generation, next, n, wants_seed, over, stages)| Attach {
             over,
+            stages,
             stream,
             state: SetNumber(n[0]),
             generation,

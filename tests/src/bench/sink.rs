@@ -265,6 +265,7 @@ impl Sink {
             seed_from_block: 0,
             folded: SetNumber::ZERO,
             over: None,
+            stages: None,
         };
         self.send(Frame::Attach(attach));
     }

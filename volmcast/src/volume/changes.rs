@@ -34,6 +34,8 @@ pub(super) enum Reader {
     Squeeze,
     /// A child's catch-up in this session.
     Child(NodeName, u64),
+    /// What waits for a child, to be sent as one step if that is less.
+    Queue,
     /// This node takes its own content back.
     Undo,
     /// The content differs, and nobody knows where: what changed is fetched again.
@@ -289,6 +291,10 @@ impl Volume {
             }
             Reader::Undo => {
                 let Some(after) = self.undoes_after() else { return };
+                Work::Changed { region, volume, epoch, after, end: self.want.blocks }
+            }
+            Reader::Queue => {
+                let Some(after) = self.coalescing.asks_after() else { return };
                 Work::Changed { region, volume, epoch, after, end: self.want.blocks }
             }
             Reader::Child(child, session) => {

@@ -37,6 +37,10 @@ pub(super) struct Consumer {
     patient_since: Option<Mono>,
     /// Since when it has taken nothing of what it lacks.
     stuck_since: Option<Mono>,
+    /// The queue before this position goes to it as one step, which it does not have yet.
+    led_to: Option<LogPos>,
+    /// Where it stood then: kept for as long as there is room, in case it gives the step up.
+    fallback: Option<LogPos>,
 }
 
 impl Consumer {
@@ -49,7 +53,19 @@ impl Consumer {
             waiting_for: None,
             patient_since: None,
             stuck_since: None,
+            led_to: None,
+            fallback: None,
         }
+    }
+
+    /// As [`at`](Self::at), live, in the middle of a step that leads to there.
+    fn led_to(pos: LogPos, fallback: LogPos) -> Self {
+        Self { led_to: Some(pos), fallback: Some(fallback), ..Self::at(pos, true) }
+    }
+
+    /// Nothing from here on is given back.
+    pub(super) fn hold(&self) -> LogPos {
+        self.fallback.map_or(self.acked, |f| f.min(self.acked))
     }
 
     pub(super) fn acked(&self) -> LogPos {
@@ -105,6 +121,30 @@ impl Consumers {
         self.map.len()
     }
 
+    /// Where the queue of a child begins that is connected, unless it gets what was in it as one step.
+    pub(super) fn queue_at(&self, child: &NodeName) -> Option<LogPos> {
+        let c = self.map.get(child)?;
+        let runs = c.live && c.waiting_for.is_none() && c.led_to.is_none();
+        runs.then_some(c.cursor)
+    }
+
+    /// A child gets what is before `pos` as one step; false if it has no place before that.
+    pub(super) fn leads_to(&mut self, child: &NodeName, pos: LogPos) -> bool {
+        let Some(c) = self.map.get_mut(child).filter(|c| c.acked < pos) else { return false };
+        *c = Consumer::led_to(pos, c.hold());
+        true
+    }
+
+    /// Gives up the places that are kept for those who may give up a step, up to `pos`: they hold
+    /// room that is short. False if there was none.
+    pub(super) fn drop_fallbacks(&mut self, pos: LogPos) -> bool {
+        let up_to = |c: &&mut Consumer| c.fallback.is_some_and(|f| f <= pos);
+        let mut all = self.map.values_mut().filter(up_to).peekable();
+        let any = all.peek().is_some();
+        all.for_each(|c| c.fallback = None);
+        any
+    }
+
     /// Who has acknowledged least, and up to where.
     pub(super) fn last(&self) -> Option<(NodeName, LogPos)> {
         self.map.iter().min_by_key(|(_, c)| c.acked).map(|(n, c)| (n.clone(), c.acked))
@@ -125,7 +165,7 @@ impl Consumers {
 
     /// The child furthest behind, and how far the next one is ahead of it.
     pub(super) fn hindmost(&self) -> Option<(NodeName, LogPos, Option<LogPos>)> {
-        let mut all: Vec<_> = self.map.iter().map(|(n, c)| (c.acked, n)).collect();
+        let mut all: Vec<_> = self.map.iter().map(|(n, c)| (c.hold(), n)).collect();
         all.sort();
         let (pos, name) = all.first()?;
         Some(((*name).clone(), *pos, all.get(1).map(|(p, _)| *p)))
@@ -303,9 +343,19 @@ impl Volume {
             return self.attach_for_seed(child, mine, reason);
         }
         let waiting_for = (answer == Attached::Wait).then_some(state);
-        self.consumers
-            .map
-            .insert(child.clone(), Consumer { waiting_for, ..Consumer::at(cursor, true) });
+        let middle = seeding.is_some_and(|s| !s.passing && s.over.is_some());
+        let place = self.consumers.get(child).filter(|_| middle && waiting_for.is_none());
+        let place = match place.map(Consumer::hold).filter(|before| *before < cursor) {
+            Some(before) => Consumer::led_to(cursor, before),
+            None => Consumer { waiting_for, ..Consumer::at(cursor, true) },
+        };
+        self.consumers.map.insert(child.clone(), place);
+        let resumes = answer == Attached::Resume && seeding.is_none();
+        if resumes && self.coalesce_at_attach(child, cursor, over) {
+            self.commit.request();
+            self.pump();
+            return Attached::Planning;
+        }
         if let Some(s) = seeding {
             self.seed_out_begin(child, s.block, s.folded, s.over, None);
         } else {
@@ -338,16 +388,14 @@ impl Volume {
         over: Option<SetNumber>,
         mut reason: String,
     ) -> Attached {
-        // Its place in the log, if it has one, is of no use to it and must not hold the tail.
+        // Its place in the log, if it has one, is of no use to it and must not hold the tail, unless
+        // it is in the middle of a step that it may give up.
+        let fallback = self.consumers.get(child).and_then(|c| c.fallback).filter(|_| over.is_some());
         self.consumer_forget(child);
         if let Some(why) = self.cannot_seed() {
             return Attached::NotNow { reason: format!("{reason}; a seed must wait: {why}") };
         }
-        let from = match self.cfg.role {
-            Role::Primary { .. } => self.durable.visible,
-            Role::Replica { .. } => self.durable.merged,
-            Role::Relay => self.saved_position().0,
-        };
+        let from = self.join_state();
         let Located::At(cursor) = self.log.locate(from, ChunkNumber(0)) else {
             return Attached::NotNow {
                 reason: format!("{reason}; set {from} is not in the save volume yet"),
@@ -365,7 +413,11 @@ impl Volume {
         let relay = matches!(self.cfg.role, Role::Relay);
         let answer = (over.is_some() && !relay).then(|| (from, reason.clone()));
         let planning = answer.is_some();
-        self.consumers.map.insert(child.clone(), Consumer::at(cursor, true));
+        let place = match fallback.filter(|f| planning && self.log.tail() <= *f && *f < cursor) {
+            Some(before) => Consumer::led_to(cursor, before),
+            None => Consumer::at(cursor, true),
+        };
+        self.consumers.map.insert(child.clone(), place);
         self.seed_out_begin(child, 0, from, over, answer);
         self.commit.request();
         self.desk.event(Event::Sendable);
@@ -376,6 +428,16 @@ impl Volume {
             Attached::CatchUp { from, reason, blocks: 0, bytes: 0 }
         } else {
             Attached::Seed { from, reason }
+        }
+    }
+
+    /// The newest state at which a child can join: its content is here, and its successors are or will
+    /// be in the log.
+    pub(super) fn join_state(&self) -> SetNumber {
+        match self.cfg.role {
+            Role::Primary { .. } => self.durable.visible,
+            Role::Replica { .. } => self.durable.merged,
+            Role::Relay => self.saved_position().0,
         }
     }
 
@@ -411,11 +473,17 @@ impl Volume {
     /// The child says what is durable with it.
     pub fn consumer_ack(&mut self, child: &NodeName, state: SetNumber, next: ChunkNumber) {
         let Located::At(pos) = self.log.locate(state, next) else { return };
-        if let Some(c) = self.consumers.map.get_mut(child)
-            && pos > c.acked
-        {
-            c.acked = pos;
-            c.stuck_since = None;
+        if let Some(c) = self.consumers.map.get_mut(child) {
+            let arrived = c.led_to.take_if(|to| pos >= *to).is_some();
+            if arrived {
+                c.fallback = None;
+            }
+            if pos > c.acked {
+                c.acked = pos;
+                c.stuck_since = None;
+            } else if !arrived {
+                return;
+            }
             self.pump();
         }
     }
@@ -564,7 +632,7 @@ impl Volume {
 
     /// Lowest position that somebody still needs.
     pub(super) fn hold(&mut self) -> LogPos {
-        let children = self.consumers.map.values().map(|c| c.acked).min();
+        let children = self.consumers.map.values().map(Consumer::hold).min();
         let own = self.own_hold();
         children.map_or(own, |c| c.min(own))
     }

@@ -36,6 +36,17 @@ pub enum KeepError {
         /// From which one on it can be.
         until: SetNumber,
     },
+    /// Blocks are coming that lead past it.
+    #[error(
+        "state {asked} cannot be kept: what is being received leads past it, at least to state \
+         {until}; keep that one or a later one"
+    )]
+    Passing {
+        /// What was asked for.
+        asked: SetNumber,
+        /// From which one on it can be.
+        until: SetNumber,
+    },
     /// A volume keeps so many at most.
     #[error(
         "{MAX_ENTRIES} states are kept, which is the most: release one first (`rcpctl delta \
@@ -108,6 +119,9 @@ impl Volume {
             }
         } else if set < hidden && hidden > visible.min(self.want.visible) {
             return Err(KeepError::Hidden { asked: set, until: hidden });
+        }
+        if let Some(until) = self.stage_passes(set) {
+            return Err(KeepError::Passing { asked: set, until });
         }
         // A later one may be of a line that was given up.
         if set <= visible.min(self.want.visible) && self.keep_again(set) {

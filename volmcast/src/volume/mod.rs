@@ -19,6 +19,7 @@ mod branches;
 mod catch_up;
 mod changes;
 mod check;
+mod coalesce;
 mod commit;
 mod compare;
 mod consumers;
@@ -75,6 +76,7 @@ use crate::view::PinBoard;
 
 pub use branches::BranchInfo;
 pub use changes::MIN_CHANGES;
+pub use coalesce::{Coalesced, Queue};
 pub use compare::Question;
 pub use consumers::{Attached, Outgoing, Seeding};
 pub use demands::Demand;
@@ -93,6 +95,7 @@ pub use status::{Played, SetRow, VolumeStatus};
 pub use waits::Waits;
 
 use changes::{Changes, Reader};
+use coalesce::Coalescing;
 use commit::Committer;
 use consumers::Consumers;
 use demands::Demands;
@@ -279,6 +282,13 @@ pub enum Event {
         /// Why, in words.
         reason: String,
     },
+    /// A child that is connected gets what waits for it as one step, once it has attached again.
+    Again {
+        /// The child.
+        child: NodeName,
+        /// Why, in words.
+        reason: String,
+    },
     /// The replica cannot go on from what it is sent: it needs a seed.
     NeedsSeed {
         /// Why, in words.
@@ -361,6 +371,7 @@ pub struct Volume {
     want: Mailbox,
     commit: Committer,
     consumers: Consumers,
+    coalescing: Coalescing,
     full: Full,
     intake: Intake,
     playback: Playback,
@@ -371,8 +382,8 @@ pub struct Volume {
     switch: Switch,
     seed_in: Option<SeedIn>,
     staging: Option<Staging>,
-    /// The next catch-up is not staged: the last one could not be.
-    stage_refused: bool,
+    /// No catch-up is staged before a newer state than this is shown: the last one could not be.
+    stage_refused: Option<SetNumber>,
     /// The commit from which on a restart finds nothing of what was given up.
     discarded_by: u64,
     undo: Undo,
@@ -626,6 +637,9 @@ impl Volume {
             (Purpose::ChangesWork { reader: Reader::Undo, epoch }, WorkDone::Changed(found)) => {
                 self.undo_found(epoch, found);
             }
+            (Purpose::ChangesWork { reader: Reader::Queue, epoch }, WorkDone::Changed(found)) => {
+                self.coalesce_found(epoch, found);
+            }
             (Purpose::Open { job }, WorkDone::Opened(opened)) => self.merge_opened(job, opened),
             (Purpose::SeedOpen, WorkDone::Opened(opened)) => self.seed_in_opened(opened),
             (p, _) => self.fail(format!("internal: result of the wrong kind for {p:?}")),
@@ -665,6 +679,7 @@ impl Volume {
         self.pump_compare();
         self.pump_refetch();
         self.pump_unproven();
+        self.pump_coalescing();
         self.pump_changes();
         self.pump_patience();
         self.pump_commit();

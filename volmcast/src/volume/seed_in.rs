@@ -672,7 +672,7 @@ impl Volume {
         match (before.seed, self.durable.seed) {
             (Some(_), None) => {
                 self.seed_in = None;
-                self.stage_refused = false;
+                self.stage_refused = None;
                 self.stalls.clear(Part::Seed);
                 self.undo = Undo::Unknown;
                 self.doubts_fetched();

@@ -17,6 +17,7 @@ use rcp::proto::delta::{Chunk, ChunkFlags, DeltaError, StepId};
 use rcp::proto::ids::{ChunkNumber, NodeName, SetNumber};
 
 use super::changes::Reader;
+use super::coalesce::Queued;
 use super::demands::Demand;
 use super::desk::{Purpose, Work};
 use super::{Attached, Event, Role, Volume};
@@ -70,6 +71,8 @@ struct CatchUp {
     sent: u64,
     /// The child has no answer yet: the state at which it joins, and why it must.
     answer: Option<(SetNumber, String)>,
+    /// The sets that the child lacks are here: it gets them, unless this is less.
+    queued: Option<Queued>,
 }
 
 /// How much of a seed or catch-up has been sent.
@@ -99,6 +102,13 @@ impl SeedOuts {
     pub(super) fn planning(&self, child: &NodeName, session: u64) -> Option<SetNumber> {
         let s = self.map.get(child).filter(|s| s.state == State::Planning)?;
         s.catch_up.as_ref().filter(|_| s.session == session).map(|c| c.over)
+    }
+
+    /// A catch-up that was begun is one only if it is less than a queue.
+    pub(super) fn queued(&mut self, child: &NodeName, queued: Queued) {
+        if let Some(c) = self.map.get_mut(child).and_then(|s| s.catch_up.as_mut()) {
+            c.queued = Some(queued);
+        }
     }
 
     pub(super) fn remove(&mut self, child: &NodeName) {
@@ -155,7 +165,7 @@ impl Volume {
             proofs: 0,
             catch_up: over.map(|over| {
                 let plan = BlockSet::new();
-                CatchUp { over, doubts, plan, sent: 0, answer }
+                CatchUp { over, doubts, plan, sent: 0, answer, queued: None }
             }),
         };
         self.seed_outs.map.insert(child.clone(), s);
@@ -186,6 +196,17 @@ impl Volume {
     ) {
         if self.seed_outs.planning(child, session).is_none() {
             return;
+        }
+        let catch_up = self.seed_outs.map.get_mut(child).and_then(|s| s.catch_up.as_mut());
+        if let Some(queued) = catch_up.and_then(|c| c.queued.take()) {
+            let union = plan.as_ref().ok().map(|p| p.count().0);
+            let Some(words) = self.coalesce(child, queued, union) else { return };
+            let s = self.seed_outs.map.get_mut(child);
+            if let Some((_, reason)) =
+                s.and_then(|s| s.catch_up.as_mut()).and_then(|c| c.answer.as_mut())
+            {
+                *reason = words;
+            }
         }
         let shift = self.cfg.block_size.shift();
         let Some(s) = self.seed_outs.map.get_mut(child) else { return };

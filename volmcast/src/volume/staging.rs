@@ -128,6 +128,27 @@ impl Volume {
     /// the stream holds the blocks: the other half is for live sets, which wait for nothing then.
     fn may_stage(&mut self, from: SetNumber, bytes: u64) -> bool {
         let room = self.stage_room();
+        self.can_stage() && from > self.log.state() && bytes > 0 && bytes <= room / 2
+    }
+
+    /// Bytes of blocks that could be staged just now in place of sets that could be had as well: none
+    /// if a state is wanted that the step might lead past, or somebody is fed from here, who would
+    /// have to be caught up in turn.
+    pub fn stage_offer(&mut self) -> u64 {
+        let free = self.consumers.len() == 0 && self.keeps_waiting.is_empty();
+        if free && self.can_stage() { self.stage_room() / 2 } else { 0 }
+    }
+
+    /// Of what is staged and not whole: a state that it leads past, and from which one on there are
+    /// states again, as far as that is known.
+    pub(super) fn stage_passes(&self, set: SetNumber) -> Option<SetNumber> {
+        let s = self.staging.as_ref().filter(|_| self.stage_is_unshown())?;
+        let until = s.need.unwrap_or(s.id.to.next());
+        (set > s.id.base && set < until).then_some(until)
+    }
+
+    /// The content is whole, and nobody waits for it to be another.
+    fn can_stage(&self) -> bool {
         let replica = matches!(self.cfg.role, Role::Replica { .. });
         let whole = self.unwhole().is_none()
             && self.want.visible > SetNumber::ZERO
@@ -139,10 +160,7 @@ impl Volume {
             && whole
             && goes_on
             && !self.is_mirroring()
-            && !self.stage_refused
-            && from > self.log.state()
-            && bytes > 0
-            && bytes <= room / 2
+            && self.stage_refused.is_none_or(|at| self.want.visible > at)
     }
 
     /// Room for the stream once what is merged is given back: no child is fed with it any more.
@@ -372,8 +390,11 @@ impl Volume {
     /// As [`stage_drop`](Self::stage_drop), and what changed comes once more, into the content.
     fn stage_give_up(&mut self, why: &str) {
         self.stage_drop();
-        self.stage_refused = true;
-        let text = format!("{why}: the catch-up begins anew, and what is here is hidden for it");
+        self.stage_refused = Some(self.want.visible);
+        let text = format!(
+            "{why}: the catch-up begins anew, and what is here is hidden for it, unless the sets that \
+             it stood for can still be had"
+        );
         self.desk.event(Event::Staged { text });
     }
 

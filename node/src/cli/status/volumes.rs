@@ -112,8 +112,12 @@ fn children(list: &[ChildProgress]) -> String {
 /// What seeds and catch-ups of children have cost.
 fn extents(v: &VolumeInfo) -> Option<String> {
     let (seeds, catch_ups) = (approx_size(v.seed_sent), approx_size(v.catch_up_sent));
+    let saved = match v.coalesced {
+        0 => String::new(),
+        n => format!("; {n} queues were sent as one step, {} less", approx_size(v.coalesced_saved)),
+    };
     (v.seed_sent + v.catch_up_sent > 0)
-        .then(|| format!("{seeds} by seeds, {catch_ups} by catch-ups since the start"))
+        .then(|| format!("{seeds} by seeds, {catch_ups} by catch-ups since the start{saved}"))
 }
 
 /// What is kept of lines that ended.

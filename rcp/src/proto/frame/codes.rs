@@ -126,4 +126,6 @@ pub mod stream_error {
     /// The blocks that changed are not known: extents of a catch-up cannot be had, those of a seed
     /// can.
     pub const NO_CATCH_UP: u16 = 10;
+    /// What the receiver lacks is less by another way than by this stream: it attaches again at once.
+    pub const AGAIN: u16 = 11;
 }

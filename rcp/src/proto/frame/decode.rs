@@ -249,9 +249,10 @@ fn attach(stream: StreamId, c: &mut Cursor) -> Get<Attach> {
         seed_from_block: 0,
         folded: SetNumber::ZERO,
         over: None,
+        stages: None,
     };
     let wishes = c.u8()?;
-    if wishes > 3 {
+    if wishes > 7 {
         return Err(Malformed::Value("wishes"));
     }
     a.wants_seed = wishes & 1 != 0;
@@ -259,6 +260,9 @@ fn attach(stream: StreamId, c: &mut Cursor) -> Get<Attach> {
     a.folded = set(c)?;
     if wishes & 2 != 0 {
         a.over = Some(set(c)?);
+    }
+    if wishes & 4 != 0 {
+        a.stages = Some(c.u64()?);
     }
     Ok(a)
 }

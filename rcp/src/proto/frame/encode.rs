@@ -270,11 +270,18 @@ fn put_attach(b: &mut BytesMut, x: &Attach) {
         b.put_u32_le(n.next_chunk.0);
     }
     b.put_u64_le(x.credit);
-    b.put_u8(u8::from(x.wants_seed) | u8::from(x.over.is_some()) << 1);
+    b.put_u8(
+        u8::from(x.wants_seed)
+            | u8::from(x.over.is_some()) << 1
+            | u8::from(x.stages.is_some()) << 2,
+    );
     b.put_u64_le(x.seed_from_block);
     b.put_u64_le(x.folded.0);
     if let Some(over) = x.over {
         b.put_u64_le(over.0);
+    }
+    if let Some(stages) = x.stages {
+        b.put_u64_le(stages);
     }
 }
 

@@ -179,6 +179,9 @@ pub struct Attach {
     /// The state that its content holds but for blocks that later states changed: those are all it
     /// needs. With `wants_seed`, of the catch-up that is to go on.
     pub over: Option<SetNumber>,
+    /// Bytes of blocks that it could take just now beside its content, which stays readable: its
+    /// queue may be sent as one step of no more. `None`: it knows of no such steps.
+    pub stages: Option<u64>,
 }
 
 /// What a sender is going to do for a receiver that attached.

@@ -9,7 +9,7 @@ use super::super::delta::{SetFlags, SetHeader};
 use super::super::frame::{Frame, FrameType, StartMode, stream_error};
 
 /// Versions of the protocol that this build speaks, oldest and newest.
-pub const VERSIONS: (u16, u16) = (1, 4);
+pub const VERSIONS: (u16, u16) = (1, 5);
 
 /// What sessions of a version can do, and an earlier one cannot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,12 +34,15 @@ pub struct Abilities {
     /// A session can have several connections: the frames Join, Joined, Place and Placed, and the field
     /// `join` of Welcome.
     pub join: bool,
+    /// A receiver can say how much it could take beside its content, so that sets which rewrite the same
+    /// blocks are sent as one step: the field `stages` of Attach.
+    pub coalesce: bool,
     /// What it lacks, in words; empty in the newest one.
     pub lacks: &'static str,
 }
 
 /// All versions, oldest first.
-pub const ABILITIES: [Abilities; 4] = [
+pub const ABILITIES: [Abilities; 5] = [
     Abilities {
         version: 1,
         name: "1.0",
@@ -49,11 +52,12 @@ pub const ABILITIES: [Abilities; 4] = [
         clock: false,
         compare: false,
         join: false,
+        coalesce: false,
         lacks: "no catch-ups (who fell behind the save volume is sent a seed, all of its content), \
                 no fences (a writer whose place was taken is not told so through this hop), no \
                 digests (the content below is not held against the primary's, and damaged blocks \
-                are not fetched again), and no further connections (`connections` counts for \
-                nothing)",
+                are not fetched again), no further connections (`connections` counts for nothing), \
+                and no coalescing (a receiver takes every set that it lacks)",
     },
     Abilities {
         version: 2,
@@ -64,9 +68,10 @@ pub const ABILITIES: [Abilities; 4] = [
         clock: false,
         compare: false,
         join: false,
+        coalesce: false,
         lacks: "no digests (the content below is not held against the primary's, and damaged \
-                blocks are not fetched again), and no further connections (`connections` counts for \
-                nothing)",
+                blocks are not fetched again), no further connections (`connections` counts for \
+                nothing), and no coalescing (a receiver takes every set that it lacks)",
     },
     Abilities {
         version: 3,
@@ -77,8 +82,10 @@ pub const ABILITIES: [Abilities; 4] = [
         clock: true,
         compare: false,
         join: false,
+        coalesce: false,
         lacks: "no comparing of hashes (what differs below is looked for among the blocks that \
-                changed), and no further connections (`connections` counts for nothing)",
+                changed), no further connections (`connections` counts for nothing), and no \
+                coalescing (a receiver takes every set that it lacks)",
     },
     Abilities {
         version: 4,
@@ -89,6 +96,20 @@ pub const ABILITIES: [Abilities; 4] = [
         clock: true,
         compare: true,
         join: true,
+        coalesce: false,
+        lacks: "no coalescing (a receiver takes every set that it lacks, also where they rewrite the \
+                same blocks again and again)",
+    },
+    Abilities {
+        version: 5,
+        name: "1.4",
+        catch_up: true,
+        fence: true,
+        digest: true,
+        clock: true,
+        compare: true,
+        join: true,
+        coalesce: true,
         lacks: "",
     },
 ];
@@ -128,8 +149,9 @@ pub(super) fn fit(version: u16, frame: Frame) -> Frame {
         Frame::SetEnd { stream, feeder, seq, body } if !can.digest => {
             Frame::SetEnd { stream, feeder, seq, body: without_digest(body) }
         }
-        Frame::Attach(mut a) if !can.catch_up => {
-            a.over = None;
+        Frame::Attach(mut a) if !can.coalesce => {
+            a.over = a.over.filter(|_| can.catch_up);
+            a.stages = None;
             Frame::Attach(a)
         }
         other => other,
@@ -160,7 +182,9 @@ pub(super) fn knows(version: u16, frame: &Frame) -> bool {
         Frame::SetEnd { body, .. } if !can.digest => {
             SetHeader::parse(body).map_or(true, |h| h.digest_sum().is_none())
         }
-        Frame::Attach(a) => can.catch_up || a.over.is_none(),
+        Frame::Attach(a) => {
+            (can.catch_up || a.over.is_none()) && (can.coalesce || a.stages.is_none())
+        }
         Frame::Start(s) => can.catch_up || !matches!(s.mode, StartMode::CatchUp { .. }),
         _ => true,
     }
