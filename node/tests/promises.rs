@@ -1,5 +1,7 @@
 //! What a volume on real files never does, whatever happens to it in between.
 
+#[path = "promises/coalesced.rs"]
+mod coalesced;
 #[path = "promises/lines.rs"]
 mod lines;
 #[path = "promises/outgoing.rs"]

@@ -5,7 +5,7 @@ use rcp::proto::frame::{Frame, stream_error};
 use rcp::proto::ids::{NodeName, VolumeId};
 use volmcast::volume::{Role, Volume};
 
-use super::sending::Stage;
+use super::sending::{Outbound, Stage};
 use super::{Level, Mover};
 
 /// What the parent was told that could be staged here.
@@ -39,7 +39,8 @@ impl Mover {
     pub(super) fn call_again(&mut self, id: VolumeId, child: &NodeName, reason: String) {
         let Some((conn, stream, _)) = self.stream_to(id, child) else { return };
         let out = self.conns.get_mut(&conn).and_then(|c| c.streams_out.get_mut(&stream));
-        let Some(out) = out.filter(|o| o.stage == Stage::Streaming) else { return };
+        let goes = |o: &&mut Outbound| o.stage == Stage::Streaming || o.is_filled();
+        let Some(out) = out.filter(goes) else { return };
         out.stage = Stage::Stopped;
         out.reason = Some(reason.clone());
         let label = self.label_of(id);

@@ -66,7 +66,7 @@ impl Outbound {
         self.window.available()
     }
 
-    fn is_filled(&self) -> bool {
+    pub(super) fn is_filled(&self) -> bool {
         matches!(self.stage, Stage::Seeding | Stage::CatchingUp)
     }
 

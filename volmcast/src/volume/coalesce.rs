@@ -122,7 +122,11 @@ impl Coalescing {
     }
 }
 
-fn mib(bytes: u64) -> String {
+/// Bytes in words.
+fn size(bytes: u64) -> String {
+    if bytes < 1 << 20 {
+        return format!("{} KiB", bytes.div_ceil(1 << 10));
+    }
     format!("{}.{} MiB", bytes >> 20, (bytes % (1 << 20)) * 10 >> 20)
 }
 
@@ -188,7 +192,8 @@ impl Volume {
         let called = std::mem::take(&mut pace.called);
         let Some((before, from, queue)) = long else { return false };
         let room = pace.room;
-        pace.refused = queue.bytes;
+        // One that came when it was called and can take nothing is not called again for this queue.
+        pace.refused = if called && room == 0 { u64::MAX } else { queue.bytes };
         let over = over.filter(|o| *o <= before && self.knows_changes(*o).is_ok());
         let Some(over) = over.filter(|_| room > 0) else { return false };
         self.seed_out_begin(child, 0, from, Some(over), Some((from, String::new())));
@@ -218,7 +223,7 @@ impl Volume {
             self.coalescing.done.saved += queue.bytes - bytes;
             self.commit.request();
             let what = if called { "that waited for it" } else { "that it lacked when it came" };
-            let (all, sets, one) = (mib(queue.bytes), queue.sets, mib(bytes));
+            let (all, sets, one) = (size(queue.bytes), queue.sets, size(bytes));
             return Some(format!("{all} in {sets} sets {what} are sent as {one} of blocks"));
         }
         self.seed_outs.remove(child);
@@ -279,7 +284,7 @@ impl Volume {
         let room = if pace.room > 0 { pace.room } else { u64::MAX };
         if queue.as_one(union, self.cfg.block_size.shift().into(), room).is_some() {
             pace.called = true;
-            let (all, sets) = (mib(queue.bytes), queue.sets);
+            let (all, sets) = (size(queue.bytes), queue.sets);
             let reason = format!("its queue is sent as one step: {all} in {sets} sets wait for it");
             self.desk.event(Event::Again { child, reason });
         }

@@ -390,7 +390,8 @@ impl Volume {
     ) -> Attached {
         // Its place in the log, if it has one, is of no use to it and must not hold the tail, unless
         // it is in the middle of a step that it may give up.
-        let fallback = self.consumers.get(child).and_then(|c| c.fallback).filter(|_| over.is_some());
+        let fallback =
+            self.consumers.get(child).and_then(|c| c.fallback).filter(|_| over.is_some());
         self.consumer_forget(child);
         if let Some(why) = self.cannot_seed() {
             return Attached::NotNow { reason: format!("{reason}; a seed must wait: {why}") };
