@@ -68,7 +68,7 @@ fn codes() {
     }
     let stream = stream_errors!(
         UNKNOWN_STREAM PROTOCOL DIVERGED FED DETACHED DAMAGED STORAGE STOPPED FENCED
-        NO_CATCH_UP
+        NO_CATCH_UP AGAIN
     );
     assert_eq!(known("### Stream errors"), stream);
 }

@@ -165,7 +165,7 @@ fn main_job(way: &Way) {
                 None => way.transport.to_owned(),
             };
             assert_eq!((link.state.as_str(), &link.transport), ("connected", &want));
-            let version = if way.older.is_empty() { "1.3" } else { "1.0" };
+            let version = if way.older.is_empty() { "1.4" } else { "1.0" };
             assert_eq!(link.version, version, "{from} to {to}");
         }
     }
