@@ -7,8 +7,8 @@
 //!                                                              └ no ─► not again before it has doubled
 //! ```
 //!
-//! The child's old place in the save volume is kept until it has what the step leads to, or room runs
-//! short: what it gives up of the step it takes from there, and is never hidden for it.
+//! The sets stay in the save volume as long as there is room: a child that gives the step up takes
+//! them, and is never hidden for it.
 
 use std::collections::BTreeMap;
 

@@ -136,7 +136,7 @@ impl Volume {
         m.consumers = self
             .consumers
             .iter()
-            .map(|(name, c)| ConsumerMark { name: name.clone(), acked: c.hold() })
+            .map(|(name, c)| ConsumerMark { name: name.clone(), acked: c.acked() })
             .collect();
         m.had_children |= !m.consumers.is_empty();
         // At a primary a pin is made at the cut, but its state is one only when the set is finished.

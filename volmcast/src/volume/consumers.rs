@@ -39,8 +39,6 @@ pub(super) struct Consumer {
     stuck_since: Option<Mono>,
     /// The queue before this position goes to it as one step, which it does not have yet.
     led_to: Option<LogPos>,
-    /// Where it stood then: kept for as long as there is room, in case it gives the step up.
-    fallback: Option<LogPos>,
 }
 
 impl Consumer {
@@ -54,18 +52,7 @@ impl Consumer {
             patient_since: None,
             stuck_since: None,
             led_to: None,
-            fallback: None,
         }
-    }
-
-    /// As [`at`](Self::at), live, in the middle of a step that leads to there.
-    fn led_to(pos: LogPos, fallback: LogPos) -> Self {
-        Self { led_to: Some(pos), fallback: Some(fallback), ..Self::at(pos, true) }
-    }
-
-    /// Nothing from here on is given back.
-    pub(super) fn hold(&self) -> LogPos {
-        self.fallback.map_or(self.acked, |f| f.min(self.acked))
     }
 
     pub(super) fn acked(&self) -> LogPos {
@@ -131,18 +118,8 @@ impl Consumers {
     /// A child gets what is before `pos` as one step; false if it has no place before that.
     pub(super) fn leads_to(&mut self, child: &NodeName, pos: LogPos) -> bool {
         let Some(c) = self.map.get_mut(child).filter(|c| c.acked < pos) else { return false };
-        *c = Consumer::led_to(pos, c.hold());
+        *c = Consumer { led_to: Some(pos), ..Consumer::at(pos, true) };
         true
-    }
-
-    /// Gives up the places that are kept for those who may give up a step, up to `pos`: they hold
-    /// room that is short. False if there was none.
-    pub(super) fn drop_fallbacks(&mut self, pos: LogPos) -> bool {
-        let up_to = |c: &&mut Consumer| c.fallback.is_some_and(|f| f <= pos);
-        let mut all = self.map.values_mut().filter(up_to).peekable();
-        let any = all.peek().is_some();
-        all.for_each(|c| c.fallback = None);
-        any
     }
 
     /// Who has acknowledged least, and up to where.
@@ -165,7 +142,7 @@ impl Consumers {
 
     /// The child furthest behind, and how far the next one is ahead of it.
     pub(super) fn hindmost(&self) -> Option<(NodeName, LogPos, Option<LogPos>)> {
-        let mut all: Vec<_> = self.map.iter().map(|(n, c)| (c.hold(), n)).collect();
+        let mut all: Vec<_> = self.map.iter().map(|(n, c)| (c.acked, n)).collect();
         all.sort();
         let (pos, name) = all.first()?;
         Some(((*name).clone(), *pos, all.get(1).map(|(p, _)| *p)))
@@ -343,12 +320,9 @@ impl Volume {
             return self.attach_for_seed(child, mine, reason);
         }
         let waiting_for = (answer == Attached::Wait).then_some(state);
-        let middle = seeding.is_some_and(|s| !s.passing && s.over.is_some());
-        let place = self.consumers.get(child).filter(|_| middle && waiting_for.is_none());
-        let place = match place.map(Consumer::hold).filter(|before| *before < cursor) {
-            Some(before) => Consumer::led_to(cursor, before),
-            None => Consumer { waiting_for, ..Consumer::at(cursor, true) },
-        };
+        let before = self.consumers.get(child).and_then(|c| c.led_to);
+        let led_to = before.filter(|to| *to <= cursor);
+        let place = Consumer { waiting_for, led_to, ..Consumer::at(cursor, true) };
         self.consumers.map.insert(child.clone(), place);
         let resumes = answer == Attached::Resume && seeding.is_none();
         if resumes && self.coalesce_at_attach(child, cursor, over) {
@@ -388,10 +362,7 @@ impl Volume {
         over: Option<SetNumber>,
         mut reason: String,
     ) -> Attached {
-        // Its place in the log, if it has one, is of no use to it and must not hold the tail, unless
-        // it is in the middle of a step that it may give up.
-        let fallback =
-            self.consumers.get(child).and_then(|c| c.fallback).filter(|_| over.is_some());
+        // Its place in the log, if it has one, is of no use to it and must not hold the tail.
         self.consumer_forget(child);
         if let Some(why) = self.cannot_seed() {
             return Attached::NotNow { reason: format!("{reason}; a seed must wait: {why}") };
@@ -414,11 +385,7 @@ impl Volume {
         let relay = matches!(self.cfg.role, Role::Relay);
         let answer = (over.is_some() && !relay).then(|| (from, reason.clone()));
         let planning = answer.is_some();
-        let place = match fallback.filter(|f| planning && self.log.tail() <= *f && *f < cursor) {
-            Some(before) => Consumer::led_to(cursor, before),
-            None => Consumer::at(cursor, true),
-        };
-        self.consumers.map.insert(child.clone(), place);
+        self.consumers.map.insert(child.clone(), Consumer::at(cursor, true));
         self.seed_out_begin(child, 0, from, over, answer);
         self.commit.request();
         self.desk.event(Event::Sendable);
@@ -475,17 +442,12 @@ impl Volume {
     pub fn consumer_ack(&mut self, child: &NodeName, state: SetNumber, next: ChunkNumber) {
         let Located::At(pos) = self.log.locate(state, next) else { return };
         if let Some(c) = self.consumers.map.get_mut(child) {
-            let arrived = c.led_to.take_if(|to| pos >= *to).is_some();
-            if arrived {
-                c.fallback = None;
-            }
+            c.led_to.take_if(|to| pos >= *to);
             if pos > c.acked {
                 c.acked = pos;
                 c.stuck_since = None;
-            } else if !arrived {
-                return;
+                self.pump();
             }
-            self.pump();
         }
     }
 
@@ -633,7 +595,7 @@ impl Volume {
 
     /// Lowest position that somebody still needs.
     pub(super) fn hold(&mut self) -> LogPos {
-        let children = self.consumers.map.values().map(Consumer::hold).min();
+        let children = self.consumers.map.values().map(|c| c.acked).min();
         let own = self.own_hold();
         children.map_or(own, |c| c.min(own))
     }

@@ -116,7 +116,7 @@ impl Volume {
             // What base or table have not durably is held for them.
             self.commit.request();
         }
-        for _ in 0..=2 * self.consumers.len() {
+        for _ in 0..=self.consumers.len() {
             let hold = self.hold();
             // Old sets stay as long as there is room: give back no more than half.
             let target = LogPos(self.log.head().0.saturating_sub(capacity / 2));
@@ -126,9 +126,6 @@ impl Volume {
             }
             if self.log.free() + self.log.reclaimable() >= short {
                 return false;
-            }
-            if self.own_hold() > hold && self.consumers.drop_fallbacks(hold) {
-                continue;
             }
             let Some((name, pos)) = self.holds_the_room() else { return false };
             let since = self.full.since.unwrap_or(self.desk.now);
@@ -208,7 +205,7 @@ impl Volume {
             if c.waits() || self.seed_outs.has(name) {
                 continue;
             }
-            let (bytes, sets) = (end.since(c.hold()), self.log.steps_between(c.hold(), end));
+            let (bytes, sets) = (end.since(c.acked()), self.log.steps_between(c.acked(), end));
             let backlog = Backlog { bytes, sets, time: now.since(since) };
             match FullPolicy::judge(self.cfg.full.limits_of(name), since, now, backlog) {
                 Verdict::Keep(look) => next = next.into_iter().chain(look).min(),
