@@ -315,6 +315,14 @@ fn export_link(group: &str, side: &str, link: &LinkStatus) {
     metrics::counter!(LINK_SESSIONS.0, owned(&labels)).absolute(link.sessions);
 }
 
+/// What children got beside sets, and instead of them.
+fn export_extents(v: &VolumeInfo, of: &[(&'static str, &str)]) {
+    metrics::counter!(SEED_BYTES.0, owned(of)).absolute(v.seed_sent);
+    metrics::counter!(CATCH_UP_BYTES.0, owned(of)).absolute(v.catch_up_sent);
+    metrics::counter!(COALESCED.0, owned(of)).absolute(v.coalesced);
+    metrics::counter!(COALESCED_SAVED.0, owned(of)).absolute(v.coalesced_saved);
+}
+
 fn export_full(v: &VolumeInfo, of: &[(&'static str, &str)]) {
     gauge(&SUSPENDED, of, flag(v.suspended.is_some()));
     metrics::counter!(SUSPENDED_FOR.0, owned(of)).absolute(v.suspended_ms / 1000);
@@ -346,10 +354,7 @@ fn export_volume(v: &VolumeInfo) {
     set(&DIRTY, count(v.dirty_bytes));
     set(&PAUSE, seconds(v.longest_pause_us));
     export_full(v, &labels);
-    metrics::counter!(SEED_BYTES.0, owned(&labels)).absolute(v.seed_sent);
-    metrics::counter!(CATCH_UP_BYTES.0, owned(&labels)).absolute(v.catch_up_sent);
-    metrics::counter!(COALESCED.0, owned(&labels)).absolute(v.coalesced);
-    metrics::counter!(COALESCED_SAVED.0, owned(&labels)).absolute(v.coalesced_saved);
+    export_extents(v, &labels);
     set(&KEPT, count(v.kept.len() as u64));
     let known = v.digests.first().is_some_and(|d| d.set == v.current_set);
     if v.role != "relay" {

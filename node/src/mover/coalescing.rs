@@ -1,12 +1,12 @@
 //! Queues that are sent as one step: a child is called to attach again, and what the node here says
 //! that it could stage (`volmcast/docs/coalescing.md`).
 
-use rcp::proto::frame::{Frame, stream_error};
+use rcp::proto::frame::{Frame, Start, stream_error};
 use rcp::proto::ids::{NodeName, VolumeId};
 use volmcast::volume::{Role, Volume};
 
 use super::sending::{Outbound, Stage};
-use super::{Level, Mover};
+use super::{Effect, Level, Mover};
 
 /// What the parent was told that could be staged here.
 #[derive(Debug, Default)]
@@ -35,6 +35,27 @@ impl Told {
 }
 
 impl Mover {
+    /// A catch-up begins, of so many blocks and bytes: staged if that can be, else in place. False: it
+    /// may stand for sets that can be had, and nothing is hidden for it; the parent is to be told.
+    pub(super) fn catch_up_begins(&mut self, id: VolumeId, s: &Start, size: (u64, u64)) -> bool {
+        let label = self.label_of(id);
+        let (blocks, bytes) = size;
+        let Some(h) = self.volumes.get_mut(&id) else { return true };
+        let was = h.volume.staged_progress().is_some();
+        let staged = h.volume.catch_up_stage(s.from, h.offered, blocks);
+        if !staged {
+            if h.inbound.as_mut().is_some_and(|i| i.staging.falls_back(bytes, was)) {
+                return false;
+            }
+            h.volume.catch_up_begin(s.from, h.offered, blocks);
+        }
+        let what = if staged { "a staged catch-up" } else { "a catch-up" };
+        let text = format!("volume {label}: {what} begins at set {}: {}", s.from, s.reason);
+        self.note(Level::Info, text);
+        self.effect(Effect::Exports { volume: id });
+        true
+    }
+
     /// What waits for a child is less as one step: it is to attach again.
     pub(super) fn call_again(&mut self, id: VolumeId, child: &NodeName, reason: String) {
         let Some((conn, stream, _)) = self.stream_to(id, child) else { return };
@@ -46,5 +67,20 @@ impl Mover {
         let label = self.label_of(id);
         self.note(Level::Info, format!("volume {label}: {child} is called again: {reason}"));
         self.send(conn, Frame::StreamError { stream, code: stream_error::AGAIN, text: reason });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_offered_stands_for_no_sets() {
+        let told = |bytes| Told { bytes, none: false };
+        assert!(told(100).falls_back(100, false));
+        assert!(!told(100).falls_back(101, false), "no sender chose that instead of sets");
+        assert!(!told(0).falls_back(1, false));
+        assert!(!told(100).falls_back(0, false), "a node without content knows no number");
+        assert!(told(0).falls_back(1, true), "what was being staged may stand for some");
     }
 }

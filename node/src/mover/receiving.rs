@@ -389,7 +389,6 @@ impl Mover {
         else {
             return;
         };
-        let label = self.label_of(id);
         let Some(h) = self.volumes.get_mut(&id) else { return };
         let Some(inbound) = h.inbound.as_mut().filter(|i| i.conn == conn) else { return };
         inbound.unanswered = inbound.unanswered.saturating_sub(1);
@@ -428,19 +427,9 @@ impl Mover {
                 self.send(conn, Frame::StreamError { stream, code, text });
             }
             StartMode::CatchUp { blocks, bytes } => {
-                let was = h.volume.staged_progress().is_some();
-                let staged = h.volume.catch_up_stage(s.from, h.offered, blocks);
-                if !staged && inbound.staging.falls_back(bytes, was) {
-                    // The sets may still be had, and nothing is hidden for blocks that stand for them.
+                if !self.catch_up_begins(id, &s, (blocks, bytes)) {
                     return self.attach(id);
                 }
-                if !staged {
-                    h.volume.catch_up_begin(s.from, h.offered, blocks);
-                }
-                let what = if staged { "a staged catch-up" } else { "a catch-up" };
-                let text = format!("volume {label}: {what} begins at set {}: {}", s.from, s.reason);
-                self.note(Level::Info, text);
-                self.effect(Effect::Exports { volume: id });
             }
             // With the position that it has now.
             StartMode::Seed if self.keeps_content(conn, id, s.from) => return self.attach(id),
