@@ -330,7 +330,7 @@ pub(crate) fn status() -> NodeStatus {
         bytes: 5 << 20,
         sessions: 2,
         transport: "tls".into(),
-        version: "1.3".into(),
+        version: "1.4".into(),
         ..LinkStatus::default()
     };
     let child = |node: &str, state: &str, saved: u64, behind: u64| ChildProgress {
