@@ -139,12 +139,12 @@ impl Pair {
             more = true;
             match e {
                 Event::Planned { answer, .. } => self.start(answer),
-                Event::SeedChunk { next_block, view, chunk, .. } => {
-                    if self.may_come > 0 && self.running.is_some() {
-                        self.may_come -= 1;
-                        self.extents += chunk.bytes().len() as u64;
-                        self.r.volume.receive_seed(next_block, view, &chunk);
-                    }
+                Event::SeedChunk { next_block, view, chunk, .. }
+                    if self.may_come > 0 && self.running.is_some() =>
+                {
+                    self.may_come -= 1;
+                    self.extents += chunk.bytes().len() as u64;
+                    self.r.volume.receive_seed(next_block, view, &chunk);
                 }
                 Event::SeedEnd { need, .. } if self.running.is_some() && self.may_come > 0 => {
                     self.r.volume.receive_seed_end(need, true);
@@ -341,7 +341,7 @@ fn a_short_queue_comes_as_sets() {
     for byte in 10..13 {
         pair.write(0..HOT, byte);
     }
-    assert!(3 * HOT * BLOCK < FLOOR);
+    const { assert!(3 * HOT * BLOCK < FLOOR) };
     assert_eq!(pair.attach(), Attached::Resume);
     pair.go();
     pair.is_the_same();
@@ -470,13 +470,12 @@ fn comes_to_the_same_state(requests: usize) -> bool {
     pair.write_hot();
     pair.attach();
     // As far as the answer.
-    while !matches!(pair.running, Some(Attached::CatchUp { .. })) {
-        for e in drive_at(&mut pair.p, NOW, &|_| None) {
-            if let Event::Planned { answer, .. } = e {
-                pair.start(answer);
-            }
+    for e in drive_at(&mut pair.p, NOW, &|_| None) {
+        if let Event::Planned { answer, .. } = e {
+            pair.start(answer);
         }
     }
+    assert!(matches!(pair.running, Some(Attached::CatchUp { .. })), "{:?}", pair.running);
     let mut left = requests;
     let mut done = drive_for(&mut pair.r, left);
     left = left.saturating_sub(4);
