@@ -357,7 +357,9 @@ impl World {
             // Which sets were shown and merged nobody knows: what was kept may be overwritten.
             self.counters.hit("kept states given up with a lost slot and a damaged log");
             self.nodes[n].kept.retain(|s, _| kept.contains(s));
-            self.nodes[n].shown = self.nodes[n].shown.min(visible);
+            // What a hidden one is filled with may be older than that.
+            let shows = self.visible(n).unwrap_or(SetNumber::ZERO);
+            self.nodes[n].shown = self.nodes[n].shown.min(shows);
         }
         let lost: Vec<_> = self.nodes[n].kept.keys().filter(|s| !kept.contains(s)).collect();
         if !lost.is_empty() && !seeding && !self.nodes[n].area_full {

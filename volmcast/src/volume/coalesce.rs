@@ -11,7 +11,9 @@
 //! them, and is never hidden for it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use rcp::proto::clock::Mono;
 use rcp::proto::delta::SetFlags;
 use rcp::proto::ids::{ChunkNumber, NodeName, SetNumber};
 
@@ -30,6 +32,9 @@ const FLOOR_PART: u64 = 16;
 /// More than that nothing is taken to be compressed: zeroes take next to nothing, and would make
 /// everything else look small.
 const MOST_COMPRESSED: u64 = 8;
+/// So long a child is not called that came when it was and could take nothing: one that feeds others
+/// never can.
+const DEAF: Duration = Duration::from_secs(600);
 
 /// Whole sets in the save volume that a child lacks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -87,6 +92,8 @@ struct Pace {
     refused: u64,
     /// It was told to attach again for this.
     called: bool,
+    /// It came when it was called and could take nothing: not called again before.
+    deaf_until: Option<Mono>,
 }
 
 /// Which blocks a child's queue has is being read.
@@ -190,10 +197,10 @@ impl Volume {
         let long = self.long_queue(cursor);
         let Some(pace) = self.coalescing.children.get_mut(child) else { return false };
         let called = std::mem::take(&mut pace.called);
+        pace.deaf_until = (called && pace.room == 0).then(|| self.desk.now.after(DEAF));
         let Some((before, from, queue)) = long else { return false };
         let room = pace.room;
-        // One that came when it was called and can take nothing is not called again for this queue.
-        pace.refused = if called && room == 0 { u64::MAX } else { queue.bytes };
+        pace.refused = queue.bytes;
         let over = over.filter(|o| *o <= before && self.knows_changes(*o).is_ok());
         let Some(over) = over.filter(|_| room > 0) else { return false };
         self.seed_out_begin(child, 0, from, Some(over), Some((from, String::new())));
@@ -252,6 +259,9 @@ impl Volume {
                 pace.refused = 0;
                 continue;
             };
+            if pace.deaf_until.is_some_and(|until| self.desk.now < until) {
+                continue;
+            }
             if queue.bytes / 2 >= pace.refused && self.knows_changes(after).is_ok() {
                 // The others have their turn when the next set is ready.
                 pace.refused = queue.bytes;
