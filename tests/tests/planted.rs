@@ -54,6 +54,7 @@ found! {
     a_slot_overwritten_in_place: SlotInPlace near 2_000,
     a_history_in_one_slot: HistoryInOneSlot near 5_000_120,
     an_old_attempt_kept: OldAttemptKept near 4_000_000,
+    steps_of_a_line_that_ended_kept: ForeignStepsKept near 5_000_000,
     a_torn_tail_trusted: TornTailTrusted near 2_000,
     a_copy_before_write_forgotten: CopyForgotten near 2_000,
     an_image_forgotten: ImageForgotten near 2_000,

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::{Res, read, write};
 
 /// Seeds of CI that are taken, one of each range in turn.
-const SEEDS: usize = 210;
+const SEEDS: usize = 400;
 
 /// After so many seeds the next mutant's turn comes, as long as there are any.
 const ROUNDS: [usize; 5] = [0, 3, 15, 60, 200];

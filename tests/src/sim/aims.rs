@@ -28,13 +28,13 @@ pub struct Aim {
 const SHARES: [(&str, u64); 10] = [
     ("writing", 1),
     ("making a set", 1),
-    ("merging", 1),
+    ("merging", 3),
     ("seeding", 2),
-    ("catching up", 5),
-    ("staging", 6),
-    ("undoing", 5),
+    ("catching up", 8),
+    ("staging", 7),
+    ("undoing", 4),
     ("swapping", 1),
-    ("recovering", 9),
+    ("recovering", 11),
     ("starting", 1),
 ];
 

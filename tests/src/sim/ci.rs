@@ -10,14 +10,14 @@ use super::{AIMED, BAD_DISKS, BYPASS, MIRRORS, MOMENTS, OPERATORS, TURNS};
 
 /// Which seeds those are: from which one on, and how many.
 pub const RANGES: [(u64, u64); 8] = [
-    (2_000, 400),
+    (2_000, 340),
     (BAD_DISKS, 280),
     (TURNS, 330),
     (BYPASS, 250),
     (OPERATORS, 200),
     (MOMENTS, 250),
     (MIRRORS, 150),
-    (AIMED, 640),
+    (AIMED, 800),
 ];
 
 /// All seeds that CI runs, one of each range in turn.
