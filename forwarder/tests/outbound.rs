@@ -80,6 +80,7 @@ fn attach(credit: u64) -> Attach {
         seed_from_block: 0,
         folded: SetNumber(0),
         over: None,
+        stages: None,
     }
 }
 

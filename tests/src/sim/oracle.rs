@@ -16,6 +16,9 @@ use super::world::{Event, World};
 /// Seconds of lag at a node that has everything, and is told the time now and then.
 const MOST_LAG: f64 = 10.0;
 
+/// One call in so many steps is followed by an audit of the volume's parts.
+const AUDITED: u64 = 4;
+
 /// How it is said that a node goes on and denies it.
 pub(super) const GOES_ON: &str = " goes on and says of its ";
 
@@ -38,6 +41,8 @@ impl World {
     /// Looks at a node after any call of its mover.
     pub fn observe(&mut self, n: usize) {
         let Some(v) = self.nodes[n].volume() else { return };
+        let due = self.counters.2.all().is_multiple_of(AUDITED);
+        let audit = if due { v.audit() } else { Ok(()) };
         let m = v.durable();
         let (seeding, head, tail) = (m.seed.is_some(), m.log_head.0, m.log_tail.0);
         let catching_up = m.seed.is_some_and(|s| s.over.is_some());
@@ -66,6 +71,10 @@ impl World {
         }
         if let Some(f) = failure {
             self.fail(format!("n{n}: the volume stopped: {f}"));
+            return;
+        }
+        if let Err(e) = audit {
+            self.fail(format!("n{n}: its parts do not agree: {e}"));
             return;
         }
         if draining != self.nodes[n].draining {

@@ -483,6 +483,29 @@ impl Log {
         }
     }
 
+    /// What is kept about room against what it is kept of.
+    ///
+    /// # Errors
+    /// What does not fit, in words.
+    pub(super) fn audit_room(&self, cached: u64) -> Result<(), String> {
+        let mut end = LogPos(0);
+        for (from, to) in &self.unwritten {
+            if *from < end || to <= from || *to > self.head {
+                return Err(format!("{from:?} to {to:?} is said to be written, behind {end:?}"));
+            }
+            end = *to;
+        }
+        let written = self.unwritten.first_key_value().map_or(self.head, |(from, _)| *from);
+        let used = self.head.0 - self.tail_durable.min(written).0;
+        if self.tail_durable > self.tail || used != self.used() || written != self.written() {
+            return Err(format!("{} bytes are used, and it says {}", used, self.used()));
+        }
+        if cached != self.cached {
+            return Err(format!("{cached} bytes are held, and it says {}", self.cached));
+        }
+        Ok(())
+    }
+
     /// File offset at which the body of the record at `pos` begins.
     #[must_use]
     pub fn body_offset(&self, pos: LogPos) -> u64 {

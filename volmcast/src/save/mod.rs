@@ -6,6 +6,7 @@
 //! for those who have left the recent records behind. What is durable is decided by the mailbox,
 //! not here.
 
+mod audit;
 pub mod log;
 pub mod readback;
 pub mod record;

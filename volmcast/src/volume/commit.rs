@@ -89,6 +89,16 @@ impl Committer {
     pub(super) fn is_busy(&self) -> bool {
         self.wanted || self.in_flight.is_some()
     }
+
+    /// What the parent was told last of what is durable.
+    pub(super) fn told(&self) -> (SetNumber, ChunkNumber) {
+        self.told
+    }
+
+    /// The mailbox does not know yet that the log was emptied.
+    pub(super) fn owes_a_reset(&self) -> bool {
+        self.resets != self.resets_durable
+    }
 }
 
 impl Volume {

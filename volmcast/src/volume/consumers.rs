@@ -59,6 +59,10 @@ impl Consumer {
         self.acked
     }
 
+    pub(super) fn cursor(&self) -> LogPos {
+        self.cursor
+    }
+
     pub(super) fn is_live(&self) -> bool {
         self.live
     }

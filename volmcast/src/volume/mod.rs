@@ -15,6 +15,7 @@
 //! ```
 
 mod adopt;
+mod audit;
 mod branches;
 mod catch_up;
 mod changes;

@@ -162,7 +162,9 @@ impl Volume {
         };
         let mut consumers = Consumers::default();
         for c in &m.consumers {
-            consumers.restore(c.name.clone(), c.acked.max(m.log_tail));
+            // What was passed on before it was durable here is no place in this log any more.
+            let acked = c.acked.min(m.log_head).max(m.log_tail);
+            consumers.restore(c.name.clone(), acked);
         }
         for k in &m.aside {
             cfg.snapshots.close_line(PinId(k.pin));
