@@ -27,6 +27,7 @@ const TEST_TOO_LONG: Duration = Duration::from_secs(300);
 fn test(name: &str) {
     match name {
         "slots" => slots::a_damaged_newest_slot_costs_no_set(),
+        "unreadable" => slots::a_set_that_cannot_be_read_behind_an_old_slot_keeps_its_number(),
         "steps" => steps::a_blow_at_every_step_costs_at_most_a_window(),
         "connections" => steps::a_blow_at_every_step_of_several_connections(),
         "failover" => orders::a_crash_at_any_step_of_a_failover(),

@@ -3,6 +3,7 @@
 //! its own gets another set.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,10 +14,13 @@ use rcp::proto::delta::Compression;
 use rcp::proto::ids::{Generation, GroupName, Label, NodeName, SetNumber, VolumeId};
 use tests::sim::disk::{Disk, SharedDisk};
 use volmcast::activity::ExtentSize;
+use volmcast::digest::{BlockHash, Sum};
 use volmcast::io::{FileId, Io, Op, Tag};
 use volmcast::mailbox::{Mailbox, SLOT_LEN};
+use volmcast::save::record::{HEADER_LEN, RecordHeader};
+use volmcast::save::ring::Ring;
 use volmcast::storage::{Identity, Storage};
-use volmcast::units::{BlockCount, BlockIndex, BlockSize};
+use volmcast::units::{BlockCount, BlockIndex, BlockSize, LogPos};
 use volmcast::volume::{CutPolicy, PlaybackPolicy, ScrubPolicy};
 
 const BLOCK: usize = 512;
@@ -119,8 +123,8 @@ fn copy(image: &Disk) -> SharedDisk {
     SharedDisk(Rc::new(RefCell::new(image.clone())))
 }
 
-#[test]
-fn a_damaged_newest_slot_costs_no_set() {
+/// The disk at each step of the commits of seven sets, one of which makes the volume larger.
+fn images() -> Vec<Image> {
     let disk = SharedDisk(Rc::new(RefCell::new(Disk::new(open::sizes(&identity())))));
     open::format(&identity(), &plan(), &tuning(), &disk).expect("formatted");
     let mut m = start(&disk);
@@ -155,6 +159,28 @@ fn a_damaged_newest_slot_costs_no_set() {
         settle(&mut m, &disk, &mut images);
         assert_eq!(m.volume.durable().visible, SetNumber(u64::from(set)));
     }
+    images
+}
+
+/// The next set has the next number, and the digest is that of the content then.
+fn goes_on(m: &mut Machine, disk: &SharedDisk, of: &str) {
+    let before = m.volume.durable().visible;
+    write(m, disk, 3, 0x77);
+    m.volume.demand_cut(false);
+    settle(m, disk, &mut Vec::new());
+    assert_eq!(m.volume.durable().visible, before.next(), "{of}");
+    assert_eq!(m.volume.audit(), Ok(()), "{of}");
+    let d = disk.0.borrow();
+    let blocks = (0..).zip(d.bytes(FileId::Base).chunks(BLOCK));
+    let hashes: Vec<_> = blocks.map(|(block, content)| BlockHash::of(block, content)).collect();
+    if let Some((_, digest)) = m.volume.digest() {
+        assert_eq!(digest, Sum::of(&hashes), "{of}: the digest");
+    }
+}
+
+#[test]
+fn a_damaged_newest_slot_costs_no_set() {
+    let images = images();
     let (mut damaged, mut adopted) = (0, 0);
     for (i, Image { disk, visible: durable, lines }) in images.iter().enumerate() {
         let slots = copy(disk).read(FileId::Mailbox, 0, 2 * SLOT_LEN).unwrap();
@@ -199,14 +225,56 @@ fn a_damaged_newest_slot_costs_no_set() {
                 if now.history.is_empty() {
                     continue;
                 }
-                // The next set has the next number.
-                write(&m, &harmed, 3, 0x77);
-                m.volume.demand_cut(false);
-                let before = m.volume.durable().visible;
-                settle(&mut m, &harmed, &mut Vec::new());
-                assert_eq!(m.volume.durable().visible, before.next(), "image {i}, slot {slot}");
+                goes_on(&mut m, &harmed, &format!("image {i}, slot {slot}"));
             }
         }
     }
     assert!(damaged > 60 && adopted > 10, "{damaged} damaged, {adopted} adopted sets");
+}
+
+/// Records that follow `from` in the save volume: where the body of each begins, its length, and the
+/// set that it is of.
+fn records(disk: &SharedDisk, from: LogPos) -> Vec<(u64, u64, SetNumber)> {
+    let ring = Ring::new(identity().save).unwrap();
+    let (mut pos, mut all) = (from, Vec::new());
+    loop {
+        let at = ring.offset(pos);
+        let header = disk.read(FileId::Save, at, HEADER_LEN).unwrap();
+        let Ok(h) = RecordHeader::decode(&header, identity().volume, pos) else { return all };
+        let len = u64::from(h.body_len);
+        all.push((at + HEADER_LEN as u64, len, h.to));
+        pos = pos.plus(Ring::record_len(len));
+    }
+}
+
+#[test]
+fn a_set_that_cannot_be_read_behind_an_old_slot_keeps_its_number() {
+    let (mut unreadable, mut sets) = (0, BTreeSet::new());
+    for (i, Image { disk, visible: durable, .. }) in images().iter().enumerate() {
+        let slots = copy(disk).read(FileId::Mailbox, 0, 2 * SLOT_LEN).unwrap();
+        let (Ok(a), Ok(b)) = (Mailbox::decode(&slots), Mailbox::decode(&slots[SLOT_LEN..])) else {
+            continue;
+        };
+        let (old, newest) = if a.sequence < b.sequence { (a, SLOT_LEN) } else { (b, 0) };
+        let records = records(&copy(disk), old.log_head);
+        for (n, (at, len, set)) in records.iter().enumerate() {
+            let of = format!("image {i}, record {n} behind the old slot, of set {set}");
+            let harmed = copy(disk);
+            put(&harmed, FileId::Mailbox, newest as u64, vec![Bytes::from(vec![0; SLOT_LEN])]);
+            let bit = harmed.read(FileId::Save, at + len / 2, 1).unwrap()[0] ^ 0x10;
+            put(&harmed, FileId::Save, at + len / 2, vec![Bytes::from(vec![bit])]);
+            let mut m = start(&harmed);
+            settle(&mut m, &harmed, &mut Vec::new());
+            let now = m.volume.durable().visible;
+            // It may have been sent: whoever has it takes nothing else for it.
+            assert!(now >= *durable, "{of}: {now} of {durable}");
+            assert_eq!(m.volume.audit(), Ok(()), "{of}");
+            if !m.volume.durable().history.is_empty() {
+                goes_on(&mut m, &harmed, &of);
+            }
+            unreadable += 1;
+            sets.insert(*set);
+        }
+    }
+    assert!(unreadable > 60 && sets.len() == 7, "{unreadable} records of {sets:?}");
 }

@@ -25,6 +25,16 @@ impl Told {
         matches!(volume.config().role, Role::Replica { .. }).then_some(self.bytes)
     }
 
+    /// A catch-up of so many bytes stands for sets that can be had, and could be staged when that was
+    /// said, but not any more: a state is to be kept, somebody is fed from here, or replication was
+    /// stopped. Then the next attachment offers nothing.
+    pub(super) fn gives_way(&mut self, volume: &mut Volume, bytes: u64) -> bool {
+        let stands = bytes > 0 && bytes <= self.bytes && volume.staged_progress().is_none();
+        let gives_way = stands && volume.stage_offer() < bytes;
+        self.none |= gives_way;
+        gives_way
+    }
+
     /// A catch-up of so many bytes cannot be staged: whether it may stand for sets that can be had,
     /// because it is no larger than what was offered, or what was being staged (`was`) stood for
     /// some. Only once: then the next attachment offers nothing.
@@ -54,6 +64,14 @@ impl Mover {
         self.note(Level::Info, text);
         self.effect(Effect::Exports { volume: id });
         true
+    }
+
+    /// A catch-up stands for sets that can be had, and could not be staged: those come.
+    pub(super) fn takes_the_sets(&mut self, id: VolumeId) {
+        let label = self.label_of(id);
+        let why = "what waits could be staged when it attached, and not any more";
+        self.note(Level::Info, format!("volume {label}: the sets are taken one by one: {why}"));
+        self.attach(id);
     }
 
     /// What waits for a child is less as one step: it is to attach again.

@@ -70,6 +70,13 @@ impl Mover {
         true
     }
 
+    pub(super) fn needs_seed(&mut self, id: VolumeId, why: &str) {
+        if let Some(i) = self.volumes.get_mut(&id).and_then(|h| h.inbound.as_mut()) {
+            i.wants_seed = true;
+        }
+        self.reattach(id, why);
+    }
+
     /// A parent begins a seed, and everything comes.
     pub(super) fn seed_begins(&mut self, id: VolumeId, from: SetNumber, reason: &str) {
         let label = self.label_of(id);

@@ -674,11 +674,10 @@ impl Mover {
         self.time(now, wall);
         let ids: Vec<_> = self.volumes.keys().copied().collect();
         for id in ids {
-            let due = self.volumes.get(&id).and_then(|h| h.volume.poll_timeout());
-            if due.is_some_and(|t| t <= now) {
-                if let Some(h) = self.volumes.get_mut(&id) {
-                    h.volume.timer(now, wall);
-                }
+            let Some(h) = self.volumes.get_mut(&id) else { continue };
+            h.volume.intake_runs(h.is_fed());
+            if h.volume.poll_timeout().is_some_and(|t| t <= now) {
+                h.volume.timer(now, wall);
                 self.settle(id);
             }
             self.retry_attach(id);

@@ -38,7 +38,7 @@ pub(super) struct Inbound {
     /// Credit told to the sender.
     told: u64,
     pub(super) seed_told: u64,
-    wants_seed: bool,
+    pub(super) wants_seed: bool,
     /// What the next chunk or set header has for a number, and the next extent.
     seq: u64,
     seed_seq: u64,
@@ -409,6 +409,9 @@ impl Mover {
                     h.volume.seed_resume();
                 }
             }
+            StartMode::CatchUp { bytes, .. } if inbound.staging.gives_way(&mut h.volume, bytes) => {
+                return self.takes_the_sets(id);
+            }
             // A stopped replica keeps what it shows.
             StartMode::Seed | StartMode::CatchUp { .. }
                 if !h.volume.is_replicating()
@@ -532,13 +535,6 @@ impl Mover {
         if due {
             self.attach(id);
         }
-    }
-
-    pub(super) fn needs_seed(&mut self, id: VolumeId, why: &str) {
-        if let Some(i) = self.volumes.get_mut(&id).and_then(|h| h.inbound.as_mut()) {
-            i.wants_seed = true;
-        }
-        self.reattach(id, why);
     }
 
     fn stream_error(&mut self, conn: ConnId, stream: StreamId, code: u16, text: String) {

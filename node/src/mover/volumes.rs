@@ -51,6 +51,7 @@ impl Mover {
     pub(super) fn settle(&mut self, id: VolumeId) {
         loop {
             let Some(h) = self.volumes.get_mut(&id) else { return };
+            h.volume.intake_runs(h.is_fed());
             while let Some(io) = h.volume.poll_io() {
                 self.effects.push_back(Effect::Io { volume: id, io });
             }

@@ -3,7 +3,7 @@
 
 use rcp::proto::delta::Chunk;
 use volmcast::save::RecordKind;
-use volmcast::volume::{Attached, Seeding};
+use volmcast::volume::{Attached, FullPolicy, Limits, Seeding};
 
 use super::tables::drive_for;
 use super::*;
@@ -37,7 +37,17 @@ struct Pair {
 impl Pair {
     /// Both at set 2, and the replica away.
     fn new(dir: &Path) -> Self {
-        let p = primary(&dir.join("p"));
+        Self::within(dir, FullPolicy::default())
+    }
+
+    /// The same with limits to what the replica may hold back.
+    fn within(dir: &Path, full: FullPolicy) -> Self {
+        let at = OpenPlan { full, ..plan() };
+        let p = open::create(&dir.join("p"), &identity("primary"), &at, NOW, Wall(1));
+        let mut p = p.expect("created");
+        p.volume.open_generation(LINE, Wall(1));
+        drive(&mut p);
+        writable(&p).gate().set(&Gate::Open);
         let plan = plan();
         let r = open::create(&dir.join("r"), &identity("replica"), &plan, NOW, Wall(1));
         let mut r = r.expect("created");
@@ -67,6 +77,7 @@ impl Pair {
 
     fn leave(&mut self) {
         self.running = None;
+        self.r.volume.intake_runs(false);
         self.p.volume.consumer_leave(&self.child);
     }
 
@@ -128,6 +139,7 @@ impl Pair {
             Attached::Planning => {}
             other => panic!("{other:?}"),
         }
+        self.r.volume.intake_runs(answer != Attached::Planning);
         self.running = Some(answer);
     }
 
@@ -154,6 +166,7 @@ impl Pair {
                     self.attach();
                 }
                 Event::Failed { text } | Event::Damage { text } => panic!("{text}"),
+                Event::Detached { reason, .. } => panic!("{reason}"),
                 _ => {}
             }
         }
@@ -508,4 +521,92 @@ fn comes_to_the_same_state(requests: usize) -> bool {
 fn a_crash_at_any_moment_leaves_what_is_shown_and_goes_on_with_the_step() {
     let all = (0..80).take_while(|n| comes_to_the_same_state(*n)).count();
     assert!(all > 6, "{all} requests");
+}
+
+#[test]
+fn whoever_gets_the_step_is_not_let_go_for_taking_nothing() {
+    let dir = tempfile::tempdir().expect("temp");
+    let keep = Limits { time: Some(Duration::from_secs(1)), ..Limits::default() };
+    let mut pair = Pair::within(dir.path(), FullPolicy { keep, ..FullPolicy::default() });
+    pair.write_hot();
+    pair.attach();
+    pair.go_to_the_end_of_the_step();
+    // It acknowledges none of what it is led past.
+    for _ in 0..6 {
+        pair.now = Mono(pair.now.0 + 1_000_000);
+        pair.go();
+    }
+    assert_eq!(pair.shown().0, SetNumber(2));
+    pair.may_send = u64::MAX;
+    pair.go();
+    pair.is_the_same();
+    assert!(pair.records < 2 * HOT * BLOCK, "{}", pair.records);
+}
+
+#[test]
+fn a_lost_connection_does_not_cost_the_step() {
+    let dir = tempfile::tempdir().expect("temp");
+    let mut pair = Pair::new(dir.path());
+    pair.write_hot();
+    pair.attach();
+    pair.go_to_the_end_of_the_step();
+    pair.leave();
+    pair.now = Mono(pair.now.0 + 3_600_000_000);
+    pair.go();
+    pair.may_send = u64::MAX;
+    pair.attach();
+    pair.go();
+    pair.is_the_same();
+    assert!(pair.records < 2 * HOT * BLOCK, "{}", pair.records);
+}
+
+#[test]
+fn no_state_is_promised_while_it_is_not_known_what_is_led_past() {
+    let dir = tempfile::tempdir().expect("temp");
+    let mut pair = Pair::new(dir.path());
+    pair.write_hot();
+    pair.attach();
+    pair.may_come = 0;
+    pair.go();
+    // All extents are to come; some may be of later sets than that at which they began.
+    for set in [3, 22, 23, 400] {
+        let e = pair.r.volume.keep_state(SetNumber(set)).expect_err("perhaps it is led past");
+        assert!(matches!(e, KeepError::Coming { .. }), "{e}");
+    }
+    // What is shown can be kept all the same.
+    pair.r.volume.keep_state(SetNumber(2)).expect("kept");
+}
+
+#[test]
+fn who_is_being_filled_is_not_called_again_before_long() {
+    let dir = tempfile::tempdir().expect("temp");
+    let mut p = primary(&dir.path().join("p"));
+    let child = NodeName::new("child").expect("valid");
+    let write = |p: &mut Opened, byte: u8, now| {
+        for b in 0..HOT {
+            writable(p).write(b * BLOCK, &[byte; BLOCK as usize]).expect("written");
+        }
+        p.volume.demand_cut(false);
+        drive_at(p, now, &|_| None)
+    };
+    write(&mut p, 1, NOW);
+    p.volume.consumer_stages(&child, Some(0));
+    let answer = p.volume.consumer_seed(&child, SetNumber(0), None, "it holds nothing".to_owned());
+    assert!(matches!(answer, Attached::Seed { .. }), "{answer:?}");
+    p.volume.seed_out_credit(&child, 1 << 30);
+    let events = drive_at(&mut p, NOW, &|_| None);
+    let need = events.iter().find_map(|e| match e {
+        Event::SeedEnd { need, .. } => Some(*need),
+        _ => None,
+    });
+    let called = |events: &[Event]| events.iter().any(|e| matches!(e, Event::Again { .. }));
+    // It is hidden until it has the set that it needs: attached again it would need a later one.
+    let mut later = NOW;
+    for byte in 10..30 {
+        assert!(!called(&write(&mut p, byte, later)));
+    }
+    p.volume.consumer_ack(&child, need.expect("all of it was sent"), ChunkNumber(0));
+    assert!(!called(&write(&mut p, 30, later)), "it may not show it yet");
+    later = Mono(later.0 + 700_000_000);
+    assert!(called(&write(&mut p, 31, later)));
 }

@@ -303,7 +303,11 @@ fn a_set_that_does_not_come_is_not_waited_for_without_end() {
     drive(&mut o);
     o.volume.receive_seed_end(SetNumber(22), true);
     drive(&mut o);
-    let late = Mono(NOW.0 + 10_000_000);
+    // Nothing can come while there is no stream.
+    let long = Mono(NOW.0 + 3_600_000_000);
+    assert_eq!(drive_at(&mut o, long, &|_| None), []);
+    o.volume.intake_runs(true);
+    let late = Mono(long.0 + 10_000_000);
     assert_eq!(o.volume.poll_timeout().map(|t| t <= late), Some(true));
     let events = drive_at(&mut o, late, &|_| None);
     assert!(events.iter().any(|e| matches!(e, Event::Staged { .. })), "{events:?}");

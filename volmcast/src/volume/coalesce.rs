@@ -48,11 +48,13 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Adds a set of so many blocks, which takes so many bytes.
-    fn add(&mut self, bytes: u64, blocks: u64, shift: u32) {
+    /// Adds a set of so many blocks, which takes so many bytes; only `left` of them are to be sent.
+    fn add(&mut self, (bytes, left): (u64, u64), blocks: u64, shift: u32) {
+        let blocks = blocks.min((bytes * MOST_COMPRESSED) >> shift);
+        let part = u128::from(blocks) * u128::from(left) / u128::from(bytes.max(1));
         self.sets += 1;
-        self.bytes += bytes;
-        self.blocks += blocks.min((bytes * MOST_COMPRESSED) >> shift);
+        self.bytes += left;
+        self.blocks += u64::try_from(part).unwrap_or(blocks);
     }
 
     /// Long enough, in a save volume of this capacity, to look which blocks are in it.
@@ -86,14 +88,17 @@ pub struct Coalesced {
 /// What is known of a child that can take its queue as one step.
 #[derive(Debug, Default)]
 struct Pace {
-    /// Bytes of blocks that it could take when it attached.
+    /// Bytes of blocks that it could take when it attached, and when that was.
     room: u64,
+    told: Mono,
     /// The queue for which it did not pay, or the child was called: not again before it has doubled.
     refused: u64,
     /// It was told to attach again for this.
     called: bool,
-    /// It came when it was called and could take nothing: not called again before.
+    /// It came when it was called and could take nothing, or was just filled: not called before.
     deaf_until: Option<Mono>,
+    /// Bytes that the step that it is sent takes less than its queue.
+    saves: Option<u64>,
 }
 
 /// Which blocks a child's queue has is being read.
@@ -141,10 +146,12 @@ impl Volume {
     /// Before a child attaches: bytes of blocks that it could take just now beside what it shows;
     /// `None` if it knows of no such steps.
     pub fn consumer_stages(&mut self, child: &NodeName, room: Option<u64>) {
-        match room {
-            Some(room) => self.coalescing.children.entry(child.clone()).or_default().room = room,
-            None => _ = self.coalescing.children.remove(child),
-        }
+        let Some(room) = room else {
+            self.coalescing.children.remove(child);
+            return;
+        };
+        let pace = self.coalescing.children.entry(child.clone()).or_default();
+        (pace.room, pace.told) = (room, self.desk.now);
     }
 
     /// How often queues were sent as one step, since the start.
@@ -153,17 +160,44 @@ impl Volume {
         self.coalescing.done
     }
 
-    /// The queue of a child whose next record stands at `cursor`: the state before it, the one that
-    /// all of it leads to, and what is in it. `None` if it is short, or has something over which
-    /// nobody is led.
-    fn long_queue(&self, cursor: LogPos) -> Option<(SetNumber, SetNumber, Queue)> {
+    /// It has the state to which the blocks that it was sent led it.
+    pub(super) fn coalesced_arrived(&mut self, child: &NodeName) {
+        let pace = self.coalescing.children.get_mut(child);
+        if let Some(saved) = pace.and_then(|p| p.saves.take()) {
+            self.coalescing.done.steps += 1;
+            self.coalescing.done.saved += saved;
+        }
+    }
+
+    /// A child was just filled. Unless its queue was sent as one step it is hidden, perhaps, until it
+    /// has what came meanwhile, and attaching again would only make that more.
+    pub(super) fn coalesce_later(&mut self, child: &NodeName) {
+        let pace = self.coalescing.children.get_mut(child);
+        if let Some(pace) = pace.filter(|p| p.saves.is_none()) {
+            pace.deaf_until = Some(self.desk.now.after(DEAF));
+        }
+    }
+
+    /// The newest whole state here, and where it ends; `None` if nobody can be led to it.
+    fn end_of_queues(&self) -> Option<(SetNumber, LogPos)> {
         if matches!(self.cfg.role, Role::Relay) || self.cannot_seed().is_some() {
             return None;
         }
         let from = self.join_state();
-        let (_, end) = self.log.step_to(from)?.end.as_ref()?;
+        let step = self.log.steps().rev().find(|s| s.id.to == from)?;
+        step.end.as_ref().map(|(_, end)| (from, *end))
+    }
+
+    /// The queue of a child whose next record stands at `cursor`, up to the state `from`, which ends
+    /// at `end`: the state before it, and what is in it. `None` if it is short, or has something over
+    /// which nobody is led.
+    fn long_queue(
+        &self,
+        cursor: LogPos,
+        (from, end): (SetNumber, LogPos),
+    ) -> Option<(SetNumber, Queue)> {
         let capacity = self.log.ring().capacity();
-        if *end < cursor || end.since(cursor) < FLOOR.min(capacity / FLOOR_PART) {
+        if end < cursor || end.since(cursor) < FLOOR.min(capacity / FLOOR_PART) {
             return None;
         }
         let line = line_of(&self.want.history, from)?;
@@ -171,19 +205,19 @@ impl Volume {
         let (mut before, mut queue) = (None, Queue::default());
         let whole = |s: &&crate::save::log::Step| s.end.as_ref().is_none_or(|(_, e)| *e > cursor);
         for s in self.log.steps().filter(whole).take_while(|s| s.id.to <= from) {
-            let (header, _) = s.end.as_ref()?;
+            let (header, its_end) = s.end.as_ref()?;
             let bare = header.flags.contains(SetFlags::BITMAP_ONLY);
             // The state at which a line begins is one to which others may have to go back.
             if bare || s.is_staged() || s.id.generation != line {
                 return None;
             }
             before.get_or_insert(s.id.base);
-            queue.add(s.bytes, header.block_count, shift);
+            let left = s.bytes.min(its_end.since(cursor));
+            queue.add((s.bytes, left), header.block_count, shift);
         }
         let before = before?;
-        queue.bytes = queue.bytes.min(end.since(cursor));
         let kept = self.kept().any(|k| before < k && k <= from);
-        (queue.is_long(capacity) && !kept).then_some((before, from, queue))
+        (queue.is_long(capacity) && !kept).then_some((before, queue))
     }
 
     /// A child attached that goes on at `cursor`, with content of `over`: true if it is looked which
@@ -194,11 +228,14 @@ impl Volume {
         cursor: LogPos,
         over: Option<SetNumber>,
     ) -> bool {
-        let long = self.long_queue(cursor);
+        let newest = self.end_of_queues();
+        let long = newest.and_then(|newest| self.long_queue(cursor, newest));
         let Some(pace) = self.coalescing.children.get_mut(child) else { return false };
         let called = std::mem::take(&mut pace.called);
+        // What it was sent before it gave up.
+        pace.saves = None;
         pace.deaf_until = (called && pace.room == 0).then(|| self.desk.now.after(DEAF));
-        let Some((before, from, queue)) = long else { return false };
+        let (Some((before, queue)), Some((from, _))) = (long, newest) else { return false };
         let room = pace.room;
         pace.refused = queue.bytes;
         let over = over.filter(|o| *o <= before && self.knows_changes(*o).is_ok());
@@ -224,10 +261,11 @@ impl Volume {
             _ => None,
         };
         if let (Some(bytes), Some(at)) = (bytes, at)
-            && self.consumers.leads_to(child, at)
+            && self.consumers.joins(child, from, at)
         {
-            self.coalescing.done.steps += 1;
-            self.coalescing.done.saved += queue.bytes - bytes;
+            if let Some(pace) = self.coalescing.children.get_mut(child) {
+                pace.saves = Some(queue.bytes - bytes);
+            }
             self.commit.request();
             let what = if called { "that waited for it" } else { "that it lacked when it came" };
             let (all, sets, one) = (size(queue.bytes), queue.sets, size(bytes));
@@ -244,8 +282,8 @@ impl Volume {
         if self.coalescing.children.is_empty() || self.coalescing.asking.is_some() {
             return;
         }
-        let end = self.sendable_end();
-        if std::mem::replace(&mut self.coalescing.looked, end) == end {
+        let Some(newest) = self.end_of_queues() else { return };
+        if std::mem::replace(&mut self.coalescing.looked, newest.1) == newest.1 {
             return;
         }
         let mut children = std::mem::take(&mut self.coalescing.children);
@@ -255,7 +293,7 @@ impl Volume {
             else {
                 continue;
             };
-            let Some((after, _, queue)) = self.long_queue(cursor) else {
+            let Some((after, queue)) = self.long_queue(cursor, newest) else {
                 pace.refused = 0;
                 continue;
             };
@@ -263,7 +301,7 @@ impl Volume {
                 continue;
             }
             if queue.bytes / 2 >= pace.refused && self.knows_changes(after).is_ok() {
-                // The others have their turn when the next set is ready.
+                // The others have their turn when this is known.
                 pace.refused = queue.bytes;
                 self.coalescing.asking = Some(Asking { child: name.clone(), after });
                 break;
@@ -278,6 +316,7 @@ impl Volume {
     /// Which blocks a child's queue has is known.
     pub(super) fn coalesce_found(&mut self, epoch: u64, found: Result<BlockSet, RegionError>) {
         let Some(Asking { child, .. }) = self.coalescing.asking.take() else { return };
+        self.coalescing.looked = LogPos(0);
         let union = match found {
             Ok(blocks) => blocks.count().0,
             Err(e) => {
@@ -288,10 +327,13 @@ impl Volume {
             }
         };
         let cursor = self.consumers.queue_at(&child).filter(|_| !self.seed_outs.has(&child));
-        let Some((_, _, queue)) = cursor.and_then(|c| self.long_queue(c)) else { return };
+        let newest = self.end_of_queues();
+        let queue = cursor.zip(newest).and_then(|(c, newest)| self.long_queue(c, newest));
+        let Some((_, queue)) = queue else { return };
         let Some(pace) = self.coalescing.children.get_mut(&child) else { return };
-        // One that could take nothing when it came may be able to by now.
-        let room = if pace.room > 0 { pace.room } else { u64::MAX };
+        // One that could take nothing when it came, or came long ago, may be able to by now.
+        let known = pace.room > 0 && self.desk.now < pace.told.after(DEAF);
+        let room = if known { pace.room } else { u64::MAX };
         if queue.as_one(union, self.cfg.block_size.shift().into(), room).is_some() {
             pace.called = true;
             let (all, sets) = (size(queue.bytes), queue.sets);
@@ -310,7 +352,7 @@ mod tests {
     fn queue(sets: u64, blocks: u64) -> Queue {
         let mut q = Queue::default();
         for _ in 0..sets {
-            q.add(blocks * 4096, blocks, 12);
+            q.add((blocks * 4096, blocks * 4096), blocks, 12);
         }
         q
     }
@@ -342,7 +384,7 @@ mod tests {
     fn blocks_are_as_compressible_as_those_of_the_queue() {
         let mut q = Queue::default();
         for _ in 0..4 {
-            q.add(2 * MIB, 1024, 12);
+            q.add((2 * MIB, 2 * MIB), 1024, 12);
         }
         assert_eq!(q.as_one(2048, 12, u64::MAX), Some(4 * MIB), "8 MiB as content");
         assert_eq!(q.as_one(2049, 12, u64::MAX), None);
@@ -351,10 +393,17 @@ mod tests {
     }
 
     #[test]
+    fn of_a_set_that_was_sent_in_part_the_rest_counts() {
+        let mut q = queue(3, 512);
+        q.add((2 * MIB, MIB), 512, 12);
+        assert_eq!(q, Queue { bytes: 7 * MIB, sets: 4, blocks: 1792 });
+    }
+
+    #[test]
     fn zeroes_do_not_make_everything_else_small() {
         let mut q = queue(1, 1024);
         for _ in 0..20 {
-            q.add(200, 100_000, 12);
+            q.add((200, 200), 100_000, 12);
         }
         assert!(q.blocks < 1050, "{q:?}");
         assert_eq!(q.as_one(101_024, 12, u64::MAX), None);

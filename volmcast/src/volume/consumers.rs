@@ -37,8 +37,8 @@ pub(super) struct Consumer {
     patient_since: Option<Mono>,
     /// Since when it has taken nothing of what it lacks.
     stuck_since: Option<Mono>,
-    /// The queue before this position goes to it as one step, which it does not have yet.
-    led_to: Option<LogPos>,
+    /// It is led to this state by blocks and what comes after them, and does not have it yet.
+    led_to: Option<SetNumber>,
 }
 
 impl Consumer {
@@ -65,6 +65,16 @@ impl Consumer {
 
     pub(super) fn is_live(&self) -> bool {
         self.live
+    }
+
+    /// What it gets leads it to a state that it does not have yet: until then it acknowledges none.
+    pub(super) fn is_led(&self) -> bool {
+        self.live && self.led_to.is_some()
+    }
+
+    /// Whatever held it up until now does not count.
+    pub(super) fn is_not_stuck(&mut self) {
+        self.stuck_since = None;
     }
 
     /// It waits for the node here, not the other way round.
@@ -112,18 +122,26 @@ impl Consumers {
         self.map.len()
     }
 
-    /// Where the queue of a child begins that is connected, unless it gets what was in it as one step.
+    /// Where the queue of a child begins that is connected, unless blocks lead it to a later state.
     pub(super) fn queue_at(&self, child: &NodeName) -> Option<LogPos> {
         let c = self.map.get(child)?;
         let runs = c.live && c.waiting_for.is_none() && c.led_to.is_none();
         runs.then_some(c.cursor)
     }
 
-    /// A child gets what is before `pos` as one step; false if it has no place before that.
-    pub(super) fn leads_to(&mut self, child: &NodeName, pos: LogPos) -> bool {
+    /// A child gets what is before `pos`, the end of `state`, as one step; false if it has no place
+    /// before that.
+    pub(super) fn joins(&mut self, child: &NodeName, state: SetNumber, pos: LogPos) -> bool {
         let Some(c) = self.map.get_mut(child).filter(|c| c.acked < pos) else { return false };
-        *c = Consumer { led_to: Some(pos), ..Consumer::at(pos, true) };
+        *c = Consumer { led_to: Some(state), ..Consumer::at(pos, true) };
         true
+    }
+
+    /// All blocks were sent to a child: with the sets up to `need` they are a state.
+    pub(super) fn leads_to(&mut self, child: &NodeName, need: SetNumber) {
+        if let Some(c) = self.map.get_mut(child) {
+            c.led_to = Some(need);
+        }
     }
 
     /// Who has acknowledged least, and up to where.
@@ -324,8 +342,8 @@ impl Volume {
             return self.attach_for_seed(child, mine, reason);
         }
         let waiting_for = (answer == Attached::Wait).then_some(state);
-        let before = self.consumers.get(child).and_then(|c| c.led_to);
-        let led_to = before.filter(|to| *to <= cursor);
+        let led_to = self.consumers.get(child).and_then(|c| c.led_to);
+        let led_to = led_to.filter(|_| seeding.is_some());
         let place = Consumer { waiting_for, led_to, ..Consumer::at(cursor, true) };
         self.consumers.map.insert(child.clone(), place);
         let resumes = answer == Attached::Resume && seeding.is_none();
@@ -445,13 +463,18 @@ impl Volume {
     /// The child says what is durable with it.
     pub fn consumer_ack(&mut self, child: &NodeName, state: SetNumber, next: ChunkNumber) {
         let Located::At(pos) = self.log.locate(state, next) else { return };
-        if let Some(c) = self.consumers.map.get_mut(child) {
-            c.led_to.take_if(|to| pos >= *to);
-            if pos > c.acked {
-                c.acked = pos;
-                c.stuck_since = None;
-                self.pump();
-            }
+        let Some(c) = self.consumers.map.get_mut(child) else { return };
+        let arrived = c.led_to.take_if(|to| state >= *to).is_some();
+        let further = pos > c.acked;
+        if further {
+            c.acked = pos;
+            c.stuck_since = None;
+        }
+        if arrived {
+            self.coalesced_arrived(child);
+        }
+        if further {
+            self.pump();
         }
     }
 

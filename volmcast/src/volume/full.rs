@@ -200,11 +200,12 @@ impl Volume {
         let (now, end) = (self.desk.now, self.sendable_end());
         let (mut beyond, mut next) = (Vec::new(), None::<Mono>);
         for (name, c) in self.consumers.iter_mut() {
-            let Some(since) = c.stuck_since(end, now) else { continue };
             // One that is being brought back, or is ahead, is not stopped.
-            if c.waits() || self.seed_outs.has(name) {
+            if c.waits() || c.is_led() || self.seed_outs.has(name) {
+                c.is_not_stuck();
                 continue;
             }
+            let Some(since) = c.stuck_since(end, now) else { continue };
             let (bytes, sets) = (end.since(c.acked()), self.log.steps_between(c.acked(), end));
             let backlog = Backlog { bytes, sets, time: now.since(since) };
             match FullPolicy::judge(self.cfg.full.limits_of(name), since, now, backlog) {

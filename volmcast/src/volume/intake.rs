@@ -70,6 +70,8 @@ pub(super) struct Intake {
     /// The open step was joined in its middle (its beginning was folded and given back).
     pub(super) partial: bool,
     pub(super) last_at: rcp::proto::clock::Mono,
+    /// A stream from a parent is running.
+    pub(super) runs: bool,
 }
 
 impl Volume {
@@ -80,6 +82,15 @@ impl Volume {
         self.stage_attached();
         // It may be another parent.
         self.digest.compare.hopeless = false;
+    }
+
+    /// Whether a stream from a parent is running: while there is none, nothing can come, and nobody
+    /// waits in vain.
+    pub fn intake_runs(&mut self, runs: bool) {
+        if runs && !std::mem::replace(&mut self.intake.runs, runs) {
+            self.intake.last_at = self.desk.now;
+        }
+        self.intake.runs = runs;
     }
 
     /// Total bytes of chunk and set-header bodies that the parent may have sent since it was

@@ -47,6 +47,15 @@ pub enum KeepError {
         /// From which one on it can be.
         until: SetNumber,
     },
+    /// Blocks are coming, and it is not known yet to which state they lead.
+    #[error(
+        "state {asked} cannot be kept now: blocks are being received that lead to a later state, and to \
+         which one is known when all of them have come; ask again then (`rcpctl status`)"
+    )]
+    Coming {
+        /// What was asked for.
+        asked: SetNumber,
+    },
     /// A volume keeps so many at most.
     #[error(
         "{MAX_ENTRIES} states are kept, which is the most: release one first (`rcpctl delta \
@@ -120,8 +129,10 @@ impl Volume {
         } else if set < hidden && hidden > visible.min(self.want.visible) {
             return Err(KeepError::Hidden { asked: set, until: hidden });
         }
-        if let Some(until) = self.stage_passes(set) {
-            return Err(KeepError::Passing { asked: set, until });
+        match self.stage_passes(set) {
+            Some(Some(until)) => return Err(KeepError::Passing { asked: set, until }),
+            Some(None) => return Err(KeepError::Coming { asked: set }),
+            None => {}
         }
         // A later one may be of a line that was given up.
         if set <= visible.min(self.want.visible) && self.keep_again(set) {

@@ -540,9 +540,16 @@ impl Volume {
             self.pump();
         } else {
             let need = s.view.max(self.want.visible);
-            self.seed_outs.map.remove(child);
-            self.desk.event(Event::SeedEnd { child: child.clone(), need });
+            self.seed_out_ends(child.clone(), need);
         }
+    }
+
+    /// All of it was sent: with the sets up to `need` it is a state.
+    fn seed_out_ends(&mut self, child: NodeName, need: SetNumber) {
+        self.seed_outs.map.remove(&child);
+        self.consumers.leads_to(&child, need);
+        self.coalesce_later(&child);
+        self.desk.event(Event::SeedEnd { child, need });
     }
 
     fn seed_out_demands_cut(&mut self, child: &NodeName) {
@@ -565,8 +572,7 @@ impl Volume {
             .map(|(child, s)| (child.clone(), unchanged || s.view <= state))
             .partition(|(_, ends)| *ends);
         for (child, _) in done {
-            self.seed_outs.map.remove(&child);
-            self.desk.event(Event::SeedEnd { child, need: state });
+            self.seed_out_ends(child, state);
         }
         // A set that was given up gave its number to the next one, with all its content: what was
         // read under a higher number is in that.

@@ -139,12 +139,11 @@ impl Volume {
         if free && self.can_stage() { self.stage_room() / 2 } else { 0 }
     }
 
-    /// Of what is staged and not whole: a state that it leads past, and from which one on there are
-    /// states again, as far as that is known.
-    pub(super) fn stage_passes(&self, set: SetNumber) -> Option<SetNumber> {
+    /// What is staged and not whole leads past a state, or may do so: from which one on there are
+    /// states again, if that is known.
+    pub(super) fn stage_passes(&self, set: SetNumber) -> Option<Option<SetNumber>> {
         let s = self.staging.as_ref().filter(|_| self.stage_is_unshown())?;
-        let until = s.need.unwrap_or(s.id.to.next());
-        (set > s.id.base && set < until).then_some(until)
+        (set > s.id.base && s.need.is_none_or(|need| set < need)).then_some(s.need)
     }
 
     /// The content is whole, and nobody waits for it to be another.
@@ -425,13 +424,13 @@ impl Volume {
         let short = self.log.free() + self.log.reclaimable() < self.short_room();
         if short && !self.commit.is_busy() {
             self.stage_give_up("the save volume has no room for the sets that came meanwhile");
-        } else if self.desk.now >= self.intake.last_at.after(PATIENCE) {
+        } else if self.stage_timeout().is_some_and(|end| self.desk.now >= end) {
             self.stage_give_up("the set that is needed does not come");
         }
     }
 
     pub(super) fn stage_timeout(&self) -> Option<Mono> {
-        let waits = self.stage_lacks() && !self.stage_is_open();
+        let waits = self.intake.runs && self.stage_lacks() && !self.stage_is_open();
         waits.then(|| self.intake.last_at.after(PATIENCE))
     }
 
