@@ -287,7 +287,7 @@ pub struct VolumeInfo {
     /// The same: of catch-ups, blocks that changed while a child was away.
     #[serde(default)]
     pub catch_up_sent: u64,
-    /// How often what waited for a child was sent as one step since the start.
+    /// How many queues of sets children got as one step since the start.
     #[serde(default)]
     pub coalesced: u64,
     /// Bytes that the sets had and those steps have not.

@@ -112,7 +112,7 @@ defs! { COUNTERS, "counter":
     LINK_BYTES = "rcp_link_bytes_total", Bytes, "Bytes of chunks and set headers sent to a child or received from the parent.";
     SEED_BYTES = "rcp_seed_sent_bytes_total", Bytes, "Bytes of extents sent to children by seeds.";
     CATCH_UP_BYTES = "rcp_catch_up_sent_bytes_total", Bytes, "Bytes of extents sent to children by catch-ups: blocks that changed while they were away.";
-    COALESCED = "rcp_steps_coalesced_total", Count, "Queues of sets that were sent to a child as one step, each block once.";
+    COALESCED = "rcp_steps_coalesced_total", Count, "Queues of sets that a child got as one step, each block once.";
     COALESCED_SAVED = "rcp_coalesced_saved_bytes_total", Bytes, "Bytes that those sets had and the steps have not.";
     SUSPENDED_FOR = "rcp_source_suspended_seconds_total", Seconds, "For how long writes have waited for receivers that hold the room of the save volume.";
     RECEIVERS_DETACHED = "rcp_receivers_detached_total", Count, "Receivers that lost their place in the save volume, by why: it was full, they were beyond a limit, an operator let go of them.";

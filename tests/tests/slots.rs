@@ -83,11 +83,13 @@ struct Image {
     lines: usize,
 }
 
-/// Carries everything out; an image after each step of a commit.
-fn settle(m: &mut Machine, disk: &SharedDisk, images: &mut Vec<Image>) {
-    let mut now = 2;
+/// Carries everything out; an image after each step of a commit. The first set that was made
+/// meanwhile.
+fn settle(m: &mut Machine, disk: &SharedDisk, images: &mut Vec<Image>) -> Option<SetNumber> {
+    let (mut now, mut made) = (2, None);
     loop {
         now += 1;
+        made = made.or(m.volume.draining());
         if let Some(io) = m.volume.poll_io() {
             let outcome = disk.perform(&io);
             m.volume.io_done(Mono(now), io.tag, outcome);
@@ -98,7 +100,7 @@ fn settle(m: &mut Machine, disk: &SharedDisk, images: &mut Vec<Image>) {
         } else if let Some((tag, work)) = m.volume.poll_work() {
             m.volume.work_done(Mono(now), tag, work.run());
         } else if m.volume.poll_event().is_none() {
-            return;
+            return made;
         } else {
             m.volume.extents_forgotten();
         }
@@ -264,10 +266,11 @@ fn a_set_that_cannot_be_read_behind_an_old_slot_keeps_its_number() {
             let bit = harmed.read(FileId::Save, at + len / 2, 1).unwrap()[0] ^ 0x10;
             put(&harmed, FileId::Save, at + len / 2, vec![Bytes::from(vec![bit])]);
             let mut m = start(&harmed);
-            settle(&mut m, &harmed, &mut Vec::new());
+            let made = settle(&mut m, &harmed, &mut Vec::new());
             let now = m.volume.durable().visible;
             // It may have been sent: whoever has it takes nothing else for it.
             assert!(now >= *durable, "{of}: {now} of {durable}");
+            assert!(made.is_none_or(|made| made > *durable), "{of}: {made:?} is made anew");
             assert_eq!(m.volume.audit(), Ok(()), "{of}");
             if !m.volume.durable().history.is_empty() {
                 goes_on(&mut m, &harmed, &of);

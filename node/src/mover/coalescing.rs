@@ -29,17 +29,27 @@ impl Told {
     /// said, but not any more: a state is to be kept, somebody is fed from here, or replication was
     /// stopped. Then the next attachment offers nothing.
     pub(super) fn gives_way(&mut self, volume: &mut Volume, bytes: u64) -> bool {
-        let stands = bytes > 0 && bytes <= self.bytes && volume.staged_progress().is_none();
-        let gives_way = stands && volume.stage_offer() < bytes;
+        let stages = volume.staged_progress().is_some();
+        self.gives_way_to(bytes, stages, || volume.stage_offer())
+    }
+
+    /// The same, if something `stages` already, or with what could be staged by now.
+    fn gives_way_to(&mut self, bytes: u64, stages: bool, offer: impl FnOnce() -> u64) -> bool {
+        let gives_way = self.stands_for_sets(bytes) && !stages && offer() < bytes;
         self.none |= gives_way;
         gives_way
+    }
+
+    /// A sender chooses a step in place of sets only if it is no larger than what was offered.
+    fn stands_for_sets(&self, bytes: u64) -> bool {
+        bytes > 0 && bytes <= self.bytes
     }
 
     /// A catch-up of so many bytes cannot be staged: whether it may stand for sets that can be had,
     /// because it is no larger than what was offered, or what was being staged (`was`) stood for
     /// some. Only once: then the next attachment offers nothing.
     pub(super) fn falls_back(&mut self, bytes: u64, was: bool) -> bool {
-        self.none = was || (bytes > 0 && bytes <= self.bytes);
+        self.none = was || self.stands_for_sets(bytes);
         self.none
     }
 }
@@ -100,5 +110,16 @@ mod tests {
         assert!(!told(0).falls_back(1, false));
         assert!(!told(100).falls_back(0, false), "a node without content knows no number");
         assert!(told(0).falls_back(1, true), "what was being staged may stand for some");
+    }
+
+    #[test]
+    fn what_cannot_be_staged_any_more_gives_way_to_the_sets_once() {
+        let mut told = Told { bytes: 100, none: false };
+        assert!(!told.gives_way_to(100, false, || 100), "it can still be staged");
+        assert!(!told.gives_way_to(100, true, || 0), "what is being staged goes on");
+        assert!(!told.gives_way_to(101, false, || 0), "there are no sets for it");
+        assert!(!told.none);
+        assert!(told.gives_way_to(100, false, || 99));
+        assert!(told.none, "the next attachment offers nothing");
     }
 }

@@ -10,6 +10,7 @@
 //! | `further` | several connections for one session |
 //! | `sending` | streams to children: offers, attachments, chunks, seeds |
 //! | `receiving` | streams from the parent: attachments, intake, acknowledgements |
+//! | `coalescing` | queues that come as one step: offers, calls, and when the sets are taken after all |
 //! | `comparing` | copies are compared with those of parents |
 //! | `relaying` | seeds that pass through a node without content |
 //! | `routing` | live changes of the routing table |

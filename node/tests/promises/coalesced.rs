@@ -407,10 +407,7 @@ fn whoever_cannot_stage_takes_the_sets() {
 #[test]
 fn what_is_given_up_of_the_step_is_taken_from_the_sets() {
     let dir = tempfile::tempdir().expect("temp");
-    let mut pair = Pair::new(dir.path());
-    pair.write_hot();
-    pair.attach();
-    pair.go_to_the_end_of_the_step();
+    let mut pair = Pair::at_the_end_of_the_step(dir.path(), FullPolicy::default());
     let e = pair.r.volume.keep_state(SetNumber(9)).expect_err("it is led past");
     assert!(matches!(e, KeepError::Passing { until, .. } if until > SetNumber(22)), "{e}");
     // The set that is needed does not come.
@@ -425,24 +422,33 @@ fn what_is_given_up_of_the_step_is_taken_from_the_sets() {
 }
 
 impl Pair {
-    /// All extents come, of which one shows a write of a set that does not come yet.
-    fn go_to_the_end_of_the_step(&mut self) {
-        self.may_send = 0;
-        writable(&self.p).write(HOT * BLOCK, &[99; BLOCK as usize]).expect("written");
+    /// All extents have come, of which one shows a write of a set that does not come yet.
+    fn at_the_end_of_the_step(dir: &Path, full: FullPolicy) -> Self {
+        let mut pair = Self::within(dir, full);
+        pair.write_hot();
+        pair.attach();
+        pair.may_send = 0;
+        writable(&pair.p).write(HOT * BLOCK, &[99; BLOCK as usize]).expect("written");
+        pair.go();
+        let held = pair.r.volume.stream_position().0;
+        assert_eq!((pair.shown().0, held), (SetNumber(2), SetNumber(22)));
+        assert_eq!(pair.p.volume.durable().visible, SetNumber(23));
+        pair
+    }
+
+    /// What is missing comes, and none of the sets that the step stands for.
+    fn goes_on_with_the_step(&mut self) {
+        self.may_send = u64::MAX;
         self.go();
-        let held = self.r.volume.stream_position().0;
-        assert_eq!((self.shown().0, held), (SetNumber(2), SetNumber(22)));
-        assert_eq!(self.p.volume.durable().visible, SetNumber(23));
+        self.is_the_same();
+        assert!(self.records < 2 * HOT * BLOCK, "{}", self.records);
     }
 }
 
 #[test]
 fn a_writer_that_was_restarted_still_has_the_sets() {
     let dir = tempfile::tempdir().expect("temp");
-    let mut pair = Pair::new(dir.path());
-    pair.write_hot();
-    pair.attach();
-    pair.go_to_the_end_of_the_step();
+    let mut pair = Pair::at_the_end_of_the_step(dir.path(), FullPolicy::default());
     pair.leave();
     drop(std::mem::replace(&mut pair.p, replica(&dir.path().join("other"))));
     pair.p = open_at(&dir.path().join("p"));
@@ -459,10 +465,7 @@ fn a_writer_that_was_restarted_still_has_the_sets() {
 #[test]
 fn the_sets_are_not_kept_when_room_runs_short() {
     let dir = tempfile::tempdir().expect("temp");
-    let mut pair = Pair::new(dir.path());
-    pair.write_hot();
-    pair.attach();
-    pair.go_to_the_end_of_the_step();
+    let mut pair = Pair::at_the_end_of_the_step(dir.path(), FullPolicy::default());
     let before = pair.p.volume.save_used();
     assert!(before > 20 * HOT * BLOCK);
     for byte in 30..70 {
@@ -527,37 +530,26 @@ fn a_crash_at_any_moment_leaves_what_is_shown_and_goes_on_with_the_step() {
 fn whoever_gets_the_step_is_not_let_go_for_taking_nothing() {
     let dir = tempfile::tempdir().expect("temp");
     let keep = Limits { time: Some(Duration::from_secs(1)), ..Limits::default() };
-    let mut pair = Pair::within(dir.path(), FullPolicy { keep, ..FullPolicy::default() });
-    pair.write_hot();
-    pair.attach();
-    pair.go_to_the_end_of_the_step();
+    let full = FullPolicy { keep, ..FullPolicy::default() };
+    let mut pair = Pair::at_the_end_of_the_step(dir.path(), full);
     // It acknowledges none of what it is led past.
     for _ in 0..6 {
         pair.now = Mono(pair.now.0 + 1_000_000);
         pair.go();
     }
     assert_eq!(pair.shown().0, SetNumber(2));
-    pair.may_send = u64::MAX;
-    pair.go();
-    pair.is_the_same();
-    assert!(pair.records < 2 * HOT * BLOCK, "{}", pair.records);
+    pair.goes_on_with_the_step();
 }
 
 #[test]
 fn a_lost_connection_does_not_cost_the_step() {
     let dir = tempfile::tempdir().expect("temp");
-    let mut pair = Pair::new(dir.path());
-    pair.write_hot();
-    pair.attach();
-    pair.go_to_the_end_of_the_step();
+    let mut pair = Pair::at_the_end_of_the_step(dir.path(), FullPolicy::default());
     pair.leave();
     pair.now = Mono(pair.now.0 + 3_600_000_000);
     pair.go();
-    pair.may_send = u64::MAX;
     pair.attach();
-    pair.go();
-    pair.is_the_same();
-    assert!(pair.records < 2 * HOT * BLOCK, "{}", pair.records);
+    pair.goes_on_with_the_step();
 }
 
 #[test]

@@ -21,7 +21,8 @@ const ROUNDS: [usize; 5] = [0, 3, 15, 60, 200];
 const AT_ONCE: usize = 2;
 
 /// Tests of the simulation, for what no seed finds.
-const TESTS: [&str; 7] = ["slots", "unreadable", "steps", "connections", "failover", "resync", "failback"];
+const TESTS: [&str; 7] =
+    ["slots", "unreadable", "steps", "connections", "failover", "resync", "failback"];
 
 /// What is known of a mutant.
 #[derive(Clone, Debug, Default)]

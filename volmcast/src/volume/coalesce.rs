@@ -76,7 +76,7 @@ impl Queue {
     }
 }
 
-/// How often queues were sent as one step, since the start.
+/// Queues that children got as one step, since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Coalesced {
     /// Steps.
@@ -154,7 +154,7 @@ impl Volume {
         (pace.room, pace.told) = (room, self.desk.now);
     }
 
-    /// How often queues were sent as one step, since the start.
+    /// Queues that children got as one step, since the start.
     #[must_use]
     pub fn coalesced(&self) -> Coalesced {
         self.coalescing.done
