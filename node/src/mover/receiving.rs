@@ -38,6 +38,8 @@ pub(super) struct Inbound {
     /// Credit told to the sender.
     told: u64,
     pub(super) seed_told: u64,
+    /// What was said last of extents: up to which block they are durable, and the total.
+    seed_said: Option<(u64, u64)>,
     pub(super) wants_seed: bool,
     /// What the next chunk or set header has for a number, and the next extent.
     seq: u64,
@@ -283,6 +285,7 @@ impl Mover {
             reason: why.past_fork(),
             told: 0,
             seed_told: 0,
+            seed_said: None,
             wants_seed: false,
             seq: 0,
             seed_seq: 0,
@@ -397,6 +400,7 @@ impl Mover {
         }
         inbound.reason = (!s.reason.is_empty()).then(|| s.reason.clone());
         (inbound.seq, inbound.seed_seq) = (0, 0);
+        inbound.seed_said = None;
         inbound.wants_seed = false;
         inbound.stage = InStage::Running;
         match s.mode {
@@ -634,6 +638,7 @@ impl Mover {
         let next_block = h.volume.seed_position().map_or(0, |(b, _)| b);
         if seed_grant {
             i.seed_told = seed;
+            i.seed_said = Some((next_block, seed));
         }
         if grant {
             self.send(conn, Frame::Credit { stream, total });
@@ -648,8 +653,17 @@ impl Mover {
         self.effect(Effect::Exports { volume: id });
         let Some(h) = self.volumes.get_mut(&id) else { return };
         let Some(i) = &mut h.inbound else { return };
+        // Before the answer the total is still that of the stream before, and would be taken for one
+        // of the stream that follows.
+        if !matches!(i.stage, InStage::Running | InStage::Waiting) {
+            return;
+        }
         let total = h.volume.seed_credit();
         i.seed_told = i.seed_told.max(total);
+        let said = i.seed_said.replace((next_block, total));
+        if said == Some((next_block, total)) {
+            return;
+        }
         let (conn, stream) = (i.conn, i.stream);
         self.send(conn, Frame::SeedAck { stream, next_block, total });
     }

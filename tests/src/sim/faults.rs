@@ -6,7 +6,7 @@ use node::volumes::primary::prepare_growth;
 use rcp::proto::ids::SetNumber;
 use rcp::proto::transport::Hop;
 use volmcast::io::FileId;
-use volmcast::mailbox::{Mailbox, SLOT_LEN};
+use volmcast::mailbox::{Mailbox, SLOT_LEN, TableMark};
 use volmcast::units::{BlockCount, BlockIndex};
 
 use super::disk::Disk;
@@ -63,10 +63,17 @@ impl World {
         let mut d = disk.0.borrow_mut();
         let of = |d: &Disk, slot: usize| {
             let bytes = d.bytes(FileId::Mailbox).get(slot * SLOT_LEN..)?;
-            Mailbox::decode(bytes).ok().map(|m| m.sequence)
+            Mailbox::decode(bytes).ok().map(|m| (m.sequence, m.digest.table))
         };
         let (Some(a), Some(b)) = (of(&d, 0), of(&d, 1)) else { return };
-        d.flip(FileId::Mailbox, Mailbox::slot_offset(a.max(b)) + 60, 3);
+        let older = if a.0 < b.0 { a.1 } else { b.1 };
+        if self.nodes[n].spoilt == Some(FileId::Base) && older == TableMark::Absent {
+            // Nothing would be left that says what the content was: the table is lost with the slot.
+            self.counters
+                .hit("a slot spared that says that there is a table, as the content had rotted");
+            return;
+        }
+        d.flip(FileId::Mailbox, Mailbox::slot_offset(a.0.max(b.0)) + 60, 3);
         drop(d);
         self.counters.hit("newest mailbox slot lost");
         let states = std::mem::take(&mut self.nodes[n].fell_in);

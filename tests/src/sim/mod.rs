@@ -32,6 +32,7 @@ pub mod coverage;
 pub mod disk;
 pub mod faults;
 pub mod link;
+mod listen;
 pub mod model;
 mod moments;
 pub mod node;

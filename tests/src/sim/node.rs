@@ -118,6 +118,8 @@ pub struct SimNode {
     pub saved: Option<(SetNumber, ChunkNumber)>,
     /// The first place that was not said yet of a frame to it, and whether that of the next frame was.
     pub places: (u64, bool),
+    /// Bytes of data that it has sent to others, over the newest connection to each.
+    pub fed: BTreeMap<usize, (u64, u64)>,
     /// Kept states that the mailbox listed durably and nobody gave up.
     pub kept: BTreeMap<SetNumber, u64>,
     /// Kept states that an operator gave up; the mailbox may list them a moment longer.
@@ -223,6 +225,7 @@ impl SimNode {
             shown: SetNumber::ZERO,
             saved: None,
             places: (0, false),
+            fed: BTreeMap::new(),
             kept: BTreeMap::new(),
             released: BTreeSet::new(),
             kept_again: Vec::new(),
@@ -430,6 +433,7 @@ impl SimNode {
     pub fn drop_memory(&mut self) {
         self.life += 1;
         self.readers.clear();
+        self.fed.clear();
         self.kept_again.clear();
         self.mover = None;
         self.states = None;

@@ -458,7 +458,9 @@ impl World {
             }
         }
         let told = self.in_anothers_place().or_else(|| self.wrong_lag());
-        if let Some(why) = told.or_else(|| self.unheard(newest)) {
+        let told = told.or_else(|| self.unheard(newest)).or_else(|| self.ungranted());
+        let told = told.or_else(|| self.uncounted());
+        if let Some(why) = told {
             return Some(why);
         }
         if let Some(why) = self.still_stalled() {

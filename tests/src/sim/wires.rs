@@ -100,6 +100,7 @@ impl World {
         };
         self.note_sent(n, &frame);
         if let Some(to) = self.links.get(&id).map(|l| l.ends[1 - side].node) {
+            self.listen(id, (n, to), &frame.frame);
             if self.spring(id, (n, to), frame.frame.frame_type(), When::Before) {
                 return;
             }
@@ -355,6 +356,7 @@ impl World {
         let dead = |e: &End| e.gone || e.life != self.nodes[e.node].life;
         if dead(&l.ends[0]) && dead(&l.ends[1]) {
             self.links.remove(&id);
+            self.heard.retain(|(link, _), _| *link != id);
         }
     }
 

@@ -15,6 +15,7 @@ use super::client::Client;
 use super::clocks::Clocks;
 use super::disk::Submitted;
 use super::link::Link;
+use super::listen::{Heard, Stream};
 use super::model::Model;
 use super::node::{SimNode, VOLUME};
 use super::options::{Kind, Options};
@@ -116,6 +117,7 @@ pub struct World {
     pub(super) next_id: u64,
     pub(super) nodes: Vec<SimNode>,
     pub(super) links: BTreeMap<u64, Link>,
+    pub(super) heard: BTreeMap<Stream, Heard>,
     pub(super) client: Client,
     pub(super) model: Model,
     pub(super) counters: Counters,
@@ -160,6 +162,7 @@ impl World {
             next_id: 0,
             nodes: (0..opt.places.len()).map(|i| SimNode::new(i, &opt)).collect(),
             links: BTreeMap::new(),
+            heard: BTreeMap::new(),
             client: Client::default(),
             model: Model::new(bs, opt.blocks),
             counters: Counters::default(),

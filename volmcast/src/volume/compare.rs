@@ -118,9 +118,6 @@ pub(super) struct Compare {
     rest_until: Mono,
     /// The parent cannot be asked: what changed is fetched again.
     pub(super) hopeless: bool,
-    /// Content that was kept from before is the parent's, block by block, though perhaps of a later
-    /// state than is merged here: how many ends of seeds had come when that was found.
-    pub(super) equal: Option<u32>,
     /// What children want to know.
     questions: BTreeMap<NodeName, Question>,
 }

@@ -117,14 +117,18 @@ impl Volume {
         }
     }
 
-    /// Content that is read for a child, and its hash, belong together; at a replica they always do
-    /// when nothing is being merged there.
+    /// Content that is read for a child, and its hash, belong together. At a replica they do where
+    /// nothing is being merged, nor was in an earlier life: of a step that is not shown yet the base has
+    /// nothing, and what the child gets is whole without it.
     pub(super) fn is_proven(&self, block: u64) -> bool {
         match &self.cfg.role {
             Role::Primary { capture, .. } => {
                 capture.proof().is_some_and(|p| p.proves(BlockIndex(block)))
             }
-            _ => !self.playback.has_block(block),
+            _ => {
+                let shown = self.want.visible.max(self.want.hidden_until);
+                !self.playback.has_block(block, shown)
+            }
         }
     }
 }

@@ -96,6 +96,13 @@ impl Volume {
     /// Total bytes of chunk and set-header bodies that the parent may have sent since it was
     /// attached. Rises as what came becomes durable and room is free.
     pub fn intake_credit(&mut self) -> u64 {
+        self.intake.granted = self.intake_grantable();
+        self.intake.granted
+    }
+
+    /// What that total can be now.
+    #[must_use]
+    pub fn intake_grantable(&self) -> u64 {
         if self.stage_is_open() {
             // First the blocks that changed.
             return self.intake.granted;
@@ -103,8 +110,7 @@ impl Volume {
         let room = self.intake_room();
         let pending = self.log.head().since(self.durable.log_head);
         let grant = self.cfg.window.saturating_sub(pending).min(room);
-        self.intake.granted = self.intake.granted.max(self.intake.received + grant);
-        self.intake.granted
+        self.intake.granted.max(self.intake.received + grant)
     }
 
     /// Bytes that the save volume can take.

@@ -106,9 +106,9 @@ impl Playback {
         self.layers.iter().map(|(l, _)| l).filter(|l| l.id.to < to).cloned().collect()
     }
 
-    /// A step that the base may not hold has this block.
-    pub(super) fn has_block(&self, block: u64) -> bool {
-        self.layers.iter().any(|(l, _)| l.has(block))
+    /// A step up to `visible` that the base may not hold, or only in part, has this block.
+    pub(super) fn has_block(&self, block: u64, visible: SetNumber) -> bool {
+        self.layers.iter().any(|(l, _)| l.id.to <= visible && l.has(block))
     }
 
     /// First record of the oldest step that the base may not hold.

@@ -102,6 +102,9 @@ pub(super) struct SeedIn {
     pub(super) joined: bool,
     /// How often the sender has said that it has no more, in this life.
     pub(super) ends: u32,
+    /// Content that was kept from before is the parent's, block by block, though perhaps of a later
+    /// state than is merged here: how many ends had come when that was found.
+    pub(super) equal: Option<u32>,
 }
 
 impl SeedIn {
@@ -137,6 +140,7 @@ impl SeedIn {
             marked_by: 0,
             joined: false,
             ends: 0,
+            equal: None,
             phase,
             queue: VecDeque::new(),
             busy: None,
@@ -270,8 +274,10 @@ impl Volume {
             self.seed_in = Some(match was {
                 None => resumed,
                 Some(was) => {
-                    let SeedIn { touched, came, planned, others, unproven, joined, ends, .. } = was;
-                    SeedIn { touched, came, planned, others, unproven, joined, ends, ..resumed }
+                    let SeedIn { touched, came, planned, others, unproven, joined, .. } = was;
+                    let (ends, equal) = (was.ends, was.equal);
+                    let known = SeedIn { touched, came, planned, others, unproven, ..resumed };
+                    SeedIn { joined, ends, equal, ..known }
                 }
             });
             self.commit.request();

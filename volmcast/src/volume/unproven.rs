@@ -121,7 +121,7 @@ impl Volume {
             && self.digest.is_summed()
             && self.digest.doubts.is_empty()
             && !self.digest.compare.hopeless
-            && self.digest.compare.equal.is_none()
+            && self.found_equal().is_none()
     }
 
     /// Once the set that is needed is folded in, the content is that of a state; or all of it was
@@ -132,13 +132,13 @@ impl Volume {
             return true;
         }
         let ends = self.seed_in.as_ref().map_or(0, |s| s.ends);
-        if self.digest.compare.equal.is_none_or(|then| ends <= then) {
+        if self.found_equal().is_none_or(|then| ends <= then) {
             return false;
         }
         let told = self.told(self.want.merged).is_some();
-        if told {
+        if let Some(s) = self.seed_in.as_mut().filter(|_| told) {
             // It says otherwise, or ends the seed by itself.
-            self.digest.compare.equal = None;
+            s.equal = None;
         }
         !told
     }
@@ -151,9 +151,16 @@ impl Volume {
         }
     }
 
+    /// How many ends of this seed had come when nothing was found to differ.
+    fn found_equal(&self) -> Option<u32> {
+        self.seed_in.as_ref()?.equal
+    }
+
     /// All blocks are the parent's, of some state: it is asked of which at most.
     pub(super) fn unproven_equal(&mut self) {
-        self.digest.compare.equal = Some(self.seed_in.as_ref().map_or(0, |s| s.ends));
+        if let Some(s) = &mut self.seed_in {
+            s.equal = Some(s.ends);
+        }
         let text =
             "what was kept from before was compared with the parent's content, hash by hash: \
                     nothing differs"
@@ -174,7 +181,7 @@ impl Volume {
                 self.digest_progress().unwrap_or(0)
             ),
             _ if self.digest.compare.is_on() => self.compare_words().unwrap_or_default(),
-            _ if self.digest.compare.equal.is_some() => {
+            _ if self.found_equal().is_some() => {
                 "it is the parent's, in the set that was the newest there".to_owned()
             }
             _ => "its hashes are to be compared with the parent's".to_owned(),

@@ -1,0 +1,166 @@
+//! Who listens to what goes up and down a stream, and holds it against PROTOCOL.md, section 6.
+
+use node::api::LinkStatus;
+use rcp::proto::frame::{Frame, StreamId};
+use rcp::proto::ids::{ChunkNumber, SetNumber};
+use rcp::proto::limits::MAX_CHUNK_LEN;
+
+use super::node::name;
+use super::world::World;
+
+/// What was heard of a stream since the receiver attached.
+#[derive(Debug, Default)]
+pub(super) struct Heard {
+    /// The node that receives it.
+    to: usize,
+    /// The total that it granted last.
+    granted: u64,
+    /// What it acknowledged last, and of a seed.
+    saved: Option<(SetNumber, ChunkNumber)>,
+    seed_saved: Option<(u64, u64)>,
+    seed_granted: u64,
+    /// It was answered.
+    runs: bool,
+    /// All data come this way; over several connections they go many ways.
+    counts: bool,
+    /// Bytes of bodies that were sent, and what the next frames have for a number.
+    sent: u64,
+    seed_sent: u64,
+    seq: u64,
+    seed_seq: u64,
+}
+
+/// An eighth of the window is much.
+const MUCH: u64 = 8;
+
+impl Heard {
+    /// What is wrong with a frame, in words.
+    fn hear(&mut self, frame: &Frame, window: u64) -> Result<(), String> {
+        match frame {
+            Frame::Start(_) => {
+                self.runs = true;
+                (self.sent, self.seed_sent, self.seq, self.seed_seq) = (0, 0, 0, 0);
+            }
+            // What was counted before is not what is counted now.
+            Frame::Credit { .. } | Frame::Saved { .. } | Frame::SeedAck { .. } if !self.runs => {
+                return Err(format!("sends {} before it was answered", frame.frame_type()));
+            }
+            Frame::Credit { total, .. } => {
+                let told = self.granted;
+                if *total <= told {
+                    return Err(format!("grants {total} where {told} were granted"));
+                }
+                // What is on its way has not come: there may be more left than that.
+                let left = told.saturating_sub(self.sent);
+                if self.counts && total - told < window / MUCH && left >= MAX_CHUNK_LEN as u64 {
+                    return Err(format!("grants {total} where {left} of {told} are left"));
+                }
+                self.granted = *total;
+            }
+            Frame::Saved { state, next_chunk, .. } => {
+                let new = (*state, *next_chunk);
+                // Less than before is what remains where another writer's line begins.
+                if self.saved.replace(new) == Some(new) {
+                    return Err(format!("acknowledges {new:?} again"));
+                }
+            }
+            Frame::SeedAck { next_block, total, .. } => {
+                self.seed_granted = self.seed_granted.max(*total);
+                let new = Some((*next_block, *total));
+                if self.seed_saved == new {
+                    return Err(format!("acknowledges {next_block} of a seed, and {total}, again"));
+                }
+                self.seed_saved = new;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The same, of data that go down.
+    fn hear_data(&mut self, frame: &Frame) -> Result<(), String> {
+        let (number, next) = match frame {
+            Frame::Chunk { seq, .. } | Frame::SetEnd { seq, .. } => (*seq, &mut self.seq),
+            Frame::SeedData { seq, .. } => (*seq, &mut self.seed_seq),
+            _ => return Ok(()),
+        };
+        if number != *next {
+            return Err(format!("sends {} {number} where {next} is due", frame.frame_type()));
+        }
+        *next += 1;
+        if let Frame::SeedData { body, .. } = frame {
+            // An extent is never cut in two.
+            let (sent, granted) = (self.seed_sent, self.seed_granted);
+            if sent >= granted {
+                return Err(format!(
+                    "sends more than {sent} of a seed where {granted} were granted"
+                ));
+            }
+            self.seed_sent += body.len() as u64;
+        }
+        if let Frame::Chunk { body, .. } | Frame::SetEnd { body, .. } = frame {
+            self.sent += body.len() as u64;
+            if self.sent > self.granted {
+                return Err(format!("sends {} where {} were granted", self.sent, self.granted));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl World {
+    /// A node puts a frame on a connection.
+    pub fn listen(&mut self, link: u64, (n, to): (usize, usize), frame: &Frame) {
+        let key = (link, frame.stream());
+        if let Frame::Attach(a) = frame {
+            let counts = self.opt.connections < 2;
+            self.heard.insert(key, Heard { to: n, granted: a.credit, counts, ..Heard::default() });
+        }
+        if let Frame::Chunk { body, .. }
+        | Frame::SetEnd { body, .. }
+        | Frame::SeedData { body, .. } = frame
+        {
+            let (over, bytes) = self.nodes[n].fed.entry(to).or_default();
+            let before = if std::mem::replace(over, link) == link { *bytes } else { 0 };
+            *bytes = before + body.len() as u64;
+        }
+        let window = self.opt.window;
+        let Some(heard) = self.heard.get_mut(&key) else { return };
+        let data = if heard.counts && heard.runs { heard.hear_data(frame) } else { Ok(()) };
+        if let Err(what) = data.and_then(|()| heard.hear(frame, window)) {
+            self.fail(format!("n{n} {what} to n{to}"));
+        }
+    }
+
+    /// A node counts what it sends; what it could not send any more it has counted as well.
+    pub(super) fn uncounted(&self) -> Option<String> {
+        self.nodes.iter().find_map(|node| {
+            let status = node.mover.as_ref()?.status();
+            let mut links = status.groups.iter().flat_map(|g| &g.children);
+            let sent = |of: &str| node.fed.iter().find(|(to, _)| name(**to).as_str() == of);
+            let less = |l: &LinkStatus| sent(&l.node).filter(|(_, (_, sent))| l.bytes < *sent);
+            let (to, (_, sent)) = links.find_map(less)?;
+            Some(format!("{} sent {sent} bytes to n{to} and says that it did not", status.node))
+        })
+    }
+
+    /// When all is quiet, who has room has granted it.
+    pub(super) fn ungranted(&self) -> Option<String> {
+        self.heard.iter().filter(|(_, h)| h.runs && h.counts).find_map(|((link, _), h)| {
+            let l = self.links.get(link)?;
+            let open = |e: &super::link::End| {
+                !e.gone && e.inbox.is_empty() && e.life == self.nodes[e.node].life
+            };
+            let here = l.ends.iter().all(open);
+            let grantable = self.nodes[h.to].volume().filter(|_| here)?.intake_grantable();
+            let left = h.granted.saturating_sub(h.sent);
+            let much = grantable - h.granted.min(grantable) >= self.opt.window / MUCH;
+            let due = grantable > h.granted && (much || left < MAX_CHUNK_LEN as u64);
+            let (to, granted) = (h.to, h.granted);
+            due.then(|| format!("n{to} granted {granted} and has room for {grantable}"))
+        })
+    }
+}
+
+/// A stream on a connection.
+pub(super) type Stream = (u64, StreamId);
