@@ -39,7 +39,7 @@ pub(super) struct Inbound {
     told: u64,
     pub(super) seed_told: u64,
     /// What was said last of extents: up to which block they are durable, and the total.
-    seed_said: Option<(u64, u64)>,
+    pub(super) seed_said: Option<(u64, u64)>,
     pub(super) wants_seed: bool,
     /// What the next chunk or set header has for a number, and the next extent.
     seq: u64,
@@ -646,26 +646,6 @@ impl Mover {
         if seed_grant {
             self.send(conn, Frame::SeedAck { stream, next_block, total: seed });
         }
-    }
-
-    /// An incoming seed is durable up to a block.
-    pub(super) fn seed_saved(&mut self, id: VolumeId, next_block: u64) {
-        self.effect(Effect::Exports { volume: id });
-        let Some(h) = self.volumes.get_mut(&id) else { return };
-        let Some(i) = &mut h.inbound else { return };
-        // Before the answer the total is still that of the stream before, and would be taken for one
-        // of the stream that follows.
-        if !matches!(i.stage, InStage::Running | InStage::Waiting) {
-            return;
-        }
-        let total = h.volume.seed_credit();
-        i.seed_told = i.seed_told.max(total);
-        let said = i.seed_said.replace((next_block, total));
-        if said == Some((next_block, total)) {
-            return;
-        }
-        let (conn, stream) = (i.conn, i.stream);
-        self.send(conn, Frame::SeedAck { stream, next_block, total });
     }
 
     fn child_report(&mut self, conn: ConnId, r: Report) {

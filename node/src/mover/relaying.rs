@@ -151,6 +151,26 @@ impl Mover {
         }
     }
 
+    /// An incoming seed is durable up to a block.
+    pub(super) fn seed_saved(&mut self, id: VolumeId, next_block: u64) {
+        self.effect(super::Effect::Exports { volume: id });
+        let Some(h) = self.volumes.get_mut(&id) else { return };
+        let Some(i) = &mut h.inbound else { return };
+        // Before the answer the total is still that of the stream before, and would be taken for one
+        // of the stream that follows.
+        if !matches!(i.stage, InStage::Running | InStage::Waiting) {
+            return;
+        }
+        let total = h.volume.seed_credit();
+        i.seed_told = i.seed_told.max(total);
+        let said = i.seed_said.replace((next_block, total));
+        if said == Some((next_block, total)) {
+            return;
+        }
+        let (conn, stream) = (i.conn, i.stream);
+        self.send(conn, Frame::SeedAck { stream, next_block, total });
+    }
+
     /// Grants the parent what the child granted.
     pub(super) fn relay_grant(&mut self, id: VolumeId) {
         let Some(h) = self.volumes.get_mut(&id) else { return };
