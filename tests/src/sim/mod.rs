@@ -43,6 +43,7 @@ pub mod orders;
 pub mod planted;
 pub mod readers;
 pub mod report;
+pub mod reread;
 pub mod rng;
 pub mod steps;
 pub mod turns;

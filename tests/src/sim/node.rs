@@ -17,6 +17,7 @@ use rcp::proto::session::VERSIONS;
 use rcp::proto::transport::{Connections, Hop};
 use volmcast::activity::SharedLog;
 use volmcast::capture::{Capture, Notice};
+use volmcast::io::FileId;
 use volmcast::save::Budget;
 use volmcast::storage::Identity;
 use volmcast::units::BlockCount;
@@ -25,6 +26,7 @@ use volmcast::volume::{CutPolicy, PlaybackPolicy, ScrubPolicy, Volume};
 use super::disk::{Disk, SharedDisk};
 use super::options::{Kind, Options};
 use super::readers::Reader;
+use super::reread::Files;
 use super::steps::Sent;
 
 /// The one volume.
@@ -391,14 +393,14 @@ impl SimNode {
         }
         let (Some(disk), Some(identity)) = (&self.disk, &self.identity) else { return Ok(()) };
         if self.turns {
-            self.kind = match identity.role.as_str() {
-                "primary" => Kind::Primary,
-                "relay" => Kind::Relay,
-                _ => Kind::Replica,
-            };
+            self.kind = Kind::of(&identity.role);
         }
+        let files = self.files_to_open(identity, disk);
         let m = open::assemble(identity, &self.plan, &self.tuning, disk, now, wall)
             .map_err(|e| e.to_string())?;
+        if let Some(reading) = files.read() {
+            reading.check(&m.volume)?;
+        }
         if let Some(note) = m.notes.iter().find(|n| !self.may_say(&n.text)) {
             return Err(format!("opening the volume: {note}"));
         }
@@ -427,6 +429,20 @@ impl SimNode {
             mover.stand(VOLUME, identity.standing.clone());
         }
         Ok(())
+    }
+
+    /// What its volume is opened from; not while a change of its role is cut short, which goes on at once.
+    pub(super) fn files_to_open(&self, identity: &Identity, disk: &SharedDisk) -> Files {
+        let d = disk.0.borrow();
+        Files {
+            mailbox: d.settled(FileId::Mailbox),
+            save: d.settled(FileId::Save),
+            capacity: self.save / 64 * 64,
+            volume: VOLUME,
+            kind: Kind::of(&identity.role),
+            opens: identity.standing.opens.as_ref().map(|o| o.generation),
+            discards: identity.standing.discards && identity.role != "primary",
+        }
     }
 
     /// Memory is gone.

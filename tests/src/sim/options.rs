@@ -20,6 +20,18 @@ pub enum Kind {
     Relay,
 }
 
+impl Kind {
+    /// What is stored as its role.
+    #[must_use]
+    pub fn of(role: &str) -> Self {
+        match role {
+            "primary" => Self::Primary,
+            "relay" => Self::Relay,
+            _ => Self::Replica,
+        }
+    }
+}
+
 /// A node of the tree.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {

@@ -434,6 +434,7 @@ impl World {
     pub fn after_mover(&mut self, n: usize) {
         let life = self.nodes[n].life;
         self.observe(n);
+        self.try_opening(n);
         self.observe_stalls(n);
         self.look_for_moment(n);
         self.look_for_aim(n);

@@ -84,6 +84,11 @@ impl Changes {
         }
     }
 
+    /// What the step to this state changed, while that is not written.
+    pub(super) fn noted(&self, to: SetNumber) -> Option<&BlockSet> {
+        self.pending.get(&to)
+    }
+
     fn forget(&mut self) {
         self.pending.clear();
         self.recent.clear();

@@ -111,6 +111,11 @@ impl Playback {
         self.layers.iter().any(|(l, _)| l.id.to <= visible && l.has(block))
     }
 
+    /// States that whole steps lead to which the base may not hold.
+    pub(super) fn indexed(&self) -> impl Iterator<Item = SetNumber> + '_ {
+        self.layers.iter().map(|(l, _)| l.id.to)
+    }
+
     /// First record of the oldest step that the base may not hold.
     pub(super) fn first_pos(&self) -> Option<LogPos> {
         self.layers.front().map(|(l, _)| l.first)

@@ -90,6 +90,11 @@ impl Staging {
         StageMark { over, from, next_block: self.next_block, need: self.need, view }
     }
 
+    /// What a slot says of it, and where its end is.
+    pub(super) fn standing(&self) -> (StageMark, Option<LogPos>) {
+        (self.mark(), self.end)
+    }
+
     /// A state that is none.
     fn hides(&self, set: SetNumber) -> bool {
         let before = self.need.is_none_or(|n| set < n) && !rcp::planted!(StagedShown);
