@@ -56,6 +56,8 @@ pub struct Disk {
     next_token: u64,
     /// What nobody may do to a disk, was done.
     pub crossed: Option<String>,
+    /// The same of the content, which many may write at a primary.
+    pub crossed_base: Option<String>,
 }
 
 /// A request that was submitted.
@@ -203,10 +205,10 @@ impl Disk {
         let crossing = |(at, _, len): &(u64, Option<Bytes>, u64)| {
             f.under_way.values().flatten().any(|(o, _, n)| at < &(o + n) && o < &(at + len))
         };
-        if io.file != FileId::Base
-            && let Some((at, ..)) = parts.iter().find(|p| crossing(p))
-        {
-            self.crossed.get_or_insert_with(|| {
+        if let Some((at, ..)) = parts.iter().find(|p| crossing(p)) {
+            let base = io.file == FileId::Base;
+            let crossed = if base { &mut self.crossed_base } else { &mut self.crossed };
+            crossed.get_or_insert_with(|| {
                 format!("two writes to {:?} at {at} are under way at the same time", io.file)
             });
         }

@@ -1,7 +1,7 @@
 //! Who listens to what goes up and down a stream, and holds it against PROTOCOL.md, section 6.
 
 use node::api::LinkStatus;
-use rcp::proto::frame::{Frame, StreamId};
+use rcp::proto::frame::{Frame, StartMode, StreamId};
 use rcp::proto::ids::{ChunkNumber, SetNumber};
 use rcp::proto::limits::MAX_CHUNK_LEN;
 
@@ -71,6 +71,10 @@ impl Heard {
                     return Err(format!("acknowledges {next_block} of a seed, and {total}, again"));
                 }
                 self.seed_saved = new;
+                if self.counts && *total > self.seed_sent + window {
+                    let sent = self.seed_sent;
+                    return Err(format!("grants {total} of a seed where {sent} were sent"));
+                }
             }
             _ => {}
         }
@@ -108,6 +112,14 @@ impl Heard {
     }
 }
 
+/// The stream that goes on, if the frame says so.
+pub(super) fn resumed(frame: &Frame) -> Option<StreamId> {
+    match frame {
+        Frame::Start(s) if s.mode == StartMode::Resume => Some(s.stream),
+        _ => None,
+    }
+}
+
 impl World {
     /// A node puts a frame on a connection.
     pub fn listen(&mut self, link: u64, (n, to): (usize, usize), frame: &Frame) {
@@ -124,11 +136,42 @@ impl World {
             let before = if std::mem::replace(over, link) == link { *bytes } else { 0 };
             *bytes = before + body.len() as u64;
         }
+        if let Frame::SeedData { view, .. } = frame {
+            self.may_leave(n, *view);
+        }
         let window = self.opt.window;
         let Some(heard) = self.heard.get_mut(&key) else { return };
         let data = if heard.counts && heard.runs { heard.hear_data(frame) } else { Ok(()) };
         if let Err(what) = data.and_then(|()| heard.hear(frame, window)) {
             self.fail(format!("n{n} {what} to n{to}"));
+        }
+    }
+
+    /// What leaves a writer in an extent is of a set that it made, or of one that a restart knows to
+    /// have left.
+    fn may_leave(&mut self, n: usize, view: SetNumber) {
+        let Some(v) = self.nodes[n].volume().filter(|v| v.capture().is_some()) else { return };
+        let known = v.durable().visible.max(v.durable().outgoing);
+        if view > known {
+            self.fail(format!("n{n} sends an extent of set {view}, and its slot names {known}"));
+        }
+    }
+
+    /// The answer to a receiver has come, that it goes on: it says where it is, unless that is no state.
+    pub(super) fn says_where_it_is(
+        &mut self,
+        (n, life): (usize, u64),
+        link: u64,
+        resumed: Option<StreamId>,
+    ) {
+        let Some(stream) = resumed.filter(|_| self.nodes[n].life == life) else { return };
+        let heard = self.heard.get(&(link, stream)).filter(|h| h.to == n && h.counts && h.runs);
+        let silent = heard.is_some_and(|h| h.saved.is_none());
+        let Some(v) = self.nodes[n].volume().filter(|v| v.failure().is_none()) else { return };
+        // A log that was emptied is told of when that is durable.
+        let waits = v.being_written().is_some() || v.staged_progress().is_some();
+        if silent && !waits && v.seed_position().is_none() {
+            self.fail(format!("n{n} was answered, and does not say what it has"));
         }
     }
 

@@ -47,6 +47,7 @@ pub mod reread;
 pub mod rng;
 pub mod steps;
 pub mod turns;
+mod watch;
 pub mod weigh;
 pub mod wires;
 pub mod world;

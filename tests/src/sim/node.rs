@@ -152,6 +152,8 @@ pub struct SimNode {
     pub quiet: Vec<u64>,
     /// The line it followed when it was looked at last.
     pub line: Option<rcp::proto::ids::Generation>,
+    /// What was seen of its present life.
+    pub(super) watch: super::watch::Watch,
     /// What was sent to it.
     pub sent: Sent,
     /// It asked for extents from the first block on.
@@ -243,6 +245,7 @@ impl SimNode {
             turns: opt.turns,
             quiet: Vec::new(),
             line: None,
+            watch: super::watch::Watch::default(),
             sent: Sent::default(),
             seed_anew: false,
             seed_over: None,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use node::volumes::replica::ReadFailure;
 use rcp::proto::ids::SetNumber;
 use volmcast::snapshots::PinId;
+use volmcast::units::LogPos;
 use volmcast::view::{Pin, ViewState};
 
 use super::world::{Event, World};
@@ -22,6 +23,13 @@ pub struct Reader {
 }
 
 impl World {
+    /// The first record that a request of a reader is led to.
+    pub(super) fn records_read(&self, n: usize) -> Option<LogPos> {
+        let held = self.nodes[n].readers.iter().filter(|r| !r.pin.is_lost());
+        let views = held.filter_map(|r| r.request.as_ref()).map(|(view, _)| view);
+        views.flat_map(|v| v.layers.iter()).map(|l| l.first).min()
+    }
+
     /// Reads everything that node `n` shows now.
     pub fn look(&mut self, n: usize) {
         let node = &self.nodes[n];

@@ -443,6 +443,7 @@ impl World {
         if self.nodes[n].life != life {
             return;
         }
+        self.watch_call(n);
         let notices: Vec<_> = match self.nodes[n].notices.lock() {
             Ok(mut all) => all.drain(..).collect(),
             Err(_) => Vec::new(),
@@ -488,6 +489,7 @@ impl World {
 
     fn effect(&mut self, n: usize, e: Effect) {
         let life = self.nodes[n].life;
+        self.watch_effect(n, &e);
         match e {
             Effect::Dial { conn, addr, .. } => self.dial(n, conn, &addr),
             Effect::Send { conn, frame } => self.send(n, conn, frame),
@@ -596,6 +598,7 @@ impl World {
 
     /// The activity log gives up extents without marks, as `PrimaryVolume` does it.
     fn forget(&mut self, n: usize) {
+        self.watch_forgotten(n);
         let (now, wall) = (self.mono(), self.wall(n));
         let node = &mut self.nodes[n];
         let Some(blocks) = node.volume().map(volmcast::volume::Volume::blocks) else { return };

@@ -3,7 +3,7 @@
 use super::{Role, Volume};
 
 /// What holds or not, and what is wrong if it does not.
-type Held = (bool, &'static str);
+pub(super) type Held = (bool, &'static str);
 
 impl Volume {
     /// Whether the parts of the volume agree with each other.
@@ -24,7 +24,8 @@ impl Volume {
             }
         }
         let at_rest = if self.commit.is_busy() { Vec::new() } else { self.held_at_rest() };
-        let broken = self.held().into_iter().chain(at_rest).filter(|(holds, _)| !holds);
+        let all = self.held().into_iter().chain(self.held_in_work()).chain(at_rest);
+        let broken = all.filter(|(holds, _)| !holds);
         let broken: Vec<_> = broken.map(|(_, what)| what).collect();
         if broken.is_empty() { Ok(()) } else { Err(broken.join("; ")) }
     }

@@ -144,6 +144,11 @@ impl Merge {
         self.jobs.is_empty()
     }
 
+    /// The states that chunks lead to which are on their way into the base.
+    pub(super) fn under_way(&self) -> impl Iterator<Item = SetNumber> {
+        self.jobs.values().map(|j| j.to)
+    }
+
     pub(super) fn timeout(&self) -> Option<Mono> {
         self.retry_at
     }

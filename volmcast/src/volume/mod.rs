@@ -16,6 +16,7 @@
 
 mod adopt;
 mod audit;
+mod audit_work;
 mod branches;
 mod catch_up;
 mod changes;
@@ -424,6 +425,12 @@ impl Volume {
     #[must_use]
     pub fn durable(&self) -> &Mailbox {
         &self.durable
+    }
+
+    /// What the commit that is under way will make durable.
+    #[must_use]
+    pub fn being_written(&self) -> Option<&Mailbox> {
+        self.commit.being_written()
     }
 
     /// The volume's lines as the next commit will say them, oldest first.

@@ -45,11 +45,11 @@ enum Phase {
 
 /// Part of the content that came.
 #[derive(Clone, Debug)]
-struct Extent {
+pub(super) struct Extent {
     /// The sender goes on behind it at this block.
     next_block: u64,
     /// Newest state that anything of it may be of.
-    view: SetNumber,
+    pub(super) view: SetNumber,
     body: Bytes,
 }
 
@@ -67,7 +67,7 @@ pub(super) struct SeedIn {
     phase: Phase,
     queue: VecDeque<Extent>,
     /// An extent is being opened or written; it is kept, should the disk be full.
-    busy: Option<Extent>,
+    pub(super) busy: Option<Extent>,
     /// What of it is to be written.
     pub(super) ready: Option<Ready>,
     /// Requests that must complete before the next stage.
@@ -97,7 +97,7 @@ pub(super) struct SeedIn {
     pub(super) planned: u64,
     /// The commit that makes this seed's mark durable: before it, the durable mark, if there is
     /// one, is of a seed whose content this one gives up.
-    marked_by: u64,
+    pub(super) marked_by: u64,
     /// Of content that was kept: the live stream was joined one set before where it had to be.
     pub(super) joined: bool,
     /// How often the sender has said that it has no more, in this life.

@@ -115,6 +115,11 @@ impl SeedOuts {
         self.map.remove(child);
     }
 
+    /// Extents for some child may be read, and nothing of it is under way.
+    pub(super) fn may_go_on(&self) -> bool {
+        self.map.values().any(|s| s.state == State::Idle && s.sent < s.credit)
+    }
+
     /// The child is in the middle of a seed or catch-up.
     pub(super) fn has(&self, child: &NodeName) -> bool {
         self.map.contains_key(child)

@@ -59,7 +59,7 @@ pub(super) struct Staging {
     received: u64,
     /// Blocks that the sender announced: 0 after a restart.
     planned: u64,
-    marked_by: u64,
+    pub(super) marked_by: u64,
     told: u64,
 }
 

@@ -1,0 +1,105 @@
+//! What must hold of the work that a volume has under way, and of what it shows meanwhile. As slow as
+//! the rest of the audit.
+
+use rcp::proto::ids::SetNumber;
+
+use super::audit::Held;
+use super::{Role, Volume};
+use crate::mailbox::TableMark;
+use crate::snapshots::PinId;
+
+/// So many chunks are merged at a time, and under a seed one.
+const AT_A_TIME: usize = 4;
+
+impl Volume {
+    /// At any time.
+    pub(super) fn held_in_work(&self) -> Vec<Held> {
+        let mut all = self.held_of_seeds();
+        all.extend(self.held_of_kept());
+        all.extend(self.held_of_merging());
+        if let Role::Replica { .. } = self.cfg.role {
+            all.extend(self.held_of_view());
+        }
+        all
+    }
+
+    /// A seed counts as marked when a restart would find its mark, and content that it brings is
+    /// nobody's surprise.
+    fn held_of_seeds(&self) -> Vec<Held> {
+        let (d, w) = (&self.durable, &self.want);
+        let named = |by: u64, is: bool| d.sequence < by || is;
+        let seed = self.seed_in.as_ref().zip(w.seed).is_none_or(|(s, w)| {
+            let is = d.seed.is_some_and(|m| (m.over, m.from) == (w.over, w.from));
+            named(s.marked_by, is)
+        });
+        let staged = self.staging.as_ref().zip(w.staged).is_none_or(|(s, w)| {
+            let is = d.staged.is_some_and(|m| (m.over, m.from) == (w.over, w.from));
+            named(s.marked_by, is)
+        });
+        let busy = self.seed_in.as_ref().and_then(|s| s.busy.as_ref());
+        let foreseen = busy.is_none_or(|e| d.seed.is_some_and(|m| m.view >= e.view));
+        let primary = matches!(self.cfg.role, Role::Primary { .. });
+        let waits = self.seed_outs.may_go_on() && !self.commit.is_busy();
+        vec![
+            (seed, "a seed counts as marked, and the slot has another mark or none"),
+            (staged, "a staged catch-up counts as marked, and the slot has another mark or none"),
+            (foreseen, "an extent is written of a state that the slot's mark does not know"),
+            (!primary || !waits, "a child has room for extents, and nothing is done about it"),
+        ]
+    }
+
+    /// Nothing is written over a state that is kept before the slot lists it, and no reader opens what
+    /// was given up.
+    fn held_of_kept(&self) -> Vec<Held> {
+        let d = &self.durable;
+        let pins = self.cfg.snapshots.durable_pins();
+        let listed: Vec<_> = d.kept.iter().map(|k| PinId(k.pin)).collect();
+        let unsafe_yet = |p: &PinId| !listed.contains(p) && !self.releasing.contains(p);
+        let branch = |p: &PinId| self.is_branch(*p);
+        let new = pins.iter().filter(|(p, _)| unsafe_yet(p) && !branch(p));
+        let oldest = new.map(|(_, set)| *set).min();
+        let over = |to: SetNumber| oldest.is_some_and(|o| o < to);
+        let opened = self.releasing.iter().any(|p| self.board.lists(*p));
+        vec![
+            (!self.merge.under_way().any(over), "a state is merged over before the slot lists it"),
+            (!opened, "a state that was given up can be opened"),
+        ]
+    }
+
+    /// No more is written at a time than is to be, and the slot names what it has to.
+    fn held_of_merging(&self) -> Vec<Held> {
+        let d = &self.durable;
+        let replica = matches!(self.cfg.role, Role::Replica { .. });
+        let most = if d.seed.is_some() { 1 } else { AT_A_TIME };
+        let short = self.log.free() + self.log.reclaimable() < self.short_room();
+        let held = replica && short && self.merge.applied_pos() > self.commit.applied;
+        // A role that has just changed is told of by the next commit.
+        let rests = replica && d.seed.is_none() && !self.commit.is_busy();
+        let has_table = d.digest.table != TableMark::Absent;
+        let follows = !rests || !has_table || d.digest.hashed == d.merged;
+        vec![
+            (self.merge.under_way().count() <= most, "too many chunks are merged at a time"),
+            (!held || self.commit.is_busy(), "room is short, and what is merged is not committed"),
+            (follows, "the slot's table of hashes is of another state than its content"),
+        ]
+    }
+
+    /// Readers are shown what is durable, and why not if they are not.
+    fn held_of_view(&self) -> Vec<Held> {
+        let (d, view) = (&self.durable, self.board.view());
+        let (shown, says) = (view.refused.as_deref(), self.refusal());
+        let merged = |to: SetNumber| d.seed.is_none() && to <= d.merged;
+        vec![
+            (
+                shown.is_some() || view.visible == d.visible,
+                "readers are shown another state than the slot names",
+            ),
+            (shown.is_some() || says.is_none(), "readers are let in, and are to be refused"),
+            (shown.is_none() || says.is_some(), "readers are refused, and are to be let in"),
+            (
+                !view.layers.iter().any(|l| merged(l.id.to)),
+                "readers are led through a step that the content holds",
+            ),
+        ]
+    }
+}
