@@ -209,6 +209,12 @@ impl<'a> Pass<'a> {
             }
         }
         let changed = self.take_over(&mut o, &finished);
+        if let Some(first) = finished.first().filter(|_| self.primary())
+            && !open.iter().all(|r| r.is_whole())
+        {
+            // Nobody looks whether they are of the set that follows.
+            o.changes_from = o.changes_from.max(first.id.to);
+        }
         let adopted = finished.len();
         counts.extend(finished);
         let any = self.hide(&mut o, &counts);
