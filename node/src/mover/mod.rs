@@ -32,6 +32,7 @@
 //! | `trust` | what peers have proven |
 
 mod asking;
+mod audit;
 mod bypass;
 mod closing;
 mod coalescing;

@@ -66,6 +66,11 @@ impl Outbound {
         self.window.available()
     }
 
+    /// Bytes of the live stream that went since the child attached.
+    pub(super) fn went(&self) -> u64 {
+        self.window.sent()
+    }
+
     pub(super) fn is_filled(&self) -> bool {
         matches!(self.stage, Stage::Seeding | Stage::CatchingUp)
     }
@@ -118,8 +123,12 @@ impl Mover {
             let streams: Vec<_> =
                 c.streams_out.iter().filter(|(_, o)| o.volume == id).map(|(s, _)| *s).collect();
             for stream in streams {
-                if let Some(c) = self.conns.get_mut(&conn) {
-                    c.streams_out.remove(&stream);
+                let Some(c) = self.conns.get_mut(&conn) else { continue };
+                c.streams_out.remove(&stream);
+                // Its place stays, and nobody takes anything there: the session may go on.
+                if let (Some(child), Some(h)) = (c.peer.clone(), self.volumes.get_mut(&id)) {
+                    h.volume.consumer_leave(&child);
+                    h.relaying.forget(&child);
                 }
                 self.send(conn, Frame::Withdraw { stream, text: text.to_owned() });
             }

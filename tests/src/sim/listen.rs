@@ -205,5 +205,27 @@ impl World {
     }
 }
 
+impl World {
+    /// When all is quiet, what was sent has come, and was counted there.
+    pub(super) fn untold(&self) -> Option<String> {
+        let runs = self.heard.iter().filter(|(_, h)| h.runs && h.counts && h.sent > 0);
+        runs.into_iter().find_map(|((link, _), h)| {
+            let l = self.links.get(link)?;
+            let open = |e: &super::link::End| {
+                !e.gone && e.inbox.is_empty() && e.life == self.nodes[e.node].life
+            };
+            let node = self.nodes.get(h.to).filter(|_| l.ends.iter().all(open))?;
+            let (to, sent, came) = (h.to, h.sent, node.volume()?.intake_received());
+            if came != sent {
+                return Some(format!("{sent} bytes were sent to n{to}, which counts {came}"));
+            }
+            let status = node.mover.as_ref()?.status();
+            let parent = status.groups.into_iter().find_map(|g| g.parent)?;
+            let less = parent.state == "connected" && parent.bytes < sent;
+            less.then(|| format!("n{to} got {sent} bytes and says {}", parent.bytes))
+        })
+    }
+}
+
 /// A stream on a connection.
 pub(super) type Stream = (u64, StreamId);

@@ -46,6 +46,7 @@ pub mod report;
 pub mod reread;
 pub mod rng;
 pub mod steps;
+mod streams;
 pub mod turns;
 mod watch;
 pub mod weigh;

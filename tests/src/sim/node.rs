@@ -122,6 +122,9 @@ pub struct SimNode {
     pub places: (u64, bool),
     /// Bytes of data that it has sent to others, over the newest connection to each.
     pub fed: BTreeMap<usize, (u64, u64)>,
+    /// Who is away and lacks something: in which life of this node, what it had, and
+    /// since when nothing of that changed.
+    pub away: BTreeMap<String, (u64, u64, u64)>,
     /// Kept states that the mailbox listed durably and nobody gave up.
     pub kept: BTreeMap<SetNumber, u64>,
     /// Kept states that an operator gave up; the mailbox may list them a moment longer.
@@ -229,6 +232,7 @@ impl SimNode {
             shown: SetNumber::ZERO,
             saved: None,
             places: (0, false),
+            away: BTreeMap::new(),
             fed: BTreeMap::new(),
             kept: BTreeMap::new(),
             released: BTreeSet::new(),

@@ -51,6 +51,7 @@ impl World {
         let area = &v.config().snapshots;
         let full = area.free_slots() == 0 || area.has_broken();
         let refused = v.refusal().is_some();
+        let lags = m_staged == Some(true) && v.staged_progress().is_some();
         let (draining, failure) = (v.draining(), v.failure().map(str::to_owned));
         let cut_at = draining.and_then(|set| v.cut_time(set));
         let saved = v.saved_position();
@@ -86,6 +87,9 @@ impl World {
                 self.counters.hit("cut");
             }
             self.nodes[n].draining = draining;
+        }
+        if due {
+            self.audit_feeding(n);
         }
         self.observe_digest(n, digest, differs);
         self.observe_halt(n);
@@ -132,6 +136,9 @@ impl World {
             let what =
                 if self.nodes[n].catching_up { "catch-up finished" } else { "seed finished" };
             self.counters.hit(what);
+        }
+        if lags {
+            self.fail(format!("n{n} shows what it was led to, and says that it catches up"));
         }
         let staged = m_staged.is_some_and(|shown| !shown);
         if self.nodes[n].staged && m_staged == Some(true) {
@@ -459,7 +466,7 @@ impl World {
         }
         let told = self.in_anothers_place().or_else(|| self.wrong_lag());
         let told = told.or_else(|| self.unheard(newest)).or_else(|| self.ungranted());
-        let told = told.or_else(|| self.uncounted());
+        let told = told.or_else(|| self.uncounted()).or_else(|| self.unheeded());
         if let Some(why) = told {
             return Some(why);
         }

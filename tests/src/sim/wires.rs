@@ -102,6 +102,7 @@ impl World {
         self.note_sent(n, &frame);
         if let Some(to) = self.links.get(&id).map(|l| l.ends[1 - side].node) {
             self.listen(id, (n, to), &frame.frame);
+            self.heed(id, (n, to), &frame);
             if self.spring(id, (n, to), frame.frame.frame_type(), When::Before) {
                 return;
             }
@@ -285,6 +286,7 @@ impl World {
         let (mono, wall) = (self.mono(), self.wall(node));
         match item {
             Item::Frame(frame, bytes) => {
+                self.heed_coming(id, node, &frame.frame);
                 if let Frame::Start(s) = &frame.frame {
                     // What was acknowledged before is given up: of a catch-up that is staged only the
                     // set that had come in part, which its blocks are of.
@@ -360,6 +362,7 @@ impl World {
         if dead(&l.ends[0]) && dead(&l.ends[1]) {
             self.links.remove(&id);
             self.heard.retain(|(link, _), _| *link != id);
+            self.passages.retain(|(link, _), _| *link != id);
         }
     }
 

@@ -24,6 +24,7 @@ use super::orders::Orders;
 use super::report::{Counters, Failure};
 use super::rng::Rng;
 use super::steps::{Trap, When};
+use super::streams::Passage;
 use super::turns::Swap;
 
 /// Notes kept for a failure.
@@ -118,6 +119,7 @@ pub struct World {
     pub(super) nodes: Vec<SimNode>,
     pub(super) links: BTreeMap<u64, Link>,
     pub(super) heard: BTreeMap<Stream, Heard>,
+    pub(super) passages: BTreeMap<Stream, Passage>,
     pub(super) client: Client,
     pub(super) model: Model,
     pub(super) counters: Counters,
@@ -163,6 +165,7 @@ impl World {
             nodes: (0..opt.places.len()).map(|i| SimNode::new(i, &opt)).collect(),
             links: BTreeMap::new(),
             heard: BTreeMap::new(),
+            passages: BTreeMap::new(),
             client: Client::default(),
             model: Model::new(bs, opt.blocks),
             counters: Counters::default(),
@@ -389,6 +392,9 @@ impl World {
             Event::Look => {
                 let n = usize::try_from(self.rng.below(self.nodes.len() as u64)).unwrap_or(0);
                 self.look(n);
+                if let Some(what) = self.wrong_brake(n) {
+                    self.fail(what);
+                }
                 self.after(1_000, 400_000, Event::Look);
                 return;
             }
@@ -508,6 +514,7 @@ impl World {
                     ));
                 }
                 self.observe_changes(n, &io);
+                self.heed_record(n, &io);
                 let sub = disk.0.borrow_mut().submit(io);
                 if let Some(what) = disk.0.borrow_mut().crossed.take() {
                     self.fail(format!("n{n}: {what}"));
@@ -560,6 +567,7 @@ impl World {
             | Effect::StoreDestinations { .. } => {}
             Effect::Note { level, text } => {
                 self.count_note(&text);
+                self.heed_note(n, &text);
                 self.say(format!("n{n}: {level:?}: {text}"));
                 if level == Level::Error && self.nodes[n].may_say(&text) {
                     self.counters.hit("damage or failure reported");

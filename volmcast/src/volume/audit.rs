@@ -16,6 +16,7 @@ impl Volume {
             return Ok(());
         }
         self.log.audit()?;
+        self.audit_places()?;
         for (name, c) in self.consumers.iter() {
             let (acked, next, head) = (c.acked(), c.cursor(), self.log.head());
             if acked.max(next) > head {
@@ -68,6 +69,7 @@ impl Volume {
             (named.eq(self.consumers.iter().map(|(n, _)| n)), "the slot has other children"),
             (!self.commit.owes_a_reset(), "the slot does not know that the log was emptied"),
             (silent || saved <= told, "the parent was not told all that is durable"),
+            (self.shown_is_told(), "the parent was not told what is shown"),
         ]
     }
 }

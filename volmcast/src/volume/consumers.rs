@@ -72,6 +72,11 @@ impl Consumer {
         self.live && self.led_to.is_some()
     }
 
+    /// A session with it is up, it waits for this node, and what it gets leads it to that state.
+    pub(super) fn standing(&self) -> (bool, bool, Option<SetNumber>) {
+        (self.live, self.waiting_for.is_some(), self.led_to)
+    }
+
     /// Whatever held it up until now does not count.
     pub(super) fn is_not_stuck(&mut self) {
         self.stuck_since = None;

@@ -17,6 +17,7 @@
 mod adopt;
 mod audit;
 mod audit_work;
+mod audit_places;
 mod branches;
 mod catch_up;
 mod changes;
@@ -77,6 +78,7 @@ use crate::snapshots::{PinId, SnapshotStore};
 use crate::units::{BlockCount, BlockSize};
 use crate::view::PinBoard;
 
+pub use audit_places::Place;
 pub use branches::BranchInfo;
 pub use changes::MIN_CHANGES;
 pub use coalesce::{Coalesced, Queue};

@@ -175,6 +175,11 @@ impl Volume {
         room - room / 8
     }
 
+    /// The slot has the mark of what is staged now, not that of what was given up before.
+    pub(super) fn stage_is_marked(&self) -> bool {
+        self.staging.as_ref().is_some_and(|s| self.durable.sequence >= s.marked_by)
+    }
+
     /// Extents are still to come.
     pub(super) fn stage_is_open(&self) -> bool {
         self.staging.as_ref().is_some_and(|s| s.end.is_none())
