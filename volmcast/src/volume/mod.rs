@@ -16,8 +16,8 @@
 
 mod adopt;
 mod audit;
-mod audit_work;
 mod audit_places;
+mod audit_work;
 mod branches;
 mod catch_up;
 mod changes;
