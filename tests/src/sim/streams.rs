@@ -15,6 +15,7 @@ use volmcast::units::LogPos;
 use volmcast::volume::STOPPED_AFTER;
 
 use super::node::{VOLUME, name};
+use super::options::Kind;
 use super::world::World;
 
 /// A cause of delays is looked for among the looks of four seconds.
@@ -332,7 +333,11 @@ impl World {
             }
             let status = node.mover.as_ref()?.status();
             let mut children = status.volumes.iter().flat_map(|v| &v.children);
-            if let Some(c) = children.find(|c| c.state != "streaming") {
+            // What was to pass through a relay waits for a child there that went.
+            let relays = self.nodes.iter().filter(|n| n.kind == Kind::Relay).map(|n| name(n.index));
+            let relays: Vec<_> = relays.collect();
+            let relay = |c: &str| relays.iter().any(|r| r.as_str() == c);
+            if let Some(c) = children.find(|c| c.state != "streaming" && !relay(&c.node)) {
                 return Some(format!("n{n} says that {} is {}", c.node, c.state));
             }
         }
