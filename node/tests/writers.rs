@@ -29,6 +29,8 @@ mod damage;
 mod lost;
 #[path = "writers/roles.rs"]
 mod roles;
+#[path = "writers/seeds.rs"]
+mod seeds;
 #[path = "writers/waiting.rs"]
 mod waiting;
 
@@ -105,8 +107,10 @@ struct Rig {
     asked: u64,
     /// Kinds that every node has a handler for.
     handlers: std::collections::BTreeSet<String>,
-    /// Ends of seeds are not heard.
-    endless: bool,
+    /// Frames that do not arrive.
+    unheard: Option<fn(&Frame) -> bool>,
+    /// What was said of extents: up to which block they are durable, and how much may come in all.
+    acks: Vec<(u64, u64)>,
     /// Nodes that speak the oldest version only.
     older: Vec<&'static str>,
 }
@@ -312,8 +316,11 @@ impl Rig {
                     None => self.node(n).mover.lost(now, wall, conn, "nobody answers"),
                 }
             }
-            Effect::Send { frame: Frame::SeedEnd { .. }, .. } if self.endless => {}
+            Effect::Send { frame, .. } if self.unheard.is_some_and(|not| not(&frame)) => {}
             Effect::Send { conn, frame } => {
+                if let Frame::SeedAck { next_block, total, .. } = frame {
+                    self.acks.push((next_block, total));
+                }
                 let Some((to, there)) = self.wires.get(&(n, conn)).copied() else { return };
                 let bytes = 1 << 20;
                 let frame = DecodedFrame::verify(frame).expect("a good frame");

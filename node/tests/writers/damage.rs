@@ -31,7 +31,7 @@ impl Rig {
     }
 
     /// A client of the writer.
-    fn client(&self, n: &str) -> std::sync::Arc<node::volumes::PrimaryVolume> {
+    pub(super) fn client(&self, n: &str) -> std::sync::Arc<node::volumes::PrimaryVolume> {
         self.opened(n).primary.clone().expect("a writer")
     }
 

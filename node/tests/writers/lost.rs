@@ -6,7 +6,7 @@ const ALL: [&str; 3] = ["p", "l1", "l2"];
 
 impl Rig {
     /// Nobody reaches the node any more, nor it anybody.
-    fn apart(&mut self, n: &'static str) {
+    pub(super) fn apart(&mut self, n: &'static str) {
         self.down.push(n);
         let cut: Vec<_> = self.wires.keys().filter(|(a, _)| *a == n).copied().collect();
         let (now, wall) = (self.mono(), self.wall());

@@ -42,12 +42,12 @@ fn a_seed_goes_on_at_a_parent_that_has_less_than_its_child() {
     copy(&r.folder("l1"), &before);
     r.write("p", 3, 3);
     r.pass(500);
-    r.endless = true;
+    r.unheard = Some(|f| matches!(f, Frame::SeedEnd { .. }));
     r.ask("l1", Ask::Seed { volume: "vol".to_owned(), child: "l2".to_owned() });
     r.pass(2_000);
     assert!(r.state("l2").starts_with("seeding"), "{}", r.state("l2"));
     // Set 3 is lost at the parent, and does not come back at first.
-    r.endless = false;
+    r.unheard = None;
     r.down.push("p");
     r.restart_as("l1", &["l2"], &before);
     r.pass(5_000);
