@@ -13,7 +13,7 @@ use volmcast::storage::{Identity, Nothing, Overlay};
 use volmcast::units::{BlockCount, BlockIndex};
 use volmcast::volume::{Event, Question};
 
-use disks::{drive, drive_at, feed, follow, format, identity, opened};
+use disks::{drive, drive_at, feed, feed_set, follow, format, identity, opened};
 
 /// More than one question is about.
 const BLOCKS: u64 = 70_000;
@@ -100,13 +100,18 @@ impl Pair {
 
     /// A set that writes a block for the first time.
     fn write(&mut self, block: u64) {
+        self.write_and(block, true);
+    }
+
+    /// The same, and the child is told the digest or not.
+    fn write_and(&mut self, block: u64, tells: bool) {
         self.set += 1;
         self.last = block;
         let set = self.set;
         self.digest = self.digest.plus(BlockHash::of(block, &content(block, set)));
         let told = Sum(self.digest.0.wrapping_add(self.off));
         let blocks = [(block, content(block, set))];
-        feed(&mut self.child.machine, set, &blocks, told);
+        feed_set(&mut self.child.machine, set, &blocks, tells.then_some(told));
         // The parent knows better than to compare.
         feed(&mut self.parent.machine, set, &blocks, self.digest);
     }

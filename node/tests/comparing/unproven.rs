@@ -51,6 +51,36 @@ impl Pair {
         self.child.drive(self.now);
     }
 
+    /// The parent begins a catch-up at its newest set, and has nothing to send of it.
+    fn catch_up(&mut self) {
+        let from = SetNumber(self.set);
+        self.child.machine.volume.catch_up_begin(from, BlockCount(BLOCKS), 1);
+        self.child.drive(self.now);
+        self.child.machine.volume.receive_seed_end(from, true);
+    }
+
+    #[track_caller]
+    fn is_found_the_same(&mut self) {
+        // A search that follows another one may have to wait.
+        let said = self.go(60);
+        let same =
+            |e: &Event| matches!(e, Event::Lacks { text } if text.contains("nothing differs"));
+        assert!(said.iter().any(same), "it was not compared: {said:?}");
+        // Each block may be that of a later state: it is not enough that all are alike.
+        self.refused("not proven yet; it is the parent's, in the set that was the newest there");
+    }
+
+    /// The parent has a newer set, which says no digest.
+    #[track_caller]
+    fn is_shown_with_the_next_set(&mut self) {
+        self.child.machine.volume.receive_seed_end(SetNumber(self.set + 1), true);
+        self.go(1);
+        self.refused("not proven yet");
+        self.write_and(7, false);
+        self.go(1);
+        assert_eq!(self.child.machine.volume.refusal(), None);
+    }
+
     #[track_caller]
     fn refused(&self, why: &str) {
         let words = self.child.machine.volume.refusal().expect("refused");
@@ -174,21 +204,39 @@ fn content_without_a_digest_is_shown_when_the_parent_can_have_told_of_no_later_s
     p.discard();
     p.restart();
     p.join_late();
-    let said = p.go(3);
-    let same = |e: &Event| matches!(e, Event::Lacks { text } if text.contains("nothing differs"));
-    assert!(said.iter().any(same), "{said:?}");
-    // Each block may be that of a later state: it is not enough that all are alike.
-    p.go(60);
-    p.refused("not proven yet; it is the parent's, in the set that was the newest there");
-    // The parent has a newer one by then.
-    p.child.machine.volume.receive_seed_end(SetNumber(p.set + 1), true);
+    p.is_found_the_same();
+    p.is_shown_with_the_next_set();
+}
+
+#[test]
+fn content_that_was_found_the_same_is_compared_once_more_when_a_seed_begins_anew() {
+    let mut p = Pair::new();
+    p.discard();
+    p.restart();
+    for _ in 0..2 {
+        p.join_late();
+        p.is_found_the_same();
+    }
+    p.is_shown_with_the_next_set();
+}
+
+#[test]
+fn content_that_was_found_the_same_is_compared_once_more_when_a_catch_up_begins_anew() {
+    let mut p = Pair::new();
+    p.child.put(40_000, &[8; 4096], &table_bytes(&[BlockHash::ZERO]));
+    p.discard();
+    p.restart();
+    p.join_late();
+    p.go(3);
+    assert_eq!(p.doubted(), [(40_000, 1)]);
+    // It comes with a set.
+    p.write_and(40_000, false);
     p.go(1);
-    p.refused("not proven yet");
-    // Which says no digest.
-    let set = p.set + 1;
-    disks::feed_set(&mut p.child.machine, set, &[(7, content(7, set))], None);
-    p.go(1);
-    assert_eq!(p.child.machine.volume.refusal(), None);
+    for _ in 0..2 {
+        p.catch_up();
+        p.is_found_the_same();
+    }
+    p.is_shown_with_the_next_set();
 }
 
 #[test]
