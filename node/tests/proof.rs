@@ -1,17 +1,21 @@
 //! A replica's proof of what it holds: a hundred differences planted behind its back, of four kinds,
-//! and each is found by a round through the content, whether sets come meanwhile or not.
+//! and each is found by a round through the content, whether sets come meanwhile or not. What is not
+//! whole goes to no child.
 
 mod disks;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use node::volumes::open::Machine;
 use rcp::proto::clock::Mono;
-use rcp::proto::ids::SetNumber;
+use rcp::proto::delta::Chunk;
+use rcp::proto::ids::{NodeName, SetNumber};
 use volmcast::digest::{BlockHash, Sum, table_bytes, table_range};
 use volmcast::io::FileId;
 use volmcast::storage::{Identity, Nothing, Overlay, Storage};
-use volmcast::volume::{Event, Scrubbed};
+use volmcast::units::{BlockCount, BlockIndex};
+use volmcast::volume::{Event, PlaybackPolicy, Scrubbed};
 
 use disks::{BLOCKS, drive, drive_at, feed, follow, format, identity, opened};
 
@@ -222,4 +226,33 @@ fn nothing_is_found_where_nothing_is_wrong() {
         // What was planted in memory is not on the disk below.
         assert_eq!(whole.read(FileId::Base, 0, 8).expect("read").len(), 8);
     }
+}
+
+/// What the child gets is whole without the set that is not shown.
+#[test]
+fn what_has_rotted_goes_to_no_child_although_a_set_that_is_not_shown_has_the_block() {
+    let (id, disk, mut p) = replica();
+    let wrong = plant(&disk, &p, Plant::Bit, 0);
+    let mut m = opened(&id, &disk).expect("opened");
+    m.volume.set_playback_policy(PlaybackPolicy {
+        hwm: u64::MAX,
+        timeout: Duration::from_secs(3600),
+        on_demand: false,
+    });
+    p.write(&mut m, &wrong);
+    drive(&mut m, &disk);
+    let sets = (m.volume.durable().visible, m.volume.position().0);
+    assert_eq!(sets, (SetNumber(SETS), SetNumber(SETS + 1)));
+    let child = NodeName::new("below").expect("valid");
+    m.volume.consumer_seed(&child, SetNumber::ZERO, None, "it is empty".to_owned());
+    m.volume.seed_out_credit(&child, 1 << 20);
+    let said = drive(&mut m, &disk);
+    let holds = |chunk: &Chunk| chunk.extents().any(|e| (e.block..e.end()).contains(&wrong[0]));
+    let sent = |e: &Event| matches!(e, Event::SeedChunk { chunk, .. } if holds(chunk));
+    assert!(!said.iter().any(sent), "block {} has left", wrong[0]);
+    let waits =
+        |e: &Event| matches!(e, Event::Detached { reason, .. } if reason.contains("damaged here"));
+    assert!(said.iter().any(waits), "{said:?}");
+    m.volume.look();
+    assert_eq!(m.volume.doubted(), [(BlockIndex(wrong[0]), BlockCount(1))]);
 }
