@@ -1,7 +1,7 @@
 //! Who listens to what goes up and down a stream, and holds it against PROTOCOL.md, section 6.
 
 use node::api::LinkStatus;
-use rcp::proto::frame::{Frame, StartMode, StreamId};
+use rcp::proto::frame::{Frame, StreamId};
 use rcp::proto::ids::{ChunkNumber, SetNumber};
 use rcp::proto::limits::MAX_CHUNK_LEN;
 
@@ -112,14 +112,6 @@ impl Heard {
     }
 }
 
-/// The stream that goes on, if the frame says so.
-pub(super) fn resumed(frame: &Frame) -> Option<StreamId> {
-    match frame {
-        Frame::Start(s) if s.mode == StartMode::Resume => Some(s.stream),
-        _ => None,
-    }
-}
-
 impl World {
     /// A node puts a frame on a connection.
     pub fn listen(&mut self, link: u64, (n, to): (usize, usize), frame: &Frame) {
@@ -154,24 +146,6 @@ impl World {
         let known = v.durable().visible.max(v.durable().outgoing);
         if view > known {
             self.fail(format!("n{n} sends an extent of set {view}, and its slot names {known}"));
-        }
-    }
-
-    /// The answer to a receiver has come, that it goes on: it says where it is, unless that is no state.
-    pub(super) fn says_where_it_is(
-        &mut self,
-        (n, life): (usize, u64),
-        link: u64,
-        resumed: Option<StreamId>,
-    ) {
-        let Some(stream) = resumed.filter(|_| self.nodes[n].life == life) else { return };
-        let heard = self.heard.get(&(link, stream)).filter(|h| h.to == n && h.counts && h.runs);
-        let silent = heard.is_some_and(|h| h.saved.is_none());
-        let Some(v) = self.nodes[n].volume().filter(|v| v.failure().is_none()) else { return };
-        // A log that was emptied is told of when that is durable.
-        let waits = v.being_written().is_some() || v.staged_progress().is_some();
-        if silent && !waits && v.seed_position().is_none() {
-            self.fail(format!("n{n} was answered, and does not say what it has"));
         }
     }
 

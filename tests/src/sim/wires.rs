@@ -8,7 +8,6 @@ use rcp::proto::limits::FRAME_HEADER_LEN;
 use node::mover::{Accepted, ConnId, Proof};
 
 use super::link::{End, Item, Link};
-use super::listen::resumed;
 use super::node::{GROUP, name};
 use super::options::Kind;
 use super::steps::When;
@@ -312,13 +311,11 @@ impl World {
                     }
                 }
                 let kind = frame.frame.frame_type();
-                let start = resumed(&frame.frame);
                 self.counters.2.messages += 1;
                 if let Some(m) = &mut self.nodes[node].mover {
                     m.frame(mono, wall, conn, *frame);
                 }
                 self.after_mover(node);
-                self.says_where_it_is((node, life), id, start);
                 if self.spring(id, (from, node), kind, When::After) {
                     return;
                 }

@@ -86,12 +86,14 @@ impl Volume {
         Ok(())
     }
 
-    /// What is shown, and stays, was acknowledged once nothing is left to commit.
+    /// What is shown, and stays, was acknowledged once nothing is left to commit; while a catch-up is
+    /// staged, the state that it leads to is what the parent waits for.
     pub(super) fn shown_is_told(&self) -> bool {
         let (d, told) = (&self.durable, self.commit.told());
         let silent = matches!(self.cfg.role, Role::Primary { .. })
             || told == Default::default()
             || d.seed.is_some()
+            || self.staging.is_some()
             || d.hidden_until > d.visible;
         silent || told.0 >= d.visible
     }
