@@ -479,13 +479,6 @@ impl PinBoard {
         self.inner.lock().listed = pins.collect();
     }
 
-    /// Whether a reader may open this durable pin.
-    #[must_use]
-    pub fn lists(&self, pin: PinId) -> bool {
-        let b = self.inner.lock();
-        b.listed.contains(&pin) || b.branches.contains(&pin)
-    }
-
     /// As [`list_kept`](Self::list_kept), of the pins of branches.
     pub fn list_branches(&self, pins: impl Iterator<Item = PinId>) {
         self.inner.lock().branches = pins.collect();

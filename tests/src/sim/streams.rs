@@ -225,19 +225,6 @@ impl World {
         that(!here, || format!("has set {state} and what follows, and lets go: {text}"))
     }
 
-    /// A node says something of a stream.
-    pub(super) fn heed_note(&mut self, n: usize, text: &str) {
-        let wrong =
-            [" does not follow the state ", " came where chunk ", " does not fit its chunks "];
-        // A log that is given up just before the answer comes: it goes on where it was before.
-        if self.nodes[n].damaged() || self.nodes[n].rotten_before.is_some() {
-            return;
-        }
-        if text.contains("the stream starts again") && wrong.iter().any(|w| text.contains(w)) {
-            self.fail(format!("n{n}: nothing is lost on the way, and yet: {text}"));
-        }
-    }
-
     /// Records fill the save volume without gaps: the last one ends where the file ends.
     pub(super) fn heed_record(&mut self, n: usize, io: &Io) {
         let Op::Write { offset, data } = &io.op else { return };

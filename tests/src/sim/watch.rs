@@ -136,8 +136,10 @@ impl World {
     /// of so many sets.
     fn watch_commit(&mut self, n: usize, told: bool, told_of: u64) -> Vec<String> {
         let (kind, first) = (self.nodes[n].kind, self.records_read(n));
-        // Sets that only records behind an older slot speak of were told of in the life before.
-        let lost = self.nodes[n].slot_lost;
+        // Sets that only records behind an older slot speak of were told of in the life before, and of
+        // a set whose data was given up just before it counted nobody is told.
+        let node = &self.nodes[n];
+        let lost = node.slot_lost || node.damaged() || node.rotten_before.is_some();
         let Some(v) = self.nodes[n].volume() else { return Vec::new() };
         let now = v.durable().clone();
         let writer = v.capture().map(|c| (Arc::as_ptr(c) as usize, now.visible));
@@ -160,7 +162,7 @@ impl World {
             wrong.push(format!("a reader reads {at:?}, and the log begins at {tail:?}"));
         }
         let Some(was) = w.durable.replace(now.clone()) else { return wrong };
-        if let Some(what) = news(&was, &now).filter(|_| !told) {
+        if let Some(what) = news(&was, &now).filter(|_| !told && !lost) {
             wrong.push(format!("its runtime is not told of {what}"));
         }
         wrong.extend(self.in_both_slots(n, &was, &now));

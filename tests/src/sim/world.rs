@@ -567,7 +567,6 @@ impl World {
             | Effect::StoreDestinations { .. } => {}
             Effect::Note { level, text } => {
                 self.count_note(&text);
-                self.heed_note(n, &text);
                 self.say(format!("n{n}: {level:?}: {text}"));
                 if level == Level::Error && self.nodes[n].may_say(&text) {
                     self.counters.hit("damage or failure reported");

@@ -1,12 +1,9 @@
 //! What must hold of the work that a volume has under way, and of what it shows meanwhile. As slow as
 //! the rest of the audit.
 
-use rcp::proto::ids::SetNumber;
-
 use super::audit::Held;
 use super::{Role, Volume};
 use crate::mailbox::TableMark;
-use crate::snapshots::PinId;
 
 /// So many chunks are merged at a time, and under a seed one.
 const AT_A_TIME: usize = 4;
@@ -15,7 +12,6 @@ impl Volume {
     /// At any time.
     pub(super) fn held_in_work(&self) -> Vec<Held> {
         let mut all = self.held_of_seeds();
-        all.extend(self.held_of_kept());
         all.extend(self.held_of_merging());
         if let Role::Replica { .. } = self.cfg.role {
             all.extend(self.held_of_view());
@@ -48,24 +44,6 @@ impl Volume {
         ]
     }
 
-    /// Nothing is written over a state that is kept before the slot lists it, and no reader opens what
-    /// was given up.
-    fn held_of_kept(&self) -> Vec<Held> {
-        let d = &self.durable;
-        let pins = self.cfg.snapshots.durable_pins();
-        let listed: Vec<_> = d.kept.iter().map(|k| PinId(k.pin)).collect();
-        let unsafe_yet = |p: &PinId| !listed.contains(p) && !self.releasing.contains(p);
-        let branch = |p: &PinId| self.is_branch(*p);
-        let new = pins.iter().filter(|(p, _)| unsafe_yet(p) && !branch(p));
-        let oldest = new.map(|(_, set)| *set).min();
-        let over = |to: SetNumber| oldest.is_some_and(|o| o < to);
-        let opened = self.releasing.iter().any(|p| self.board.lists(*p));
-        vec![
-            (!self.merge.under_way().any(over), "a state is merged over before the slot lists it"),
-            (!opened, "a state that was given up can be opened"),
-        ]
-    }
-
     /// No more is written at a time than is to be, and the slot names what it has to.
     fn held_of_merging(&self) -> Vec<Held> {
         let d = &self.durable;
@@ -88,7 +66,6 @@ impl Volume {
     fn held_of_view(&self) -> Vec<Held> {
         let (d, view) = (&self.durable, self.board.view());
         let (shown, says) = (view.refused.as_deref(), self.refusal());
-        let merged = |to: SetNumber| d.seed.is_none() && to <= d.merged;
         vec![
             (
                 shown.is_some() || view.visible == d.visible,
@@ -96,10 +73,6 @@ impl Volume {
             ),
             (shown.is_some() || says.is_none(), "readers are let in, and are to be refused"),
             (shown.is_none() || says.is_some(), "readers are refused, and are to be let in"),
-            (
-                !view.layers.iter().any(|l| merged(l.id.to)),
-                "readers are led through a step that the content holds",
-            ),
         ]
     }
 }

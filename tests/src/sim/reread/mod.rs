@@ -67,10 +67,14 @@ impl Files {
         let primary = self.kind == Kind::Primary;
         let unopened =
             primary && self.opens.is_some_and(|g| slot.history.iter().all(|b| b.generation != g));
+        if unopened {
+            // The line is opened at once, and what its content lacks goes.
+            return None;
+        }
         let log = save.walk(slot.log_tail, slot.log_head);
         let round = LogPos(slot.log_tail.0 + self.capacity + 1);
         let behind = if old { save.walk(slot.log_head, round) } else { save.walk(round, round) };
-        let p = Pass { files: self, slot: &slot, old, unopened, behind: &behind };
+        let p = Pass { files: self, slot: &slot, old, behind: &behind };
         Some(if p.is_damaged(&log) { p.given_up() } else { p.whole(&log) })
     }
 }
@@ -80,7 +84,6 @@ struct Pass<'a> {
     files: &'a Files,
     slot: &'a Mailbox,
     old: bool,
-    unopened: bool,
     behind: &'a Walk,
 }
 
@@ -131,7 +134,7 @@ impl<'a> Pass<'a> {
 
     /// The newest set whose header stands behind the head, and the newest of which anything does.
     fn newest_behind(&self) -> (SetNumber, SetNumber) {
-        let all = || self.behind.records.iter().filter(|_| self.old && !self.unopened);
+        let all = || self.behind.records.iter().filter(|_| self.old);
         let newest = |it: &mut dyn Iterator<Item = &'a Record>| {
             it.map(|r| r.to).max().unwrap_or(SetNumber::ZERO)
         };
@@ -146,7 +149,7 @@ impl<'a> Pass<'a> {
     fn given_up(&self) -> Reading {
         let mut o = self.slot_alone();
         let head = if self.old { self.behind.end } else { self.slot.log_head };
-        let last = self.behind.records.iter().rev().filter(|_| !self.unopened);
+        let last = self.behind.records.iter().rev();
         let mut headers = last.filter_map(|r| match &r.body {
             Body::End(h) => h.filter(|h| Some(h.step.generation) == self.ours()),
             Body::Chunk(..) => None,
@@ -218,7 +221,7 @@ impl<'a> Pass<'a> {
         let adopted = finished.len();
         counts.extend(finished);
         let any = self.hide(&mut o, &counts);
-        let lost = self.old && self.primary() && !self.unopened;
+        let lost = self.old && self.primary();
         let lost = lost.then(|| self.unreadable(&counts, o.log.1, o.blocks)).flatten();
         if let Some((newest, blocks, end)) = lost {
             if newest > o.visible {
@@ -271,7 +274,7 @@ impl<'a> Pass<'a> {
     /// Sets that follow the head, whole, each after the one before it: they were finished.
     fn finished<'r>(&self, runs: &'r [Run<'a>], mut state: SetNumber) -> Vec<&'r Run<'a>> {
         let mut all = Vec::new();
-        if !self.old || self.is_shut() || self.unopened || self.files.kind == Kind::Relay {
+        if !self.old || self.is_shut() || self.files.kind == Kind::Relay {
             return all;
         }
         for (i, run) in runs.iter().enumerate() {
@@ -371,10 +374,6 @@ impl<'a> Pass<'a> {
         if self.primary() && last_open(&steps) {
             steps.pop();
         }
-        if self.unopened {
-            // It came from the writer before, and the content does not have it.
-            steps.retain(|r| r.id.to <= m.visible);
-        }
         if steps.is_empty() && !counts.is_empty() {
             o.log.0 = o.log.1;
         }
@@ -448,6 +447,10 @@ impl Reading {
             expected.staged = found.staged;
             expected.open = found.open;
             expected.changes_from = found.changes_from;
+        }
+        if found.merges_from.is_none() {
+            // It has no use for what comes.
+            expected.open = found.open;
         }
         if found != expected {
             let parts = parts_of(&expected).into_iter().zip(parts_of(&found));

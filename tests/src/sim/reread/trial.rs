@@ -21,7 +21,7 @@ use super::super::rng::Rng;
 use super::super::world::World;
 
 /// One step in so many is followed by a trial.
-const TRIED: u64 = 97;
+const TRIED: u64 = 1009;
 
 /// What goes beside the power.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
