@@ -8,6 +8,9 @@ use rcp::proto::limits::MAX_CHUNK_LEN;
 use super::node::name;
 use super::world::World;
 
+/// A stream on a connection.
+pub(super) type Stream = (u64, StreamId);
+
 /// What was heard of a stream since the receiver attached.
 #[derive(Debug, Default)]
 pub(super) struct Heard {
@@ -177,9 +180,7 @@ impl World {
             due.then(|| format!("n{to} granted {granted} and has room for {grantable}"))
         })
     }
-}
 
-impl World {
     /// When all is quiet, what was sent has come, and was counted there.
     pub(super) fn untold(&self) -> Option<String> {
         let runs = self.heard.iter().filter(|(_, h)| h.runs && h.counts && h.sent > 0);
@@ -200,6 +201,3 @@ impl World {
         })
     }
 }
-
-/// A stream on a connection.
-pub(super) type Stream = (u64, StreamId);

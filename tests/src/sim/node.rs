@@ -438,7 +438,7 @@ impl SimNode {
         Ok(())
     }
 
-    /// What its volume is opened from; not while a change of its role is cut short, which goes on at once.
+    /// What its volume is opened from.
     pub(super) fn files_to_open(&self, identity: &Identity, disk: &SharedDisk) -> Files {
         let d = disk.0.borrow();
         Files {

@@ -2,11 +2,9 @@
 //! the rest of the audit.
 
 use super::audit::Held;
+use super::merge::PARALLEL;
 use super::{Role, Volume};
 use crate::mailbox::TableMark;
-
-/// So many chunks are merged at a time, and under a seed one.
-const AT_A_TIME: usize = 4;
 
 impl Volume {
     /// At any time.
@@ -48,7 +46,8 @@ impl Volume {
     fn held_of_merging(&self) -> Vec<Held> {
         let d = &self.durable;
         let replica = matches!(self.cfg.role, Role::Replica { .. });
-        let most = if d.seed.is_some() { 1 } else { AT_A_TIME };
+        // A seed folds one chunk after the other.
+        let most = if d.seed.is_some() { 1 } else { PARALLEL };
         let short = self.log.free() + self.log.reclaimable() < self.short_room();
         let held = replica && short && self.merge.applied_pos() > self.commit.applied;
         // A role that has just changed is told of by the next commit.

@@ -28,7 +28,7 @@ use crate::snapshots::{PinId, Reservation, Reserve};
 use crate::units::{BlockCount, BlockIndex, LogPos};
 
 /// Chunks of one step that are written at the same time.
-const PARALLEL: usize = 4;
+pub(super) const PARALLEL: usize = 4;
 /// Before images kept at a time by one chunk.
 const IMAGES: usize = 64;
 /// How long to wait before trying again after the disk was full.

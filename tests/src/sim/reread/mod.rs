@@ -1,6 +1,8 @@
 //! A second reading of a volume's files whenever one is opened, from `volmcast/FORMAT.md` (sections 4,
 //! 5, 12 and 13) alone: it lists all records, cuts them into attempts, and says which of them count,
-//! where the volume goes through them one by one. Both have to come to the same.
+//! where the volume goes through them one by one. Both have to come to the same. While a change of role
+//! is cut short nothing is judged, because it goes on at once; and of a log that was given up, only the
+//! states and positions.
 
 mod records;
 mod trial;
@@ -40,10 +42,11 @@ pub struct Files {
 /// What follows from them.
 pub struct Reading {
     opened: Opened,
-    /// Blocks of sets that only the save volume knew of, and whether all of them are known.
+    /// Blocks of sets that only the save volume knew of.
     changed: BTreeMap<SetNumber, BlockSet>,
     /// The log was given up: what else follows is not judged here.
     damaged: bool,
+    /// How many sets only the save volume knew of.
     adopted: usize,
 }
 
