@@ -531,6 +531,24 @@ fn clients_may_go_on_elsewhere_if_the_next_writer_is_known_to_have_all() {
     }
 }
 
+/// Else nothing would limit what is kept for it, and a status would show it as served.
+#[test]
+fn nobody_is_taken_for_connected_to_a_volume_that_was_handed_over() {
+    let mut r = two();
+    let served = |r: &Rig| {
+        let v = r.nodes["p"].mover.volume(VOLUME).expect("it stays until another took over");
+        v.places().map(|p| (p.child.to_string(), p.live)).collect::<Vec<_>>()
+    };
+    assert_eq!(served(&r), [("l1".to_owned(), true)]);
+    let volume = || "vol".to_owned();
+    r.change("p", WriterChange::Hold { volume: volume(), limit_ms: 1_000 });
+    let (to, set) = ("l1".to_owned(), r.visible("p"));
+    let over = r.change("p", WriterChange::HandOver { volume: volume(), to, set, whole: true });
+    assert!(r.told("p", over).contains("Done"), "{}", r.told("p", over));
+    assert_eq!(served(&r), [("l1".to_owned(), false)], "its place stays");
+    assert_eq!(r.nodes["p"].mover.audit(), Ok(()));
+}
+
 #[test]
 fn a_hold_whose_asker_was_cut_short_is_gone_on_with_by_the_next() {
     let mut r = two();
