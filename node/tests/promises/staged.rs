@@ -11,7 +11,7 @@ use super::*;
 const CAUGHT_UP: u8 = 77;
 
 /// Some blocks, as of a state that is not newer than `view`.
-fn extent(blocks: std::ops::Range<u64>, view: u64) -> Chunk {
+pub(super) fn extent(blocks: std::ops::Range<u64>, view: u64) -> Chunk {
     let step = StepId {
         volume: VolumeId([7; 16]),
         generation: LINE,

@@ -4,6 +4,7 @@
 use volmcast::digest::{Sum, hash_blocks};
 use volmcast::mailbox::TableMark;
 
+use super::staged::extent;
 use super::*;
 
 /// Carries out so many requests of what the volume wants; true if there are no more.
@@ -119,4 +120,48 @@ fn no_slot_names_a_table_that_is_made_anew() {
     }));
     assert!(begun.get());
     assert_eq!(o.volume.digest(), Some((SetNumber(1), summed(&folder))));
+}
+
+/// A replica that is killed so many requests after the first blocks of a catch-up came; false if all
+/// were done.
+fn a_catch_up_keeps_the_table(requests: usize, slot_is_lost: bool) -> bool {
+    let dir = tempfile::tempdir().expect("temp");
+    let folder = dir.path().join("r");
+    let mut o = replica(&folder);
+    for set in 1..=5 {
+        feed(&mut o.volume, set);
+        drive(&mut o);
+    }
+    o.volume.catch_up_begin(SetNumber(20), BlockCount(BLOCKS), 33);
+    drive(&mut o);
+    o.volume.receive_seed(16, SetNumber(20), &extent(0..16, 20));
+    let done = drive_for(&mut o, requests);
+    drop(o);
+    if slot_is_lost {
+        lose_newest_slot(&folder);
+    }
+    let mut o = open_at(&folder);
+    let words = o.volume.digest_words().expect("its sum is to be found");
+    assert!(words.starts_with("hashes are being added up"), "{words}, after {requests} requests");
+    o.volume.seed_resume();
+    drive_but(&mut o, &|_| false);
+    let (next, _) = o.volume.seed_position().expect("it goes on");
+    for (first, end) in [(0, 16), (16, 33)] {
+        if next <= first {
+            o.volume.receive_seed(end, SetNumber(20), &extent(first..end, 20));
+        }
+    }
+    o.volume.receive_seed_end(SetNumber(20), true);
+    drive_but(&mut o, &|_| false);
+    assert_eq!(o.volume.digest(), Some((SetNumber(20), summed(&folder))), "{requests} requests");
+    !done
+}
+
+/// Else every restart would read all of the content again.
+#[test]
+fn a_catch_up_that_was_cut_short_goes_on_with_the_table_that_is_there() {
+    for slot_is_lost in [false, true] {
+        let all = (0..).take_while(|n| a_catch_up_keeps_the_table(*n, slot_is_lost)).count();
+        assert!((3..40).contains(&all), "{all} requests for some blocks");
+    }
 }

@@ -433,6 +433,13 @@ impl World {
         if dirty > 0 || v.draining().is_some() || v.position().0 != newest {
             return Some(format!("the primary has {dirty} dirty bytes"));
         }
+        if let left = v.durable().outgoing
+            && left > newest
+        {
+            return Some(format!(
+                "extents of set {left} have left the primary, which has {newest}"
+            ));
+        }
         for n in (0..self.nodes.len()).filter(|n| *n != head) {
             let Some(v) = self.nodes[n].volume() else {
                 return Some(format!("n{n} has no volume"));

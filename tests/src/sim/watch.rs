@@ -4,9 +4,10 @@
 use std::sync::Arc;
 
 use node::mover::Effect;
+use rcp::proto::delta::{SetFlags, SetHeader};
 use rcp::proto::ids::SetNumber;
 use volmcast::io::{FileId, Io, Op};
-use volmcast::mailbox::{Mailbox, SLOT_LEN};
+use volmcast::mailbox::{Mailbox, SLOT_LEN, TableMark};
 
 use super::options::Kind;
 use super::world::World;
@@ -28,6 +29,10 @@ pub(super) struct Watch {
     /// A writer's newest set, and of how many it told in this call.
     finished: Option<(usize, SetNumber)>,
     told_of: u64,
+    /// A set that it makes, or made last, and whether it knew its digest when that was cut.
+    cut: Option<(SetNumber, bool)>,
+    /// The header of a set that it made, and wrote last.
+    header: Option<SetHeader>,
     /// Its activity log has not given up yet what is clean since.
     forgets: bool,
 }
@@ -64,7 +69,10 @@ impl World {
                 let data: Vec<u8> = data.concat();
                 self.watch_slot(n, *offset, &data)
             }
-            (FileId::Save, op) => self.within(n, op),
+            (FileId::Save, op) => {
+                self.watch_header(n, op);
+                self.within(n, op)
+            }
             (_, Op::Sync) => self.watch_sync(n, io),
             _ => None,
         };
@@ -79,6 +87,16 @@ impl World {
         let before = self.watch(n).slot.replace(now)?;
         let next = now == before + 1 && offset == Mailbox::slot_offset(now);
         (!next).then(|| format!("slot {now} is written at {offset} after slot {before}"))
+    }
+
+    /// A writer writes the header of a set.
+    fn watch_header(&mut self, n: usize, op: &Op) {
+        let Op::Write { data, .. } = op else { return };
+        let writer = self.nodes[n].volume().is_some_and(|v| v.capture().is_some());
+        let header = data.get(1).filter(|_| writer && data.len() == 2);
+        if let Some(h) = header.and_then(|b| SetHeader::parse(b).ok()) {
+            self.watch(n).header = Some(h);
+        }
     }
 
     /// A request on the save volume is within it.
@@ -114,6 +132,7 @@ impl World {
     pub(super) fn watch_call(&mut self, n: usize) {
         let Some(v) = self.nodes[n].volume().filter(|v| v.failure().is_none()) else { return };
         let (sequence, draining) = (v.durable().sequence, v.draining());
+        let knows = v.digest().is_some();
         // Clients write the content of a writer, and one write may cross another.
         let disk = self.nodes[n].disk.as_ref();
         let crossed = disk.and_then(|d| d.0.borrow_mut().crossed_base.take());
@@ -122,6 +141,9 @@ impl World {
         }
         let w = self.watch(n);
         let (told, told_of) = (std::mem::take(&mut w.told), std::mem::take(&mut w.told_of));
+        if let Some(set) = draining.filter(|set| w.cut.is_none_or(|(cut, _)| cut != *set)) {
+            w.cut = Some((set, knows));
+        }
         if w.forgets && draining.is_some() {
             self.fail(format!("n{n}: the next set is cut before what is clean is forgotten"));
         }
@@ -140,6 +162,7 @@ impl World {
         // a set whose data was given up just before it counted nobody is told.
         let node = &self.nodes[n];
         let lost = node.slot_lost || node.damaged() || node.rotten_before.is_some();
+        let spoilt = node.spoilt.is_some();
         let Some(v) = self.nodes[n].volume() else { return Vec::new() };
         let now = v.durable().clone();
         let writer = v.capture().map(|c| (Arc::as_ptr(c) as usize, now.visible));
@@ -162,6 +185,16 @@ impl World {
             wrong.push(format!("a reader reads {at:?}, and the log begins at {tail:?}"));
         }
         let Some(was) = w.durable.replace(now.clone()) else { return wrong };
+        // What a set replaces in a table that rotted is not known, nor in one that was given up.
+        let lacks = spoilt || now.digest.table == TableMark::Absent;
+        let mute = |h: &SetHeader| {
+            let bare = h.flags.contains(SetFlags::BITMAP_ONLY);
+            w.cut == Some((now.visible, true)) && h.digest_sum().is_none() && !bare && !lacks
+        };
+        if w.header.take_if(|h| h.step.to == now.visible).is_some_and(|h| mute(&h)) {
+            let to = now.visible;
+            wrong.push(format!("it knew its digest, and does not tell that of set {to}"));
+        }
         if let Some(what) = news(&was, &now).filter(|_| !told && !lost) {
             wrong.push(format!("its runtime is not told of {what}"));
         }

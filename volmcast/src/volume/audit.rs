@@ -23,6 +23,11 @@ impl Volume {
                 let at = format!("{acked:?} and goes on at {next:?}");
                 return Err(format!("{name} acknowledged {at}, and all ends at {head:?}"));
             }
+            let (_, _, led) = c.standing();
+            if let Some(to) = led.filter(|to| *to <= c.said()) {
+                let said = c.said();
+                return Err(format!("{name} is led to set {to}, and acknowledged {said}"));
+            }
         }
         let at_rest = if self.commit.is_busy() { Vec::new() } else { self.held_at_rest() };
         let all = self.held().into_iter().chain(self.held_in_work()).chain(at_rest);

@@ -51,7 +51,7 @@ impl Volume {
         let short = self.log.free() + self.log.reclaimable() < self.short_room();
         let held = replica && short && self.merge.applied_pos() > self.commit.applied;
         // A role that has just changed is told of by the next commit.
-        let rests = replica && d.seed.is_none() && !self.commit.is_busy();
+        let rests = replica && !self.commit.is_busy();
         let has_table = d.digest.table != TableMark::Absent;
         let follows = !rests || !has_table || d.digest.hashed == d.merged;
         vec![

@@ -139,8 +139,8 @@ impl Volume {
         m.outgoing = SetNumber::ZERO;
         if let Role::Primary { .. } = self.cfg.role {
             self.finished_for(&mut m);
-        } else if m.seed.is_none() && m.digest.table != TableMark::Absent {
-            // Hashes are written with what is merged.
+        } else if m.digest.table != TableMark::Absent {
+            // Hashes are written with what is merged, and with extents.
             m.digest.hashed = m.merged;
         }
         m.consumers = self

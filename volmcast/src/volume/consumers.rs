@@ -29,6 +29,8 @@ pub(super) struct Consumer {
     cursor: LogPos,
     /// Everything before is durable at the child.
     acked: LogPos,
+    /// The newest state that it acknowledged in this session.
+    said: SetNumber,
     /// A session with the child is up.
     live: bool,
     /// The child holds more than we do: nothing is sent until we have passed this state.
@@ -47,6 +49,7 @@ impl Consumer {
         Self {
             cursor: pos,
             acked: pos,
+            said: SetNumber::ZERO,
             live,
             waiting_for: None,
             patient_since: None,
@@ -75,6 +78,11 @@ impl Consumer {
     /// A session with it is up, it waits for this node, and what it gets leads it to that state.
     pub(super) fn standing(&self) -> (bool, bool, Option<SetNumber>) {
         (self.live, self.waiting_for.is_some(), self.led_to)
+    }
+
+    /// The newest state that it acknowledged in this session.
+    pub(super) fn said(&self) -> SetNumber {
+        self.said
     }
 
     /// Whatever held it up until now does not count.
@@ -142,10 +150,11 @@ impl Consumers {
         true
     }
 
-    /// All blocks were sent to a child: with the sets up to `need` they are a state.
+    /// All blocks were sent to a child: with the sets up to `need` they are a state. Those it may have
+    /// acknowledged already, while the blocks came.
     pub(super) fn leads_to(&mut self, child: &NodeName, need: SetNumber) {
         if let Some(c) = self.map.get_mut(child) {
-            c.led_to = Some(need);
+            c.led_to = (c.said < need).then_some(need);
         }
     }
 
@@ -469,6 +478,7 @@ impl Volume {
     pub fn consumer_ack(&mut self, child: &NodeName, state: SetNumber, next: ChunkNumber) {
         let Located::At(pos) = self.log.locate(state, next) else { return };
         let Some(c) = self.consumers.map.get_mut(child) else { return };
+        c.said = c.said.max(state);
         let arrived = c.led_to.take_if(|to| state >= *to).is_some();
         let further = pos > c.acked;
         if further {
