@@ -152,12 +152,17 @@ impl World {
         }
     }
 
-    /// A node counts what it sends; what it could not send any more it has counted as well.
+    /// A node counts what it sends over a connection that is there; what it could not send any more it
+    /// has counted as well.
     pub(super) fn uncounted(&self) -> Option<String> {
         self.nodes.iter().find_map(|node| {
             let status = node.mover.as_ref()?.status();
             let mut links = status.groups.iter().flat_map(|g| &g.children);
-            let sent = |of: &str| node.fed.iter().find(|(to, _)| name(**to).as_str() == of);
+            let there =
+                |over: u64| self.links.get(&over).is_some_and(|l| l.ends.iter().all(|e| !e.gone));
+            let fed = |of: &str, to: usize| name(to).as_str() == of;
+            let sent =
+                |of: &str| node.fed.iter().find(|(to, (over, _))| fed(of, **to) && there(*over));
             let less = |l: &LinkStatus| sent(&l.node).filter(|(_, (_, sent))| l.bytes < *sent);
             let (to, (_, sent)) = links.find_map(less)?;
             Some(format!("{} sent {sent} bytes to n{to} and says that it did not", status.node))
