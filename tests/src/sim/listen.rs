@@ -1,9 +1,10 @@
 //! Who listens to what goes up and down a stream, and holds it against PROTOCOL.md, section 6.
 
 use node::api::LinkStatus;
-use rcp::proto::frame::{Frame, StreamId};
+use rcp::proto::frame::{Frame, StartMode, StreamId};
 use rcp::proto::ids::{ChunkNumber, SetNumber};
 use rcp::proto::limits::MAX_CHUNK_LEN;
+use volmcast::volume::Volume;
 
 use super::node::name;
 use super::world::World;
@@ -20,6 +21,9 @@ pub(super) struct Heard {
     granted: u64,
     /// What it acknowledged last, and of a seed.
     saved: Option<(SetNumber, ChunkNumber)>,
+    /// The answer was to go on, and since when it could have acknowledged something else.
+    goes_on: bool,
+    silent: Option<u64>,
     seed_saved: Option<(u64, u64)>,
     seed_granted: u64,
     /// It was answered.
@@ -33,6 +37,8 @@ pub(super) struct Heard {
     seed_seq: u64,
 }
 
+/// Who has something to acknowledge does it in this time, in microseconds.
+const SAYS: u64 = 1_000_000;
 /// An eighth of the window is much.
 const MUCH: u64 = 8;
 
@@ -40,10 +46,11 @@ impl Heard {
     /// What is wrong with a frame, in words.
     fn hear(&mut self, frame: &Frame, window: u64) -> Result<(), String> {
         match frame {
-            Frame::Start(_) => {
-                self.runs = true;
+            Frame::Start(s) => {
+                (self.runs, self.goes_on) = (true, s.mode == StartMode::Resume);
                 (self.sent, self.seed_sent, self.seq, self.seed_seq) = (0, 0, 0, 0);
             }
+            Frame::StreamError { .. } | Frame::Withdraw { .. } => self.goes_on = false,
             // What was counted before is not what is counted now.
             Frame::Credit { .. } | Frame::Saved { .. } | Frame::SeedAck { .. } if !self.runs => {
                 return Err(format!("sends {} before it was answered", frame.frame_type()));
@@ -150,6 +157,30 @@ impl World {
         if view > known {
             self.fail(format!("n{n} sends an extent of set {view}, and its slot names {known}"));
         }
+    }
+
+    /// Whoever is fed has told its parent what is durable with it, also if that has not changed since
+    /// there was another parent.
+    pub(super) fn unsaid(&mut self, n: usize) -> Result<(), String> {
+        let node = &self.nodes[n];
+        let fed = |v: &&Volume| v.failure().is_none() && v.capture().is_none();
+        let Some(v) = node.volume().filter(fed) else { return Ok(()) };
+        let (has, life, now) = (v.acknowledged(), node.life, self.now);
+        let fed = self.heard.iter_mut().filter(|(_, h)| h.to == n && h.goes_on);
+        for ((link, _), h) in fed {
+            let there = self.links.get(link).is_some_and(|l| {
+                // Also of what is on its way: the answer may be.
+                l.ends.iter().any(|e| e.node == n && e.life == life && e.inbox.is_empty())
+                    && l.ends.iter().all(|e| !e.gone)
+            });
+            let owed = has.filter(|has| there && h.saved != Some(*has));
+            h.silent = owed.map(|_| h.silent.unwrap_or(now));
+            if let (Some(has), Some(_)) = (owed, h.silent.filter(|since| now > since + SAYS)) {
+                let said = h.saved;
+                return Err(format!("has {has:?}, and told its parent of {said:?}"));
+            }
+        }
+        Ok(())
     }
 
     /// A node counts what it sends over a connection that is there; what it could not send any more it

@@ -225,6 +225,16 @@ impl World {
         that(!here, || format!("has set {state} and what follows, and lets go: {text}"))
     }
 
+    /// Hops keep order, and credit is kept to: nobody has to refuse what comes.
+    pub(super) fn refused_what_came(&mut self, n: usize, text: &str) {
+        let Some((_, why)) = text.split_once("the stream starts again: ") else { return };
+        let refusals =
+            ["where frame", "where chunk", "does not follow the state", "than it was granted"];
+        if refusals.iter().any(|r| why.contains(r)) {
+            self.fail(format!("n{n} refuses what its parent sends: {why}"));
+        }
+    }
+
     /// Records fill the save volume without gaps: the last one ends where the file ends.
     pub(super) fn heed_record(&mut self, n: usize, io: &Io) {
         let Op::Write { offset, data } = &io.op else { return };
@@ -250,6 +260,9 @@ impl World {
         let Some(m) = &self.nodes[n].mover else { return };
         if let Err(e) = m.audit() {
             return self.fail(format!("n{n}: {e}"));
+        }
+        if let Err(e) = self.unsaid(n) {
+            self.fail(format!("n{n} {e}"));
         }
         if let Err(e) = self.away_too_long(n) {
             self.fail(format!("n{n} {e}"));

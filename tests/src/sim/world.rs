@@ -567,6 +567,7 @@ impl World {
             | Effect::StoreDestinations { .. } => {}
             Effect::Note { level, text } => {
                 self.count_note(&text);
+                self.refused_what_came(n, &text);
                 self.say(format!("n{n}: {level:?}: {text}"));
                 if level == Level::Error && self.nodes[n].may_say(&text) {
                     self.counters.hit("damage or failure reported");

@@ -338,13 +338,16 @@ impl Volume {
         self.tell_saved();
     }
 
-    fn tell_saved(&mut self) {
+    /// The position that the parent is to know; `None` while what is there is no state yet.
+    #[must_use]
+    pub fn acknowledged(&self) -> Option<(SetNumber, ChunkNumber)> {
         let now = self.saved_position();
-        // What is there may be no state yet.
         let staged = self.stage_base(now.0).is_some();
-        if staged || self.commit.resets_durable != self.commit.resets {
-            return;
-        }
+        (!staged && self.commit.resets_durable == self.commit.resets).then_some(now)
+    }
+
+    fn tell_saved(&mut self) {
+        let Some(now) = self.acknowledged() else { return };
         if now != self.commit.told || std::mem::take(&mut self.commit.untold) {
             self.commit.told = now;
             self.commit.untold = false;
