@@ -506,6 +506,7 @@ impl Volume {
         if fresh {
             self.log.abandon_open_step();
             self.intake.building = None;
+            self.intake.partial = false;
         }
         let blocks = self.intake.building.as_ref().map_or(0, Layer::blocks);
         self.staging = Some(Staging {
