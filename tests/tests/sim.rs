@@ -4,6 +4,8 @@ use std::sync::LazyLock;
 
 use tests::sim::ci::{RANGES, Tally, run_ci};
 use tests::sim::coverage::{FAULTS, STATES, Table, never};
+use tests::sim::reread::forged;
+use tests::sim::rng::Rng;
 use tests::sim::{
     AIMED, BAD_DISKS, BYPASS, Counters, Edition, MIRRORS, MOMENTS, OPERATORS, STEPS, TURNS, run_as,
 };
@@ -147,6 +149,36 @@ const MUST_HAPPEN: &[&str] = &[
     "detached after a wait",
     "duplicate chunk",
     "flush",
+    "forged: a bit of a body before the head",
+    "forged: a bit of a body behind the head",
+    "forged: a bit of a header before the head",
+    "forged: a bit of a header behind the head",
+    "forged: a chunk of something else",
+    "forged: a damaged slot",
+    "forged: a head within a record",
+    "forged: a head within a set",
+    "forged: a line that is not opened yet",
+    "forged: a record twice",
+    "forged: a ring that is being filled",
+    "forged: a ring that is full",
+    "forged: a seed under way",
+    "forged: a set",
+    "forged: a set begun again with a higher attempt",
+    "forged: a set begun again with a lower attempt",
+    "forged: a set begun again with the same attempt",
+    "forged: a set of another line",
+    "forged: a set over several states",
+    "forged: a set that does not follow",
+    "forged: a set that is not finished",
+    "forged: a set without data",
+    "forged: a slot of zeroes",
+    "forged: a staged catch-up",
+    "forged: a staged step",
+    "forged: a tail within a set",
+    "forged: an end that does not fit",
+    "forged: chunks out of order",
+    "forged: the first commit",
+    "forged: the set before once more",
     "frame sent again over another connection",
     "further connection joined",
     "keep demanded",
@@ -235,6 +267,15 @@ fn every_seed_has_its_steps() {
     assert!(seeds >= 2_000, "CI runs {seeds} seeds");
     let (least, seed) = all.least().unwrap_or_default();
     assert!(least >= STEPS, "seed {seed} has {least} steps");
+}
+
+#[test]
+fn volumes_that_chance_makes_up_are_read_alike() {
+    for seed in 0..20_000 {
+        if let Err(e) = forged(&mut Rng::new(seed)) {
+            panic!("volume {seed}: {e}");
+        }
+    }
 }
 
 /// So often each fault has met a node in the middle of each thing.

@@ -442,10 +442,13 @@ impl SimNode {
     pub(super) fn files_to_open(&self, identity: &Identity, disk: &SharedDisk) -> Files {
         let d = disk.0.borrow();
         Files {
-            mailbox: d.settled(FileId::Mailbox),
-            save: d.settled(FileId::Save),
+            mailbox: d.settled(FileId::Mailbox).into(),
+            save: d.settled(FileId::Save).into(),
+            hashes: d.settled(FileId::Hashes).into(),
             capacity: self.save / 64 * 64,
             volume: VOLUME,
+            block_size: identity.block_size,
+            node: name(self.index),
             kind: Kind::of(&identity.role),
             opens: identity.standing.opens.as_ref().map(|o| o.generation),
             discards: identity.standing.discards && identity.role != "primary",

@@ -144,6 +144,8 @@ pub struct World {
     pub(super) swaps: BTreeMap<u64, Swap>,
     pub(super) clocks: Clocks,
     pub(super) aiming: Aiming,
+    /// How many stretches of steps were followed by a forged volume.
+    pub(super) forged: u64,
     trail: VecDeque<String>,
     failure: Option<String>,
     /// The run is over.
@@ -181,6 +183,7 @@ impl World {
             aiming: Aiming::default(),
             trap: None,
             orders: None,
+            forged: 0,
             trail: VecDeque::new(),
             failure: None,
             done: false,
@@ -441,6 +444,7 @@ impl World {
         let life = self.nodes[n].life;
         self.observe(n);
         self.try_opening(n);
+        self.try_forging();
         self.observe_stalls(n);
         self.look_for_moment(n);
         self.look_for_aim(n);

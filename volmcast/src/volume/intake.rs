@@ -164,6 +164,7 @@ impl Volume {
                 // A newer attempt of the same set: leftovers never mix.
                 self.log.abandon_open_step();
                 self.intake.building = None;
+                self.intake.partial = false;
                 self.want.log_base = self.log.base();
                 0
             }

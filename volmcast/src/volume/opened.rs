@@ -7,7 +7,7 @@ use rcp::proto::ids::{NodeName, SetNumber};
 
 use super::Volume;
 use crate::bitmap::BlockSet;
-use crate::mailbox::{SeedMark, StageMark};
+use crate::mailbox::{DigestMark, SeedMark, StageMark};
 use crate::units::{BlockCount, LogPos};
 
 /// What a volume stands at before it has done anything.
@@ -36,14 +36,17 @@ pub struct Opened {
     pub merges_from: Option<LogPos>,
     /// A seed, its mark, and the newest set of which parts may be in the base.
     pub seed: Option<(SeedMark, Option<SetNumber>)>,
-    /// A staged catch-up, and where its end is.
-    pub staged: Option<(StageMark, Option<LogPos>)>,
+    /// A staged catch-up, where its end is, how many blocks of the step that is coming are here, and
+    /// from which block on the sender is told to go on.
+    pub staged: Option<(StageMark, Option<LogPos>, (u64, u64))>,
     /// States that are still to be kept.
     pub waiting: BTreeSet<SetNumber>,
     /// Up to where the children have everything.
     pub children: BTreeMap<NodeName, LogPos>,
     /// What changed after this state is known.
     pub changes_from: SetNumber,
+    /// What the table of hashes is worth.
+    pub digest: DigestMark,
 }
 
 impl Volume {
@@ -68,6 +71,7 @@ impl Volume {
             staged: self.staging.as_ref().map(super::staging::Staging::standing),
             waiting: self.keeps_waiting.clone(),
             changes_from: w.changes.base,
+            digest: w.digest,
             children: self.consumers.iter().map(|(n, c)| (n.clone(), c.acked())).collect(),
         }
     }

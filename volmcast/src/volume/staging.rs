@@ -90,9 +90,10 @@ impl Staging {
         StageMark { over, from, next_block: self.next_block, need: self.need, view }
     }
 
-    /// What a slot says of it, and where its end is.
-    pub(super) fn standing(&self) -> (StageMark, Option<LogPos>) {
-        (self.mark(), self.end)
+    /// What a slot says of it, where its end is, how many blocks have come, and what the sender was
+    /// told.
+    pub(super) fn standing(&self) -> (StageMark, Option<LogPos>, (u64, u64)) {
+        (self.mark(), self.end, (self.blocks, self.told))
     }
 
     /// A state that is none.
@@ -506,6 +507,7 @@ impl Volume {
         if fresh {
             self.log.abandon_open_step();
             self.intake.building = None;
+            self.intake.partial = false;
         }
         let blocks = self.intake.building.as_ref().map_or(0, Layer::blocks);
         self.staging = Some(Staging {

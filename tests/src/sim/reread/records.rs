@@ -96,6 +96,14 @@ impl Save<'_> {
     }
 }
 
+/// The step that a record's body says it is of.
+pub(super) fn step_of(body: &[u8], is_end: bool) -> Option<StepId> {
+    match is_end {
+        true => SetHeader::parse(body).ok().map(|h| h.step),
+        false => ChunkHeader::parse(body).ok().map(|h| h.step),
+    }
+}
+
 /// Records of one step that follow each other without a hole: one attempt at it.
 pub(super) struct Run<'a> {
     pub id: StepId,
