@@ -40,9 +40,8 @@ impl Pass<'_> {
             steps.iter().filter(|r| r.id.to > hashed && r.id.to <= visible).collect();
         let data =
             |r: &&&Run<'_>| r.header().is_some_and(|h| !h.flags.contains(SetFlags::BITMAP_ONLY));
-        let reached = after.iter().fold(Some(hashed), |at, r| {
-            at.filter(|at| r.id.base <= *at && data(r)).map(|_| r.id.to)
-        });
+        let reached =
+            after.iter().try_fold(hashed, |at, r| (r.id.base <= at && data(r)).then_some(r.id.to));
         // One that cannot be had any more was finished, perhaps.
         let gone = self.newest_behind().0 > visible;
         if !self.has_table() || gone || reached.is_none_or(|at| at < visible) {
