@@ -2,6 +2,8 @@
 
 #[path = "promises/coalesced.rs"]
 mod coalesced;
+#[path = "promises/kept.rs"]
+mod kept;
 #[path = "promises/lines.rs"]
 mod lines;
 #[path = "promises/outgoing.rs"]

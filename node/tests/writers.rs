@@ -25,6 +25,8 @@ use volmcast::volume::{CutPolicy, PlaybackPolicy};
 
 #[path = "writers/damage.rs"]
 mod damage;
+#[path = "writers/kept.rs"]
+mod kept;
 #[path = "writers/lost.rs"]
 mod lost;
 #[path = "writers/roles.rs"]

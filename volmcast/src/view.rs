@@ -479,6 +479,12 @@ impl PinBoard {
         self.inner.lock().listed = pins.collect();
     }
 
+    /// The pins that [`list_kept`](Self::list_kept) named last.
+    #[must_use]
+    pub fn kept(&self) -> BTreeSet<PinId> {
+        self.inner.lock().listed.iter().copied().collect()
+    }
+
     /// As [`list_kept`](Self::list_kept), of the pins of branches.
     pub fn list_branches(&self, pins: impl Iterator<Item = PinId>) {
         self.inner.lock().branches = pins.collect();

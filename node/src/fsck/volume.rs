@@ -162,6 +162,7 @@ fn notes(machine: &mut Machine, findings: &mut Vec<Finding>) {
             Event::Doubts { text } | Event::Differs { text } => {
                 findings.push(Finding::heals("content", text));
             }
+            Event::NotKept { text, .. } => findings.push(Finding::needs("kept", text)),
             Event::Failed { text } => findings.push(Finding::needs("volume", text)),
             _ => {}
         }

@@ -57,6 +57,39 @@ fn kept_block(o: &Opened, set: u64, b: u64) -> u8 {
     buf[0]
 }
 
+/// A staged catch-up leads past states that were to be kept: whoever wanted them is told.
+#[test]
+fn a_state_that_is_led_past_is_not_given_up_in_silence() {
+    let dir = tempfile::tempdir().expect("temp");
+    let mut o = behind(&dir.path().join("r"));
+    for set in [20, 21, 22, 23] {
+        o.volume.keep_state(SetNumber(set)).expect("to come");
+    }
+    assert!(o.volume.catch_up_stage(SetNumber(20), BlockCount(BLOCKS), 33));
+    drive(&mut o);
+    o.volume.receive_seed(33, SetNumber(21), &extent(0..33, 21));
+    o.volume.receive_seed_end(SetNumber(22), true);
+    feed(&mut o.volume, 21);
+    let told = |e: &Event| match e {
+        Event::NotKept { states, text } => Some((states.clone(), text.clone())),
+        _ => None,
+    };
+    let events = drive_but(&mut o, &|_| false);
+    assert_eq!(events.iter().find_map(told), None, "it may be given up yet");
+    feed(&mut o.volume, 22);
+    let events = drive_but(&mut o, &|_| false);
+    let (states, text) = events.iter().find_map(told).expect("they are told");
+    assert_eq!(states, [SetNumber(20), SetNumber(21)]);
+    let words =
+        "states 20, 21 are no longer kept: a catch-up led beyond, to state 22; keep a later one";
+    assert!(text.starts_with(words), "{text}");
+    assert_eq!(o.volume.kept().collect::<Vec<_>>(), [SetNumber(22), SetNumber(23)]);
+    feed(&mut o.volume, 23);
+    drive(&mut o);
+    assert_eq!((kept_block(&o, 22, 22), kept_block(&o, 22, 23)), (22, CAUGHT_UP));
+    assert_eq!((kept_block(&o, 23, 22), kept_block(&o, 23, 23)), (22, 23));
+}
+
 fn visible(o: &Opened) -> SetNumber {
     o.volume.durable().visible
 }

@@ -50,7 +50,7 @@ fn summed(folder: &Path) -> Sum {
     Sum::of(&hash_blocks(0, &std::fs::read(folder.join("base")).expect("read"), 12))
 }
 
-fn slots(folder: &Path) -> Vec<Mailbox> {
+pub(super) fn slots(folder: &Path) -> Vec<Mailbox> {
     let slots = std::fs::read(folder.join("mailbox")).expect("read");
     slots.chunks(SLOT_LEN).filter_map(|s| Mailbox::decode(s).ok()).collect()
 }

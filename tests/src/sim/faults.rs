@@ -242,6 +242,7 @@ impl World {
                     self.counters.hit("kept state released");
                     self.nodes[n].kept.remove(&set);
                     self.nodes[n].released.insert(set);
+                    self.keep_released(n, set);
                     self.ask(n, Ask::Release { volume: volume.clone(), set: set.0 });
                     if set.0 % 4 == 3 {
                         // He thinks better of it before that is durable; for a moment it may be gone.

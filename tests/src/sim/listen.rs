@@ -1,12 +1,13 @@
 //! Who listens to what goes up and down a stream, and holds it against PROTOCOL.md, section 6.
 
 use node::api::LinkStatus;
-use rcp::proto::frame::{Frame, StartMode, StreamId};
+use rcp::proto::frame::{Attach, Frame, StartMode, StreamId};
 use rcp::proto::ids::{ChunkNumber, SetNumber};
 use rcp::proto::limits::MAX_CHUNK_LEN;
 use volmcast::volume::Volume;
 
 use super::node::name;
+use super::options::Kind;
 use super::world::World;
 
 /// A stream on a connection.
@@ -127,6 +128,9 @@ impl World {
     pub fn listen(&mut self, link: u64, (n, to): (usize, usize), frame: &Frame) {
         let key = (link, frame.stream());
         if let Frame::Attach(a) = frame {
+            if let Some(what) = self.asks_wrongly(n, a) {
+                self.fail(format!("n{n} {what}"));
+            }
             let counts = self.opt.connections < 2;
             self.heard.insert(key, Heard { to: n, granted: a.credit, counts, ..Heard::default() });
         }
@@ -181,6 +185,18 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Whoever wants a seed to go on has what it says that it has, of this seed.
+    fn asks_wrongly(&self, n: usize, a: &Attach) -> Option<String> {
+        let asks = a.wants_seed && a.seed_from_block > 0 && self.nodes[n].kind == Kind::Replica;
+        let v = self.nodes[n].volume().filter(|_| asks)?;
+        let (mark, _) = v.opened().seed?;
+        // A commit that was under way when the stream ended may name more than has come once more.
+        let same = v.durable().seed.filter(|d| (d.over, d.from) == (mark.over, mark.from));
+        let has = mark.next_block.max(same.map_or(0, |d| d.next_block));
+        let asks = a.seed_from_block;
+        (asks > has).then(|| format!("wants a seed from block {asks} on, and has it up to {has}"))
     }
 
     /// A node counts what it sends over a connection that is there; what it could not send any more it

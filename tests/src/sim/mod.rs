@@ -12,6 +12,7 @@
 //! | `client` | writers at the primary |
 //! | `readers` | readers of replicas and kept states |
 //! | `faults` | crashes, cuts, stalls, and an operator |
+//! | `keeps` | states that are to be kept, or whoever wants them is told |
 //! | `orders` | commands said in order, and a crash at each step that they have stored |
 //! | `turns` | changes of who the writer is |
 //! | `steps` | one blow at one step of the protocol |
@@ -31,6 +32,7 @@ mod clocks;
 pub mod coverage;
 pub mod disk;
 pub mod faults;
+mod keeps;
 pub mod link;
 mod listen;
 pub mod model;

@@ -157,6 +157,8 @@ pub struct SimNode {
     pub line: Option<rcp::proto::ids::Generation>,
     /// What was seen of its present life.
     pub(super) watch: super::watch::Watch,
+    /// What was seen of what is kept here.
+    pub(super) keeps: super::keeps::Keeps,
     /// What was sent to it.
     pub sent: Sent,
     /// It asked for extents from the first block on.
@@ -250,6 +252,7 @@ impl SimNode {
             quiet: Vec::new(),
             line: None,
             watch: super::watch::Watch::default(),
+            keeps: super::keeps::Keeps::default(),
             sent: Sent::default(),
             seed_anew: false,
             seed_over: None,

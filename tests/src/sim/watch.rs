@@ -9,6 +9,7 @@ use rcp::proto::ids::SetNumber;
 use volmcast::io::{FileId, Io, Op};
 use volmcast::mailbox::{Mailbox, SLOT_LEN, TableMark};
 
+use super::keeps::pins_of;
 use super::options::Kind;
 use super::world::World;
 
@@ -52,6 +53,23 @@ fn news(was: &Mailbox, now: &Mailbox) -> Option<&'static str> {
     }
 }
 
+/// What a slot says of these things must not be forgotten with it (FORMAT.md, section 4): in words, what is
+/// wrong with one that says what `was` says.
+fn must_be_in_both(was: &Mailbox, now: &Mailbox) -> Option<&'static str> {
+    let staged = |m: &Mailbox| m.staged.map(|s| (s.from, s.need.is_some()));
+    if was.history != now.history {
+        Some("has other lines")
+    } else if !pins_of(was).is_subset(&pins_of(now)) {
+        Some("lists pins that are given up")
+    } else if now.staged.is_some() && staged(was) != staged(now) {
+        Some("stages something else")
+    } else if now.outgoing > was.outgoing {
+        Some("does not name what may leave")
+    } else {
+        None
+    }
+}
+
 impl World {
     fn watch(&mut self, n: usize) -> &mut Watch {
         let node = &mut self.nodes[n];
@@ -73,6 +91,7 @@ impl World {
                 self.watch_header(n, op);
                 self.within(n, op)
             }
+            (FileId::Base, _) => self.over_a_pin(n, io),
             (_, Op::Sync) => self.watch_sync(n, io),
             _ => None,
         };
@@ -83,7 +102,12 @@ impl World {
 
     /// Each slot that is written has the next number, in the other place.
     fn watch_slot(&mut self, n: usize, offset: u64, data: &[u8]) -> Option<String> {
-        let now = Mailbox::decode(data).ok()?.sequence;
+        let m = Mailbox::decode(data).ok()?;
+        let now = m.sequence;
+        let d = self.nodes[n].volume()?.durable();
+        if now == d.sequence + 2 && must_be_in_both(d, &m).is_none() {
+            return Some(format!("slot {now} says once more what may be said by one slot"));
+        }
         let before = self.watch(n).slot.replace(now)?;
         let next = now == before + 1 && offset == Mailbox::slot_offset(now);
         (!next).then(|| format!("slot {now} is written at {offset} after slot {before}"))
@@ -152,6 +176,7 @@ impl World {
                 self.fail(format!("n{n}: {what}"));
             }
         }
+        self.watch_keeps(n);
     }
 
     /// Another slot counts than before: what is wrong. The runtime was told of its exports, or not, and
@@ -199,31 +224,27 @@ impl World {
             wrong.push(format!("its runtime is not told of {what}"));
         }
         wrong.extend(self.in_both_slots(n, &was, &now));
+        wrong.extend(self.says_that_it_stages(n, &now));
         wrong
+    }
+
+    /// A catch-up that is shown is not under way any more.
+    fn says_that_it_stages(&self, n: usize, now: &Mailbox) -> Option<String> {
+        let v = self.nodes[n].volume().filter(|v| v.staged_progress().is_some())?;
+        let need = v.opened().staged?.0.need.filter(|need| now.visible >= *need)?;
+        Some(format!("it says that it catches up, and shows set {need}, which is the end of that"))
     }
 
     /// What must not be forgotten with one slot is in both when it counts.
     fn in_both_slots(&mut self, n: usize, was: &Mailbox, now: &Mailbox) -> Option<String> {
-        if now.history == was.history && !now.is_for_both_slots(was) {
-            return None;
-        }
+        must_be_in_both(was, now)?;
         let disk = self.nodes[n].disk.as_ref()?.0.borrow();
         let slots = disk.bytes(FileId::Mailbox).chunks(SLOT_LEN);
         let mut older = slots.filter_map(|s| Mailbox::decode(s).ok());
         let other = older.find(|m| m.sequence < now.sequence)?;
         drop(disk);
         self.counters.hit("said in both slots");
-        let what = if other.history != now.history {
-            "has other lines"
-        } else if now.gives_up_pins_of(&other) {
-            "lists pins that are given up"
-        } else if now.stages_other_than(&other) {
-            "stages something else"
-        } else if now.outgoing > other.outgoing {
-            "does not name what may leave"
-        } else {
-            return None;
-        };
+        let what = must_be_in_both(&other, now)?;
         Some(format!("slot {} counts, and slot {} {what}", now.sequence, other.sequence))
     }
 
@@ -232,6 +253,7 @@ impl World {
         match e {
             Effect::Io { io, .. } => self.watch_io(n, io),
             Effect::Exports { .. } => self.watch(n).told = true,
+            Effect::Note { text, .. } => self.hear_of_keeps(n, text),
             Effect::SetFinished { .. } => {
                 let w = self.watch(n);
                 w.told_of += 1;

@@ -4,10 +4,15 @@
 //! the state; until then the mailbox lists it with pin 0. A pin is released only after the mailbox,
 //! durably, no longer lists it. Nothing is merged on top of a state before the mailbox lists its pin:
 //! after a crash the state would be waited for again, and the base would have passed it.
+//!
+//! A state that was accepted is given up where the content never comes to it, or goes; or where this node
+//! becomes the writer. That is never done in silence: [`Event::NotKept`].
+
+use std::collections::BTreeSet;
 
 use rcp::proto::ids::SetNumber;
 
-use super::{Role, Volume};
+use super::{Event, Role, Volume};
 use crate::mailbox::{KeptState, MAX_ENTRIES, Mailbox};
 use crate::snapshots::{PinId, PinKind};
 
@@ -106,9 +111,7 @@ impl Volume {
         if let Some(words) = self.mirror_words().filter(|_| self.is_mirroring()) {
             return Err(KeepError::Mirrors(words));
         }
-        // One that was to come and came while this node was the writer has no pin yet.
-        let came = self.keeps_waiting.contains(&set) && set <= self.want.merged;
-        if !came && self.kept().any(|s| s == set) {
+        if self.kept().any(|s| s == set) {
             return Ok(());
         }
         self.may_keep()?;
@@ -144,7 +147,6 @@ impl Volume {
         }
         // Anything later is merged only when it is visible, durably: the base is at rest.
         if set == visible && self.want.merged == set {
-            self.keeps_waiting.remove(&set);
             self.pin_durably(set);
         } else {
             self.keeps_waiting.insert(set);
@@ -220,23 +222,62 @@ impl Volume {
             .chain(self.keeps_waiting.iter().map(|set| KeptState { pin: 0, set: *set }))
     }
 
-    /// The base now holds `merged` in full: a state that waited for it is pinned.
-    pub(super) fn keep_reached(&mut self, merged: SetNumber) {
+    /// States that are to be kept once the base reaches them.
+    #[must_use]
+    pub fn keeps_waiting(&self) -> &BTreeSet<SetNumber> {
+        &self.keeps_waiting
+    }
+
+    /// What is kept here, or will be (pin 0), and nobody has released.
+    pub fn keeping(&self) -> impl Iterator<Item = KeptState> {
+        self.listed()
+    }
+
+    /// The base now holds `merged` in full: a state that waited for it is pinned. One before it is inside
+    /// what `step` brought at once, and was never there.
+    pub(super) fn keep_reached(&mut self, merged: SetNumber, step: &str) {
         if self.keeps_waiting.remove(&merged) {
             self.pin_durably(merged);
         }
-        // A state inside a seed or group was never there.
-        self.keeps_waiting.retain(|s| *s > merged);
+        let later = self.keeps_waiting.split_off(&merged);
+        let passed = std::mem::replace(&mut self.keeps_waiting, later);
+        self.not_kept(passed, &format!("{step} led beyond, to state {merged}"));
+    }
+
+    /// What was still to come is not waited for any more.
+    pub(super) fn keep_no_more(&mut self, why: &str) {
+        let waiting = std::mem::take(&mut self.keeps_waiting);
+        self.not_kept(waiting, why);
+    }
+
+    /// These states are given up, and nobody has released them: whoever wanted them is told.
+    pub(super) fn not_kept(&mut self, states: BTreeSet<SetNumber>, why: &str) {
+        if states.is_empty() {
+            return;
+        }
+        let list: Vec<_> = states.iter().map(ToString::to_string).collect();
+        let (state, are) = if list.len() == 1 { ("state", "is") } else { ("states", "are") };
+        let remedy = match self.cfg.role {
+            Role::Primary { .. } => "keep one of its own: `rcpctl delta cut VOLUME --keep`",
+            _ => "keep a later one: `rcpctl delta keep VOLUME STATE`",
+        };
+        let text = format!("{state} {} {are} no longer kept: {why}; {remedy}", list.join(", "));
+        self.desk.event(Event::NotKept { states: states.into_iter().collect(), text });
+        self.commit.request();
     }
 
     /// The content that kept states rest on is about to be overwritten: the commit that says so
     /// lists none of them.
-    pub(super) fn give_up_kept(&mut self) {
-        for (pin, _) in self.cfg.snapshots.durable_pins() {
+    pub(super) fn give_up_kept(&mut self, why: &str) {
+        let mut states = BTreeSet::new();
+        for (pin, set) in self.cfg.snapshots.durable_pins() {
             if !self.releasing.contains(&pin) && !self.is_branch(pin) {
                 self.releasing.push(pin);
+                states.insert(set);
             }
         }
+        self.list_kept();
+        self.not_kept(states, why);
     }
 
     /// Readers may open what the mailbox lists and nobody gave up.

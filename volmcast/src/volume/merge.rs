@@ -308,7 +308,8 @@ impl Volume {
             self.want.blocks = self.blocks_in(to).unwrap_or(self.want.blocks);
         } else {
             if !self.stage_hides(to) {
-                self.keep_reached(to);
+                let step = if self.staging.is_some() { "a catch-up" } else { "what came" };
+                self.keep_reached(to, step);
             }
             self.board.advance(to);
         }

@@ -278,6 +278,13 @@ pub enum Event {
     UndoKnown,
     /// Which states are kept has changed, durably.
     Kept,
+    /// States that were kept, or were to be, are given up, and nobody has released them.
+    NotKept {
+        /// Which.
+        states: Vec<SetNumber>,
+        /// In words: why, and what to do.
+        text: String,
+    },
     /// Room was freed: more credit may be granted.
     Room,
     /// A consumer gave up its place: the save volume was full, it held back more than it may, or an

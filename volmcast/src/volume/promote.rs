@@ -24,6 +24,9 @@ use super::{CutPolicy, PlaybackPolicy, Role, Volume};
 use crate::capture::Capture;
 use crate::mailbox::Branch;
 
+/// Why a state that is still to come is not waited for.
+pub(super) const WRITER: &str = "this node is the writer now, which keeps states as it cuts them";
+
 impl Volume {
     /// The replica is to take over, or no longer (`None`): complete sets it has not shown are shown
     /// at once, or never, or up to one of them.
@@ -91,6 +94,7 @@ impl Volume {
         self.playback.ending = None;
         self.playback.clear();
         self.cfg.role = Role::Primary { capture, policy };
+        self.keep_no_more(WRITER);
         self.digest_of_writer();
         if !self.is_replicating() {
             self.set_replicating(true);
@@ -135,7 +139,6 @@ impl Volume {
         self.merge.start(self.log.head(), at);
         self.commit.applied = self.merge.applied_pos();
         self.stalls.role_changed();
-        self.keep_reached(at);
         self.board.advance(at);
         self.publish_view();
         self.commit.request();
@@ -189,8 +192,9 @@ impl Volume {
             // Nor may a catch-up build on it, before it was compared.
             self.content_unproven(SetNumber::ZERO);
             self.board.forsake_kept();
-            self.give_up_kept();
-            self.keeps_waiting.clear();
+            let gone = format!("the content is given up ({why})");
+            self.give_up_kept(&gone);
+            self.keep_no_more(&gone);
             self.merge.start(self.log.head(), SetNumber::ZERO);
             self.want.merged = SetNumber::ZERO;
             self.want.visible = SetNumber::ZERO;

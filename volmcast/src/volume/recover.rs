@@ -27,6 +27,7 @@ use super::images::Images;
 use super::intake::Intake;
 use super::merge::Merge;
 use super::playback::Playback;
+use super::promote::WRITER;
 use super::rewind::Undo;
 use super::seed_in::SeedIn;
 use super::seed_out::SeedOuts;
@@ -138,6 +139,7 @@ impl Volume {
         v.stage_recover();
         v.list_kept();
         v.settle(beyond.any);
+        v.settle_kept();
         v.settle_digest(&digest_head);
         if old && matches!(v.cfg.role, Role::Primary { .. }) && beyond.whole > v.want.visible {
             // A set that cannot be read was finished, perhaps, and its hashes are in the table.
@@ -281,9 +283,7 @@ impl Volume {
             }
         }
         let whole = whole.max(self.log.state());
-        if let Some(words) = self.passed_perhaps(whole) {
-            text.push_str(&words);
-        }
+        self.passed_perhaps(whole);
         self.desk.event(Event::Damage { text });
         self.commit.request();
         if !self.has_yet_to_open() {
@@ -302,16 +302,29 @@ impl Volume {
 
     /// States before what a replica had shown that are still to be kept, says an old slot: the newer one
     /// perhaps listed their pins, and the base has passed them. They are given up.
-    fn passed_perhaps(&mut self, whole: SetNumber) -> Option<String> {
-        if !matches!(self.cfg.role, Role::Replica { .. }) {
-            return None;
+    fn passed_perhaps(&mut self, whole: SetNumber) {
+        if matches!(self.cfg.role, Role::Replica { .. }) {
+            let to_come = self.keeps_waiting.split_off(&whole.max(self.want.visible));
+            let passed = std::mem::replace(&mut self.keeps_waiting, to_come);
+            self.not_kept(
+                passed,
+                "a mailbox slot is damaged, and the content has perhaps passed that",
+            );
         }
-        let to_come = self.keeps_waiting.split_off(&whole.max(self.want.visible));
-        let passed = std::mem::replace(&mut self.keeps_waiting, to_come);
-        let list: Vec<_> = passed.iter().map(ToString::to_string).collect();
-        let words =
-            "; perhaps the content has passed states that were to be kept, and they are not: ";
-        (!passed.is_empty()).then(|| format!("{words}{}", list.join(", ")))
+    }
+
+    /// What a slot says is still to be kept has come meanwhile, or will not come: it was written just before
+    /// that was acted on.
+    fn settle_kept(&mut self) {
+        let merged = self.durable.merged;
+        match self.cfg.role {
+            Role::Primary { .. } => self.keep_no_more(WRITER),
+            // Under a seed or within a staged catch-up the base holds no state.
+            Role::Replica { .. } if self.want.seed.or(self.durable.seed).is_some() => {}
+            Role::Replica { .. } if self.stage_hides(merged) => {}
+            Role::Replica { .. } => self.keep_reached(merged, "what came"),
+            Role::Relay => {}
+        }
     }
 
     /// One mailbox slot is damaged, and the log does not fit the other one: which sets were merged,
@@ -509,7 +522,9 @@ impl Volume {
                 if self.want.seed.is_some() {
                     // Which sets were folded in, only the log could say: what goes on could end too
                     // early, with parts of later ones in the content.
-                    self.give_up_kept();
+                    self.give_up_kept(
+                        "the save volume was damaged while the replica was being filled",
+                    );
                     self.content_unproven(keep);
                     format!(
                         "the save volume was damaged while the replica was being filled ({what}, tail \

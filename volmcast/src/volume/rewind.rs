@@ -11,6 +11,8 @@
 //! the list of changes names after it, and for those that the sender knows to have changed since.
 //! `docs/rewind.md` says why that is enough.
 
+use std::collections::BTreeSet;
+
 use rcp::proto::ids::SetNumber;
 
 use super::changes::Reader;
@@ -113,10 +115,11 @@ impl Volume {
         self.playback.clear();
         self.playback.ending = None;
         // Kept states up to the fork are of both lines.
-        let past: Vec<_> = self.kept().filter(|s| *s > fork).collect();
-        for set in past {
-            self.release_quietly(set);
+        let past: BTreeSet<_> = self.kept().filter(|s| *s > fork).collect();
+        for set in &past {
+            self.release_quietly(*set);
         }
+        self.not_kept(past, &format!("that line has ended, at state {fork}"));
         self.list_kept();
         self.board.forsake();
         self.merge.start(self.log.head(), fork);
@@ -203,7 +206,7 @@ impl Volume {
     /// What was changed after the fork is not known any more.
     fn undo_lost(&mut self, why: &str) {
         let reason = format!("the content cannot be taken back by what changed: {why}");
-        self.give_up_kept();
+        self.give_up_kept(&reason);
         self.content_unproven(self.want.merged);
         self.commit.request();
         self.desk.event(Event::NeedsSeed { reason });

@@ -161,6 +161,11 @@ impl SeedIn {
         self.retry_at.into_iter().chain(self.proof.timeout()).min()
     }
 
+    /// The block up to which the parent was told that all is durable.
+    pub(super) fn told_block(&self) -> u64 {
+        self.told
+    }
+
     /// All extents have come and are written.
     pub(super) fn is_filled(&self) -> bool {
         let open = self.phase == Phase::Open && self.need.is_some();
@@ -215,7 +220,7 @@ impl Volume {
             self.board.forsake();
         } else {
             self.board.forsake_kept();
-            self.give_up_kept();
+            self.give_up_kept("a seed or catch-up overwrites the content");
         }
         self.intake.building = None;
         self.intake.partial = false;
@@ -676,13 +681,14 @@ impl Volume {
             return;
         }
         match (before.seed, self.durable.seed) {
-            (Some(_), None) => {
+            (Some(mark), None) => {
                 self.seed_in = None;
                 self.stage_refused = None;
                 self.stalls.clear(Part::Seed);
                 self.undo = Undo::Unknown;
                 self.doubts_fetched();
-                self.keep_reached(self.durable.merged);
+                let step = if mark.over.is_some() { "a catch-up" } else { "a seed" };
+                self.keep_reached(self.durable.merged, step);
                 self.board.advance(self.durable.merged);
             }
             (_, Some(mark)) => {

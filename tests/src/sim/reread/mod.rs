@@ -156,13 +156,10 @@ impl Reading {
             events.iter().any(text)
         };
         let sets = format!("with {} sets that", self.adopted);
-        let passed: Vec<_> = self.passed.iter().map(ToString::to_string).collect();
-        let passed = format!("and they are not: {}", passed.join(", "));
-        let (finds, passes) = (self.adopted > 0, !self.passed.is_empty());
+        let finds = self.adopted > 0;
         for (is, part) in [
             (self.old, "one of the two mailbox slots is damaged"),
             (finds, "sets that the save volume holds beyond it"),
-            (passes, "perhaps the content has passed states"),
             (self.damaged && self.primary, "the volume itself is whole"),
         ] {
             if said(part) != is {
@@ -170,7 +167,15 @@ impl Reading {
                 return Err(format!("it is {not}said that \"{part}\": {events:?}"));
             }
         }
-        let exact = [(finds, sets.as_str()), (passes, &passed), (self.damaged, "the save volume ")];
+        let passed = events.iter().filter_map(|e| match e {
+            Event::NotKept { states, text } => text.contains("perhaps passed").then_some(states),
+            _ => None,
+        });
+        if !passed.flatten().eq(&self.passed) {
+            let passed = &self.passed;
+            return Err(format!("it is not said that {passed:?} are not kept: {events:?}"));
+        }
+        let exact = [(finds, sets.as_str()), (self.damaged, "the save volume ")];
         match exact.iter().find(|(is, part)| *is && !said(part)) {
             Some((_, part)) => Err(format!("it is not said that \"{part}\": {events:?}")),
             None => Ok(()),

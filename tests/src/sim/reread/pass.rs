@@ -90,7 +90,13 @@ impl<'a> Pass<'a> {
             merges_from: None,
             seed: None,
             staged: None,
-            waiting: m.kept.iter().filter(|k| k.pin == 0).map(|k| k.set).collect(),
+            // A writer keeps states as it cuts them.
+            waiting: m
+                .kept
+                .iter()
+                .filter(|k| k.pin == 0 && !self.primary())
+                .map(|k| k.set)
+                .collect(),
             children: BTreeMap::new(),
             changes_from: m.changes.base,
             digest: m.digest,
@@ -161,6 +167,13 @@ impl<'a> Pass<'a> {
         let adopted = finished.len();
         counts.extend(finished);
         let (any, passed) = self.hide(&mut o, &counts);
+        let (merged, staged) = (self.slot.merged, self.slot.staged);
+        let within =
+            staged.is_some_and(|s| s.from <= merged && s.need.is_none_or(|need| merged < need));
+        if self.replica() && self.slot.seed.is_none() && !within {
+            // What the base holds is kept by a pin from now on; what is before it was never there.
+            o.waiting.retain(|set| *set > merged);
+        }
         let lost = self.goes_beyond() && self.primary();
         let lost = lost.then(|| self.unreadable(&counts, o.log.1, o.blocks)).flatten();
         if let Some(lost) = &lost {

@@ -11,10 +11,12 @@ use volmcast::history::line_of;
 use volmcast::io::FileId;
 use volmcast::mailbox::{Mailbox, SLOT_LEN};
 use volmcast::save::Budget;
-use volmcast::volume::Volume;
+use volmcast::snapshots::PinId;
+use volmcast::view::Pin;
+use volmcast::volume::{Event, Volume};
 
 use super::super::disk::{Disk, SharedDisk};
-use super::super::model::Model;
+use super::super::model::{Model, State};
 use super::super::node::SimNode;
 use super::super::options::Kind;
 use super::super::rng::Rng;
@@ -102,7 +104,7 @@ impl World {
         let Some(reading) = files.read() else { return Ok(false) };
         let plan = OpenPlan { budget: Budget::new(self.opt.cache / 2), ..node.plan.clone() };
         let (now, wall) = (self.mono(), self.wall(n));
-        let m = open::assemble(identity, &plan, &node.tuning, &disk, now, wall)
+        let mut m = open::assemble(identity, &plan, &node.tuning, &disk, now, wall)
             .map_err(|e| e.to_string())?;
         reading.check(&m.volume)?;
         if let Some(found) = reading.found() {
@@ -113,12 +115,72 @@ impl World {
         if rotten || !matches!(loss, Loss::Nothing | Loss::Slot) {
             return Ok(true);
         }
+        if files.kind == Kind::Relay {
+            return Ok(true);
+        }
+        let (board, bs) = (m.volume.board().clone(), self.opt.block_size);
+        #[allow(clippy::arc_with_non_send_sync)]
+        let states = ReplicaVolume::new(Arc::new(disk), board, m.ring, bs);
         if files.kind == Kind::Primary {
             self.has_what_left(&m.volume)?;
-        } else if files.kind == Kind::Replica {
-            self.shows_a_state(node, m, disk)?;
+        } else {
+            self.shows_a_state(node, &m.volume, &states)?;
         }
+        let read = self.keeps_what_it_lists(&mut m.volume, &states)?;
+        self.counters.add("kept states read on trial", read);
         Ok(true)
+    }
+
+    /// What the slot that rules lists is kept, and is what it was; or somebody is told that it is not.
+    fn keeps_what_it_lists(
+        &self,
+        v: &mut Volume,
+        states: &ReplicaVolume<SharedDisk>,
+    ) -> Result<u64, String> {
+        let mut told = Vec::new();
+        while let Some(e) = v.poll_event() {
+            if let Event::NotKept { states, .. } = e {
+                told.extend(states);
+            }
+        }
+        let (board, kept): (_, Vec<_>) = (v.board(), v.kept().collect());
+        if board.store().has_broken() {
+            return Ok(0);
+        }
+        let mut read = 0;
+        for k in &v.durable().kept {
+            let set = k.set;
+            if !kept.contains(&set) && !told.contains(&set) {
+                return Err(format!("state {set} was to be kept, and is not, and nobody is told"));
+            }
+            if k.pin > 0 && kept.contains(&set) {
+                let pin = board.pin_kept(set);
+                let pin = pin.ok_or_else(|| format!("kept state {set} cannot be opened"))?;
+                let state = Model::state(line_of(v.history(), set), set);
+                self.is_on_trial(states, &pin, state).map_err(|e| format!("kept {e}"))?;
+                read += 1;
+            }
+        }
+        for k in &v.durable().aside {
+            let pin = board.pin_branch(PinId(k.pin), k.set, k.blocks);
+            let pin = pin.ok_or_else(|| format!("branch {} cannot be opened", k.name()))?;
+            self.is_on_trial(states, &pin, (k.line, k.set)).map_err(|e| format!("branch: {e}"))?;
+            read += 1;
+        }
+        Ok(read)
+    }
+
+    /// What is read of a pin is this state, in every block.
+    fn is_on_trial(
+        &self,
+        states: &ReplicaVolume<SharedDisk>,
+        pin: &Pin,
+        state: State,
+    ) -> Result<(), String> {
+        let len = pin.blocks().0 * self.opt.block_size.bytes();
+        let mut content = vec![0; usize::try_from(len).unwrap_or(0)];
+        states.read(pin, 0, &mut content).map_err(|e| format!("state {}: {e}", state.1))?;
+        self.model.check(state, 0, &content)
     }
 
     /// A writer knows every set of which anything has left it.
@@ -136,21 +198,14 @@ impl World {
     fn shows_a_state(
         &self,
         node: &SimNode,
-        m: open::Machine,
-        disk: SharedDisk,
+        v: &Volume,
+        states: &ReplicaVolume<SharedDisk>,
     ) -> Result<(), String> {
-        let view = m.volume.board().view();
-        if view.refused.is_some() {
+        if v.board().view().refused.is_some() {
             return Ok(());
         }
-        let Ok(pin) = m.volume.board().pin_visible() else { return Ok(()) };
-        let set = pin.state();
-        let state = Model::state(line_of(m.volume.history(), set), set);
-        let bs = self.opt.block_size;
-        let mut content = vec![0; usize::try_from(pin.blocks().0 * bs.bytes()).unwrap_or(0)];
-        #[allow(clippy::arc_with_non_send_sync)]
-        let states = ReplicaVolume::new(Arc::new(disk), m.volume.board().clone(), m.ring, bs);
-        states.read(&pin, 0, &mut content).map_err(|e| format!("state {set}: {e}"))?;
-        self.model.check(state, 0, &content).map_err(|e| format!("{}: {e}", node.index))
+        let Ok(pin) = v.board().pin_visible() else { return Ok(()) };
+        let state = Model::state(line_of(v.history(), pin.state()), pin.state());
+        self.is_on_trial(states, &pin, state).map_err(|e| format!("{}: {e}", node.index))
     }
 }
