@@ -56,7 +56,7 @@ const DEEDS: [(u64, Deed); 14] = [
     (5, Deed::Misfit),
     (5, Deed::Disorder),
     (4, Deed::Apart),
-    (4, Deed::Mixed),
+    (6, Deed::Mixed),
     (2, Deed::Twice),
     (2, Deed::Repeated),
     (3, Deed::Joined),
@@ -254,7 +254,7 @@ fn tell(story: &mut Story<'_>, kind: Kind, filled: bool) -> Option<SetNumber> {
             at -= n;
         }
     }
-    if !happens && story.rng.percent(12) {
+    if !happens && story.rng.percent(20) {
         story.tell(Deed::Repeated);
     }
     fork

@@ -154,13 +154,13 @@ fn replica(slot: &mut Mailbox, cut: &Cut, rng: &mut Rng, marks: &mut Vec<&'stati
         }
     }
     let from = match cut.staged {
-        Some((to, _)) if rng.percent(80) => Some(to),
-        _ if rng.percent(10) => Some(SetNumber(last.0 + rng.below(2)).max(SetNumber(1))),
+        Some((to, _)) if rng.percent(70) => Some(to),
+        _ if rng.percent(20) => Some(SetNumber(last.0 + rng.below(2)).max(SetNumber(1))),
         _ => None,
     };
     if let Some(from) = from {
         marks.push("forged: a staged catch-up");
-        let whole = cut.staged.is_some_and(|(_, whole)| whole) ^ rng.percent(15);
+        let whole = cut.staged.is_some_and(|(_, whole)| whole) ^ rng.percent(25);
         let need = whole.then(|| SetNumber(from.0 + rng.below(3)));
         let next_block = if rng.percent(35) { 0 } else { 16 };
         let (over, view) = (slot.merged, from);
