@@ -115,6 +115,10 @@ impl Reading {
         if self.damaged {
             // What becomes of what was staged is its own business.
             expected.staged = found.staged;
+            if found.staged.is_some() {
+                // And so is what is waited for within that.
+                expected.waiting.clone_from(&found.waiting);
+            }
             let bare =
                 |(id, chunks, _): &(StepId, u32, _)| id.to > expected.visible && *chunks == 0;
             if self.primary && found.steps.iter().all(bare) {

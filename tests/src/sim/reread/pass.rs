@@ -42,7 +42,9 @@ impl<'a> Pass<'a> {
 
     /// What the volume is opened with.
     pub(super) fn read(&self) -> Reading {
-        if self.is_damaged() { self.given_up() } else { self.whole() }
+        let mut reading = if self.is_damaged() { self.given_up() } else { self.whole() };
+        self.keep(&mut reading.opened);
+        reading
     }
 
     pub(super) fn primary(&self) -> bool {
@@ -135,6 +137,19 @@ impl<'a> Pass<'a> {
         }
     }
 
+    /// What the base holds is kept by a pin from now on, and what is before that was never there; under a
+    /// seed, or within what is staged, the base holds no state.
+    fn keep(&self, o: &mut Opened) {
+        let merged = self.slot.merged;
+        let within = o.staged.is_some_and(|(mark, ..)| {
+            mark.from <= merged && mark.need.is_none_or(|need| merged < need)
+        });
+        let seeded = o.seed.is_some() || self.slot.seed.is_some();
+        if self.replica() && !seeded && !within {
+            o.waiting.retain(|set| *set > merged);
+        }
+    }
+
     /// The log can be read.
     fn whole(&'a self) -> Reading {
         let runs = Run::cut(&self.log.records);
@@ -167,13 +182,6 @@ impl<'a> Pass<'a> {
         let adopted = finished.len();
         counts.extend(finished);
         let (any, passed) = self.hide(&mut o, &counts);
-        let (merged, staged) = (self.slot.merged, self.slot.staged);
-        let within =
-            staged.is_some_and(|s| s.from <= merged && s.need.is_none_or(|need| merged < need));
-        if self.replica() && self.slot.seed.is_none() && !within {
-            // What the base holds is kept by a pin from now on; what is before it was never there.
-            o.waiting.retain(|set| *set > merged);
-        }
         let lost = self.goes_beyond() && self.primary();
         let lost = lost.then(|| self.unreadable(&counts, o.log.1, o.blocks)).flatten();
         if let Some(lost) = &lost {
