@@ -7,7 +7,7 @@ use rcp::proto::ids::{GroupName, Label, NodeName, SetNumber, VolumeId};
 use rcp::proto::transport::Hop;
 use volmcast::volume::{Demand, Role};
 
-use super::{AskId, Effect, Held, Mover};
+use super::{AskId, Effect, Held, Level, Mover};
 use crate::api::{
     ApiError, ApiErrorKind, CutInfo, MemberResult, PolicyChange, RouteTable, WriterAnswer,
     WriterChange,
@@ -349,6 +349,13 @@ impl Mover {
             self.effect(Effect::Reply { ask, reply });
         }
         self.effect(Effect::Exports { volume: id });
+    }
+
+    /// States are given up that were kept, or were to be: also who still waits is told.
+    pub(super) fn keeps_given_up(&mut self, id: VolumeId, text: &str) {
+        let label = self.label_of(id);
+        self.note(Level::Warn, format!("volume {label}: {text}"));
+        self.keeps_stored(id);
     }
 
     /// The volume stopped: nothing is kept any more.
