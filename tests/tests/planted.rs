@@ -73,7 +73,7 @@ found! {
     sets_replayed_over_newer_ones: ReplayOverNewer near 2_000,
     content_read_unchecked: ContentUnchecked near 1_000_000,
     a_checksum_unchecked: ChecksumUnchecked near 2_000_030,
-    damage_passed_on: DamagePassedOn near 1_000_300,
+    damage_passed_on: DamagePassedOn near 1_000_500,
     a_newer_writer_ignored: FenceIgnored near 5_000_000,
     two_feeders: TwoFeeders near 3_000_000,
     records_freed_under_readers: FreedUnderReaders near 4_000_000,
