@@ -1,6 +1,7 @@
 //! A state that was accepted is kept, or whoever wanted it is told that it is not; also when the node is
 //! killed between the moment in which the content comes to it and the commit that lists its pin.
 
+use super::staged::kept_block;
 use super::tables::{drive_for, lose_newest_slot, slots};
 use super::*;
 
@@ -33,15 +34,6 @@ fn at(folder: &Path, set: u64) -> Opened {
 
 fn kept(o: &Opened) -> Vec<SetNumber> {
     o.volume.kept().collect()
-}
-
-/// Block `b` of kept state `set`.
-fn kept_block(o: &Opened, set: u64, b: u64) -> u8 {
-    let states = o.states.as_ref().expect("readable");
-    let pin = states.board().pin_kept(SetNumber(set)).expect("kept");
-    let mut buf = [0; 4096];
-    states.read(&pin, b * 4096, &mut buf).expect("read");
-    buf[0]
 }
 
 /// The seed of a volume that has nothing but what the sets hold, to its end at set `need`.

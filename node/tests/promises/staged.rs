@@ -49,7 +49,8 @@ fn block(o: &Opened, b: u64) -> u8 {
     buf[0]
 }
 
-fn kept_block(o: &Opened, set: u64, b: u64) -> u8 {
+/// Block `b` of kept state `set`.
+pub(super) fn kept_block(o: &Opened, set: u64, b: u64) -> u8 {
     let states = o.states.as_ref().expect("readable");
     let pin = states.board().pin_kept(SetNumber(set)).expect("kept");
     let mut buf = [0; 4096];

@@ -433,9 +433,8 @@ impl World {
         if dirty > 0 || v.draining().is_some() || v.position().0 != newest {
             return Some(format!("the primary has {dirty} dirty bytes"));
         }
-        if let left = v.durable().outgoing
-            && left > newest
-        {
+        let left = v.durable().outgoing;
+        if left > newest {
             return Some(format!(
                 "extents of set {left} have left the primary, which has {newest}"
             ));
