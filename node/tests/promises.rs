@@ -2,6 +2,8 @@
 
 #[path = "promises/coalesced.rs"]
 mod coalesced;
+#[path = "promises/held.rs"]
+mod held;
 #[path = "promises/kept.rs"]
 mod kept;
 #[path = "promises/lines.rs"]
@@ -542,7 +544,8 @@ fn a_catch_up_that_begins_anew_remembers_what_was_folded_in() {
     assert_eq!(o.volume.seed_position(), Some((0, SetNumber(21))));
     o.volume.receive_seed_end(SetNumber(20), true);
     drive(&mut o);
-    assert!(o.volume.refusal().is_some(), "parts of 21 are in it");
+    assert!(o.volume.unwhole().is_some(), "parts of 21 are in it");
+    assert_eq!(o.volume.refusal(), None, "what was visible is shown");
     // With damage in the save volume, nobody knows what was folded in.
     feed(&mut o.volume, 21);
     o.volume.catch_up_begin(SetNumber(21), BlockCount(BLOCKS), 3);

@@ -16,7 +16,9 @@ use crate::units::{BlockCount, BlockSize, LogPos};
 /// Bytes of one slot in the file; slot 0 at offset 0, slot 1 behind it.
 pub const SLOT_LEN: usize = 64 << 10;
 const MAGIC: [u8; 4] = *b"RCPM";
-const VERSION: u16 = 7;
+const VERSION: u16 = 8;
+/// Version 7 knew of no catch-ups under which what was visible stays so.
+const HELD_SINCE: u16 = 8;
 /// Version 6 knew neither of catch-ups that are staged nor of what extents have left.
 const STAGED_SINCE: u16 = 7;
 /// Version 5 knew of no mirrors.
@@ -33,6 +35,10 @@ const FIRST_VERSION: u16 = 1;
 const STAGED: u64 = 9;
 /// What a slot of a primary says whose extents have left with content of a set that is not finished.
 const OUTGOING: u64 = 11;
+/// Added to what a slot says of a catch-up: what was visible is read from a kept state.
+const HELD: u64 = 16;
+/// Added to that: the kept state goes with the catch-up.
+const LENT: u64 = 32;
 const HEAD: usize = 32;
 /// Most consumers, branches and kept states one slot can name; `limits` above it are lower.
 pub const MAX_ENTRIES: usize = 512;
@@ -63,6 +69,18 @@ pub struct SeedMark {
     /// The catch-up also undoes: what the list of changes names after `over` is to come again,
     /// because the content is that of a line that ended there.
     pub undo: bool,
+    /// Of a catch-up: what readers see meanwhile.
+    pub held: Option<Held>,
+}
+
+/// What readers see while a catch-up is applied to the content: the kept state of the number
+/// [`Mailbox::visible`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Size of the volume in it.
+    pub blocks: BlockCount,
+    /// It is listed for this alone, and goes with the mark.
+    pub lent: bool,
 }
 
 /// A catch-up that is staged: what comes goes into the save volume, as one step, and the content stays
@@ -365,7 +383,8 @@ impl Mailbox {
             (Some(s), _) => {
                 let end = u64::from(s.need.is_some());
                 let over = 2 * u64::from(s.over.is_some());
-                b.put_u64_le(1 + end + over + 4 * u64::from(s.undo));
+                let held = s.held.map_or(0, |h| HELD + if h.lent { LENT } else { 0 });
+                b.put_u64_le(1 + end + over + 4 * u64::from(s.undo) + held);
                 b.put_u64_le(s.from.0);
                 b.put_u64_le(s.next_block);
                 b.put_u64_le(s.need.map_or(0, |n| n.0));
@@ -397,6 +416,7 @@ impl Mailbox {
             b.put_u64_le(k.set.0);
         }
         put_aside(&mut b, &self.aside)?;
+        b.put_u64_le(self.held().map_or(0, |h| h.blocks.0));
         if b.len() > SLOT_LEN {
             return Err(MailboxError::TooMany("entries"));
         }
@@ -468,7 +488,7 @@ impl Mailbox {
             *x = b.try_get_u64_le().ok()?;
         }
         let [blocks, tail, head, base, visible, merged, hidden] = u64s;
-        let (UnderWay { seed, staged, outgoing }, changes) =
+        let (UnderWay { mut seed, staged, outgoing }, changes) =
             get_seed(version, SetNumber(merged), &mut b)?;
         let digest = get_digest(version, &mut b)?;
         let mut history = Vec::new();
@@ -494,6 +514,12 @@ impl Mailbox {
             kept.push(KeptState { pin, set: SetNumber(b.try_get_u64_le().ok()?) });
         }
         let aside = get_aside(version, &mut b)?;
+        let shown = if version < HELD_SINCE { 0 } else { b.try_get_u64_le().ok()? };
+        match seed.as_mut().and_then(|s| s.held.as_mut()) {
+            Some(held) if shown > 0 => held.blocks = BlockCount(shown),
+            None if shown == 0 => {}
+            _ => return None,
+        }
         if !b.is_empty() || tail > head || reserved != [0; 2] {
             return None;
         }
@@ -549,6 +575,18 @@ impl Mailbox {
             (Err(MailboxError::Magic), Err(e)) | (Err(e), Err(_)) => return Err(e),
         };
         if best.volume == volume { Ok(best) } else { Err(MailboxError::Foreign(best.volume)) }
+    }
+
+    /// What readers see while a catch-up is applied to the content.
+    #[must_use]
+    pub fn held(&self) -> Option<Held> {
+        self.seed.and_then(|s| s.held)
+    }
+
+    /// The kept states that it lists, but for one that is only lent to readers.
+    pub fn keeps(&self) -> impl Iterator<Item = KeptState> + '_ {
+        let lent = self.held().is_some_and(|h| h.lent).then_some(self.visible);
+        self.kept.iter().copied().filter(move |k| k.pin == 0 || Some(k.set) != lent)
     }
 
     /// The durable pins that it lists.
@@ -638,7 +676,7 @@ fn get_seed(version: u16, merged: SetNumber, b: &mut &[u8]) -> Option<(UnderWay,
         let under_way = UnderWay { outgoing: SetNumber(view), ..UnderWay::default() };
         return zero.then_some((under_way, changes));
     }
-    if kind >= STAGED {
+    if (STAGED..HELD).contains(&kind) {
         let (over, from, view) = (SetNumber(over), SetNumber(from), SetNumber(view));
         let need = match (kind - STAGED, need) {
             (0, 0) => None,
@@ -649,13 +687,25 @@ fn get_seed(version: u16, merged: SetNumber, b: &mut &[u8]) -> Option<(UnderWay,
         let under_way = UnderWay { staged, ..UnderWay::default() };
         return (version >= STAGED_SINCE).then_some((under_way, changes));
     }
+    let blocks = BlockCount(0);
+    let held = match kind & (HELD + LENT) {
+        0 => None,
+        HELD => Some(Held { blocks, lent: false }),
+        h if h == HELD + LENT => Some(Held { blocks, lent: true }),
+        _ => return None,
+    };
+    let kind = kind & !(HELD + LENT);
+    if held.is_some() && (version < HELD_SINCE || !(3..=4).contains(&kind)) {
+        return None;
+    }
     let seed = (kind > 0).then(|| SeedMark {
         over: (kind > 2).then_some(SetNumber(over)),
         from: SetNumber(from),
         next_block,
-        need: (kind % 2 == 0).then_some(SetNumber(need)),
+        need: (kind.is_multiple_of(2)).then_some(SetNumber(need)),
         view: SetNumber(view),
         undo: kind > 4,
+        held,
     });
     // What has no meaning is zero.
     let idle = match kind {
@@ -788,6 +838,7 @@ mod tests {
                 need: Some(SetNumber(6)),
                 view: SetNumber(5),
                 undo: true,
+                held: None,
             }),
             changes: ChangesMark { offset: 4096, bytes: 300, epoch: 3, base: SetNumber(1) },
             digest: DigestMark {
@@ -846,10 +897,10 @@ mod tests {
         let (old, new) = (sample(), Mailbox { sequence: 6, ..sample() });
         let mut f = file([&old, &new]);
         let at = usize::try_from(Mailbox::slot_offset(6)).expect("small");
-        f[at + 4] = 8;
+        f[at + 4] = 9;
         let crc = crc32c::crc32c(&f[at..at + 28]);
         f[at + 28..at + 32].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(Mailbox::choose(&f, old.volume), Err(MailboxError::Version(8)));
+        assert_eq!(Mailbox::choose(&f, old.volume), Err(MailboxError::Version(9)));
     }
 
     /// The bytes of this form may never change.
@@ -861,13 +912,13 @@ mod tests {
             hex,
             concat!(
                 "5243504d",                         // magic RCPM
-                "0700",                             // version
+                "0800",                             // version
                 "0000",                             // reserved
                 "0500000000000000",                 // sequence
-                "6c010000",                         // bytes of body
-                "cbc524fa",                         // CRC32C of the body
+                "74010000",                         // bytes of body
+                "bd125136",                         // CRC32C of the body
                 "00000000",                         // reserved
-                "eaa307a8",                         // CRC32C of the 28 bytes before
+                "0c742892",                         // CRC32C of the 28 bytes before
                 "09090909090909090909090909090909", // volume
                 "0c",                               // block size 2^12
                 "00",                               // settings: none
@@ -916,6 +967,7 @@ mod tests {
                 "0200000000000000",                 // fork
                 "ffff000000000000",                 // blocks
                 "01401e18240a0600",                 // kept at
+                "0000000000000000",                 // size of what readers see meanwhile
             )
         );
     }
@@ -1071,6 +1123,30 @@ mod tests {
         let crc = crc32c::crc32c(&slot[..28]);
         slot[28..32].copy_from_slice(&crc.to_le_bytes());
         assert_eq!(Mailbox::decode(&slot), Err(MailboxError::Damaged("settings")));
+    }
+
+    #[test]
+    fn a_state_that_is_shown_during_a_catch_up_is_of_version_8() {
+        for (lent, kind) in [(false, 20), (true, 52)] {
+            let held = Some(Held { blocks: BlockCount(65534), lent });
+            let seed = sample().seed.map(|s| SeedMark { undo: false, held, ..s });
+            let kept = vec![KeptState { pin: 1, set: SetNumber(9) }];
+            let m = Mailbox { seed, kept, ..sample() };
+            let mut slot = m.encode().expect("fits").to_vec();
+            assert_eq!((slot[112], Mailbox::decode(&slot).as_ref()), (kind, Ok(&m)));
+            assert_eq!(m.keeps().count(), usize::from(!lent));
+            slot[4] = 7;
+            let crc = crc32c::crc32c(&slot[..28]);
+            slot[28..32].copy_from_slice(&crc.to_le_bytes());
+            assert_eq!(Mailbox::decode(&slot), Err(MailboxError::Damaged("body")));
+        }
+        let held = Some(Held { blocks: BlockCount(1), lent: false });
+        // Under a seed, or while content is taken back, there is none.
+        for (over, undo) in [(None, false), (Some(SetNumber(2)), true)] {
+            let seed = sample().seed.map(|s| SeedMark { over, undo, held, ..s });
+            let slot = Mailbox { seed, ..sample() }.encode().expect("fits");
+            assert_eq!(Mailbox::decode(&slot), Err(MailboxError::Damaged("body")));
+        }
     }
 
     #[test]

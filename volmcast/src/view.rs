@@ -157,6 +157,8 @@ pub struct ViewState {
     pub blocks: BlockCount,
     /// Why reads are refused, if they are.
     pub refused: Option<String>,
+    /// What is visible is read through this durable pin: the content is being overwritten.
+    pub held: Option<PinId>,
     /// The content is not the primary's: nor is what pins that were taken before read of it.
     pub differs: bool,
     /// What is read from the base can be held against the table of hashes, and which table that is:
@@ -410,14 +412,21 @@ impl PinBoard {
             return Err(why.clone());
         }
         let state = b.view.visible;
+        let held = b.view.held;
+        if let Some(id) = held {
+            self.store.share(id, PinKind::Ephemeral).map_err(|e| e.to_string())?;
+        }
         let pin = Arc::new(Pin {
             state,
             blocks: b.view.blocks,
-            id: AtomicU64::new(0),
+            id: AtomicU64::new(held.map_or(0, |id| id.0)),
             line: Some(self.line.load(Ordering::SeqCst)),
             board: Arc::downgrade(self),
             store: self.store.clone(),
         });
+        if held.is_some() {
+            return Ok(pin);
+        }
         if b.merged >= state {
             let id = self.store.pin(state, PinKind::Ephemeral);
             pin.id.store(id.0, Ordering::Release);

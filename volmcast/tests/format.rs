@@ -12,8 +12,8 @@ use volmcast::bitmap::changes::{ENTRY_HEAD, Entry};
 use volmcast::digest::{self, ENTRY_LEN, HEAD_LEN, Sum, table_head, table_range};
 use volmcast::io::{Op, Outcome};
 use volmcast::mailbox::{
-    Branch, ChangesMark, ConsumerMark, DigestMark, KeptBranch, KeptState, MAX_ENTRIES, Mailbox,
-    SLOT_LEN, SeedMark, Settings, TableMark,
+    Branch, ChangesMark, ConsumerMark, DigestMark, Held, KeptBranch, KeptState, MAX_ENTRIES,
+    Mailbox, SLOT_LEN, SeedMark, Settings, TableMark,
 };
 use volmcast::save::record::{HEADER_LEN, MAX_BODY};
 use volmcast::save::ring::{ALIGN, MIN_CAPACITY};
@@ -95,6 +95,7 @@ fn mailbox_slot() {
             need: Some(SetNumber(0x1b)),
             view: SetNumber(0x22),
             undo: false,
+            held: None,
         }),
         changes: ChangesMark { offset: 0x1e, bytes: 0x1f, epoch: 0x20, base: SetNumber(0x21) },
         digest: DigestMark {
@@ -167,9 +168,15 @@ fn mailbox_slot() {
     let kept = [&one[..], &le(7), &le(8)].concat();
     let line = [&0xbu32.to_le_bytes()[..], &[0xc; 16]].concat();
     let aside = [&one[..], &le(9), &le(0xa), &line, &le(0xd), &le(0xe), &le(0xf)].concat();
-    assert_eq!(b[end..], [branch, consumer, kept, aside].concat());
-    let undoes = Mailbox { seed: m.seed.map(|s| SeedMark { undo: true, ..s }), ..m };
+    assert_eq!(b[end..], [branch, consumer, kept, aside, le(0).to_vec()].concat());
+    let undoes = Mailbox { seed: m.seed.map(|s| SeedMark { undo: true, ..s }), ..m.clone() };
     assert_eq!(undoes.encode().expect("fits")[112..120], le(8));
+    for (lent, kind) in [(false, 4 + 16), (true, 4 + 48)] {
+        let held = Some(Held { blocks: BlockCount(0x28), lent });
+        let shows = Mailbox { seed: m.seed.map(|s| SeedMark { held, ..s }), ..m.clone() };
+        let b = shows.encode().expect("fits");
+        assert_eq!((&b[112..120], &b[b.len() - 8..]), (&le(kind)[..], &le(0x28)[..]));
+    }
     assert!(DOC.contains(&format!("Two slots of {} bytes", thousands(SLOT_LEN))));
     assert!(DOC.contains(&format!("at most {MAX_ENTRIES} entries")));
     assert_eq!(Mailbox::slot_offset(6), 0);

@@ -162,6 +162,7 @@ fn notes(machine: &mut Machine, findings: &mut Vec<Finding>) {
             Event::Doubts { text } | Event::Differs { text } => {
                 findings.push(Finding::heals("content", text));
             }
+            Event::Hidden { text } => findings.push(Finding::heals("content", text)),
             Event::NotKept { text, .. } => findings.push(Finding::needs("kept", text)),
             Event::Failed { text } => findings.push(Finding::needs("volume", text)),
             _ => {}
@@ -204,7 +205,11 @@ fn under_way(s: &SeedMark, v: &Volume) -> String {
         Some(need) => format!("all blocks have come; readable once set {need} is folded in"),
         None => format!("blocks before {} of {blocks} are here", s.next_block),
     };
-    format!("{what}, joined at state {}; {end}; reads are refused", s.from)
+    let reads = match s.held {
+        None => "reads are refused".to_owned(),
+        Some(_) => format!("readers see state {}", v.durable().visible),
+    };
+    format!("{what}, joined at state {}; {end}; {reads}", s.from)
 }
 
 fn outgoing(set: SetNumber) -> String {
@@ -317,7 +322,7 @@ fn kept(v: &Volume, files: &dyn Storage, found: &mut VolumeFound) {
         None => Some("its images are gone".to_owned()),
         Some(i) => i.broken.map(|b| format!("it can no longer be read ({b:?})")),
     };
-    for k in &m.kept {
+    for k in m.keeps() {
         let i = info(k.pin);
         let why = match k.pin {
             0 => Some("the content has not reached it yet".to_owned()),
@@ -332,8 +337,7 @@ fn kept(v: &Volume, files: &dyn Storage, found: &mut VolumeFound) {
     }
     let pins = m.kept.iter().filter(|k| k.pin > 0).count() + m.aside.len();
     let lost: Vec<_> = m
-        .kept
-        .iter()
+        .keeps()
         .filter(|k| k.pin > 0)
         .map(|k| (k.pin, k.set.to_string()))
         .chain(m.aside.iter().map(|k| (k.pin, k.name())))

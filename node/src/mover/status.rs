@@ -374,7 +374,7 @@ impl Mover {
             coalesced: h.volume.coalesced().steps,
             coalesced_saved: h.volume.coalesced().saved,
             longest_pause_us: u64::try_from(s.longest_pause.as_micros()).unwrap_or(u64::MAX),
-            kept: m.kept.iter().map(|k| k.set.0).collect(),
+            kept: m.keeps().map(|k| k.set.0).collect(),
             children,
             subtree,
             sets: s.sets.iter().map(set_info).collect(),

@@ -90,6 +90,11 @@ impl Mover {
             E::Resized { blocks } => self.resized(id, blocks),
             E::Settings => self.settings_stored(id),
             E::Kept => self.keeps_stored(id),
+            E::Hidden { text } => {
+                let label = self.label_of(id);
+                self.note(Level::Warn, format!("volume {label}: {text}"));
+                self.effect(Effect::Exports { volume: id });
+            }
             E::NotKept { text, .. } => self.keeps_given_up(id, &text),
             E::Sendable => self.pump_children(id),
             E::SeedChunk { child, next_block, view, chunk } => {

@@ -95,7 +95,7 @@ impl World {
         let (node, k) = (&self.nodes[n], &self.nodes[n].keeps);
         let now: BTreeSet<_> = v.keeping().map(|k| k.set).collect();
         // What a restart begins with is what the slot says that rules.
-        let slot = v.durable().kept.iter().map(|k| k.set);
+        let slot = v.durable().keeps().map(|k| k.set);
         let was: BTreeSet<_> = match same {
             true => k.waiting.union(&k.pinned).copied().collect(),
             false => slot.collect(),

@@ -47,7 +47,7 @@ impl World {
         let (seeding, head, tail) = (m.seed.is_some(), m.log_head.0, m.log_tail.0);
         let catching_up = m.seed.is_some_and(|s| s.over.is_some());
         let m_staged = m.staged.map(|s| s.need.is_some_and(|n| m.visible >= n));
-        let kept: Vec<_> = m.kept.iter().filter(|k| k.pin > 0).map(|k| k.set).collect();
+        let kept: Vec<_> = m.keeps().filter(|k| k.pin > 0).map(|k| k.set).collect();
         let area = &v.config().snapshots;
         let full = area.free_slots() == 0 || area.has_broken();
         let refused = v.refusal().is_some();
@@ -124,12 +124,11 @@ impl World {
         }
         self.nodes[n].kept.retain(|s, _| kept.contains(s));
         if seeding && !self.nodes[n].seeding {
-            let by = if catching_up {
-                "replica hidden by a catch-up"
-            } else {
-                "replica hidden by a seed"
-            };
-            self.counters.hit(by);
+            self.counters.hit(match (catching_up, refused) {
+                (true, false) => "readable under a catch-up in place",
+                (true, true) => "replica hidden by a catch-up",
+                (false, _) => "replica hidden by a seed",
+            });
         }
         if !seeding && self.nodes[n].seeding {
             let what =
@@ -326,7 +325,7 @@ impl World {
         let kept: Vec<_> = v.kept().collect();
         let beyond = (visible.0 + 1..=held.0).map(SetNumber).map(|s| (s, v.cut_time(s)));
         let beyond: Vec<_> = beyond.collect();
-        let pinned: Vec<_> = m.kept.iter().filter(|k| k.pin > 0).map(|k| k.set).collect();
+        let pinned: Vec<_> = m.keeps().filter(|k| k.pin > 0).map(|k| k.set).collect();
         if self.nodes[n].halted.is_some() && v.is_replicating() && !self.nodes[n].slot_lost {
             self.fail(format!("n{n} was stopped and goes on after a restart"));
             return;

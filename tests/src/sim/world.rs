@@ -599,6 +599,7 @@ impl World {
             ("the stream starts again", "stream started again"),
             ("the parent stopped the stream", "stream stopped by the parent"),
             (" in the place of ", "fed in another's place"),
+            ("is not readable any more, until the catch-up", "shown state given up for room"),
             (" has caught up and feeds ", "handed back"),
             (" is fed by another: ", "left to who feeds it"),
         ] {

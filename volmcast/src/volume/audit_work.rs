@@ -72,7 +72,9 @@ impl Volume {
 
     /// The pins of kept states that the slot lists, and those that are given up or are of branches.
     fn pins_listed(&self) -> (BTreeSet<PinId>, BTreeSet<PinId>) {
-        let listed = self.durable.kept.iter().map(|k| k.pin).filter(|p| *p != 0);
+        let lent = self.lent();
+        let listed = self.durable.keeps().filter(|k| Some(k.set) != lent);
+        let listed = listed.map(|k| k.pin).filter(|p| *p != 0);
         let aside = self.want.aside.iter().map(|k| PinId(k.pin));
         (listed.map(PinId).collect(), self.releasing.iter().copied().chain(aside).collect())
     }

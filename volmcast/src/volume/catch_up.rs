@@ -46,6 +46,7 @@ impl Volume {
             self.desk.event(Event::NeedsSeed { reason });
             return;
         };
+        let held = self.hold_begins(from, blocks);
         if self.undoes_after().is_some() {
             // The line that ended may have grown.
             self.want.blocks = volume;
@@ -64,14 +65,13 @@ impl Volume {
         }
         self.want.hidden_until = self.want.hidden_until.max(shown);
         self.join_at(from, "detached: its parent is itself being caught up");
-        let keeps = self.undoes_after().is_some_and(|over| over <= from);
-        self.hide(from, keeps);
-        let floor = self.seed_in.as_ref().map_or(SetNumber::ZERO, |s| s.floor);
-        let view = self.seed_view();
+        let keeps = self.undoes_after().is_none_or(|over| over <= from);
         // What the list of changes names is to come again for as long as that is not the end.
         let undo = self.want.seed.or(self.durable.seed).is_some_and(|m| m.undo);
-        self.want.seed =
-            Some(SeedMark { over: Some(over), from, next_block: 0, need: None, view, undo });
+        let (over, view) = (Some(over), self.seed_view());
+        self.want.seed = Some(SeedMark { over, from, next_block: 0, need: None, view, undo, held });
+        self.hide(from, keeps);
+        let floor = self.seed_in.as_ref().map_or(SetNumber::ZERO, |s| s.floor);
         self.seed_anew(from);
         if let Some(s) = &mut self.seed_in {
             s.planned = blocks;

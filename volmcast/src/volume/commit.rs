@@ -277,6 +277,10 @@ impl Volume {
         if self.durable.log_tail > before.log_tail {
             self.desk.event(Event::Room);
         }
+        if before.held().is_some() {
+            // Before the pin goes that they read through.
+            self.publish_view();
+        }
         self.release_unlisted();
         if self.durable.kept != before.kept || self.durable.aside != before.aside {
             self.desk.event(Event::Kept);

@@ -1,4 +1,4 @@
-//! What a branch needs of blocks that an extent is about to overwrite: saved first.
+//! What branches and kept states need of blocks that an extent is about to overwrite: saved first.
 //!
 //! ```text
 //! extent opened ─► read 64 blocks ─► save them ─► (sync) ─► … ─► the extent is written
@@ -63,10 +63,10 @@ impl Images {
 }
 
 impl Volume {
-    /// Saves what branches need of these blocks; false if there is nothing to save. When it is done
-    /// the extent that waits is written.
+    /// Saves what branches and kept states need of these blocks; false if there is nothing to save. When
+    /// it is done the extent that waits is written.
     pub(super) fn images_first(&mut self, blocks: impl Iterator<Item = (u64, u64)>) -> bool {
-        // Under a seed or another catch-up nothing is kept: it was given up before.
+        // Under a seed nothing is kept: it was given up before.
         if !self.saves_hidden() {
             return false;
         }
@@ -79,6 +79,11 @@ impl Volume {
         self.images = Images { active: true, left, ..Images::default() };
         self.images_read();
         true
+    }
+
+    /// What waits for images, in words.
+    fn saving_for(&self) -> &'static str {
+        if self.undoes_after().is_some() { "taking the content back" } else { "the catch-up" }
     }
 
     /// Something durable rests on content that nobody may read.
@@ -144,7 +149,7 @@ impl Volume {
             })
             .collect();
         let i = &mut self.images;
-        let (mut writes, mut full) = (Vec::new(), None);
+        let (mut writes, mut breach) = (Vec::new(), None);
         for (at, b) in reading.into_iter().enumerate() {
             if data.get(at * len..(at + 1) * len).is_none() {
                 self.fail("internal: the blocks of an image came short".to_owned());
@@ -173,29 +178,31 @@ impl Volume {
                 }
                 Reserve::Breach(w) => {
                     i.left.push(b);
-                    match branch_of(&self.want.aside, w.pin) {
-                        Some(name) => {
-                            store.breach_declined();
-                            full = Some(name);
-                        }
-                        None => {
-                            i.breach = Some(w.pin);
-                            writes.push((w.offset, w.bytes));
-                        }
-                    }
+                    breach = Some(w);
                 }
             }
         }
-        if let Some(name) = full {
-            i.wait = Some(NO_ROOM);
-            self.stalls.set(Part::Images, branch_needs_room("taking the content back", &name));
+        if let Some(w) = breach {
+            let branch = branch_of(&self.want.aside, w.pin);
+            if self.hold_gives_room() {
+                self.cfg.snapshots.breach_declined();
+                self.images.wait = Some(SOON);
+            } else if let Some(name) = branch {
+                self.cfg.snapshots.breach_declined();
+                self.images.wait = Some(NO_ROOM);
+                let words = branch_needs_room(self.saving_for(), &name);
+                self.stalls.set(Part::Images, words);
+            } else {
+                self.images.breach = Some(w.pin);
+                writes.push((w.offset, w.bytes));
+            }
         }
         if writes.is_empty() {
             self.images_saved();
             return;
         }
         let op = Op::Scatter { writes, zeroes: Vec::new() };
-        i.write = Some(op.clone());
+        self.images.write = Some(op.clone());
         self.desk.io(Purpose::SeedIn(SeedStep::ImagesWrite), FileId::Snapshots, op);
     }
 
@@ -209,11 +216,12 @@ impl Volume {
             }
             (SeedStep::ImagesWrite, Outcome::Failed(IoError::NoSpace)) => {
                 self.images.retry_at = Some(self.desk.now.after(NO_ROOM));
-                self.stalls.set(
-                    Part::Images,
-                    "taking the content back has stopped: no space left to keep what branches need; \
-                     free space on its file system, or drop a branch, and it goes on by itself",
+                let words = format!(
+                    "{} has stopped: no space left to keep what it overwrites of branches and kept \
+                     states; free space on its file system, or drop one, and it goes on by itself",
+                    self.saving_for()
                 );
+                self.stalls.set(Part::Images, words);
             }
             (SeedStep::ImagesWrite, Outcome::Done) => {
                 let i = &mut self.images;

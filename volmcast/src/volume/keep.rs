@@ -5,8 +5,9 @@
 //! durably, no longer lists it. Nothing is merged on top of a state before the mailbox lists its pin:
 //! after a crash the state would be waited for again, and the base would have passed it.
 //!
-//! A state that was accepted is given up where the content never comes to it, or goes; or where this node
-//! becomes the writer. That is never done in silence: [`Event::NotKept`].
+//! A state that was accepted is given up where the content never comes to it, or goes; where this node
+//! becomes the writer; or where the snapshot area is full. That is never done in silence:
+//! [`Event::NotKept`].
 
 use std::collections::BTreeSet;
 
@@ -111,7 +112,7 @@ impl Volume {
         if let Some(words) = self.mirror_words().filter(|_| self.is_mirroring()) {
             return Err(KeepError::Mirrors(words));
         }
-        if self.kept().any(|s| s == set) {
+        if self.kept().any(|s| s == set) || self.hold_is_kept(set, true) {
             return Ok(());
         }
         self.may_keep()?;
@@ -180,13 +181,16 @@ impl Volume {
     /// What the mailbox lists, durably, of what is kept: also a state that is still to come.
     #[must_use]
     pub fn is_listed_durably(&self, set: SetNumber) -> bool {
-        let lists = |m: &Mailbox| m.kept.iter().any(|k| k.set == set);
+        let lists = |m: &Mailbox| m.keeps().any(|k| k.set == set);
         // Nor is it about to be forgotten by a commit that knows of its release alone.
         lists(&self.durable) && self.commit.being_written().is_none_or(lists)
     }
 
     /// Gives a kept state up; false if it is not kept.
     pub fn release_state(&mut self, set: SetNumber) -> bool {
+        if self.hold_is_kept(set, false) {
+            return true;
+        }
         let found = self.release_quietly(set);
         if found {
             self.list_kept();
@@ -209,10 +213,10 @@ impl Volume {
 
     /// States that are kept, or will be.
     pub fn kept(&self) -> impl Iterator<Item = SetNumber> {
-        self.listed().map(|k| k.set).collect::<Vec<_>>().into_iter()
+        self.keeping().map(|k| k.set).collect::<Vec<_>>().into_iter()
     }
 
-    /// What the mailbox lists.
+    /// What the mailbox lists: also a state that is only lent to readers.
     pub(super) fn listed(&self) -> impl Iterator<Item = KeptState> {
         let pins = self.cfg.snapshots.durable_pins();
         let releasing = self.releasing.clone();
@@ -230,7 +234,8 @@ impl Volume {
 
     /// What is kept here, or will be (pin 0), and nobody has released.
     pub fn keeping(&self) -> impl Iterator<Item = KeptState> {
-        self.listed()
+        let lent = self.lent();
+        self.listed().filter(move |k| k.pin == 0 || Some(k.set) != lent)
     }
 
     /// The base now holds `merged` in full: a state that waited for it is pinned. One before it is inside
@@ -273,7 +278,7 @@ impl Volume {
         for (pin, set) in self.cfg.snapshots.durable_pins() {
             if !self.releasing.contains(&pin) && !self.is_branch(pin) {
                 self.releasing.push(pin);
-                states.insert(set);
+                states.extend(Some(set).filter(|s| Some(*s) != self.lent()));
             }
         }
         self.list_kept();
@@ -283,7 +288,8 @@ impl Volume {
     /// Readers may open what the mailbox lists and nobody gave up.
     pub(super) fn list_kept(&self) {
         let releasing = &self.releasing;
-        let listed = self.durable.kept.iter().map(|k| PinId(k.pin));
+        let lent = self.lent();
+        let listed = self.durable.keeps().filter(|k| Some(k.set) != lent).map(|k| PinId(k.pin));
         let aside = &self.want.aside;
         let here = |p: &PinId| !releasing.contains(p) && !aside.iter().any(|k| k.pin == p.0);
         self.board.list_kept(listed.filter(|p| p.0 > 0 && here(p)));

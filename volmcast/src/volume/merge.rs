@@ -444,7 +444,7 @@ impl Volume {
         let Some(job) = self.merge.jobs.get_mut(&id) else { return };
         let store = &self.cfg.snapshots;
         let mut writes = Vec::new();
-        let (mut breach, mut full) = (None, None);
+        let mut breach = None;
         let extents: Vec<_> = job.chunk.iter().flat_map(|(c, _)| c.extents()).collect();
         for (i, b) in std::mem::take(&mut job.reading).into_iter().enumerate() {
             let Some(now) = data.get(i * len..(i + 1) * len) else { continue };
@@ -470,14 +470,17 @@ impl Volume {
                 Reserve::Wait => job.images.push(b),
                 Reserve::Breach(w) => {
                     job.images.push(b);
-                    match branch_of(&self.want.aside, w.pin) {
-                        Some(name) => full = Some(name),
-                        None => breach = Some(w),
-                    }
+                    breach = Some(w);
                 }
             }
         }
-        if let Some(w) = breach {
+        let mut full = breach.as_ref().and_then(|w| branch_of(&self.want.aside, w.pin));
+        if breach.is_some() && self.hold_gives_room() {
+            self.cfg.snapshots.breach_declined();
+            (breach, full) = (None, None);
+        }
+        let Some(job) = self.merge.jobs.get_mut(&id) else { return };
+        if let Some(w) = breach.filter(|_| full.is_none()) {
             job.breach = Some(w.pin);
             writes.push((w.offset, w.bytes));
         }
@@ -487,7 +490,7 @@ impl Volume {
         let op = Op::Scatter { writes, zeroes: Vec::new() };
         job.image_write = Some(op.clone());
         if let Some(name) = full {
-            store.breach_declined();
+            self.cfg.snapshots.breach_declined();
             if nothing {
                 // Nothing is written over the branch's content before an operator has given it up.
                 job.full = true;

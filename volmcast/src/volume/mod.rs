@@ -36,6 +36,7 @@ mod explain;
 mod fold;
 mod full;
 mod growth;
+mod held;
 mod images;
 mod intake;
 mod keep;
@@ -278,6 +279,11 @@ pub enum Event {
     UndoKnown,
     /// Which states are kept has changed, durably.
     Kept,
+    /// What readers saw while a catch-up is applied to the content is hidden from them.
+    Hidden {
+        /// In words: which state, and why.
+        text: String,
+    },
     /// States that were kept, or were to be, are given up, and nobody has released them.
     NotKept {
         /// Which.
@@ -412,6 +418,8 @@ pub struct Volume {
     history_table: status::SetTable,
     /// States to be kept once the base reaches them.
     keeps_waiting: BTreeSet<SetNumber>,
+    /// A pin that was lent to readers is being given up for the room that it takes.
+    hold_goes: bool,
     /// Durable pins that the mailbox does not list yet.
     unlisted: BTreeSet<PinId>,
     /// Pins to be released once the mailbox no longer lists them.
@@ -678,6 +686,7 @@ impl Volume {
             return;
         }
         self.growth.look(self.desk.now);
+        self.pins_broken();
         self.pump_waiting();
         self.pump_fold();
         self.pump_drain();

@@ -272,7 +272,8 @@ impl Volume {
     /// Why reads of the replica are refused, if they are.
     #[must_use]
     pub fn refusal(&self) -> Option<String> {
-        self.unwhole().or_else(|| self.closed_to_readers())
+        let hidden = self.unwhole().filter(|_| self.held_pin().is_none());
+        hidden.or_else(|| self.closed_to_readers())
     }
 
     /// Why there is no whole state here that anything could go on from, if so.
@@ -378,11 +379,13 @@ impl Volume {
         if let Some(l) = layers.last() {
             self.playback.cut_time = l.cut_time;
         }
+        let held = self.held_pin();
         let view = Arc::new(ViewState {
             visible,
             cut_time: self.playback.cut_time,
-            blocks: self.durable.blocks,
+            blocks: held.map_or(self.durable.blocks, |(_, blocks)| blocks),
             refused: self.refusal(),
+            held: held.map(|(pin, _)| pin),
             differs: self.differs_words().is_some() && !self.playback.as_it_is,
             hashed: self.is_hashed().then_some(self.digest.edition),
             writer: self.capture().filter(|_| self.digest.proves).cloned(),

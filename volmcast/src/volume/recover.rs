@@ -202,6 +202,7 @@ impl Volume {
             relay_no_catch_up: false,
             board,
             history_table: SetTable::default(),
+            hold_goes: false,
             keeps_waiting: m.kept.iter().filter(|k| k.pin == 0).map(|k| k.set).collect(),
             unlisted: BTreeSet::new(),
             releasing: Vec::new(),

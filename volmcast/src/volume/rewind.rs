@@ -133,6 +133,7 @@ impl Volume {
             need: None,
             view: SetNumber::ZERO,
             undo: true,
+            held: None,
         });
         self.undo = Undo::Unknown;
         self.seed_anew(fork);

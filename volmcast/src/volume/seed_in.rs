@@ -196,6 +196,7 @@ impl Volume {
             return;
         }
         self.hide(from, false);
+        self.hold_ends();
         self.want.seed = None;
         self.digest_seeded();
         self.seed_anew(from);
@@ -213,14 +214,14 @@ impl Volume {
         self.detach_all(why);
     }
 
-    /// The content is about to be overwritten: readers and kept states end here.
+    /// The content is about to be overwritten. What it holds of kept states and branches is saved, if
+    /// `keeps`; readers end here, unless they are held.
     pub(super) fn hide(&mut self, from: SetNumber, keeps: bool) {
-        if keeps {
-            // What is overwritten is saved, for branches and for what was kept before the fork.
-            self.board.forsake();
-        } else {
+        if !keeps {
             self.board.forsake_kept();
             self.give_up_kept("a seed or catch-up overwrites the content");
+        } else if !self.holds_readers() {
+            self.board.forsake();
         }
         self.intake.building = None;
         self.intake.partial = false;
@@ -236,9 +237,10 @@ impl Volume {
         self.staging = None;
         let over = self.want.seed.and_then(|s| s.over);
         let undo = over.is_some() && self.want.seed.is_some_and(|s| s.undo);
+        let held = self.want.seed.filter(|_| over.is_some()).and_then(|s| s.held);
         // A seed's base is cleared; a catch-up keeps what came before.
         let view = if over.is_some() { self.seed_view() } else { SetNumber::ZERO };
-        self.want.seed = Some(SeedMark { over, from, next_block: 0, need: None, view, undo });
+        self.want.seed = Some(SeedMark { over, from, next_block: 0, need: None, view, undo, held });
         let marked_by = self.commit.next_sequence(self.durable.sequence);
         let of = |s: &SeedIn| (s.others.min(view), s.unproven.min(view));
         let (others, unproven) = self.seed_in.as_ref().map_or((view, view), of);
@@ -470,6 +472,7 @@ impl Volume {
             && (self.want.merged >= need && self.seed_needs_no_proof() || self.seed_is_proven())
         {
             self.content_is_proven();
+            self.hold_ends();
             self.want.seed = None;
             self.want.visible = self.want.merged;
             self.want.hidden_until = SetNumber::ZERO;

@@ -182,6 +182,9 @@ impl Volume {
                 None => "writable".to_owned(),
             },
             (None, "relay") => "forwarding".to_owned(),
+            _ if self.held_pin().is_some() && self.refusal().is_none() => {
+                format!("catching up, state {visible} is readable")
+            }
             _ if self.is_to_be_proven() => "proving".to_owned(),
             _ if self.durable.seed.is_some_and(|s| s.over.is_some()) => "catching up".to_owned(),
             _ if self.durable.seed.is_some() => "seeding".to_owned(),

@@ -42,6 +42,7 @@ impl Volume {
     pub(super) fn content_unproven(&mut self, from: SetNumber) {
         self.forget_compared();
         let next_block = self.worth_comparing();
+        self.hold_ends();
         self.want.seed = None;
         self.digest_seeded();
         self.seed_anew(from);
@@ -63,8 +64,15 @@ impl Volume {
 
     fn mark_unproven(&mut self, from: SetNumber, next_block: u64, joined: bool) {
         let view = SetNumber::ZERO;
-        self.want.seed =
-            Some(SeedMark { over: None, from, next_block, need: None, view, undo: false });
+        self.want.seed = Some(SeedMark {
+            over: None,
+            from,
+            next_block,
+            need: None,
+            view,
+            undo: false,
+            held: None,
+        });
         if !rcp::planted!(UnprovenShown) {
             self.want.digest.differs = DigestMark::UNPROVEN;
         }

@@ -139,8 +139,15 @@ impl Pass<'_> {
         let worth = if unproven { self.worth_comparing(&o) } else { 0 };
         if unproven {
             let (from, view) = (o.merged, SetNumber::ZERO);
-            let mark =
-                SeedMark { over: None, from, next_block: worth, need: None, view, undo: false };
+            let mark = SeedMark {
+                over: None,
+                from,
+                next_block: worth,
+                need: None,
+                view,
+                undo: false,
+                held: None,
+            };
             // Which sets its content is of, nobody knows: it is compared, whatever they are.
             o.seed = Some((mark, Some(SetNumber::ZERO)));
         }

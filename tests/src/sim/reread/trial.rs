@@ -148,7 +148,7 @@ impl World {
             return Ok(0);
         }
         let mut read = 0;
-        for k in &v.durable().kept {
+        for k in v.durable().keeps() {
             let set = k.set;
             if !kept.contains(&set) && !told.contains(&set) {
                 return Err(format!("state {set} was to be kept, and is not, and nobody is told"));

@@ -176,6 +176,7 @@ fn replica(slot: &mut Mailbox, cut: &Cut, rng: &mut Rng, marks: &mut Vec<&'stati
             need,
             view: SetNumber(rng.below(9)),
             undo: over.is_some() && rng.percent(20),
+            held: None,
         });
     }
 }
