@@ -206,6 +206,7 @@ const MUST_HAPPEN: &[&str] = &[
     "queue coalesced at attach",
     "queue coalesced in a running stream",
     "read refused",
+    "readable under a catch-up in place",
     "reader done",
     "reader lost its state",
     "released state kept again",

@@ -13,6 +13,10 @@ use rcp::proto::ids::{Attempt, Generation, NodeName, SetNumber, VolumeId};
 use crate::digest::Sum;
 use crate::units::{BlockCount, BlockSize, LogPos};
 
+mod under_way;
+
+use under_way::{UnderWay, get_held, get_seed, put_under_way};
+
 /// Bytes of one slot in the file; slot 0 at offset 0, slot 1 behind it.
 pub const SLOT_LEN: usize = 64 << 10;
 const MAGIC: [u8; 4] = *b"RCPM";
@@ -31,14 +35,6 @@ const DIGESTS_SINCE: u16 = 4;
 const VIEWS_SINCE: u16 = 3;
 /// Version 1 had neither catch-ups nor the sets of changed blocks.
 const FIRST_VERSION: u16 = 1;
-/// What a slot says of a catch-up that is staged and has no end yet; one more if it has.
-const STAGED: u64 = 9;
-/// What a slot of a primary says whose extents have left with content of a set that is not finished.
-const OUTGOING: u64 = 11;
-/// Added to what a slot says of a catch-up: what was visible is read from a kept state.
-const HELD: u64 = 16;
-/// Added to that: the kept state goes with the catch-up.
-const LENT: u64 = 32;
 const HEAD: usize = 32;
 /// Most consumers, branches and kept states one slot can name; `limits` above it are lower.
 pub const MAX_ENTRIES: usize = 512;
@@ -365,33 +361,7 @@ impl Mailbox {
         b.put_u64_le(self.visible.0);
         b.put_u64_le(self.merged.0);
         b.put_u64_le(self.hidden_until.0);
-        match (&self.seed, &self.staged) {
-            (None, None) if self.outgoing > SetNumber::ZERO => {
-                b.put_u64_le(OUTGOING);
-                b.put_bytes(0, 32);
-                b.put_u64_le(self.outgoing.0);
-            }
-            (None, None) => b.put_bytes(0, 48),
-            (None, Some(s)) => {
-                b.put_u64_le(STAGED + u64::from(s.need.is_some()));
-                b.put_u64_le(s.from.0);
-                b.put_u64_le(s.next_block);
-                b.put_u64_le(s.need.map_or(0, |n| n.0));
-                b.put_u64_le(s.over.0);
-                b.put_u64_le(s.view.0);
-            }
-            (Some(s), _) => {
-                let end = u64::from(s.need.is_some());
-                let over = 2 * u64::from(s.over.is_some());
-                let held = s.held.map_or(0, |h| HELD + if h.lent { LENT } else { 0 });
-                b.put_u64_le(1 + end + over + 4 * u64::from(s.undo) + held);
-                b.put_u64_le(s.from.0);
-                b.put_u64_le(s.next_block);
-                b.put_u64_le(s.need.map_or(0, |n| n.0));
-                b.put_u64_le(s.over.map_or(0, |n| n.0));
-                b.put_u64_le(s.view.0);
-            }
-        }
+        put_under_way(&mut b, self);
         b.put_u64_le(self.changes.offset);
         b.put_u64_le(self.changes.bytes);
         b.put_u64_le(self.changes.epoch);
@@ -508,18 +478,9 @@ impl Mailbox {
             let name = get_name(&mut b)?;
             consumers.push(ConsumerMark { name, acked: LogPos(b.try_get_u64_le().ok()?) });
         }
-        let mut kept = Vec::new();
-        for _ in 0..b.try_get_u16_le().ok()? {
-            let pin = b.try_get_u64_le().ok()?;
-            kept.push(KeptState { pin, set: SetNumber(b.try_get_u64_le().ok()?) });
-        }
+        let kept = get_kept(&mut b)?;
         let aside = get_aside(version, &mut b)?;
-        let shown = if version < HELD_SINCE { 0 } else { b.try_get_u64_le().ok()? };
-        match seed.as_mut().and_then(|s| s.held.as_mut()) {
-            Some(held) if shown > 0 => held.blocks = BlockCount(shown),
-            None if shown == 0 => {}
-            _ => return None,
-        }
+        get_held(version, seed.as_mut(), &mut b)?;
         if !b.is_empty() || tail > head || reserved != [0; 2] {
             return None;
         }
@@ -643,88 +604,13 @@ impl Mailbox {
     }
 }
 
-/// At most one of these is said by a slot.
-#[derive(Default)]
-struct UnderWay {
-    seed: Option<SeedMark>,
-    staged: Option<StageMark>,
-    outgoing: SetNumber,
-}
-
-/// What comes or has left, and the list of changes.
-fn get_seed(version: u16, merged: SetNumber, b: &mut &[u8]) -> Option<(UnderWay, ChangesMark)> {
-    let (kind, from, next_block, need) = (
-        b.try_get_u64_le().ok()?,
-        b.try_get_u64_le().ok()?,
-        b.try_get_u64_le().ok()?,
-        b.try_get_u64_le().ok()?,
-    );
-    let over = if version == FIRST_VERSION { 0 } else { b.try_get_u64_le().ok()? };
-    let view = if version < VIEWS_SINCE { 0 } else { b.try_get_u64_le().ok()? };
-    let changes = if version == FIRST_VERSION {
-        ChangesMark { base: merged, ..ChangesMark::default() }
-    } else {
-        let mut u64s = [0u64; 4];
-        for x in &mut u64s {
-            *x = b.try_get_u64_le().ok()?;
-        }
-        let [offset, bytes, epoch, base] = u64s;
-        ChangesMark { offset, bytes, epoch, base: SetNumber(base) }
-    };
-    if kind == OUTGOING && version >= STAGED_SINCE {
-        let zero = (from, next_block, need, over) == (0, 0, 0, 0) && view > 0;
-        let under_way = UnderWay { outgoing: SetNumber(view), ..UnderWay::default() };
-        return zero.then_some((under_way, changes));
+fn get_kept(b: &mut &[u8]) -> Option<Vec<KeptState>> {
+    let mut kept = Vec::new();
+    for _ in 0..b.try_get_u16_le().ok()? {
+        let pin = b.try_get_u64_le().ok()?;
+        kept.push(KeptState { pin, set: SetNumber(b.try_get_u64_le().ok()?) });
     }
-    if (STAGED..HELD).contains(&kind) {
-        let (over, from, view) = (SetNumber(over), SetNumber(from), SetNumber(view));
-        let need = match (kind - STAGED, need) {
-            (0, 0) => None,
-            (1, need) => Some(SetNumber(need)),
-            _ => return None,
-        };
-        let staged = Some(StageMark { over, from, next_block, need, view });
-        let under_way = UnderWay { staged, ..UnderWay::default() };
-        return (version >= STAGED_SINCE).then_some((under_way, changes));
-    }
-    let blocks = BlockCount(0);
-    let held = match kind & (HELD + LENT) {
-        0 => None,
-        HELD => Some(Held { blocks, lent: false }),
-        h if h == HELD + LENT => Some(Held { blocks, lent: true }),
-        _ => return None,
-    };
-    let kind = kind & !(HELD + LENT);
-    if held.is_some() && (version < HELD_SINCE || !(3..=4).contains(&kind)) {
-        return None;
-    }
-    let seed = (kind > 0).then(|| SeedMark {
-        over: (kind > 2).then_some(SetNumber(over)),
-        from: SetNumber(from),
-        next_block,
-        need: (kind.is_multiple_of(2)).then_some(SetNumber(need)),
-        view: SetNumber(view),
-        undo: kind > 4,
-        held,
-    });
-    // What has no meaning is zero.
-    let idle = match kind {
-        0 => (from, next_block, need, over, view) == (0, 0, 0, 0, 0),
-        1 => (need, over) == (0, 0),
-        2 => over == 0,
-        3 => need == 0 && version > FIRST_VERSION,
-        4 => version > FIRST_VERSION,
-        7 => need == 0 && version >= BRANCHES_SINCE,
-        k => k == 8 && version >= BRANCHES_SINCE,
-    };
-    // Nobody knows what the extents may hold: a seed begins anew, with an empty base.
-    let seed = match seed {
-        Some(s) if version < VIEWS_SINCE => {
-            Some(SeedMark { over: None, next_block: 0, need: None, ..s })
-        }
-        s => s,
-    };
-    idle.then_some((UnderWay { seed, ..UnderWay::default() }, changes))
+    Some(kept)
 }
 
 fn put_aside(b: &mut BytesMut, aside: &[KeptBranch]) -> Result<(), MailboxError> {

@@ -63,6 +63,13 @@ impl Mover {
         }
     }
 
+    /// Something has changed of what readers see.
+    fn tell_readers(&mut self, id: VolumeId, level: Level, text: &str) {
+        let label = self.label_of(id);
+        self.note(level, format!("volume {label}: {text}"));
+        self.effect(Effect::Exports { volume: id });
+    }
+
     fn volume_event(&mut self, id: VolumeId, event: Event) {
         use Event as E;
         match event {
@@ -90,11 +97,7 @@ impl Mover {
             E::Resized { blocks } => self.resized(id, blocks),
             E::Settings => self.settings_stored(id),
             E::Kept => self.keeps_stored(id),
-            E::Hidden { text } => {
-                let label = self.label_of(id);
-                self.note(Level::Warn, format!("volume {label}: {text}"));
-                self.effect(Effect::Exports { volume: id });
-            }
+            E::Hidden { text } => self.tell_readers(id, Level::Warn, &text),
             E::NotKept { text, .. } => self.keeps_given_up(id, &text),
             E::Sendable => self.pump_children(id),
             E::SeedChunk { child, next_block, view, chunk } => {
@@ -119,19 +122,11 @@ impl Mover {
             E::Sums { child, state, question, sums, text } => {
                 self.tell_sums(id, &child, state, question, (sums, text));
             }
-            E::Differs { text } | E::Suspect { text } => {
-                let label = self.label_of(id);
-                self.note(Level::Error, format!("volume {label}: {text}"));
-                self.effect(Effect::Exports { volume: id });
-            }
+            E::Differs { text } | E::Suspect { text } => self.tell_readers(id, Level::Error, &text),
             E::Doubts { text } => self.doubts(id, &text),
             E::Staged { text } => self.reattach(id, &text),
             E::Lacks { text } => self.compared(id, &text),
-            E::Healed { text } => {
-                let label = self.label_of(id);
-                self.note(Level::Info, format!("volume {label}: {text}"));
-                self.effect(Effect::Exports { volume: id });
-            }
+            E::Healed { text } => self.tell_readers(id, Level::Info, &text),
             E::Failed { text } => {
                 let label = self.label_of(id);
                 self.note(Level::Error, format!("volume {label} has stopped: {text}"));

@@ -471,15 +471,20 @@ impl Volume {
             && self.digest_ready()
             && (self.want.merged >= need && self.seed_needs_no_proof() || self.seed_is_proven())
         {
-            self.content_is_proven();
-            self.hold_ends();
-            self.want.seed = None;
-            self.want.visible = self.want.merged;
-            self.want.hidden_until = SetNumber::ZERO;
-            self.digest_settled(self.want.visible);
-            self.commit.base_dirty = true;
-            self.commit.request();
+            self.seed_ends();
         }
+    }
+
+    /// The content is the state that was waited for: it is shown.
+    fn seed_ends(&mut self) {
+        self.content_is_proven();
+        self.hold_ends();
+        self.want.seed = None;
+        self.want.visible = self.want.merged;
+        self.want.hidden_until = SetNumber::ZERO;
+        self.digest_settled(self.want.visible);
+        self.commit.base_dirty = true;
+        self.commit.request();
     }
 
     /// Nothing of a state may be in the base before a restart would know of it.
